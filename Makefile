@@ -1,0 +1,41 @@
+# docsync: the service side of an offline-first document store, in PostgreSQL
+#
+#   make demo		on a fresh machine: set everything up, play the protocol
+#   make test		on a fresh machine: set everything up, run all tests
+#   make bench		speed, as ratios against rivals
+#   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to
+
+EXTENSION = docsync
+MODULE_big = docsync
+DATA = $(wildcard sql/docsync--*.sql)
+OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
+PGFILEDESC = "docsync - service side of an offline-first document store"
+
+REGRESS = $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql))
+REGRESS_OPTS = --inputdir=test
+ISOLATION = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
+ISOLATION_OPTS = --inputdir=test --outputdir=.
+
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
+
+# The commands for a fresh machine come before the server's makefiles, which
+# are not there yet.
+.PHONY: demo demo-stop test bench indent check-symbols
+all:
+
+demo:
+	scripts/demo
+demo-stop:
+	scripts/demo stop
+test:
+	scripts/test
+bench:
+	bench/run
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(PGXS),)
+include $(PGXS)
+
+$(OBJS): src/docsync.h src/compat.h
+endif

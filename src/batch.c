@@ -1,0 +1,398 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *	  An upload's documents, from JSON to structs, and every refusal of bad
+ *	  input.
+ *
+ * Pure: no table, no lock.  A batch is refused before anything is stored or
+ * stamped.  The structs point into the jsonb they were read from, which has to
+ * outlive them.
+ *
+ * The message of a refusal names the place (document 17, "id"), the detail
+ * the fact, the hint the remedy.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+/* Longest part of a refused value that is quoted back, in bytes */
+#define QUOTE_LEN	40
+
+#define HINT_DOCUMENT \
+	"A document is {\"id\": text, \"clientVersion\": integer, \"body\": any JSON, \"deleted\": boolean}."
+
+typedef enum Key
+{
+	KEY_ID,
+	KEY_CLIENT_VERSION,
+	KEY_BODY,
+	KEY_DELETED,
+	KEY_LAST_UPDATE_UTC,		/* accepted and ignored, as is the next */
+	KEY_CLIENT_ID,
+	KEY_UNKNOWN
+} Key;
+
+static const char *const key_names[] = {
+	[KEY_ID] = "id",
+	[KEY_CLIENT_VERSION] = "clientVersion",
+	[KEY_BODY] = "body",
+	[KEY_DELETED] = "deleted",
+	[KEY_LAST_UPDATE_UTC] = "LastUpdateUtc",
+	[KEY_CLIENT_ID] = "clientId",
+};
+
+static void parse_document(SentDocument *sent, JsonbContainer *object,
+						   int64 max_version);
+static Key	find_key(const JsonbValue *key);
+static void parse_id(SentDocument *sent, const JsonbValue *value);
+static void parse_client_version(SentDocument *sent, const JsonbValue *value);
+static void parse_deleted(SentDocument *sent, const JsonbValue *value);
+static void parse_body(SentDocument *sent, const JsonbValue *value);
+static const char *type_name(const JsonbValue *value);
+static const char *quote(const char *value, int len);
+static void refuse_type(int ordinal, Key key, const JsonbValue *value,
+						const char *hint) pg_attribute_noreturn();
+static void refuse_missing(int ordinal, Key key) pg_attribute_noreturn();
+
+/*
+ * Reads a batch, in the current memory context.
+ */
+Batch *
+docsync_batch_parse(Jsonb *documents)
+{
+	Batch	   *batch = palloc(sizeof(Batch));
+	int64		max_version = PG_INT64_MAX;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_ARRAY(documents) || JB_ROOT_IS_SCALAR(documents))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("documents is not an array"),
+				 errdetail("It is %s.",
+						   JB_ROOT_IS_OBJECT(documents) ? "an object" : "a scalar"),
+				 errhint("Send an array of documents, even for one document.")));
+	if (JB_ROOT_COUNT(documents) > docsync_max_batch)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many documents"),
+				 errdetail("The batch has %u documents, docsync.max_batch is %d.",
+						   JB_ROOT_COUNT(documents), docsync_max_batch),
+				 errhint("Send several smaller batches.")));
+
+	if (docsync_max_version_lead >= 0)
+		max_version = docsync_max_version_lead +
+			(GetCurrentTimestamp() - SetEpochTimestamp()) / 1000;
+
+	batch->count = 0;
+	batch->documents = palloc(sizeof(SentDocument) * JB_ROOT_COUNT(documents));
+
+	it = JsonbIteratorInit(&documents->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		SentDocument *sent;
+
+		if (token != WJB_ELEM)
+			continue;
+
+		sent = &batch->documents[batch->count++];
+		memset(sent, 0, sizeof(*sent));
+		sent->ordinal = batch->count;
+
+		if (value.type != jbvBinary ||
+			!JsonContainerIsObject(value.val.binary.data))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("document %d: not an object", sent->ordinal),
+					 errdetail("It is %s.", type_name(&value)),
+					 errhint(HINT_DOCUMENT)));
+
+		parse_document(sent, value.val.binary.data, max_version);
+	}
+
+	return batch;
+}
+
+/*
+ * The body as a jsonb of its own, palloc'd, or NULL.
+ */
+Jsonb *
+docsync_batch_body(const SentDocument *sent)
+{
+	JsonbValue	body;
+
+	if (!sent->has_body)
+		return NULL;
+
+	body = sent->body;
+	return JsonbValueToJsonb(&body);
+}
+
+/*
+ * The order of ids: that of their bytes, which is collation "C".
+ */
+int
+docsync_batch_compare_ids(const char *a, int a_len, const char *b, int b_len)
+{
+	int			cmp = memcmp(a, b, Min(a_len, b_len));
+
+	return cmp != 0 ? cmp : a_len - b_len;
+}
+
+/*
+ * Refuses a client_id or a collection that is NULL, empty or too long.
+ * max_len is in bytes.
+ */
+void
+docsync_batch_check_name(const text *value, const char *name, int max_len)
+{
+	int			len;
+
+	if (value == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s is null", name),
+				 errhint("Give a text of 1 to %d bytes.", max_len)));
+
+	len = VARSIZE_ANY_EXHDR(value);
+	if (len == 0 || len > max_len)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg(len == 0 ? "%s is empty" : "%s is too long", name),
+				 errdetail("It has %d bytes.", len),
+				 errhint("Give a text of 1 to %d bytes.", max_len)));
+}
+
+static void
+parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	Key			key = KEY_UNKNOWN;
+	bool		seen[KEY_UNKNOWN] = {false};
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			key = find_key(&value);
+			if (key == KEY_UNKNOWN)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("document %d: unknown key", sent->ordinal),
+						 errdetail("It has the key \"%s\".",
+								   quote(value.val.string.val,
+										 value.val.string.len)),
+						 errhint(HINT_DOCUMENT)));
+			seen[key] = true;
+		}
+		else if (token == WJB_VALUE)
+		{
+			switch (key)
+			{
+				case KEY_ID:
+					parse_id(sent, &value);
+					break;
+				case KEY_CLIENT_VERSION:
+					parse_client_version(sent, &value);
+					break;
+				case KEY_BODY:
+					parse_body(sent, &value);
+					break;
+				case KEY_DELETED:
+					parse_deleted(sent, &value);
+					break;
+				default:
+					break;
+			}
+		}
+	}
+
+	if (!seen[KEY_ID])
+		refuse_missing(sent->ordinal, KEY_ID);
+	if (!seen[KEY_CLIENT_VERSION])
+		refuse_missing(sent->ordinal, KEY_CLIENT_VERSION);
+	if (!seen[KEY_BODY] && !sent->deleted)
+		refuse_missing(sent->ordinal, KEY_BODY);
+
+	if (sent->client_version > max_version)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("document %d, \"clientVersion\": too far ahead of the server's clock",
+						sent->ordinal),
+				 errdetail("It is " INT64_FORMAT ", at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
+						   sent->client_version, max_version,
+						   docsync_max_version_lead),
+				 errhint("Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.")));
+}
+
+static Key
+find_key(const JsonbValue *key)
+{
+	for (int i = 0; i < lengthof(key_names); i++)
+	{
+		if (key->val.string.len == strlen(key_names[i]) &&
+			memcmp(key->val.string.val, key_names[i], key->val.string.len) == 0)
+			return (Key) i;
+	}
+	return KEY_UNKNOWN;
+}
+
+static void
+parse_id(SentDocument *sent, const JsonbValue *value)
+{
+	if (value->type != jbvString)
+		refuse_type(sent->ordinal, KEY_ID, value,
+					"An id is a text of 1 to 500 bytes.");
+
+	sent->id = value->val.string.val;
+	sent->id_len = value->val.string.len;
+
+	if (sent->id_len == 0 || sent->id_len > DOCSYNC_ID_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("document %d, \"id\": %s", sent->ordinal,
+						sent->id_len == 0 ? "empty" : "too long"),
+				 errdetail("It has %d bytes.", sent->id_len),
+				 errhint("An id is a text of 1 to %d bytes.", DOCSYNC_ID_LEN)));
+}
+
+/*
+ * JSON knows one kind of number: 17.0 is the integer 17.
+ */
+static void
+parse_client_version(SentDocument *sent, const JsonbValue *value)
+{
+	char	   *number;
+	char	   *end;
+	bool		out_of_range;
+
+	if (value->type != jbvNumeric)
+		refuse_type(sent->ordinal, KEY_CLIENT_VERSION, value,
+					"A clientVersion is an integer of 64 bits.");
+
+	number = DatumGetCString(DirectFunctionCall1(numeric_out,
+												 NumericGetDatum(value->val.numeric)));
+
+	errno = 0;
+	sent->client_version = strtoi64(number, &end, 10);
+	out_of_range = errno == ERANGE;
+	if (*end == '.')
+		end += 1 + strspn(end + 1, "0");
+
+	if (out_of_range || *end != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("document %d, \"clientVersion\": %s", sent->ordinal,
+						out_of_range ? "out of range" : "not an integer"),
+				 errdetail("It is %s.", quote(number, strlen(number))),
+				 errhint("A clientVersion is an integer from " INT64_FORMAT " to " INT64_FORMAT ".",
+						 PG_INT64_MIN, PG_INT64_MAX)));
+
+	pfree(number);
+}
+
+static void
+parse_deleted(SentDocument *sent, const JsonbValue *value)
+{
+	if (value->type != jbvBool)
+		refuse_type(sent->ordinal, KEY_DELETED, value,
+					"Send true or false, or leave it out.");
+
+	sent->deleted = value->val.boolean;
+}
+
+static void
+parse_body(SentDocument *sent, const JsonbValue *value)
+{
+	int			size = VARHDRSZ;
+
+	switch (value->type)
+	{
+		case jbvBinary:
+			size += value->val.binary.len;
+			break;
+		case jbvString:
+			size += value->val.string.len;
+			break;
+		case jbvNumeric:
+			size += VARSIZE_ANY(value->val.numeric);
+			break;
+		default:
+			break;
+	}
+
+	if (size > docsync_max_document_size)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("document %d, \"body\": too large", sent->ordinal),
+				 errdetail("It takes %d bytes as jsonb, docsync.max_document_size is %d.",
+						   size, docsync_max_document_size),
+				 errhint("Split the document, or keep what is large elsewhere.")));
+
+	sent->body = *value;
+	sent->has_body = true;
+}
+
+static const char *
+type_name(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			return "null";
+		case jbvString:
+			return "a string";
+		case jbvNumeric:
+			return "a number";
+		case jbvBool:
+			return "a boolean";
+		case jbvBinary:
+			return JsonContainerIsObject(value->val.binary.data) ?
+				"an object" : "an array";
+		default:
+			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
+	}
+}
+
+/*
+ * A value for a message, cut where it is long, at the end of a character.
+ */
+static const char *
+quote(const char *value, int len)
+{
+	if (len <= QUOTE_LEN)
+		return pnstrdup(value, len);
+
+	return psprintf("%.*s...", pg_mbcliplen(value, len, QUOTE_LEN), value);
+}
+
+static void
+refuse_type(int ordinal, Key key, const JsonbValue *value, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("document %d, \"%s\": wrong type", ordinal, key_names[key]),
+			 errdetail("It is %s.", type_name(value)),
+			 errhint("%s", hint)));
+}
+
+static void
+refuse_missing(int ordinal, Key key)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("document %d, \"%s\": missing", ordinal, key_names[key]),
+			 errhint("%s", key == KEY_BODY ?
+					 "Send a body; only a deleted document may come without." :
+					 HINT_DOCUMENT)));
+}

@@ -1,0 +1,235 @@
+/*-------------------------------------------------------------------------
+ *
+ * clock.c
+ *	  The clock: the last stamp issued, which never goes back.
+ *
+ * It is the sequence docsync.clock, so that it is on disk, in WAL, on
+ * standbys and in dumps, and a person can read it: microseconds since
+ * 1970-01-01 UTC.  It is moved on the sequence's own page, as nextval() does
+ * (see sequence.c): a heavyweight lock and setval() would halve the throughput
+ * of small uploads.
+ *
+ * Invariants:
+ * 1. A value is issued once, and after every lower one.  Held by the content
+ *	  lock of the page, the clock's latch.
+ * 2. After a crash the clock isn't behind any stamp that a committed document
+ *	  bears.  What WAL says is a value ahead of the one in the page; log_cnt
+ *	  is by how much.  No value beyond it is issued before a record with a
+ *	  higher one has been inserted, and the commit record comes behind that.
+ * 3. The first change after a checkpoint is logged, even if an earlier record
+ *	  covers it: replay starts at the checkpoint and wouldn't see that one,
+ *	  and a page torn in writing is mended only by a record.
+ *
+ * Nobody needs a privilege on the sequence, and only this file moves it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/namespace.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+/*
+ * How far ahead of the clock WAL is written, in microseconds: one record a
+ * second at the most, and after a crash the clock is up to this much ahead.
+ */
+#define CLOCK_LOG_AHEAD		USECS_PER_SEC
+
+/* From PostgreSQL's time, since 2000-01-01, to Unix time */
+#define UNIX_OFFSET \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* The magic number in the special space of a sequence's page, as sequence.c has it */
+#define SEQUENCE_MAGIC		0x1717
+
+typedef struct ClockPage
+{
+	Relation	rel;
+	Buffer		buffer;
+	HeapTupleData tuple;
+	Form_pg_sequence_data data;
+} ClockPage;
+
+static void clock_open(ClockPage *clock, int mode);
+static void clock_move(ClockPage *clock, int64 value);
+static void clock_close(ClockPage *clock);
+
+/*
+ * Issues count consecutive stamps and returns the first: the transaction's
+ * time, or if the clock is past that, what follows the clock.  Sets fence to
+ * the next transaction id.
+ *
+ * The caller has a transaction id and its mark.  The fence is read while the
+ * latch is held.  A transaction that gets its id later than this can tick
+ * only after us, so its stamps are higher; any that may have ticked before us
+ * has an id below the fence.  The latch is released on return, which is
+ * enough: nothing else needs to happen together with the two.
+ */
+TimestampTz
+docsync_clock_tick(int count, FullTransactionId *fence)
+{
+	ClockPage	clock;
+	int64		first;
+
+	Assert(count > 0);
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+
+	first = Max(GetCurrentTransactionStartTimestamp() + UNIX_OFFSET,
+				clock.data->last_value + 1);
+	clock_move(&clock, first + count - 1);
+	*fence = ReadNextFullTransactionId();
+
+	clock_close(&clock);
+
+	return first - UNIX_OFFSET;
+}
+
+/*
+ * Moves the clock past a stamp that was issued elsewhere, in the server that a
+ * dump comes from.
+ */
+void
+docsync_clock_advance(TimestampTz stamp)
+{
+	ClockPage	clock;
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+
+	if (clock.data->last_value < stamp + UNIX_OFFSET)
+		clock_move(&clock, stamp + UNIX_OFFSET);
+
+	clock_close(&clock);
+}
+
+/*
+ * The last stamp issued, or on a standby one that may be up to a second ahead
+ * of it.
+ */
+TimestampTz
+docsync_clock_read(void)
+{
+	ClockPage	clock;
+	int64		value;
+
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	value = clock.data->last_value;
+	clock_close(&clock);
+
+	return value - UNIX_OFFSET;
+}
+
+/*
+ * Opens the clock and takes its latch in the given mode.
+ *
+ * The lock on the relation keeps ALTER SEQUENCE, which would give it another
+ * file, away until the end of the transaction, as nextval() does.
+ */
+static void
+clock_open(ClockPage *clock, int mode)
+{
+	Oid			relid;
+	Page		page;
+	ItemId		item;
+
+	relid = get_relname_relid("clock", get_namespace_oid("docsync", false));
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("sequence \"docsync.clock\" does not exist")));
+
+	clock->rel = relation_open(relid, RowExclusiveLock);
+	if (clock->rel->rd_rel->relkind != RELKIND_SEQUENCE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"docsync.clock\" is not a sequence")));
+
+	clock->buffer = ReadBuffer(clock->rel, 0);
+	LockBuffer(clock->buffer, mode);
+
+	page = BufferGetPage(clock->buffer);
+	if (*(uint32 *) PageGetSpecialPointer(page) != SEQUENCE_MAGIC)
+		elog(ERROR, "bad magic number in sequence \"docsync.clock\": %08X",
+			 *(uint32 *) PageGetSpecialPointer(page));
+
+	item = PageGetItemId(page, FirstOffsetNumber);
+	clock->tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+	clock->tuple.t_len = ItemIdGetLength(item);
+	clock->data = (Form_pg_sequence_data) GETSTRUCT(&clock->tuple);
+}
+
+static void
+clock_close(ClockPage *clock)
+{
+	UnlockReleaseBuffer(clock->buffer);
+	relation_close(clock->rel, NoLock);
+}
+
+/*
+ * Sets the clock, in microseconds since 1970.
+ */
+static void
+clock_move(ClockPage *clock, int64 value)
+{
+	Page		page = BufferGetPage(clock->buffer);
+	int64		logged = clock->data->last_value + clock->data->log_cnt;
+	bool		log_it;
+
+	if (!IS_VALID_TIMESTAMP(value + CLOCK_LOG_AHEAD - UNIX_OFFSET))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("docsync's clock has reached the end of time")));
+
+	/* Invariants 2 and 3 */
+	log_it = value > logged || PageGetLSN(page) <= GetRedoRecPtr();
+	if (log_it)
+		logged = value + CLOCK_LOG_AHEAD;
+
+	START_CRIT_SECTION();
+
+	/*
+	 * Before the record is inserted, so that a checkpoint that starts behind
+	 * it can't overlook the page: it has to wait for our lock.
+	 */
+	MarkBufferDirty(clock->buffer);
+
+	if (log_it && RelationNeedsWAL(clock->rel))
+	{
+		xl_seq_rec	record;
+		XLogRecPtr	end;
+
+		/* What replay shall find is the value ahead. */
+		clock->data->last_value = logged;
+		clock->data->log_cnt = 0;
+		clock->data->is_called = true;
+
+		record.node = clock->rel->rd_node;
+
+		XLogBeginInsert();
+		XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);
+		XLogRegisterData((char *) &record, sizeof(record));
+		XLogRegisterData((char *) clock->tuple.t_data, clock->tuple.t_len);
+		end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
+
+		PageSetLSN(page, end);
+	}
+
+	clock->data->last_value = value;
+	clock->data->log_cnt = logged - value;
+	clock->data->is_called = true;
+
+	END_CRIT_SECTION();
+}

@@ -1,0 +1,54 @@
+/*-------------------------------------------------------------------------
+ *
+ * docsync.c
+ *	  Module start and settings.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#include "docsync.h"
+
+PG_MODULE_MAGIC;
+
+int			docsync_max_batch;
+int			docsync_max_document_size;
+int			docsync_max_version_lead;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	DefineCustomIntVariable("docsync.max_batch",
+							"Sets the most documents one upload may have.",
+							NULL,
+							&docsync_max_batch,
+							10000, 1, INT_MAX / 2,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_document_size",
+							"Sets the largest body a document may have.",
+							"Measured as it is stored, as jsonb.",
+							&docsync_max_document_size,
+							1024 * 1024, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_version_lead",
+							"Sets how far a clientVersion may be ahead of the server's clock.",
+							"For clientVersions in milliseconds since 1970. -1 means no limit.",
+							&docsync_max_version_lead,
+							-1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("docsync");
+
+	docsync_stamp_init();
+}

@@ -1,0 +1,186 @@
+/*-------------------------------------------------------------------------
+ *
+ * docsync.h
+ *	  What docsync's files share, one section a file.
+ *
+ * A document walks in one direction.  In: batch (JSON to structs), rule (who
+ * wins), stamp (when), store (to the table).  Out: store, settle (may it
+ * leave yet), query.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DOCSYNC_H
+#define DOCSYNC_H
+
+#include "access/transam.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "utils/jsonb.h"
+#include "utils/snapshot.h"
+
+#include "compat.h"
+
+/* Bytes; the table's CHECK constraints say the same. */
+#define DOCSYNC_COLLECTION_LEN	200
+#define DOCSYNC_CLIENT_ID_LEN	200
+#define DOCSYNC_ID_LEN			500
+
+/* The client_id of an edit made on the server by plain SQL. */
+#define DOCSYNC_SERVER_ID		"server"
+
+/* Columns of docsync.document */
+#define Anum_document_collection		1
+#define Anum_document_id				2
+#define Anum_document_client_version	3
+#define Anum_document_client_id			4
+#define Anum_document_last_update_utc	5
+#define Anum_document_deleted			6
+#define Anum_document_body				7
+#define Anum_document_fence				8
+
+/*
+ * docsync.c: settings
+ */
+extern int	docsync_max_batch;	/* documents */
+extern int	docsync_max_document_size;	/* bytes of a body, as jsonb */
+extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
+
+/*
+ * batch.c: JSON to structs, every refusal of bad input
+ */
+typedef struct SentDocument
+{
+	int			ordinal;		/* place in the batch, from 1 */
+	const char *id;				/* points into the batch, no terminator */
+	int			id_len;			/* bytes */
+	int64		client_version;
+	bool		deleted;
+	bool		has_body;		/* false: SQL NULL */
+	JsonbValue	body;			/* points into the batch */
+} SentDocument;
+
+typedef struct Batch
+{
+	SentDocument *documents;	/* in the order sent */
+	int			count;
+} Batch;
+
+extern Batch *docsync_batch_parse(Jsonb *documents);
+extern Jsonb *docsync_batch_body(const SentDocument *sent);
+extern int	docsync_batch_compare_ids(const char *a, int a_len,
+									  const char *b, int b_len);
+extern void docsync_batch_check_name(const text *value, const char *name,
+									 int max_len);
+
+/*
+ * rule.c: who wins
+ */
+typedef enum RuleOutcome
+{
+	RULE_CREATED,
+	RULE_UPDATED,
+	RULE_UNCHANGED,
+	RULE_DISCARDED
+} RuleOutcome;
+
+/* What the service has, as far as the rule asks. */
+typedef struct RuleHeld
+{
+	bool		exists;
+	int64		client_version;
+	bool		same_client;	/* sent by the client that sends now */
+	bool		deleted;
+	Jsonb	   *body;			/* NULL: none */
+} RuleHeld;
+
+extern RuleOutcome docsync_rule_decide(const RuleHeld *held,
+									   const SentDocument *sent);
+extern const char *docsync_rule_name(RuleOutcome outcome);
+
+/*
+ * clock.c: the last stamp issued
+ */
+extern TimestampTz docsync_clock_tick(int count, FullTransactionId *fence);
+extern void docsync_clock_advance(TimestampTz stamp);
+extern TimestampTz docsync_clock_read(void);
+
+/*
+ * stamp.c: the writer's side
+ */
+
+/* "YYYY-MM-DDTHH:MM:SS.ffffffZ", of fixed width for four-digit years */
+#define DOCSYNC_STAMP_LEN		32
+
+extern void docsync_stamp_init(void);
+extern void docsync_stamp_expect(int count);
+extern void docsync_stamp_take(const text *collection, TimestampTz *stamp,
+							   FullTransactionId *fence);
+extern void docsync_stamp_forget(void);
+extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
+extern uint32 docsync_stamp_hash(const text *collection);
+extern int	docsync_stamp_format(TimestampTz stamp, char *buf);
+
+/*
+ * settle.c: the reader's side
+ */
+typedef struct SettleScan
+{
+	Snapshot	snapshot;
+	uint32		collection_hash;
+	FullTransactionId next;		/* transaction ids from here on are younger
+								 * than the snapshot */
+	FullTransactionId known;	/* fences up to here are settled */
+} SettleScan;
+
+extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
+								 const text *collection);
+extern bool docsync_settle_test(SettleScan *scan, FullTransactionId fence);
+
+/*
+ * store.c: the table
+ */
+typedef struct StoredDocument
+{
+	text	   *id;
+	int64		client_version;
+	text	   *client_id;
+	TimestampTz last_update_utc;
+	bool		deleted;
+	bool		has_body;
+	Datum		body;			/* jsonb, maybe toasted */
+	FullTransactionId fence;
+} StoredDocument;
+
+typedef struct WrittenDocument
+{
+	text	   *id;
+	TimestampTz last_update_utc;
+	bool		inserted;		/* else it replaced a stored one */
+} WrittenDocument;
+
+typedef enum ScanOrigin
+{
+	ORIGIN_OTHER,				/* documents of other clients */
+	ORIGIN_OWN,
+	ORIGIN_ANY
+} ScanOrigin;
+
+/*
+ * Called for each row, in the caller's memory context.  What it is given
+ * lasts for the call.  Returning false ends the scan.
+ */
+typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
+typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
+
+extern void docsync_store_find(text *collection, Datum *ids, int count,
+							   StoredCallback callback, void *arg);
+extern void docsync_store_write(text *collection, text *client_id,
+								SentDocument **documents, int count,
+								WrittenCallback callback, void *arg);
+extern void docsync_store_scan(text *collection, ScanOrigin origin,
+							   text *client_id, TimestampTz since,
+							   StoredCallback callback, void *arg);
+extern void docsync_store_bury(Datum collection, Datum id);
+extern bool docsync_store_is_uploading(void);
+
+#endif							/* DOCSYNC_H */

@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.c
+ *	  The trigger of docsync.document: every way of writing is stamped.
+ *
+ * docsync_upsert, psql, COPY, an UPDATE by an administrator: whoever writes a
+ * row, the stamp and the fence are set here, and no caller can choose them.
+ * The one exception is the restoring of a dump: an INSERT by the owner may
+ * bring a stamp and a fence, which are kept.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_guard);
+
+static HeapTuple guard_insert(Relation rel, HeapTuple new);
+static HeapTuple guard_update(Relation rel, HeapTuple old, HeapTuple new);
+static void guard_delete(Relation rel, HeapTuple old);
+static HeapTuple stamp(Relation rel, HeapTuple new, bool server_edit,
+					   int64 server_version);
+static Datum get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull);
+static text *get_text(Relation rel, HeapTuple tuple, int attnum);
+static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
+						 int attnum);
+static void check_relation(Relation rel);
+
+/*
+ * docsync.guard() RETURNS trigger
+ */
+Datum
+docsync_guard(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	Relation	rel;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("docsync.guard() was not called as a BEFORE trigger")));
+
+	rel = trigdata->tg_relation;
+	check_relation(rel);
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot truncate \"docsync.document\""),
+				 errdetail("Clients would keep the documents for ever: nothing would tell them."),
+				 errhint("Use DELETE, which leaves tombstones.")));
+
+	if (!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		elog(ERROR, "docsync.guard() is a row trigger but for TRUNCATE");
+
+	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		return PointerGetDatum(guard_insert(rel, trigdata->tg_trigtuple));
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		return PointerGetDatum(guard_update(rel, trigdata->tg_trigtuple,
+											trigdata->tg_newtuple));
+
+	/* The row stays, as a tombstone. */
+	guard_delete(rel, trigdata->tg_trigtuple);
+	return PointerGetDatum(NULL);
+}
+
+static HeapTuple
+guard_insert(Relation rel, HeapTuple new)
+{
+	bool		no_stamp;
+	bool		no_fence;
+	TimestampTz last_update_utc;
+
+	last_update_utc = DatumGetTimestampTz(get_attr(rel, new,
+												   Anum_document_last_update_utc,
+												   &no_stamp));
+	(void) get_attr(rel, new, Anum_document_fence, &no_fence);
+
+	if (no_stamp && no_fence)
+		return stamp(rel, new, false, 0);
+
+	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set a stamp"),
+				 errdetail("Only the owner of docsync.document may insert a last_update_utc and a fence, to restore a dump."),
+				 errhint("Leave them out.")));
+	if (no_stamp || no_fence)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a stamp without a fence, or a fence without a stamp"),
+				 errhint("Insert both last_update_utc and fence, as dumped, or neither.")));
+	if (TIMESTAMP_NOT_FINITE(last_update_utc))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("last_update_utc is infinite")));
+
+	docsync_clock_advance(last_update_utc);
+	return new;
+}
+
+/*
+ * An UPDATE by plain SQL that leaves client_version as it was is the server's
+ * own edit.  It gets a version of its own, higher than the old one, and a
+ * client_id of its own, so that every client receives it and takes it over.
+ */
+static HeapTuple
+guard_update(Relation rel, HeapTuple old, HeapTuple new)
+{
+	bool		isnull;
+	int64		old_version;
+	Datum		new_version;
+	int64		now;
+
+	if (!is_same_text(rel, old, new, Anum_document_collection) ||
+		!is_same_text(rel, old, new, Anum_document_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot change a document's collection or id"),
+				 errdetail("Clients would keep the document under its old name for ever."),
+				 errhint("Insert it under the new name and delete the old one.")));
+
+	old_version = DatumGetInt64(get_attr(rel, old, Anum_document_client_version,
+										 &isnull));
+	new_version = get_attr(rel, new, Anum_document_client_version, &isnull);
+
+	/* If null, the column's NOT NULL will say so. */
+	if (docsync_store_is_uploading() || isnull ||
+		DatumGetInt64(new_version) != old_version)
+		return stamp(rel, new, false, 0);
+
+	if (old_version == PG_INT64_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("the document's client_version is the highest there is"),
+				 errhint("Set client_version to a lower one.")));
+
+	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
+	return stamp(rel, new, true, Max(old_version + 1, now));
+}
+
+static void
+guard_delete(Relation rel, HeapTuple old)
+{
+	bool		isnull;
+
+	/* A tombstone stays as it is: nothing has changed for anybody. */
+	if (DatumGetBool(get_attr(rel, old, Anum_document_deleted, &isnull)))
+		return;
+
+	docsync_store_bury(get_attr(rel, old, Anum_document_collection, &isnull),
+					   get_attr(rel, old, Anum_document_id, &isnull));
+}
+
+/*
+ * The row with a stamp, and if it is the server's edit, with that's version
+ * and client_id.
+ */
+static HeapTuple
+stamp(Relation rel, HeapTuple new, bool server_edit, int64 server_version)
+{
+	int			columns[4] = {
+		Anum_document_last_update_utc, Anum_document_fence,
+		Anum_document_client_version, Anum_document_client_id
+	};
+	Datum		values[4];
+	bool		isnull[4] = {false, false, false, false};
+	TimestampTz last_update_utc;
+	FullTransactionId fence;
+	text	   *collection = get_text(rel, new, Anum_document_collection);
+
+	/* The column's NOT NULL will say so. */
+	if (collection == NULL)
+		return new;
+
+	docsync_stamp_take(collection, &last_update_utc, &fence);
+
+	values[0] = TimestampTzGetDatum(last_update_utc);
+	values[1] = FullTransactionIdGetDatum(fence);
+	if (server_edit)
+	{
+		values[2] = Int64GetDatum(server_version);
+		values[3] = CStringGetTextDatum(DOCSYNC_SERVER_ID);
+	}
+
+	return heap_modify_tuple_by_cols(new, RelationGetDescr(rel),
+									 server_edit ? 4 : 2,
+									 columns, values, isnull);
+}
+
+static Datum
+get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull)
+{
+	return heap_getattr(tuple, attnum, RelationGetDescr(rel), isnull);
+}
+
+/* NULL if it is null. */
+static text *
+get_text(Relation rel, HeapTuple tuple, int attnum)
+{
+	bool		isnull;
+	Datum		value = get_attr(rel, tuple, attnum, &isnull);
+
+	return isnull ? NULL : DatumGetTextPP(value);
+}
+
+static bool
+is_same_text(Relation rel, HeapTuple old, HeapTuple new, int attnum)
+{
+	text	   *was = get_text(rel, old, attnum);
+	text	   *is = get_text(rel, new, attnum);
+
+	return is != NULL &&
+		VARSIZE_ANY_EXHDR(was) == VARSIZE_ANY_EXHDR(is) &&
+		memcmp(VARDATA_ANY(was), VARDATA_ANY(is), VARSIZE_ANY_EXHDR(is)) == 0;
+}
+
+/*
+ * The function is nobody's to use on another table, but a server must not
+ * crash when a superuser tries.
+ */
+static void
+check_relation(Relation rel)
+{
+	static const struct
+	{
+		int			attnum;
+		Oid			type;
+	}			needed[] =
+	{
+		{Anum_document_collection, TEXTOID},
+		{Anum_document_id, TEXTOID},
+		{Anum_document_client_version, INT8OID},
+		{Anum_document_client_id, TEXTOID},
+		{Anum_document_last_update_utc, TIMESTAMPTZOID},
+		{Anum_document_deleted, BOOLOID},
+		{Anum_document_fence, XID8OID}
+	};
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < lengthof(needed); i++)
+	{
+		if (desc->natts < needed[i].attnum ||
+			TupleDescAttr(desc, needed[i].attnum - 1)->atttypid != needed[i].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("docsync.guard() is for docsync.document, not for \"%s\"",
+							RelationGetRelationName(rel))));
+	}
+}

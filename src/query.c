@@ -1,0 +1,175 @@
+/*-------------------------------------------------------------------------
+ *
+ * query.c
+ *	  Download: what did others change since?
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_query_since);
+
+typedef struct Download
+{
+	ReturnSetInfo *rsinfo;
+	SettleScan	settle;
+	TimestampTz since;
+	int			max_documents;	/* later than since; -1: all */
+	int			count;			/* of those */
+} Download;
+
+static ScanOrigin parse_origin(text *origin);
+static void check_since(TimestampTz since);
+static bool on_stored(const StoredDocument *stored, void *arg);
+
+/*
+ * docsync_query_since(client_id text,
+ *					   since_utc timestamptz DEFAULT '-infinity',
+ *					   origin text DEFAULT 'other',
+ *					   collection text DEFAULT 'default',
+ *					   max_documents int DEFAULT NULL)
+ * RETURNS SETOF docsync.change
+ *
+ * The settled documents from since_utc on, in the order of their stamps, as
+ * the query's snapshot sees them.  Takes no lock that anybody waits for.
+ */
+Datum
+docsync_query_since(PG_FUNCTION_ARGS)
+{
+	text	   *client_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	text	   *collection = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
+	ScanOrigin	origin;
+	Download	download = {0};
+
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("origin is null"),
+				 errhint("Use other, own or any.")));
+	origin = parse_origin(PG_GETARG_TEXT_PP(2));
+
+	if (client_id != NULL || origin != ORIGIN_ANY)
+		docsync_batch_check_name(client_id, "client_id",
+								 DOCSYNC_CLIENT_ID_LEN);
+	docsync_batch_check_name(collection, "collection",
+							 DOCSYNC_COLLECTION_LEN);
+
+	download.since = PG_ARGISNULL(1) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(1);
+	check_since(download.since);
+
+	download.max_documents = PG_ARGISNULL(4) ? -1 : PG_GETARG_INT32(4);
+	if (!PG_ARGISNULL(4) && download.max_documents < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_documents is negative"),
+				 errdetail("It is %d.", download.max_documents),
+				 errhint("Give a number of documents, or NULL for all.")));
+
+	InitMaterializedSRF(fcinfo, 0);
+	download.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	docsync_settle_begin(&download.settle, GetActiveSnapshot(), collection);
+
+	docsync_store_scan(collection, origin, client_id, download.since,
+					   on_stored, &download);
+
+	return (Datum) 0;
+}
+
+static ScanOrigin
+parse_origin(text *origin)
+{
+	char	   *name = text_to_cstring(origin);
+
+	if (strcmp(name, "other") == 0)
+		return ORIGIN_OTHER;
+	if (strcmp(name, "own") == 0)
+		return ORIGIN_OWN;
+	if (strcmp(name, "any") == 0)
+		return ORIGIN_ANY;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown origin"),
+			 errhint("Use other, own or any.")));
+}
+
+/*
+ * Whoever has a stamp that was never issued has it from another history of
+ * this store, such as from before a backup was restored.  To answer "nothing
+ * new" would be to lose what was issued since under lower stamps.
+ *
+ * A standby can't tell: it may just be behind.  There the client finds
+ * nothing, keeps its stamp, and asks again.
+ */
+static void
+check_since(TimestampTz since)
+{
+	TimestampTz clock;
+
+	if (since == DT_NOEND)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("since_utc is infinity"),
+				 errhint("Give the highest last_update_utc received, or -infinity for everything.")));
+
+	if (RecoveryInProgress())
+		return;
+
+	clock = docsync_clock_read();
+	if (since > clock)
+	{
+		char		since_text[DOCSYNC_STAMP_LEN];
+		char		clock_text[DOCSYNC_STAMP_LEN];
+
+		docsync_stamp_format(since, since_text);
+		docsync_stamp_format(clock, clock_text);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("since_utc is ahead of the clock"),
+				 errdetail("It is %s, the last stamp issued is %s.",
+						   since_text, clock_text),
+				 errhint("Start again without a cursor: the server may have been restored to an earlier time.")));
+	}
+}
+
+/*
+ * StoredCallback: puts a row out, and ends the scan at the first document
+ * that isn't settled, or when there are enough.
+ */
+static bool
+on_stored(const StoredDocument *stored, void *arg)
+{
+	Download   *download = (Download *) arg;
+	ReturnSetInfo *rsinfo = download->rsinfo;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	if (!docsync_settle_test(&download->settle, stored->fence))
+		return false;
+
+	if (stored->last_update_utc > download->since)
+	{
+		if (download->count == download->max_documents)
+			return false;
+		download->count++;
+	}
+
+	values[0] = PointerGetDatum(stored->id);
+	values[1] = Int64GetDatum(stored->client_version);
+	values[2] = PointerGetDatum(stored->client_id);
+	values[3] = TimestampTzGetDatum(stored->last_update_utc);
+	values[4] = BoolGetDatum(stored->deleted);
+	values[5] = stored->body;
+	nulls[5] = !stored->has_body;
+
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return true;
+}

@@ -1,0 +1,266 @@
+/*-------------------------------------------------------------------------
+ *
+ * stamp.c
+ *	  The writer's side of the stamps: marks and reservations.
+ *
+ * Before a transaction writes a document it reserves stamps for it, in this
+ * order, which is the proof that no reader loses a document (doc/stamps.md):
+ *
+ * 1. it has a top-level transaction id;
+ * 2. it takes its mark: a lock on (transaction id, collection), held until
+ *	  the end of the transaction;
+ * 3. it ticks the clock;
+ * 4. in the same breath it reads the fence, the next transaction id.
+ *
+ * A reader that finds a running transaction without the mark thus knows that
+ * its stamps, if it ever gets any, will be later than all that the reader
+ * can see.
+ *
+ * A reservation is a range of stamps with one fence.  There is at most one at
+ * a time, for one collection; what is left of it is forgotten when another is
+ * made, when the upload it was made for is over, and when a subtransaction or
+ * the transaction ends: the mark may have gone with it, and without the mark
+ * its stamps must not be used.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+/*
+ * Marks are advisory locks of classes of their own, out of reach of SQL's
+ * pg_advisory_lock(), which has the classes 1 and 2.
+ */
+#define MARK_COLLECTION		0xD0C5	/* (transaction id, hash of collection) */
+#define MARK_ALL			0xD0C6	/* (transaction id) */
+
+/*
+ * A transaction that writes to more collections than this marks them all at
+ * once, lest it exhaust the lock table.
+ */
+#define MARKS_MAX			64
+
+typedef struct Reservation
+{
+	int			count;			/* stamps left; the rest is void if 0 */
+	TimestampTz next;
+	FullTransactionId fence;
+	int			collection_len; /* bytes */
+	char		collection[DOCSYNC_COLLECTION_LEN];
+} Reservation;
+
+static Reservation reservation;
+
+/* Documents the caller is about to write to one collection; 0: not known */
+static int	expected = 0;
+
+/* Marks taken in this transaction, and not lost with a subtransaction */
+static int	marks = 0;
+
+static void mark(TransactionId xid, uint32 collection_hash);
+static void mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
+					 uint16 class);
+static bool is_held(const LOCKTAG *tag);
+static void at_xact(XactEvent event, void *arg);
+static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
+					   SubTransactionId parent_subid, void *arg);
+
+void
+docsync_stamp_init(void)
+{
+	RegisterXactCallback(at_xact, NULL);
+	RegisterSubXactCallback(at_subxact, NULL);
+}
+
+/*
+ * Says how many stamps the next reservation shall have.  Nothing is reserved
+ * before the first document is written, so that an upload that is refused
+ * for want of a privilege leaves no trace.
+ */
+void
+docsync_stamp_expect(int count)
+{
+	docsync_stamp_forget();
+	expected = count;
+}
+
+/*
+ * Gives the stamp and the fence for a document about to be written.
+ *
+ * Locks: the mark, until the end of the transaction.
+ */
+void
+docsync_stamp_take(const text *collection, TimestampTz *stamp,
+				   FullTransactionId *fence)
+{
+	int			len = VARSIZE_ANY_EXHDR(collection);
+
+	if (reservation.count == 0 ||
+		reservation.collection_len != len ||
+		memcmp(reservation.collection, VARDATA_ANY(collection), len) != 0)
+	{
+		int			count = Max(expected, 1);
+		TransactionId xid = GetTopTransactionId();
+
+		docsync_stamp_forget();
+		docsync_batch_check_name(collection, "collection",
+								 DOCSYNC_COLLECTION_LEN);
+
+		/*
+		 * What was stamped before by others is in the clock.  After the mark
+		 * nobody who looks can take us for a transaction that has no stamps
+		 * here, so it comes before the stamps.  It goes with our transaction:
+		 * locks are released after the transaction has left the running set.
+		 * Without it: spec mark-before-stamp.
+		 */
+		mark(xid, docsync_stamp_hash(collection));
+
+		reservation.next = docsync_clock_tick(count, &reservation.fence);
+		reservation.collection_len = len;
+		memcpy(reservation.collection, VARDATA_ANY(collection), len);
+		reservation.count = count;
+	}
+
+	*stamp = reservation.next++;
+	*fence = reservation.fence;
+	reservation.count--;
+}
+
+/*
+ * Drops what is left of a reservation.
+ */
+void
+docsync_stamp_forget(void)
+{
+	reservation.count = 0;
+	expected = 0;
+}
+
+/*
+ * Two collections may have the same hash: readers of the one then wait for
+ * writers of the other too.
+ */
+uint32
+docsync_stamp_hash(const text *collection)
+{
+	return hash_bytes((const unsigned char *) VARDATA_ANY(collection),
+					  VARSIZE_ANY_EXHDR(collection));
+}
+
+/*
+ * Does another transaction, given by its top-level id, bear the mark of a
+ * collection?  The answer may be out of date as soon as it is given.
+ */
+bool
+docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash)
+{
+	LOCKTAG		tag;
+
+	mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
+	if (is_held(&tag))
+		return true;
+
+	mark_tag(&tag, xid, 0, MARK_ALL);
+	return is_held(&tag);
+}
+
+/*
+ * Writes a stamp as text, UTC, and returns its length in bytes.  buf has
+ * DOCSYNC_STAMP_LEN bytes.
+ */
+int
+docsync_stamp_format(TimestampTz stamp, char *buf)
+{
+	struct pg_tm tm;
+	fsec_t		microseconds;
+
+	if (timestamp2tm(stamp, NULL, &tm, &microseconds, NULL, NULL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+
+	return snprintf(buf, DOCSYNC_STAMP_LEN,
+					"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
+					tm.tm_year, tm.tm_mon, tm.tm_mday,
+					tm.tm_hour, tm.tm_min, tm.tm_sec, (int) microseconds);
+}
+
+static void
+mark(TransactionId xid, uint32 collection_hash)
+{
+	LOCKTAG		tag;
+
+	if (marks < MARKS_MAX)
+		mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
+	else
+		mark_tag(&tag, xid, 0, MARK_ALL);
+
+	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+		marks++;
+}
+
+static void
+mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
+		 uint16 class)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, xid, collection_hash, class);
+}
+
+/*
+ * Does another transaction, prepared ones included, hold the lock?
+ *
+ * GetLockConflicts() leaves out holders that have just ended.  That is what
+ * we need: whoever has left the running set is found to have ended by the
+ * look that comes after this one.
+ */
+static bool
+is_held(const LOCKTAG *tag)
+{
+	int			count;
+	VirtualTransactionId *holders;
+
+	holders = GetLockConflicts(tag, AccessExclusiveLock, &count);
+	pfree(holders);
+
+	return count > 0;
+}
+
+static void
+at_xact(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			docsync_stamp_forget();
+			marks = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+at_subxact(SubXactEvent event, SubTransactionId my_subid,
+		   SubTransactionId parent_subid, void *arg)
+{
+	/*
+	 * We don't know whether the mark was taken in the subtransaction, and has
+	 * gone with it.  To take it again costs little.
+	 */
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		docsync_stamp_forget();
+		marks = 0;
+	}
+}

@@ -1,0 +1,414 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  The table: query texts, kept plans, rows to structs.
+ *
+ * All is done as the caller, so that privileges and row-level security on
+ * docsync.document apply; the plan cache makes another plan where another
+ * user's policies need one.  The only file that uses SPI.
+ *
+ * Every name in a query text is qualified: search_path is the caller's.
+ *
+ * Rows don't go by way of SPI's tuple table but straight to a callback, which
+ * can end a scan at any row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "tcop/dest.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "docsync.h"
+
+typedef enum Statement
+{
+	STATEMENT_FIND,
+	STATEMENT_SCAN_OTHER,			/* these three in the order of ScanOrigin */
+	STATEMENT_SCAN_OWN,
+	STATEMENT_SCAN_ANY,
+	STATEMENT_WRITE,
+	STATEMENT_BURY
+} Statement;
+
+#define STORED_COLUMNS \
+	"SELECT id, client_version, client_id, last_update_utc, deleted, body, fence" \
+	"  FROM docsync.document"
+
+#define SCAN(origin) \
+	STORED_COLUMNS \
+	" WHERE collection OPERATOR(pg_catalog.=) $1" \
+	"   AND last_update_utc OPERATOR(pg_catalog.>=) $2" \
+	origin \
+	" ORDER BY last_update_utc"
+
+typedef struct StatementText
+{
+	const char *text;
+	int			nargs;
+	Oid			argtypes[6];
+	bool		pinned;			/* plan must walk an index, see run() */
+} StatementText;
+
+static const StatementText statements[] = {
+	[STATEMENT_FIND] = {
+		STORED_COLUMNS
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND id OPERATOR(pg_catalog.=) ANY ($2)",
+		2, {TEXTOID, TEXTARRAYOID}, true
+	},
+	[STATEMENT_SCAN_OTHER] = {
+		SCAN(" AND client_id OPERATOR(pg_catalog.<>) $3"),
+		3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, true
+	},
+	[STATEMENT_SCAN_OWN] = {
+		SCAN(" AND client_id OPERATOR(pg_catalog.=) $3"),
+		3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, true
+	},
+	[STATEMENT_SCAN_ANY] = {
+		SCAN(""),
+		2, {TEXTOID, TIMESTAMPTZOID}, true
+	},
+
+	/*
+	 * Rows come in the order of their ids, since the arrays do: two uploads
+	 * lock rows in the same order, and never deadlock.
+	 *
+	 * The WHERE is the rule of rule.c, decided here once more because others
+	 * may have written since we looked.  A row for which it is false isn't
+	 * returned.
+	 *
+	 * Only a row that has been updated in place of an insertion bears the
+	 * lock by which ON CONFLICT held it, its xmax.
+	 */
+	[STATEMENT_WRITE] = {
+		"INSERT INTO docsync.document AS d"
+		" (collection, id, client_version, client_id, deleted, body)"
+		" SELECT $1, sent.id, sent.client_version, $2, sent.deleted, sent.body"
+		"   FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4),"
+		"                   pg_catalog.unnest($5), pg_catalog.unnest($6))"
+		"     AS sent(id, client_version, deleted, body)"
+		" ON CONFLICT (collection, id) DO UPDATE"
+		"   SET client_version = excluded.client_version,"
+		"       client_id = excluded.client_id,"
+		"       deleted = excluded.deleted,"
+		"       body = excluded.body"
+		" WHERE d.client_version OPERATOR(pg_catalog.<) excluded.client_version"
+		"    OR d.client_version OPERATOR(pg_catalog.=) 0"
+		"   AND excluded.client_version OPERATOR(pg_catalog.=) 0"
+		"   AND (d.client_id OPERATOR(pg_catalog.<>) excluded.client_id"
+		"     OR d.deleted OPERATOR(pg_catalog.<>) excluded.deleted"
+		"     OR (d.body IS NULL) OPERATOR(pg_catalog.<>) (excluded.body IS NULL)"
+		"     OR d.body OPERATOR(pg_catalog.<>) excluded.body)"
+		" RETURNING d.id, d.last_update_utc,"
+		"   d.xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid",
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, false
+	},
+
+	[STATEMENT_BURY] = {
+		"UPDATE docsync.document SET deleted = true, body = NULL"
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND id OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}, true
+	}
+};
+
+static SPIPlanPtr plans[lengthof(statements)];
+
+/* While docsync_store_write() runs: the rule has been applied already. */
+static bool uploading = false;
+
+typedef struct RowReceiver
+{
+	DestReceiver pub;
+	MemoryContext context;		/* the callback's */
+	bool		(*receive) (TupleTableSlot *slot, struct RowReceiver *self);
+	StoredCallback stored;
+	WrittenCallback written;
+	void	   *arg;
+} RowReceiver;
+
+static void run(Statement statement, const Datum *args, bool read_only,
+				RowReceiver *receiver);
+static SPIPlanPtr get_plan(Statement statement);
+static bool receive_stored(TupleTableSlot *slot, RowReceiver *self);
+static bool receive_written(TupleTableSlot *slot, RowReceiver *self);
+
+/*
+ * Looks up the documents with the given ids, as of now.
+ */
+void
+docsync_store_find(text *collection, Datum *ids, int count,
+				   StoredCallback callback, void *arg)
+{
+	RowReceiver receiver = {
+		.receive = receive_stored, .stored = callback, .arg = arg
+	};
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+										TYPALIGN_INT))
+	};
+
+	run(STATEMENT_FIND, args, false, &receiver);
+	pfree(DatumGetPointer(args[1]));
+}
+
+/*
+ * Scans a collection from a stamp on, in the order of stamps, with the active
+ * snapshot.
+ */
+void
+docsync_store_scan(text *collection, ScanOrigin origin, text *client_id,
+				   TimestampTz since, StoredCallback callback, void *arg)
+{
+	RowReceiver receiver = {
+		.receive = receive_stored, .stored = callback, .arg = arg
+	};
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		TimestampTzGetDatum(since),
+		PointerGetDatum(client_id)
+	};
+
+	run(STATEMENT_SCAN_OTHER + origin, args, true, &receiver);
+}
+
+/*
+ * Writes documents, at most one for an id and in the order of their ids.  The
+ * callback is given those that were written; the others were stored by
+ * somebody else meanwhile, and win.
+ *
+ * Locks: the rows written and those that win, until the end of the
+ * transaction.
+ */
+void
+docsync_store_write(text *collection, text *client_id,
+					SentDocument **documents, int count,
+					WrittenCallback callback, void *arg)
+{
+	RowReceiver receiver = {
+		.receive = receive_written, .written = callback, .arg = arg
+	};
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "docsync write",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	Datum	   *columns[4];
+	bool	   *no_body = palloc(sizeof(bool) * count);
+	Datum		args[6];
+	int			lower_bound = 1;
+
+	for (int i = 0; i < 4; i++)
+		columns[i] = palloc(sizeof(Datum) * count);
+
+	for (int i = 0; i < count; i++)
+	{
+		SentDocument *sent = documents[i];
+
+		columns[0][i] = PointerGetDatum(cstring_to_text_with_len(sent->id,
+																 sent->id_len));
+		columns[1][i] = Int64GetDatum(sent->client_version);
+		columns[2][i] = BoolGetDatum(sent->deleted);
+		columns[3][i] = JsonbPGetDatum(docsync_batch_body(sent));
+		no_body[i] = !sent->has_body;
+	}
+
+	args[0] = PointerGetDatum(collection);
+	args[1] = PointerGetDatum(client_id);
+	args[2] = PointerGetDatum(construct_array(columns[0], count, TEXTOID,
+											  -1, false, TYPALIGN_INT));
+	args[3] = PointerGetDatum(construct_array(columns[1], count, INT8OID,
+											  sizeof(int64), FLOAT8PASSBYVAL,
+											  TYPALIGN_DOUBLE));
+	args[4] = PointerGetDatum(construct_array(columns[2], count, BOOLOID,
+											  1, true, TYPALIGN_CHAR));
+	args[5] = PointerGetDatum(construct_md_array(columns[3], no_body, 1,
+												 &count, &lower_bound,
+												 JSONBOID, -1, false,
+												 TYPALIGN_INT));
+	MemoryContextSwitchTo(oldcontext);
+
+	uploading = true;
+	PG_TRY();
+	{
+		run(STATEMENT_WRITE, args, false, &receiver);
+	}
+	PG_FINALLY();
+	{
+		uploading = false;
+	}
+	PG_END_TRY();
+
+	MemoryContextDelete(context);
+}
+
+/*
+ * Turns a document into a tombstone.
+ */
+void
+docsync_store_bury(Datum collection, Datum id)
+{
+	RowReceiver receiver = {0};
+	Datum		args[] = {collection, id};
+
+	run(STATEMENT_BURY, args, false, &receiver);
+}
+
+/*
+ * Is docsync_store_write() writing?
+ */
+bool
+docsync_store_is_uploading(void)
+{
+	return uploading;
+}
+
+static bool
+receive_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+	MemoryContext oldcontext;
+	bool		more;
+
+	slot_getallattrs(slot);
+
+	oldcontext = MemoryContextSwitchTo(receiver->context);
+	more = receiver->receive(slot, receiver);
+	MemoryContextSwitchTo(oldcontext);
+
+	return more;
+}
+
+static bool
+receive_stored(TupleTableSlot *slot, RowReceiver *self)
+{
+	Datum	   *values = slot->tts_values;
+	StoredDocument stored = {
+		.id = DatumGetTextPP(values[0]),
+		.client_version = DatumGetInt64(values[1]),
+		.client_id = DatumGetTextPP(values[2]),
+		.last_update_utc = DatumGetTimestampTz(values[3]),
+		.deleted = DatumGetBool(values[4]),
+		.has_body = !slot->tts_isnull[5],
+		.body = values[5],
+		.fence = DatumGetFullTransactionId(values[6])
+	};
+
+	return self->stored(&stored, self->arg);
+}
+
+static bool
+receive_written(TupleTableSlot *slot, RowReceiver *self)
+{
+	Datum	   *values = slot->tts_values;
+	WrittenDocument written = {
+		.id = DatumGetTextPP(values[0]),
+		.last_update_utc = DatumGetTimestampTz(values[1]),
+		.inserted = DatumGetBool(values[2])
+	};
+
+	self->written(&written, self->arg);
+	return true;
+}
+
+static void
+receiver_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+}
+
+static void
+receiver_end(DestReceiver *self)
+{
+}
+
+/*
+ * Runs a statement.  Memory: what SPI needs is gone on return.
+ *
+ * A pinned plan walks an index in order and can stop early, whatever the
+ * planner's statistics say: with stale ones it would fetch and sort all that
+ * comes after a stamp.  JIT is off since such a plan is costed as if it ran
+ * to the end, and compiling would take longer than all it does.
+ */
+static void
+run(Statement statement, const Datum *args, bool read_only, RowReceiver *receiver)
+{
+	SPIExecuteOptions options = {
+		.read_only = read_only,
+		.dest = &receiver->pub
+	};
+	ParamListInfo params = makeParamList(statements[statement].nargs);
+	int			nestlevel = 0;
+	int			result;
+
+	for (int i = 0; i < params->numParams; i++)
+	{
+		params->params[i].value = args[i];
+		params->params[i].isnull = false;
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = statements[statement].argtypes[i];
+	}
+	options.params = params;
+
+	receiver->pub.receiveSlot = receive_row;
+	receiver->pub.rStartup = receiver_startup;
+	receiver->pub.rShutdown = receiver_end;
+	receiver->pub.rDestroy = receiver_end;
+	receiver->pub.mydest = DestNone;
+	receiver->context = CurrentMemoryContext;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+
+	if (statements[statement].pinned)
+	{
+		static const char *const off[] = {
+			"enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"
+		};
+
+		nestlevel = NewGUCNestLevel();
+		for (int i = 0; i < lengthof(off); i++)
+			(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_SAVE, true, 0, false);
+	}
+
+	result = SPI_execute_plan_extended(get_plan(statement), &options);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan_extended failed: %s",
+			 SPI_result_code_string(result));
+
+	if (statements[statement].pinned)
+		AtEOXact_GUC(true, nestlevel);
+
+	SPI_finish();
+	pfree(params);
+}
+
+static SPIPlanPtr
+get_plan(Statement statement)
+{
+	if (plans[statement] == NULL)
+	{
+		SPIPlanPtr	plan;
+
+		plan = SPI_prepare_cursor(statements[statement].text, statements[statement].nargs,
+								  (Oid *) statements[statement].argtypes,
+								  CURSOR_OPT_GENERIC_PLAN |
+								  CURSOR_OPT_FAST_PLAN);
+		if (plan == NULL)
+			elog(ERROR, "SPI_prepare_cursor failed: %s",
+				 SPI_result_code_string(SPI_result));
+
+		SPI_keepplan(plan);
+		plans[statement] = plan;
+	}
+
+	return plans[statement];
+}
