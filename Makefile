@@ -32,6 +32,22 @@ test:
 bench:
 	bench/run
 
+# As pgindent does it: its flags, and a single space in "Type *" above a function
+INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 \
+	-nfc1 -i4 -l79 -lp -lpl -nip -npro -sac -tpg -ts4 -Usrc/typedefs.list
+
+indent:
+	for file in src/*.c src/*.h; do \
+		$(INDENT) <$$file | sed -E 's/^([A-Za-z_]\S*)\s+\*$$/\1 */' >$$file.indent && \
+		if cmp -s $$file.indent $$file; then rm $$file.indent; \
+		else echo "indented $$file"; mv $$file.indent $$file; fi || exit 1; \
+	done
+
+# The server exports all its symbols; ours must not meddle with them.
+check-symbols: docsync.so
+	@nm -D --defined-only docsync.so | awk '{print $$3}' | \
+		{ ! grep -vxE 'docsync_.*|pg_finfo_docsync_.*|Pg_magic_func|_PG_init'; }
+
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)

@@ -63,7 +63,7 @@ typedef struct ClockPage
 	Form_pg_sequence_data data;
 } ClockPage;
 
-static void clock_open(ClockPage *clock, int mode);
+static void clock_open(ClockPage *clock, LOCKMODE lockmode, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
 static void clock_close(ClockPage *clock);
 
@@ -86,7 +86,7 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 
 	Assert(count > 0);
 
-	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
 	first = Max(GetCurrentTransactionStartTimestamp() + UNIX_OFFSET,
 				clock.data->last_value + 1);
@@ -107,7 +107,7 @@ docsync_clock_advance(TimestampTz stamp)
 {
 	ClockPage	clock;
 
-	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
 	if (clock.data->last_value < stamp + UNIX_OFFSET)
 		clock_move(&clock, stamp + UNIX_OFFSET);
@@ -125,7 +125,7 @@ docsync_clock_read(void)
 	ClockPage	clock;
 	int64		value;
 
-	clock_open(&clock, BUFFER_LOCK_SHARE);
+	clock_open(&clock, AccessShareLock, BUFFER_LOCK_SHARE);
 	value = clock.data->last_value;
 	clock_close(&clock);
 
@@ -133,13 +133,14 @@ docsync_clock_read(void)
 }
 
 /*
- * Opens the clock and takes its latch in the given mode.
+ * Opens the clock and takes its latch.
  *
- * The lock on the relation keeps ALTER SEQUENCE, which would give it another
- * file, away until the end of the transaction, as nextval() does.
+ * The lock on the relation is held until the end of the transaction.  A
+ * writer's keeps ALTER SEQUENCE away, which would give the clock another file,
+ * as nextval()'s does.
  */
 static void
-clock_open(ClockPage *clock, int mode)
+clock_open(ClockPage *clock, LOCKMODE lockmode, int latchmode)
 {
 	Oid			relid;
 	Page		page;
@@ -151,14 +152,14 @@ clock_open(ClockPage *clock, int mode)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("sequence \"docsync.clock\" does not exist")));
 
-	clock->rel = relation_open(relid, RowExclusiveLock);
+	clock->rel = relation_open(relid, lockmode);
 	if (clock->rel->rd_rel->relkind != RELKIND_SEQUENCE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"docsync.clock\" is not a sequence")));
 
 	clock->buffer = ReadBuffer(clock->rel, 0);
-	LockBuffer(clock->buffer, mode);
+	LockBuffer(clock->buffer, latchmode);
 
 	page = BufferGetPage(clock->buffer);
 	if (*(uint32 *) PageGetSpecialPointer(page) != SEQUENCE_MAGIC)

@@ -31,7 +31,7 @@
 typedef enum Statement
 {
 	STATEMENT_FIND,
-	STATEMENT_SCAN_OTHER,			/* these three in the order of ScanOrigin */
+	STATEMENT_SCAN_OTHER,		/* these three in the order of ScanOrigin */
 	STATEMENT_SCAN_OWN,
 	STATEMENT_SCAN_ANY,
 	STATEMENT_WRITE,
@@ -149,7 +149,9 @@ docsync_store_find(text *collection, Datum *ids, int count,
 				   StoredCallback callback, void *arg)
 {
 	RowReceiver receiver = {
-		.receive = receive_stored, .stored = callback, .arg = arg
+		.receive = receive_stored,
+		.stored = callback,
+		.arg = arg
 	};
 	Datum		args[] = {
 		PointerGetDatum(collection),
@@ -170,7 +172,9 @@ docsync_store_scan(text *collection, ScanOrigin origin, text *client_id,
 				   TimestampTz since, StoredCallback callback, void *arg)
 {
 	RowReceiver receiver = {
-		.receive = receive_stored, .stored = callback, .arg = arg
+		.receive = receive_stored,
+		.stored = callback,
+		.arg = arg
 	};
 	Datum		args[] = {
 		PointerGetDatum(collection),
@@ -195,7 +199,9 @@ docsync_store_write(text *collection, text *client_id,
 					WrittenCallback callback, void *arg)
 {
 	RowReceiver receiver = {
-		.receive = receive_written, .written = callback, .arg = arg
+		.receive = receive_written,
+		.written = callback,
+		.arg = arg
 	};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "docsync write",

@@ -58,9 +58,9 @@ typedef struct Upload
 	text	   *client_id;
 	Batch	   *batch;
 	SentDocument **sorted;		/* by id, then by ordinal */
-	UploadGroup	   *groups;			/* by id */
+	UploadGroup *groups;		/* by id */
 	int			ngroups;
-	UploadGroup	  **group_of;		/* by ordinal, from 0 */
+	UploadGroup **group_of;		/* by ordinal, from 0 */
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
 } Upload;
 
@@ -134,7 +134,7 @@ static void
 upload_group(Upload *upload)
 {
 	int			count = upload->batch->count;
-	UploadGroup	   *group = NULL;
+	UploadGroup *group = NULL;
 
 	upload->sorted = palloc(sizeof(SentDocument *) * count);
 	upload->groups = palloc0(sizeof(UploadGroup) * count);
@@ -174,7 +174,7 @@ upload_look_up(Upload *upload, bool lost)
 
 	for (int i = 0; i < upload->ngroups; i++)
 	{
-		UploadGroup	   *group = &upload->groups[i];
+		UploadGroup *group = &upload->groups[i];
 
 		if (lost && (group->write == NULL || group->written))
 			continue;
@@ -189,7 +189,7 @@ upload_look_up(Upload *upload, bool lost)
 
 	for (int i = 0; i < upload->ngroups; i++)
 	{
-		UploadGroup	   *group = &upload->groups[i];
+		UploadGroup *group = &upload->groups[i];
 
 		if (!lost && !group->decided)
 		{
@@ -221,7 +221,7 @@ upload_write(Upload *upload)
 
 	for (int i = 0; i < upload->ngroups; i++)
 	{
-		UploadGroup	   *group = &upload->groups[i];
+		UploadGroup *group = &upload->groups[i];
 
 		if (group->write != NULL)
 		{
@@ -279,7 +279,7 @@ static bool
 on_stored(const StoredDocument *stored, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
-	UploadGroup	   *group = find_group(upload, stored->id);
+	UploadGroup *group = find_group(upload, stored->id);
 	int			id_len = VARSIZE_ANY_EXHDR(stored->client_id);
 	RuleHeld	held = {.exists = true};
 
@@ -320,7 +320,7 @@ static void
 on_written(const WrittenDocument *written, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
-	UploadGroup	   *group = find_group(upload, written->id);
+	UploadGroup *group = find_group(upload, written->id);
 	SentDocument *sent = group->write;
 
 	group->written = true;
@@ -352,7 +352,7 @@ find_group(Upload *upload, const text *id)
 	while (low <= high)
 	{
 		int			middle = (low + high) / 2;
-		UploadGroup	   *group = &upload->groups[middle];
+		UploadGroup *group = &upload->groups[middle];
 		int			cmp;
 
 		cmp = docsync_batch_compare_ids(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
@@ -460,7 +460,7 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 	for (int i = 0; i < upload->batch->count; i++)
 	{
 		SentDocument *sent = &upload->batch->documents[i];
-		UploadGroup	   *group = upload->group_of[i];
+		UploadGroup *group = upload->group_of[i];
 		RuleOutcome outcome = upload->outcomes[i];
 		Datum		values[6];
 		bool		nulls[6] = {false};
