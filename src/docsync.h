@@ -158,13 +158,6 @@ typedef struct WrittenDocument
 	bool		inserted;		/* else it replaced a stored one */
 } WrittenDocument;
 
-typedef enum ScanOrigin
-{
-	ORIGIN_OTHER,				/* documents of other clients */
-	ORIGIN_OWN,
-	ORIGIN_ANY
-} ScanOrigin;
-
 /*
  * Called for each row, in the caller's memory context.  What it is given
  * lasts for the call.  Returning false ends the scan.
@@ -177,10 +170,66 @@ extern void docsync_store_find(text *collection, Datum *ids, int count,
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
 								WrittenCallback callback, void *arg);
-extern void docsync_store_scan(text *collection, ScanOrigin origin,
-							   text *client_id, TimestampTz since,
+extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
 extern void docsync_store_bury(Datum collection, Datum id);
 extern bool docsync_store_is_uploading(void);
+
+/*
+ * upsert.c: upload
+ */
+typedef struct Upload Upload;
+
+typedef struct UploadResult
+{
+	const SentDocument *sent;
+	RuleOutcome outcome;
+	int64		client_version; /* the service's after the upload, as are */
+	TimestampTz last_update_utc;	/* these two */
+	Jsonb	   *winner;			/* NULL unless discarded */
+} UploadResult;
+
+extern Upload *docsync_upsert_apply(text *client_id, text *collection,
+									Jsonb *documents);
+extern int	docsync_upsert_count(const Upload *upload);
+extern UploadResult docsync_upsert_result(const Upload *upload, int i);
+
+/*
+ * query.c: download
+ */
+typedef enum QueryOrigin
+{
+	ORIGIN_OTHER,				/* documents of other clients */
+	ORIGIN_OWN,
+	ORIGIN_ANY
+} QueryOrigin;
+
+typedef struct Download
+{
+	/* What is asked for */
+	text	   *client_id;		/* NULL with ORIGIN_ANY */
+	text	   *collection;
+	QueryOrigin origin;
+	TimestampTz since;
+	bool		after;			/* only later ones than since */
+	int			max_documents;	/* later than since; -1: all */
+	void		(*put) (const StoredDocument *stored, void *arg);
+	void	   *arg;
+
+	/* What came of it */
+	int			count;			/* documents later than since */
+	TimestampTz last;			/* the last stamp passed, at least since */
+	bool		more;			/* there were more than max_documents */
+
+	SettleScan	settle;
+} Download;
+
+extern QueryOrigin docsync_query_parse_origin(const text *origin);
+extern void docsync_query_run(Download *download);
+
+/*
+ * json.c: documents as JSON
+ */
+extern Jsonb *docsync_json_document(const StoredDocument *stored);
 
 #endif							/* DOCSYNC_H */

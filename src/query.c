@@ -17,18 +17,10 @@
 
 PG_FUNCTION_INFO_V1(docsync_query_since);
 
-typedef struct Download
-{
-	ReturnSetInfo *rsinfo;
-	SettleScan	settle;
-	TimestampTz since;
-	int			max_documents;	/* later than since; -1: all */
-	int			count;			/* of those */
-} Download;
-
-static ScanOrigin parse_origin(text *origin);
 static void check_since(TimestampTz since);
+static bool is_wanted(const Download *download, const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
+static void put_row(const StoredDocument *stored, void *arg);
 
 /*
  * docsync_query_since(client_id text,
@@ -44,28 +36,17 @@ static bool on_stored(const StoredDocument *stored, void *arg);
 Datum
 docsync_query_since(PG_FUNCTION_ARGS)
 {
-	text	   *client_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
-	text	   *collection = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
-	ScanOrigin	origin;
-	Download	download = {0};
+	Download	download = {
+		.client_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
+		.since = PG_ARGISNULL(1) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(1),
+		.origin = docsync_query_parse_origin(PG_ARGISNULL(2) ? NULL :
+											 PG_GETARG_TEXT_PP(2)),
+		.collection = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3),
+		.max_documents = PG_ARGISNULL(4) ? -1 : PG_GETARG_INT32(4),
+		.put = put_row,
+		.arg = fcinfo->resultinfo
+	};
 
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("origin is null"),
-				 errhint("Use other, own or any.")));
-	origin = parse_origin(PG_GETARG_TEXT_PP(2));
-
-	if (client_id != NULL || origin != ORIGIN_ANY)
-		docsync_batch_check_name(client_id, "client_id",
-								 DOCSYNC_CLIENT_ID_LEN);
-	docsync_batch_check_name(collection, "collection",
-							 DOCSYNC_COLLECTION_LEN);
-
-	download.since = PG_ARGISNULL(1) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(1);
-	check_since(download.since);
-
-	download.max_documents = PG_ARGISNULL(4) ? -1 : PG_GETARG_INT32(4);
 	if (!PG_ARGISNULL(4) && download.max_documents < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -74,20 +55,23 @@ docsync_query_since(PG_FUNCTION_ARGS)
 				 errhint("Give a number of documents, or NULL for all.")));
 
 	InitMaterializedSRF(fcinfo, 0);
-	download.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	docsync_settle_begin(&download.settle, GetActiveSnapshot(), collection);
-
-	docsync_store_scan(collection, origin, client_id, download.since,
-					   on_stored, &download);
+	docsync_query_run(&download);
 
 	return (Datum) 0;
 }
 
-static ScanOrigin
-parse_origin(text *origin)
+QueryOrigin
+docsync_query_parse_origin(const text *origin)
 {
-	char	   *name = text_to_cstring(origin);
+	char	   *name;
 
+	if (origin == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("origin is null"),
+				 errhint("Use other, own or any.")));
+
+	name = text_to_cstring(origin);
 	if (strcmp(name, "other") == 0)
 		return ORIGIN_OTHER;
 	if (strcmp(name, "own") == 0)
@@ -99,6 +83,26 @@ parse_origin(text *origin)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown origin"),
 			 errhint("Use other, own or any.")));
+}
+
+/*
+ * Runs a download with the active snapshot.
+ */
+void
+docsync_query_run(Download *download)
+{
+	if (download->client_id != NULL || download->origin != ORIGIN_ANY)
+		docsync_batch_check_name(download->client_id, "client_id",
+								 DOCSYNC_CLIENT_ID_LEN);
+	docsync_batch_check_name(download->collection, "collection",
+							 DOCSYNC_COLLECTION_LEN);
+	check_since(download->since);
+
+	download->last = download->since;
+	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
+						 download->collection);
+	docsync_store_scan(download->collection, download->since, on_stored,
+					   download);
 }
 
 /*
@@ -141,26 +145,60 @@ check_since(TimestampTz since)
 }
 
 /*
- * StoredCallback: puts a row out, and ends the scan at the first document
- * that isn't settled, or when there are enough.
+ * Is the document of the origin that was asked for?
+ */
+static bool
+is_wanted(const Download *download, const StoredDocument *stored)
+{
+	bool		own;
+
+	if (download->origin == ORIGIN_ANY)
+		return true;
+
+	own = VARSIZE_ANY_EXHDR(stored->client_id) ==
+		VARSIZE_ANY_EXHDR(download->client_id) &&
+		memcmp(VARDATA_ANY(stored->client_id),
+			   VARDATA_ANY(download->client_id),
+			   VARSIZE_ANY_EXHDR(stored->client_id)) == 0;
+
+	return own == (download->origin == ORIGIN_OWN);
+}
+
+/*
+ * StoredCallback: passes a document on, and ends the scan at the first that
+ * isn't settled, or when there are enough.
  */
 static bool
 on_stored(const StoredDocument *stored, void *arg)
 {
 	Download   *download = (Download *) arg;
-	ReturnSetInfo *rsinfo = download->rsinfo;
-	Datum		values[6];
-	bool		nulls[6] = {false};
+	bool		is_later = stored->last_update_utc > download->since;
 
+	/* Spec late-commit fails without it. */
 	if (!docsync_settle_test(&download->settle, stored->fence))
 		return false;
 
-	if (stored->last_update_utc > download->since)
+	if ((is_later || !download->after) && is_wanted(download, stored))
 	{
-		if (download->count == download->max_documents)
+		if (is_later && download->count == download->max_documents)
+		{
+			download->more = true;
 			return false;
-		download->count++;
+		}
+		download->count += is_later;
+		download->put(stored, download->arg);
 	}
+
+	download->last = stored->last_update_utc;
+	return true;
+}
+
+static void
+put_row(const StoredDocument *stored, void *arg)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) arg;
+	Datum		values[6];
+	bool		nulls[6] = {false};
 
 	values[0] = PointerGetDatum(stored->id);
 	values[1] = Int64GetDatum(stored->client_version);
@@ -171,5 +209,4 @@ on_stored(const StoredDocument *stored, void *arg)
 	nulls[5] = !stored->has_body;
 
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	return true;
 }

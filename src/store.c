@@ -31,9 +31,7 @@
 typedef enum Statement
 {
 	STATEMENT_FIND,
-	STATEMENT_SCAN_OTHER,		/* these three in the order of ScanOrigin */
-	STATEMENT_SCAN_OWN,
-	STATEMENT_SCAN_ANY,
+	STATEMENT_SCAN,
 	STATEMENT_WRITE,
 	STATEMENT_BURY
 } Statement;
@@ -41,13 +39,6 @@ typedef enum Statement
 #define STORED_COLUMNS \
 	"SELECT id, client_version, client_id, last_update_utc, deleted, body, fence" \
 	"  FROM docsync.document"
-
-#define SCAN(origin) \
-	STORED_COLUMNS \
-	" WHERE collection OPERATOR(pg_catalog.=) $1" \
-	"   AND last_update_utc OPERATOR(pg_catalog.>=) $2" \
-	origin \
-	" ORDER BY last_update_utc"
 
 typedef struct StatementText
 {
@@ -64,16 +55,11 @@ static const StatementText statements[] = {
 		"   AND id OPERATOR(pg_catalog.=) ANY ($2)",
 		2, {TEXTOID, TEXTARRAYOID}, true
 	},
-	[STATEMENT_SCAN_OTHER] = {
-		SCAN(" AND client_id OPERATOR(pg_catalog.<>) $3"),
-		3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, true
-	},
-	[STATEMENT_SCAN_OWN] = {
-		SCAN(" AND client_id OPERATOR(pg_catalog.=) $3"),
-		3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, true
-	},
-	[STATEMENT_SCAN_ANY] = {
-		SCAN(""),
+	[STATEMENT_SCAN] = {
+		STORED_COLUMNS
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND last_update_utc OPERATOR(pg_catalog.>=) $2"
+		" ORDER BY last_update_utc",
 		2, {TEXTOID, TIMESTAMPTZOID}, true
 	},
 
@@ -168,8 +154,8 @@ docsync_store_find(text *collection, Datum *ids, int count,
  * snapshot.
  */
 void
-docsync_store_scan(text *collection, ScanOrigin origin, text *client_id,
-				   TimestampTz since, StoredCallback callback, void *arg)
+docsync_store_scan(text *collection, TimestampTz since,
+				   StoredCallback callback, void *arg)
 {
 	RowReceiver receiver = {
 		.receive = receive_stored,
@@ -178,11 +164,10 @@ docsync_store_scan(text *collection, ScanOrigin origin, text *client_id,
 	};
 	Datum		args[] = {
 		PointerGetDatum(collection),
-		TimestampTzGetDatum(since),
-		PointerGetDatum(client_id)
+		TimestampTzGetDatum(since)
 	};
 
-	run(STATEMENT_SCAN_OTHER + origin, args, true, &receiver);
+	run(STATEMENT_SCAN, args, true, &receiver);
 }
 
 /*

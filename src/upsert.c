@@ -26,7 +26,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
@@ -49,10 +48,10 @@ typedef struct UploadGroup
 	bool		decided;		/* by what is stored, or by its absence */
 	int64		client_version;
 	TimestampTz last_update_utc;
-	Datum		winner;			/* jsonb, 0: none needed */
+	Jsonb	   *winner;			/* NULL: none needed */
 } UploadGroup;
 
-typedef struct Upload
+struct Upload
 {
 	text	   *collection;
 	text	   *client_id;
@@ -62,7 +61,7 @@ typedef struct Upload
 	int			ngroups;
 	UploadGroup **group_of;		/* by ordinal, from 0 */
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
-} Upload;
+};
 
 static void upload_group(Upload *upload);
 static void upload_look_up(Upload *upload, bool lost);
@@ -72,13 +71,6 @@ static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
 static UploadGroup *find_group(Upload *upload, const text *id);
 static bool has_loser(Upload *upload, UploadGroup *group);
-static Datum make_winner(const char *id, int id_len, int64 client_version,
-						 const char *client_id, int client_id_len,
-						 TimestampTz last_update_utc, bool deleted,
-						 Jsonb *body);
-static void push_key(JsonbParseState **state, const char *name);
-static void push_string(JsonbParseState **state, JsonbIteratorToken token,
-						const char *string, int len);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
 static int	compare_documents(const void *a, const void *b);
 
@@ -97,16 +89,29 @@ static int	compare_documents(const void *a, const void *b);
 Datum
 docsync_upsert(PG_FUNCTION_ARGS)
 {
-	Upload		upload = {0};
+	Upload	   *upload;
 
-	upload.client_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
-	upload.collection = PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2);
+	upload = docsync_upsert_apply(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
+								  PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
+								  PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1));
 
-	docsync_batch_check_name(upload.client_id, "client_id",
-							 DOCSYNC_CLIENT_ID_LEN);
-	docsync_batch_check_name(upload.collection, "collection",
-							 DOCSYNC_COLLECTION_LEN);
-	if (PG_ARGISNULL(1))
+	InitMaterializedSRF(fcinfo, 0);
+	put_rows(upload, (ReturnSetInfo *) fcinfo->resultinfo);
+
+	return (Datum) 0;
+}
+
+/*
+ * Applies an upload.  Arguments are NULL where SQL's are.
+ */
+Upload *
+docsync_upsert_apply(text *client_id, text *collection, Jsonb *documents)
+{
+	Upload	   *upload = palloc0(sizeof(Upload));
+
+	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
+	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	if (documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("documents is null"),
@@ -115,19 +120,43 @@ docsync_upsert(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("docsync_upsert()");
 	PreventCommandIfParallelMode("docsync_upsert()");
 
-	upload.batch = docsync_batch_parse(PG_GETARG_JSONB_P(1));
+	upload->client_id = client_id;
+	upload->collection = collection;
+	upload->batch = docsync_batch_parse(documents);
 
-	InitMaterializedSRF(fcinfo, 0);
-	if (upload.batch->count > 0)
+	if (upload->batch->count > 0)
 	{
-		upload_group(&upload);
-		upload_look_up(&upload, false);
-		upload_write(&upload);
-		upload_look_up(&upload, true);
+		upload_group(upload);
+		upload_look_up(upload, false);
+		upload_write(upload);
+		upload_look_up(upload, true);
 	}
-	put_rows(&upload, (ReturnSetInfo *) fcinfo->resultinfo);
 
-	return (Datum) 0;
+	return upload;
+}
+
+int
+docsync_upsert_count(const Upload *upload)
+{
+	return upload->batch->count;
+}
+
+/*
+ * What became of the document at place i, from 0.
+ */
+UploadResult
+docsync_upsert_result(const Upload *upload, int i)
+{
+	UploadGroup *group = upload->group_of[i];
+	UploadResult result;
+
+	result.sent = &upload->batch->documents[i];
+	result.outcome = upload->outcomes[i];
+	result.client_version = group->client_version;
+	result.last_update_utc = group->last_update_utc;
+	result.winner = result.outcome == RULE_DISCARDED ? group->winner : NULL;
+
+	return result;
 }
 
 static void
@@ -304,12 +333,7 @@ on_stored(const StoredDocument *stored, void *arg)
 	group->client_version = stored->client_version;
 	group->last_update_utc = stored->last_update_utc;
 	if (has_loser(upload, group))
-		group->winner =
-			make_winner(VARDATA_ANY(stored->id), VARSIZE_ANY_EXHDR(stored->id),
-						stored->client_version,
-						VARDATA_ANY(stored->client_id), id_len,
-						stored->last_update_utc, stored->deleted,
-						stored->has_body ? DatumGetJsonbP(stored->body) : NULL);
+		group->winner = docsync_json_document(stored);
 	return true;
 }
 
@@ -334,13 +358,21 @@ on_written(const WrittenDocument *written, void *arg)
 		upload->outcomes[group->documents[0]->ordinal - 1] = RULE_UPDATED;
 	}
 
+	/* An earlier or later one in the batch lost against it. */
 	if (has_loser(upload, group))
-		group->winner =
-			make_winner(sent->id, sent->id_len, sent->client_version,
-						VARDATA_ANY(upload->client_id),
-						VARSIZE_ANY_EXHDR(upload->client_id),
-						written->last_update_utc, sent->deleted,
-						docsync_batch_body(sent));
+	{
+		StoredDocument stored = {
+			.id = cstring_to_text_with_len(sent->id, sent->id_len),
+			.client_version = sent->client_version,
+			.client_id = upload->client_id,
+			.last_update_utc = written->last_update_utc,
+			.deleted = sent->deleted,
+			.has_body = sent->has_body,
+			.body = JsonbPGetDatum(docsync_batch_body(sent))
+		};
+
+		group->winner = docsync_json_document(&stored);
+	}
 }
 
 static UploadGroup *
@@ -379,76 +411,6 @@ has_loser(Upload *upload, UploadGroup *group)
 	return false;
 }
 
-/*
- * The service's whole document, as it is downloaded.
- */
-static Datum
-make_winner(const char *id, int id_len, int64 client_version,
-			const char *client_id, int client_id_len,
-			TimestampTz last_update_utc, bool deleted, Jsonb *body)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue	value;
-	char		stamp[DOCSYNC_STAMP_LEN];
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-
-	push_key(&state, "id");
-	push_string(&state, WJB_VALUE, id, id_len);
-
-	push_key(&state, "clientVersion");
-	value.type = jbvNumeric;
-	value.val.numeric = int64_to_numeric(client_version);
-	pushJsonbValue(&state, WJB_VALUE, &value);
-
-	push_key(&state, "clientId");
-	push_string(&state, WJB_VALUE, client_id, client_id_len);
-
-	push_key(&state, "LastUpdateUtc");
-	push_string(&state, WJB_VALUE, stamp,
-				docsync_stamp_format(last_update_utc, stamp));
-
-	push_key(&state, "deleted");
-	value.type = jbvBool;
-	value.val.boolean = deleted;
-	pushJsonbValue(&state, WJB_VALUE, &value);
-
-	push_key(&state, "body");
-	if (body == NULL)
-		value.type = jbvNull;
-	else if (JB_ROOT_IS_SCALAR(body))
-		JsonbExtractScalar(&body->root, &value);
-	else
-	{
-		value.type = jbvBinary;
-		value.val.binary.data = &body->root;
-		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
-	}
-	pushJsonbValue(&state, WJB_VALUE, &value);
-
-	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state,
-														   WJB_END_OBJECT,
-														   NULL)));
-}
-
-static void
-push_key(JsonbParseState **state, const char *name)
-{
-	push_string(state, WJB_KEY, name, strlen(name));
-}
-
-static void
-push_string(JsonbParseState **state, JsonbIteratorToken token,
-			const char *string, int len)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = (char *) string;
-	value.val.string.len = len;
-	pushJsonbValue(state, token, &value);
-}
-
 static void
 put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 {
@@ -459,22 +421,20 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 
 	for (int i = 0; i < upload->batch->count; i++)
 	{
-		SentDocument *sent = &upload->batch->documents[i];
-		UploadGroup *group = upload->group_of[i];
-		RuleOutcome outcome = upload->outcomes[i];
+		UploadResult result = docsync_upsert_result(upload, i);
 		Datum		values[6];
 		bool		nulls[6] = {false};
 
 		CHECK_FOR_INTERRUPTS();
 
-		values[0] = Int32GetDatum(sent->ordinal);
-		values[1] = PointerGetDatum(cstring_to_text_with_len(sent->id,
-															 sent->id_len));
-		values[2] = CStringGetTextDatum(docsync_rule_name(outcome));
-		values[3] = Int64GetDatum(group->client_version);
-		values[4] = TimestampTzGetDatum(group->last_update_utc);
-		values[5] = group->winner;
-		nulls[5] = outcome != RULE_DISCARDED;
+		values[0] = Int32GetDatum(result.sent->ordinal);
+		values[1] = PointerGetDatum(cstring_to_text_with_len(result.sent->id,
+															 result.sent->id_len));
+		values[2] = CStringGetTextDatum(docsync_rule_name(result.outcome));
+		values[3] = Int64GetDatum(result.client_version);
+		values[4] = TimestampTzGetDatum(result.last_update_utc);
+		values[5] = JsonbPGetDatum(result.winner);
+		nulls[5] = result.winner == NULL;
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(row_context);
