@@ -1,4 +1,4 @@
-/* docsync 0.1: schema, in reading order: clock, document, functions, grants */
+/* docsync 0.1: schema, in reading order: clock, document, functions for SQL and for HTTP, grants */
 
 \echo Use "CREATE EXTENSION docsync" to load this file. \quit
 
@@ -20,6 +20,18 @@ SELECT pg_catalog.setval('docsync.clock',
 		OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8);
 
 SELECT pg_catalog.pg_extension_config_dump('docsync.clock', '');
+
+CREATE SEQUENCE docsync.epoch AS pg_catalog.int8 MINVALUE 0 START 0;
+COMMENT ON SEQUENCE docsync.epoch IS
+'The id of this history of stamps, part of each cursor: made with the extension, kept by dump and restore, never moved.';
+
+SELECT pg_catalog.setval('docsync.epoch',
+	   ('x' OPERATOR(pg_catalog.||)
+		pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text, '-', ''), 17))
+	   ::pg_catalog.bit(64)::pg_catalog.int8
+	   OPERATOR(pg_catalog.&) 9223372036854775807);
+
+SELECT pg_catalog.pg_extension_config_dump('docsync.epoch', '');
 
 ------------------------------------------------------------------------------
 -- document: the store
@@ -126,6 +138,59 @@ COMMENT ON FUNCTION @extschema@.docsync_query_since(pg_catalog.text, pg_catalog.
 'Download: the settled documents with last_update_utc >= since_utc, in the order of their stamps.
 origin is other (than client_id), own or any. With max_documents = n: the document at since_utc, if it is still there, and up to n later ones. Go on from max(last_update_utc).';
 
+------------------------------------------------------------------------------
+-- functions for HTTP: JSON in, one JSON value out
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_sync(
+	"clientId"		pg_catalog.text DEFAULT NULL,
+	documents		pg_catalog.json DEFAULT '[]',
+	cursor			pg_catalog.text DEFAULT NULL,
+	collection		pg_catalog.text DEFAULT 'default',
+	origin			pg_catalog.text DEFAULT 'other',
+	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
+	RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
+'A whole sync in one request: upload, then download.
+documents: [{"id", "clientVersion", "body", "deleted"}]; cursor: as received last, null at first.
+Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}.';
+
+CREATE FUNCTION @extschema@.docsync_pull(
+	"clientId"		pg_catalog.text DEFAULT NULL,
+	cursor			pg_catalog.text DEFAULT NULL,
+	collection		pg_catalog.text DEFAULT 'default',
+	origin			pg_catalog.text DEFAULT 'other',
+	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
+	RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
+'Download alone, by GET, in a read-only transaction, on a standby. Without a clientId the documents of all clients.
+Answers as docsync_sync does, with "received": 0 and no results.';
+
+CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb)
+	RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb) IS
+'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents"}.
+Answers {"received", "results"}.';
+
+CREATE FUNCTION @extschema@.docsync_docs_query(
+	origin			pg_catalog.text DEFAULT 'other',
+	"sinceUtc"		pg_catalog.text DEFAULT NULL,
+	"clientId"		pg_catalog.text DEFAULT NULL,
+	collection		pg_catalog.text DEFAULT 'default',
+	"maxDocuments"	pg_catalog.int4 DEFAULT NULL)
+	RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
+'The protocol''s POST /Docs/Query?origin=other&sinceUtc=T.
+Answers the array of documents with LastUpdateUtc >= sinceUtc.';
+
 CREATE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
@@ -140,7 +205,11 @@ BEGIN
 		ON docsync.document TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION
 		%1$I.docsync_upsert(text, jsonb, text),
-		%1$I.docsync_query_since(text, timestamptz, text, text, int)
+		%1$I.docsync_query_since(text, timestamptz, text, text, int),
+		%1$I.docsync_sync(text, json, text, text, text, int),
+		%1$I.docsync_pull(text, text, text, text, int),
+		%1$I.docsync_docs(jsonb),
+		%1$I.docsync_docs_query(text, text, text, text, int)
 		TO %2$s', '@extschema@', role);
 END
 $$;
@@ -151,6 +220,10 @@ REVOKE ALL ON FUNCTION
 	docsync.guard(),
 	@extschema@.docsync_upsert(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text),
 	@extschema@.docsync_query_since(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
+	@extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
+	@extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
+	@extschema@.docsync_docs(pg_catalog.jsonb),
+	@extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_grant(pg_catalog.regrole)
 	FROM PUBLIC;
 REVOKE ALL ON TYPE docsync.change FROM PUBLIC;

@@ -82,7 +82,7 @@ docsync_batch_parse(Jsonb *documents)
 				 errhint("Send an array of documents, even for one document.")));
 	if (JB_ROOT_COUNT(documents) > docsync_max_batch)
 		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				(errcode(docsync_http_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
 				 errmsg("too many documents"),
 				 errdetail("The batch has %u documents, docsync.max_batch is %d.",
 						   JB_ROOT_COUNT(documents), docsync_max_batch),
@@ -333,7 +333,7 @@ parse_body(SentDocument *sent, const JsonbValue *value)
 
 	if (size > docsync_max_document_size)
 		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				(errcode(docsync_http_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
 				 errmsg("document %d, \"body\": too large", sent->ordinal),
 				 errdetail("It takes %d bytes as jsonb, docsync.max_document_size is %d.",
 						   size, docsync_max_document_size),

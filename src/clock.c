@@ -48,10 +48,6 @@
  */
 #define CLOCK_LOG_AHEAD		USECS_PER_SEC
 
-/* From PostgreSQL's time, since 2000-01-01, to Unix time */
-#define UNIX_OFFSET \
-	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
-
 /* The magic number in the special space of a sequence's page, as sequence.c has it */
 #define SEQUENCE_MAGIC		0x1717
 
@@ -63,7 +59,7 @@ typedef struct ClockPage
 	Form_pg_sequence_data data;
 } ClockPage;
 
-static void clock_open(ClockPage *clock, LOCKMODE lockmode, int latchmode);
+static void clock_open(ClockPage *clock, const char *name, LOCKMODE lockmode, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
 static void clock_close(ClockPage *clock);
 
@@ -86,16 +82,16 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 
 	Assert(count > 0);
 
-	clock_open(&clock, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, "clock", RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
-	first = Max(GetCurrentTransactionStartTimestamp() + UNIX_OFFSET,
+	first = Max(GetCurrentTransactionStartTimestamp() + DOCSYNC_UNIX_OFFSET,
 				clock.data->last_value + 1);
 	clock_move(&clock, first + count - 1);
 	*fence = ReadNextFullTransactionId();
 
 	clock_close(&clock);
 
-	return first - UNIX_OFFSET;
+	return first - DOCSYNC_UNIX_OFFSET;
 }
 
 /*
@@ -107,10 +103,10 @@ docsync_clock_advance(TimestampTz stamp)
 {
 	ClockPage	clock;
 
-	clock_open(&clock, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, "clock", RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
-	if (clock.data->last_value < stamp + UNIX_OFFSET)
-		clock_move(&clock, stamp + UNIX_OFFSET);
+	if (clock.data->last_value < stamp + DOCSYNC_UNIX_OFFSET)
+		clock_move(&clock, stamp + DOCSYNC_UNIX_OFFSET);
 
 	clock_close(&clock);
 }
@@ -125,45 +121,62 @@ docsync_clock_read(void)
 	ClockPage	clock;
 	int64		value;
 
-	clock_open(&clock, AccessShareLock, BUFFER_LOCK_SHARE);
+	clock_open(&clock, "clock", AccessShareLock, BUFFER_LOCK_SHARE);
 	value = clock.data->last_value;
 	clock_close(&clock);
 
-	return value - UNIX_OFFSET;
+	return value - DOCSYNC_UNIX_OFFSET;
 }
 
 /*
- * Opens the clock and takes its latch.
+ * The id of this history of stamps, made with the extension and kept in dumps.
+ * It is a sequence for the same reasons, but it is never moved.
+ */
+uint64
+docsync_clock_epoch(void)
+{
+	ClockPage	epoch;
+	uint64		value;
+
+	clock_open(&epoch, "epoch", AccessShareLock, BUFFER_LOCK_SHARE);
+	value = (uint64) epoch.data->last_value;
+	clock_close(&epoch);
+
+	return value;
+}
+
+/*
+ * Opens a sequence of docsync's, the clock as a rule, and takes its latch.
  *
  * The lock on the relation is held until the end of the transaction.  A
  * writer's keeps ALTER SEQUENCE away, which would give the clock another file,
  * as nextval()'s does.
  */
 static void
-clock_open(ClockPage *clock, LOCKMODE lockmode, int latchmode)
+clock_open(ClockPage *clock, const char *name, LOCKMODE lockmode, int latchmode)
 {
 	Oid			relid;
 	Page		page;
 	ItemId		item;
 
-	relid = get_relname_relid("clock", get_namespace_oid("docsync", false));
+	relid = get_relname_relid(name, get_namespace_oid("docsync", false));
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("sequence \"docsync.clock\" does not exist")));
+				 errmsg("sequence \"docsync.%s\" does not exist", name)));
 
 	clock->rel = relation_open(relid, lockmode);
 	if (clock->rel->rd_rel->relkind != RELKIND_SEQUENCE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"docsync.clock\" is not a sequence")));
+				 errmsg("\"docsync.%s\" is not a sequence", name)));
 
 	clock->buffer = ReadBuffer(clock->rel, 0);
 	LockBuffer(clock->buffer, latchmode);
 
 	page = BufferGetPage(clock->buffer);
 	if (*(uint32 *) PageGetSpecialPointer(page) != SEQUENCE_MAGIC)
-		elog(ERROR, "bad magic number in sequence \"docsync.clock\": %08X",
+		elog(ERROR, "bad magic number in sequence \"docsync.%s\": %08X", name,
 			 *(uint32 *) PageGetSpecialPointer(page));
 
 	item = PageGetItemId(page, FirstOffsetNumber);
@@ -189,7 +202,7 @@ clock_move(ClockPage *clock, int64 value)
 	int64		logged = clock->data->last_value + clock->data->log_cnt;
 	bool		log_it;
 
-	if (!IS_VALID_TIMESTAMP(value + CLOCK_LOG_AHEAD - UNIX_OFFSET))
+	if (!IS_VALID_TIMESTAMP(value + CLOCK_LOG_AHEAD - DOCSYNC_UNIX_OFFSET))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("docsync's clock has reached the end of time")));

@@ -15,6 +15,7 @@
 #include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 #include "utils/snapshot.h"
 
@@ -103,13 +104,18 @@ extern const char *docsync_rule_name(RuleOutcome outcome);
 extern TimestampTz docsync_clock_tick(int count, FullTransactionId *fence);
 extern void docsync_clock_advance(TimestampTz stamp);
 extern TimestampTz docsync_clock_read(void);
+extern uint64 docsync_clock_epoch(void);
 
 /*
  * stamp.c: the writer's side
  */
 
-/* "YYYY-MM-DDTHH:MM:SS.ffffffZ", of fixed width for four-digit years */
+/* "YYYY-MM-DDTHH:MM:SS.ffffffZ" and a terminator; years may have six digits */
 #define DOCSYNC_STAMP_LEN		32
+
+/* From PostgreSQL's time, since 2000-01-01, to Unix time, in microseconds */
+#define DOCSYNC_UNIX_OFFSET \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
 extern void docsync_stamp_init(void);
 extern void docsync_stamp_expect(int count);
@@ -226,10 +232,38 @@ typedef struct Download
 
 extern QueryOrigin docsync_query_parse_origin(const text *origin);
 extern void docsync_query_run(Download *download);
+extern void docsync_query_refuse(const char *detail) pg_attribute_noreturn();
 
 /*
  * json.c: documents as JSON
  */
 extern Jsonb *docsync_json_document(const StoredDocument *stored);
+extern void docsync_json_append_document(StringInfo buf,
+										 const StoredDocument *stored);
+extern void docsync_json_append_string(StringInfo buf, const char *string,
+									   int len);
+extern void docsync_json_append_stamp(StringInfo buf, TimestampTz stamp);
+
+/*
+ * cursor.c: where a client goes on from, and times as text
+ */
+
+/* Sixteen hexadecimal digits, a dot, microseconds since 1970 */
+#define DOCSYNC_CURSOR_LEN		40
+
+typedef struct Cursor
+{
+	uint64		epoch;
+	TimestampTz stamp;			/* DT_NOBEGIN: none yet */
+} Cursor;
+
+extern int	docsync_cursor_format(const Cursor *cursor, char *buf);
+extern bool docsync_cursor_parse(const char *text, Cursor *cursor);
+extern bool docsync_cursor_parse_utc(const char *text, TimestampTz *time);
+
+/*
+ * http.c: the functions for HTTP
+ */
+extern int	docsync_http_sqlstate(int sqlstate);
 
 #endif							/* DOCSYNC_H */

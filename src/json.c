@@ -57,6 +57,86 @@ docsync_json_document(const StoredDocument *stored)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
+/*
+ * The same as text, appended to buf.
+ */
+void
+docsync_json_append_document(StringInfo buf, const StoredDocument *stored)
+{
+	char		number[MAXINT8LEN + 1];
+
+	appendStringInfoString(buf, "{\"id\":");
+	docsync_json_append_string(buf, VARDATA_ANY(stored->id),
+							   VARSIZE_ANY_EXHDR(stored->id));
+	appendStringInfoString(buf, ",\"clientVersion\":");
+	appendBinaryStringInfo(buf, number,
+						   pg_lltoa(stored->client_version, number));
+	appendStringInfoString(buf, ",\"clientId\":");
+	docsync_json_append_string(buf, VARDATA_ANY(stored->client_id),
+							   VARSIZE_ANY_EXHDR(stored->client_id));
+	appendStringInfoString(buf, ",\"LastUpdateUtc\":");
+	docsync_json_append_stamp(buf, stored->last_update_utc);
+	appendStringInfoString(buf, stored->deleted ?
+						   ",\"deleted\":true,\"body\":" :
+						   ",\"deleted\":false,\"body\":");
+	if (stored->has_body)
+	{
+		Jsonb	   *body = DatumGetJsonbP(stored->body);
+
+		(void) JsonbToCString(buf, &body->root, VARSIZE(body));
+		if (body != (Jsonb *) DatumGetPointer(stored->body))
+			pfree(body);
+	}
+	else
+		appendStringInfoString(buf, "null");
+	appendStringInfoChar(buf, '}');
+}
+
+/*
+ * A string of len bytes, quoted.  What needs no escape, most of it, is copied
+ * in one go.
+ */
+void
+docsync_json_append_string(StringInfo buf, const char *string, int len)
+{
+	const char *end = string + len;
+
+	appendStringInfoChar(buf, '"');
+	while (string < end)
+	{
+		const char *run = string;
+
+		while (string < end && (unsigned char) *string >= ' ' &&
+			   *string != '"' && *string != '\\')
+			string++;
+		appendBinaryStringInfo(buf, run, string - run);
+
+		if (string < end)
+		{
+			if (*string == '"' || *string == '\\')
+			{
+				appendStringInfoChar(buf, '\\');
+				appendStringInfoChar(buf, *string);
+			}
+			else
+				appendStringInfo(buf, "\\u%04x", (unsigned char) *string);
+			string++;
+		}
+	}
+	appendStringInfoChar(buf, '"');
+}
+
+void
+docsync_json_append_stamp(StringInfo buf, TimestampTz stamp)
+{
+	char text[	DOCSYNC_STAMP_LEN];
+	int			len = docsync_stamp_format(stamp, text);
+
+	appendStringInfoChar(buf, '"');
+	appendBinaryStringInfo(buf, text, len);
+	appendStringInfoChar(buf, '"');
+}
+
 static void
 push_key(JsonbParseState **state, const char *name)
 {

@@ -121,7 +121,7 @@ check_since(TimestampTz since)
 	if (since == DT_NOEND)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("since_utc is infinity"),
+				 errmsg("since is infinity"),
 				 errhint("Give the highest last_update_utc received, or -infinity for everything.")));
 
 	if (RecoveryInProgress())
@@ -135,13 +135,23 @@ check_since(TimestampTz since)
 
 		docsync_stamp_format(since, since_text);
 		docsync_stamp_format(clock, clock_text);
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("since_utc is ahead of the clock"),
-				 errdetail("It is %s, the last stamp issued is %s.",
-						   since_text, clock_text),
-				 errhint("Start again without a cursor: the server may have been restored to an earlier time.")));
+		docsync_query_refuse(psprintf("The client has seen %s, the last stamp issued is %s; the server may have been restored to an earlier time.",
+									  since_text, clock_text));
 	}
+}
+
+/*
+ * Refuses a client that can't go on from where it is.  The message becomes
+ * the status line over HTTP: it must not have anything of the request in it.
+ */
+void
+docsync_query_refuse(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(docsync_http_sqlstate(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)),
+			 errmsg("resync required"),
+			 errdetail("%s", detail),
+			 errhint("Start again without a cursor.")));
 }
 
 /*
