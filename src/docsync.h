@@ -240,6 +240,7 @@ extern void docsync_query_refuse(const char *detail) pg_attribute_noreturn();
 extern Jsonb *docsync_json_document(const StoredDocument *stored);
 extern void docsync_json_append_document(StringInfo buf,
 										 const StoredDocument *stored);
+extern void docsync_json_append_jsonb(StringInfo buf, Jsonb *jsonb);
 extern void docsync_json_append_string(StringInfo buf, const char *string,
 									   int len);
 extern void docsync_json_append_stamp(StringInfo buf, TimestampTz stamp);

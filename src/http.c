@@ -284,8 +284,7 @@ append_upload(StringInfo buf, text *client_id, text *collection,
 		if (result.winner == NULL)
 			appendStringInfoString(buf, "null");
 		else
-			(void) JsonbToCString(buf, &result.winner->root,
-								  VARSIZE(result.winner));
+			docsync_json_append_jsonb(buf, result.winner);
 		appendStringInfoChar(buf, '}');
 	}
 	appendStringInfoChar(buf, ']');
