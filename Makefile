@@ -16,7 +16,7 @@ REGRESS_OPTS = --inputdir=test
 ISOLATION = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
 ISOLATION_OPTS = --inputdir=test --outputdir=.
 
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.

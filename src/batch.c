@@ -80,7 +80,7 @@ docsync_batch_parse(Jsonb *documents)
 				 errdetail("It is %s.",
 						   JB_ROOT_IS_OBJECT(documents) ? "an object" : "a scalar"),
 				 errhint("Send an array of documents, even for one document.")));
-	if (JB_ROOT_COUNT(documents) > docsync_max_batch)
+	if (JB_ROOT_COUNT(documents) > (uint32) docsync_max_batch)
 		ereport(ERROR,
 				(errcode(docsync_http_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
 				 errmsg("too many documents"),
@@ -145,6 +145,13 @@ docsync_batch_compare_ids(const char *a, int a_len, const char *b, int b_len)
 	int			cmp = memcmp(a, b, Min(a_len, b_len));
 
 	return cmp != 0 ? cmp : a_len - b_len;
+}
+
+bool
+docsync_batch_same_text(const text *a, const text *b)
+{
+	return docsync_batch_compare_ids(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a),
+									 VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b)) == 0;
 }
 
 /*
@@ -238,10 +245,12 @@ parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
 static Key
 find_key(const JsonbValue *key)
 {
-	for (int i = 0; i < lengthof(key_names); i++)
+	size_t		len = key->val.string.len;
+
+	for (size_t i = 0; i < lengthof(key_names); i++)
 	{
-		if (key->val.string.len == strlen(key_names[i]) &&
-			memcmp(key->val.string.val, key_names[i], key->val.string.len) == 0)
+		if (len == strlen(key_names[i]) &&
+			memcmp(key->val.string.val, key_names[i], len) == 0)
 			return (Key) i;
 	}
 	return KEY_UNKNOWN;

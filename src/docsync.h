@@ -70,6 +70,7 @@ extern Batch *docsync_batch_parse(Jsonb *documents);
 extern Jsonb *docsync_batch_body(const SentDocument *sent);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
 									  const char *b, int b_len);
+extern bool docsync_batch_same_text(const text *a, const text *b);
 extern void docsync_batch_check_name(const text *value, const char *name,
 									 int max_len);
 

@@ -223,9 +223,7 @@ is_same_text(Relation rel, HeapTuple old, HeapTuple new, int attnum)
 	text	   *was = get_text(rel, old, attnum);
 	text	   *is = get_text(rel, new, attnum);
 
-	return is != NULL &&
-		VARSIZE_ANY_EXHDR(was) == VARSIZE_ANY_EXHDR(is) &&
-		memcmp(VARDATA_ANY(was), VARDATA_ANY(is), VARSIZE_ANY_EXHDR(is)) == 0;
+	return is != NULL && docsync_batch_same_text(was, is);
 }
 
 /*
@@ -251,7 +249,7 @@ check_relation(Relation rel)
 	};
 	TupleDesc	desc = RelationGetDescr(rel);
 
-	for (int i = 0; i < lengthof(needed); i++)
+	for (size_t i = 0; i < lengthof(needed); i++)
 	{
 		if (desc->natts < needed[i].attnum ||
 			TupleDescAttr(desc, needed[i].attnum - 1)->atttypid != needed[i].type)

@@ -336,10 +336,7 @@ resolve_client_id(text *argument)
 	if (client_id == NULL)
 		return claim;
 
-	if (claim != NULL &&
-		docsync_batch_compare_ids(VARDATA_ANY(claim), VARSIZE_ANY_EXHDR(claim),
-								  VARDATA_ANY(client_id),
-								  VARSIZE_ANY_EXHDR(client_id)) != 0)
+	if (claim != NULL && !docsync_batch_same_text(claim, client_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("\"clientId\" is not the token's"),

@@ -235,7 +235,7 @@ find_escape(const char *string, const char *end)
 #define EACH_BYTE(byte)		(UINT64CONST(0x0101010101010101) * (byte))
 #define HAS_LESS(x, n)		(((x) - EACH_BYTE(n)) & ~(x) & EACH_BYTE(0x80))
 
-	for (; end - string >= sizeof(uint64); string += sizeof(uint64))
+	for (; end - string >= (ptrdiff_t) sizeof(uint64); string += sizeof(uint64))
 	{
 		uint64		x;
 

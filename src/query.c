@@ -165,12 +165,7 @@ is_wanted(const Download *download, const StoredDocument *stored)
 	if (download->origin == ORIGIN_ANY)
 		return true;
 
-	own = VARSIZE_ANY_EXHDR(stored->client_id) ==
-		VARSIZE_ANY_EXHDR(download->client_id) &&
-		memcmp(VARDATA_ANY(stored->client_id),
-			   VARDATA_ANY(download->client_id),
-			   VARSIZE_ANY_EXHDR(stored->client_id)) == 0;
-
+	own = docsync_batch_same_text(stored->client_id, download->client_id);
 	return own == (download->origin == ORIGIN_OWN);
 }
 

@@ -365,7 +365,7 @@ run(Statement statement, const Datum *args, bool read_only, RowReceiver *receive
 		};
 
 		nestlevel = NewGUCNestLevel();
-		for (int i = 0; i < lengthof(off); i++)
+		for (size_t i = 0; i < lengthof(off); i++)
 			(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
 									 GUC_ACTION_SAVE, true, 0, false);
 	}

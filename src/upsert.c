@@ -309,13 +309,11 @@ on_stored(const StoredDocument *stored, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
 	UploadGroup *group = find_group(upload, stored->id);
-	int			id_len = VARSIZE_ANY_EXHDR(stored->client_id);
 	RuleHeld	held = {.exists = true};
 
 	held.client_version = stored->client_version;
-	held.same_client = id_len == VARSIZE_ANY_EXHDR(upload->client_id) &&
-		memcmp(VARDATA_ANY(stored->client_id),
-			   VARDATA_ANY(upload->client_id), id_len) == 0;
+	held.same_client = docsync_batch_same_text(stored->client_id,
+											   upload->client_id);
 	held.deleted = stored->deleted;
 
 	/* Detoast the body only if the rule will look at it. */
