@@ -94,6 +94,24 @@ CREATE TRIGGER docsync_guard_truncate
 	BEFORE TRUNCATE ON docsync.document
 	FOR EACH STATEMENT EXECUTE FUNCTION docsync.guard();
 
+CREATE TABLE docsync.purged (
+	collection		pg_catalog.text COLLATE "C" PRIMARY KEY,
+	last_update_utc pg_catalog.timestamptz NOT NULL
+);
+COMMENT ON TABLE docsync.purged IS
+'Up to which stamp tombstones have been removed from a collection, by docsync_purge.';
+COMMENT ON COLUMN docsync.purged.collection IS 'The collection.';
+COMMENT ON COLUMN docsync.purged.last_update_utc IS
+'The highest stamp of a tombstone removed. A client that goes on from a lower one must start again.';
+
+SELECT pg_catalog.pg_extension_config_dump('docsync.purged', '');
+
+CREATE SEQUENCE docsync.horizon AS pg_catalog.int8 MINVALUE 0 START 0;
+COMMENT ON SEQUENCE docsync.horizon IS
+'The highest stamp in docsync.purged, in microseconds since 1970-01-01 UTC, or a higher one.';
+
+SELECT pg_catalog.pg_extension_config_dump('docsync.horizon', '');
+
 CREATE TYPE docsync.change AS (
 	id				pg_catalog.text,
 	client_version	pg_catalog.int8,
@@ -137,6 +155,16 @@ CREATE FUNCTION @extschema@.docsync_query_since(
 COMMENT ON FUNCTION @extschema@.docsync_query_since(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
 'Download: the settled documents with last_update_utc >= since_utc, in the order of their stamps.
 origin is other (than client_id), own or any. With max_documents = n: the document at since_utc, if it is still there, and up to n later ones. Go on from max(last_update_utc).';
+
+CREATE FUNCTION @extschema@.docsync_purge(
+	keep			pg_catalog.interval DEFAULT '90 days',
+	collection		pg_catalog.text DEFAULT NULL)
+	RETURNS pg_catalog.int8
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text) IS
+'Removes the tombstones older than keep, of one collection or of all, and returns how many.
+A client that has been away for longer and goes on from where it was is told to start again.';
 
 ------------------------------------------------------------------------------
 -- functions for HTTP: JSON in, one JSON value out
@@ -203,6 +231,7 @@ BEGIN
 		INSERT (collection, id, client_version, client_id, deleted, body),
 		UPDATE (client_version, client_id, deleted, body)
 		ON docsync.document TO %s', role);
+	EXECUTE format('GRANT SELECT ON docsync.purged TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION
 		%1$I.docsync_upsert(text, jsonb, text),
 		%1$I.docsync_query_since(text, timestamptz, text, text, int),
@@ -220,6 +249,7 @@ REVOKE ALL ON FUNCTION
 	docsync.guard(),
 	@extschema@.docsync_upsert(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text),
 	@extschema@.docsync_query_since(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
+	@extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text),
 	@extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_docs(pg_catalog.jsonb),

@@ -20,7 +20,10 @@
  *	  covers it: replay starts at the checkpoint and wouldn't see that one,
  *	  and a page torn in writing is mended only by a record.
  *
- * Nobody needs a privilege on the sequence, and only this file moves it.
+ * The sequence docsync.horizon is a clock of the same kind: the highest stamp of
+ * a tombstone that was purged.
+ *
+ * Nobody needs a privilege on the sequences, and only this file moves them.
  *
  *-------------------------------------------------------------------------
  */
@@ -82,7 +85,7 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 
 	Assert(count > 0);
 
-	clock_open(&clock, "clock", RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, DOCSYNC_CLOCK, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
 	first = Max(GetCurrentTransactionStartTimestamp() + DOCSYNC_UNIX_OFFSET,
 				clock.data->last_value + 1);
@@ -95,15 +98,14 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 }
 
 /*
- * Moves the clock past a stamp that was issued elsewhere, in the server that a
- * dump comes from.
+ * Moves a clock to a stamp, if it isn't there yet.
  */
 void
-docsync_clock_advance(TimestampTz stamp)
+docsync_clock_advance(const char *name, TimestampTz stamp)
 {
 	ClockPage	clock;
 
-	clock_open(&clock, "clock", RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, name, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
 	if (clock.data->last_value < stamp + DOCSYNC_UNIX_OFFSET)
 		clock_move(&clock, stamp + DOCSYNC_UNIX_OFFSET);
@@ -116,12 +118,12 @@ docsync_clock_advance(TimestampTz stamp)
  * of it.
  */
 TimestampTz
-docsync_clock_read(void)
+docsync_clock_read(const char *name)
 {
 	ClockPage	clock;
 	int64		value;
 
-	clock_open(&clock, "clock", AccessShareLock, BUFFER_LOCK_SHARE);
+	clock_open(&clock, name, AccessShareLock, BUFFER_LOCK_SHARE);
 	value = clock.data->last_value;
 	clock_close(&clock);
 

@@ -102,9 +102,14 @@ extern const char *docsync_rule_name(RuleOutcome outcome);
 /*
  * clock.c: the last stamp issued
  */
+
+/* Sequences in the schema docsync, microseconds since 1970 */
+#define DOCSYNC_CLOCK			"clock"
+#define DOCSYNC_HORIZON			"horizon"	/* the highest stamp purged */
+
 extern TimestampTz docsync_clock_tick(int count, FullTransactionId *fence);
-extern void docsync_clock_advance(TimestampTz stamp);
-extern TimestampTz docsync_clock_read(void);
+extern void docsync_clock_advance(const char *clock, TimestampTz stamp);
+extern TimestampTz docsync_clock_read(const char *clock);
 extern uint64 docsync_clock_epoch(void);
 
 /*
@@ -180,7 +185,11 @@ extern void docsync_store_write(text *collection, text *client_id,
 extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
 extern void docsync_store_bury(Datum collection, Datum id);
+extern int64 docsync_store_purge(TimestampTz before, text *collection,
+								 TimestampTz *horizon);
+extern TimestampTz docsync_store_find_purged(text *collection);
 extern bool docsync_store_is_uploading(void);
+extern bool docsync_store_is_purging(void);
 
 /*
  * upsert.c: upload

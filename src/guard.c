@@ -61,7 +61,7 @@ docsync_guard(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot truncate \"docsync.document\""),
 				 errdetail("Clients would keep the documents for ever: nothing would tell them."),
-				 errhint("Use DELETE, which leaves tombstones.")));
+				 errhint("Use DELETE, which leaves tombstones, and docsync_purge.")));
 
 	if (!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		elog(ERROR, "docsync.guard() is a row trigger but for TRUNCATE");
@@ -71,6 +71,9 @@ docsync_guard(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		return PointerGetDatum(guard_update(rel, trigdata->tg_trigtuple,
 											trigdata->tg_newtuple));
+
+	if (docsync_store_is_purging())
+		return PointerGetDatum(trigdata->tg_trigtuple);
 
 	/* The row stays, as a tombstone. */
 	guard_delete(rel, trigdata->tg_trigtuple);
@@ -108,7 +111,7 @@ guard_insert(Relation rel, HeapTuple new)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("last_update_utc is infinite")));
 
-	docsync_clock_advance(last_update_utc);
+	docsync_clock_advance(DOCSYNC_CLOCK, last_update_utc);
 	return new;
 }
 

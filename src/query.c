@@ -18,6 +18,7 @@
 PG_FUNCTION_INFO_V1(docsync_query_since);
 
 static void check_since(TimestampTz since);
+static void check_purged(text *collection, TimestampTz since);
 static bool is_wanted(const Download *download, const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void put_row(const StoredDocument *stored, void *arg);
@@ -97,6 +98,7 @@ docsync_query_run(Download *download)
 	docsync_batch_check_name(download->collection, "collection",
 							 DOCSYNC_COLLECTION_LEN);
 	check_since(download->since);
+	check_purged(download->collection, download->since);
 
 	download->last = download->since;
 	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
@@ -127,7 +129,7 @@ check_since(TimestampTz since)
 	if (RecoveryInProgress())
 		return;
 
-	clock = docsync_clock_read();
+	clock = docsync_clock_read(DOCSYNC_CLOCK);
 	if (since > clock)
 	{
 		char		since_text[DOCSYNC_STAMP_LEN];
@@ -138,6 +140,33 @@ check_since(TimestampTz since)
 		docsync_query_refuse(psprintf("The client has seen %s, the last stamp issued is %s; the server may have been restored to an earlier time.",
 									  since_text, clock_text));
 	}
+}
+
+/*
+ * Whoever hasn't seen a tombstone that is gone still has the document.
+ *
+ * The horizon of all collections is a look at a page, and nearly all clients
+ * are past it.
+ */
+static void
+check_purged(text *collection, TimestampTz since)
+{
+	TimestampTz purged;
+	char		since_text[DOCSYNC_STAMP_LEN];
+	char		purged_text[DOCSYNC_STAMP_LEN];
+
+	if (TIMESTAMP_IS_NOBEGIN(since) ||
+		since >= docsync_clock_read(DOCSYNC_HORIZON))
+		return;
+
+	purged = docsync_store_find_purged(collection);
+	if (since >= purged)
+		return;
+
+	docsync_stamp_format(since, since_text);
+	docsync_stamp_format(purged, purged_text);
+	docsync_query_refuse(psprintf("The client has seen %s, tombstones up to %s have been removed.",
+								  since_text, purged_text));
 }
 
 /*

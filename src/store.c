@@ -33,7 +33,9 @@ typedef enum Statement
 	STATEMENT_FIND,
 	STATEMENT_SCAN,
 	STATEMENT_WRITE,
-	STATEMENT_BURY
+	STATEMENT_BURY,
+	STATEMENT_PURGE,
+	STATEMENT_FIND_PURGED
 } Statement;
 
 #define STORED_COLUMNS \
@@ -103,6 +105,30 @@ static const StatementText statements[] = {
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND id OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}, true
+	},
+
+	/* Rows and horizon go in one transaction: a snapshot sees one of them. */
+	[STATEMENT_PURGE] = {
+		"WITH gone AS ("
+		"  DELETE FROM docsync.document"
+		"   WHERE deleted AND last_update_utc OPERATOR(pg_catalog.<) $1"
+		"     AND ($2 OPERATOR(pg_catalog.=) '' OR"
+		"          collection OPERATOR(pg_catalog.=) $2)"
+		"  RETURNING collection, last_update_utc),"
+		" horizon AS ("
+		"  INSERT INTO docsync.purged AS p (collection, last_update_utc)"
+		"  SELECT collection, pg_catalog.max(last_update_utc)"
+		"    FROM gone GROUP BY collection"
+		"  ON CONFLICT (collection) DO UPDATE"
+		"    SET last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc))"
+		" SELECT pg_catalog.count(*), pg_catalog.max(last_update_utc) FROM gone",
+		2, {TIMESTAMPTZOID, TEXTOID}, false
+	},
+
+	[STATEMENT_FIND_PURGED] = {
+		"SELECT last_update_utc FROM docsync.purged"
+		" WHERE collection OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}, true
 	}
 };
 
@@ -110,6 +136,15 @@ static SPIPlanPtr plans[lengthof(statements)];
 
 /* While docsync_store_write() runs: the rule has been applied already. */
 static bool uploading = false;
+
+/* While docsync_store_purge() runs: rows may go. */
+static bool purging = false;
+
+typedef struct PurgeResult
+{
+	int64		count;
+	TimestampTz horizon;
+} PurgeResult;
 
 typedef struct RowReceiver
 {
@@ -126,6 +161,8 @@ static void run(Statement statement, const Datum *args, bool read_only,
 static SPIPlanPtr get_plan(Statement statement);
 static bool receive_stored(TupleTableSlot *slot, RowReceiver *self);
 static bool receive_written(TupleTableSlot *slot, RowReceiver *self);
+static bool receive_purge(TupleTableSlot *slot, RowReceiver *self);
+static bool receive_purged(TupleTableSlot *slot, RowReceiver *self);
 
 /*
  * Looks up the documents with the given ids, as of now.
@@ -254,12 +291,70 @@ docsync_store_bury(Datum collection, Datum id)
 }
 
 /*
+ * Removes the tombstones with stamps before the given one, of one collection
+ * or, if that is NULL, of all.  Returns how many, and the highest of their stamps, which is
+ * not set if there were none.
+ */
+int64
+docsync_store_purge(TimestampTz before, text *collection,
+					TimestampTz *horizon)
+{
+	PurgeResult result = {0};
+	RowReceiver receiver = {
+		.receive = receive_purge,
+		.arg = &result
+	};
+	Datum		args[] = {
+		TimestampTzGetDatum(before),
+		PointerGetDatum(collection != NULL ? collection : cstring_to_text(""))
+	};
+
+	purging = true;
+	PG_TRY();
+	{
+		run(STATEMENT_PURGE, args, false, &receiver);
+	}
+	PG_FINALLY();
+	{
+		purging = false;
+	}
+	PG_END_TRY();
+
+	*horizon = result.horizon;
+	return result.count;
+}
+
+/*
+ * The highest stamp of a tombstone removed from the collection, as the active
+ * snapshot sees it.
+ */
+TimestampTz
+docsync_store_find_purged(text *collection)
+{
+	PurgeResult result = {.horizon = DT_NOBEGIN};
+	RowReceiver receiver = {
+		.receive = receive_purged,
+		.arg = &result
+	};
+	Datum		args[] = {PointerGetDatum(collection)};
+
+	run(STATEMENT_FIND_PURGED, args, true, &receiver);
+	return result.horizon;
+}
+
+/*
  * Is docsync_store_write() writing?
  */
 bool
 docsync_store_is_uploading(void)
 {
 	return uploading;
+}
+
+bool
+docsync_store_is_purging(void)
+{
+	return purging;
 }
 
 static bool
@@ -307,6 +402,25 @@ receive_written(TupleTableSlot *slot, RowReceiver *self)
 	};
 
 	self->written(&written, self->arg);
+	return true;
+}
+
+static bool
+receive_purge(TupleTableSlot *slot, RowReceiver *self)
+{
+	PurgeResult *result = (PurgeResult *) self->arg;
+
+	result->count = DatumGetInt64(slot->tts_values[0]);
+	result->horizon = DatumGetTimestampTz(slot->tts_values[1]);
+	return true;
+}
+
+static bool
+receive_purged(TupleTableSlot *slot, RowReceiver *self)
+{
+	PurgeResult *result = (PurgeResult *) self->arg;
+
+	result->horizon = DatumGetTimestampTz(slot->tts_values[0]);
 	return true;
 }
 
