@@ -24,13 +24,13 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 all:
 
 demo:
-	scripts/demo
+	@scripts/demo
 demo-stop:
-	scripts/demo stop
+	@scripts/demo stop
 test:
-	scripts/test
+	@scripts/test
 bench:
-	bench/run
+	@bench/run
 
 # As pgindent does it: its flags, and a single space in "Type *" above a function
 INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 \

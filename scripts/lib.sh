@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# lib.sh - what the scripts beside this file share. Sourced, never run.
+#
+# Nothing here writes into the system's PostgreSQL: every server runs from a private copy of Debian's (50 MB, made in
+# 0.1 s), so checkouts work side by side, and `make install` into that copy needs no privilege.
+
+set -eu
+umask 022								# user postgres must be able to read what root makes
+
+PG_MAJOR=15
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+export ROOT
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "${0##*/}: $*"; exit 1; }
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# Runs a command that needs root, as root. (Installing packages is the only one.)
+as_root()
+{
+	if is_root; then "$@"; else sudo "$@"; fi
+}
+
+# Runs a command as the user who owns the servers: initdb and postgres refuse to run as root, so root's servers belong
+# to user postgres, everyone else's to themselves. cd, because postgres may not be allowed where root stands.
+as_server()
+{
+	if is_root; then
+		(cd / && exec runuser -u postgres -- env HOME=/var/lib/postgresql "$@")
+	else
+		"$@"
+	fi
+}
+
+# Decides where the servers live and sets WORK to that directory, WORK_WHY to the reason when it isn't the checkout's
+# build/ (which git ignores). DOCSYNC_WORK overrides it.
+choose_work_dir()
+{
+	WORK=$ROOT/build
+	WORK_WHY=
+	if [ -n "${DOCSYNC_WORK:-}" ]; then
+		WORK=$DOCSYNC_WORK
+		WORK_WHY="DOCSYNC_WORK says so"
+	elif is_root && ! id postgres >/dev/null 2>&1; then
+		die "there is no user postgres: run scripts/packages postgresql-$PG_MAJOR"
+	elif ! as_server test -x "$ROOT"; then
+		WORK_WHY="user $(as_server id -un) can't enter $ROOT"
+	elif [ "${#WORK}" -gt 50 ]; then
+		WORK_WHY="the path of a socket in $WORK would be longer than the 107 bytes allowed"
+	elif [[ $WORK == *[!a-zA-Z0-9/._+-]* ]]; then
+		WORK_WHY="make or a connection string would trip over a character in $WORK"
+	elif [ -e "$WORK" ] && ! [ -O "$WORK" ]; then
+		WORK_WHY="$WORK is somebody else's"
+	elif ! [ -e "$WORK" ] && ! [ -w "$ROOT" ]; then
+		WORK_WHY="$ROOT is read-only"
+	fi
+	if [ -n "$WORK_WHY" ] && [ -z "${DOCSYNC_WORK:-}" ]; then
+		WORK=/var/tmp/docsync-$(id -u)-$(printf %s "$ROOT" | cksum | cut -d' ' -f1)
+	fi
+
+	# In /var/tmp somebody else could have made it beforehand, to put binaries of theirs there.
+	mkdir -p "$WORK"
+	if [ -L "$WORK" ] || ! [ -O "$WORK" ] || [ -n "$(find "$WORK" -maxdepth 0 -perm /022)" ]; then
+		die "$WORK must be a directory of $(id -un)'s that nobody else can write to"
+	fi
+	export WORK WORK_WHY
+}
+
+# Makes the private copy of PostgreSQL, or brings it up to date when packages changed, and sets PG_CONFIG to its
+# pg_config. pg_config, postgres and PGXS find everything relative to where they lie. What was installed into the copy
+# stays there. --remove-destination, because the files may be in use by running servers.
+private_postgres()
+{
+	local tree=$WORK/pg from=/usr/lib/postgresql/$PG_MAJOR state
+
+	[ -n "${WORK:-}" ] || choose_work_dir
+	tree=$WORK/pg
+	PG_CONFIG=$tree/lib/postgresql/$PG_MAJOR/bin/pg_config
+	export PG_CONFIG
+	if ! [ -x "$from/bin/postgres" ] || ! [ -x "$from/bin/pg_config" ] || ! [ -e "$from/lib/pgxs/src/makefiles/pgxs.mk" ]; then
+		die "PostgreSQL $PG_MAJOR isn't there: run scripts/packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR"
+	fi
+
+	(
+		flock 9
+		state=$(find "/usr/lib/postgresql/$PG_MAJOR" "/usr/share/postgresql/$PG_MAJOR" -printf '%p %s %t\n' | sort | cksum)
+		if [ "$state" != "$(cat "$tree/state" 2>/dev/null)" ]; then
+			mkdir -p "$tree/lib/postgresql" "$tree/share/postgresql"
+			cp -a --remove-destination "/usr/lib/postgresql/$PG_MAJOR" "$tree/lib/postgresql/"
+			cp -a --remove-destination "/usr/share/postgresql/$PG_MAJOR" "$tree/share/postgresql/"
+			ln -sfn /usr/include "$tree/include"
+			printf '%s\n' "$state" >"$tree/state"
+		fi
+	) 9>"$WORK/pg.lock"
+}
