@@ -221,24 +221,31 @@ Answers the array of documents with LastUpdateUtc >= sinceUtc.';
 
 CREATE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
-	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Not the stamp and the fence: nobody sets those but docsync.
-	EXECUTE format('GRANT USAGE ON SCHEMA docsync, %I TO %s', '@extschema@', role);
+	IF role IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'role is null';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = role) THEN
+		RAISE undefined_object USING MESSAGE = 'role does not exist';
+	END IF;
+
+	-- The schema's name comes quoted. Not the stamp and the fence: nobody sets those but docsync.
+	EXECUTE format('GRANT USAGE ON SCHEMA docsync, %s TO %s', '@extschema@', role);
 	EXECUTE format('GRANT SELECT,
 		INSERT (collection, id, client_version, client_id, deleted, body),
 		UPDATE (client_version, client_id, deleted, body)
 		ON docsync.document TO %s', role);
 	EXECUTE format('GRANT SELECT ON docsync.purged TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION
-		%1$I.docsync_upsert(text, jsonb, text),
-		%1$I.docsync_query_since(text, timestamptz, text, text, int),
-		%1$I.docsync_sync(text, json, text, text, text, int),
-		%1$I.docsync_pull(text, text, text, text, int),
-		%1$I.docsync_docs(jsonb),
-		%1$I.docsync_docs_query(text, text, text, text, int)
+		%1$s.docsync_upsert(text, jsonb, text),
+		%1$s.docsync_query_since(text, timestamptz, text, text, int),
+		%1$s.docsync_sync(text, json, text, text, text, int),
+		%1$s.docsync_pull(text, text, text, text, int),
+		%1$s.docsync_docs(jsonb),
+		%1$s.docsync_docs_query(text, text, text, text, int)
 		TO %2$s', '@extschema@', role);
 END
 $$;

@@ -56,7 +56,6 @@ static void parse_client_version(SentDocument *sent, const JsonbValue *value);
 static void parse_deleted(SentDocument *sent, const JsonbValue *value);
 static void parse_body(SentDocument *sent, const JsonbValue *value);
 static const char *type_name(const JsonbValue *value);
-static const char *quote(const char *value, int len);
 static void refuse_type(int ordinal, Key key, const JsonbValue *value,
 						const char *hint) pg_attribute_noreturn();
 static void refuse_missing(int ordinal, Key key) pg_attribute_noreturn();
@@ -73,12 +72,14 @@ docsync_batch_parse(Jsonb *documents)
 	JsonbIteratorToken token;
 	JsonbValue	value;
 
-	if (!JB_ROOT_IS_ARRAY(documents) || JB_ROOT_IS_SCALAR(documents))
+	if (JsonbExtractScalar(&documents->root, &value) ||
+		!JB_ROOT_IS_ARRAY(documents))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("documents is not an array"),
 				 errdetail("It is %s.",
-						   JB_ROOT_IS_OBJECT(documents) ? "an object" : "a scalar"),
+						   JB_ROOT_IS_OBJECT(documents) ? "an object" :
+						   type_name(&value)),
 				 errhint("Send an array of documents, even for one document.")));
 	if (JB_ROOT_COUNT(documents) > (uint32) docsync_max_batch)
 		ereport(ERROR,
@@ -147,6 +148,18 @@ docsync_batch_compare_ids(const char *a, int a_len, const char *b, int b_len)
 	return cmp != 0 ? cmp : a_len - b_len;
 }
 
+/*
+ * A value for a message, cut where it is long, at the end of a character.
+ */
+const char *
+docsync_batch_quote(const char *value, int len)
+{
+	if (len <= QUOTE_LEN)
+		return pnstrdup(value, len);
+
+	return psprintf("%.*s...", pg_mbcliplen(value, len, QUOTE_LEN), value);
+}
+
 bool
 docsync_batch_same_text(const text *a, const text *b)
 {
@@ -197,8 +210,8 @@ parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("document %d: unknown key", sent->ordinal),
 						 errdetail("It has the key \"%s\".",
-								   quote(value.val.string.val,
-										 value.val.string.len)),
+								   docsync_batch_quote(value.val.string.val,
+													   value.val.string.len)),
 						 errhint(HINT_DOCUMENT)));
 			seen[key] = true;
 		}
@@ -303,7 +316,7 @@ parse_client_version(SentDocument *sent, const JsonbValue *value)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("document %d, \"clientVersion\": %s", sent->ordinal,
 						out_of_range ? "out of range" : "not an integer"),
-				 errdetail("It is %s.", quote(number, strlen(number))),
+				 errdetail("It is %s.", docsync_batch_quote(number, strlen(number))),
 				 errhint("A clientVersion is an integer from " INT64_FORMAT " to " INT64_FORMAT ".",
 						 PG_INT64_MIN, PG_INT64_MAX)));
 
@@ -371,18 +384,6 @@ type_name(const JsonbValue *value)
 		default:
 			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
 	}
-}
-
-/*
- * A value for a message, cut where it is long, at the end of a character.
- */
-static const char *
-quote(const char *value, int len)
-{
-	if (len <= QUOTE_LEN)
-		return pnstrdup(value, len);
-
-	return psprintf("%.*s...", pg_mbcliplen(value, len, QUOTE_LEN), value);
 }
 
 static void

@@ -51,6 +51,13 @@
  */
 #define CLOCK_LOG_AHEAD		USECS_PER_SEC
 
+/*
+ * The clock ends where a stamp, as a timestamp of PostgreSQL's, would: so early
+ * that neither what is logged ahead nor the change of epochs overflows.
+ */
+#define CLOCK_END \
+	(END_TIMESTAMP - DOCSYNC_UNIX_OFFSET - CLOCK_LOG_AHEAD)
+
 /* The magic number in the special space of a sequence's page, as sequence.c has it */
 #define SEQUENCE_MAGIC		0x1717
 
@@ -107,8 +114,9 @@ docsync_clock_advance(const char *name, TimestampTz stamp)
 
 	clock_open(&clock, name, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 
-	if (clock.data->last_value < stamp + DOCSYNC_UNIX_OFFSET)
-		clock_move(&clock, stamp + DOCSYNC_UNIX_OFFSET);
+	stamp = Min(stamp, CLOCK_END) + DOCSYNC_UNIX_OFFSET;
+	if (clock.data->last_value < stamp)
+		clock_move(&clock, stamp);
 
 	clock_close(&clock);
 }
@@ -204,7 +212,7 @@ clock_move(ClockPage *clock, int64 value)
 	int64		logged = clock->data->last_value + clock->data->log_cnt;
 	bool		log_it;
 
-	if (!IS_VALID_TIMESTAMP(value + CLOCK_LOG_AHEAD - DOCSYNC_UNIX_OFFSET))
+	if (value >= CLOCK_END)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("docsync's clock has reached the end of time")));

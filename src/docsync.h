@@ -71,6 +71,7 @@ extern Jsonb *docsync_batch_body(const SentDocument *sent);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
 									  const char *b, int b_len);
 extern bool docsync_batch_same_text(const text *a, const text *b);
+extern const char *docsync_batch_quote(const char *value, int len);
 extern void docsync_batch_check_name(const text *value, const char *name,
 									 int max_len);
 
@@ -184,7 +185,7 @@ extern void docsync_store_write(text *collection, text *client_id,
 								WrittenCallback callback, void *arg);
 extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
-extern void docsync_store_bury(Datum collection, Datum id);
+extern bool docsync_store_bury(Datum collection, Datum id);
 extern int64 docsync_store_purge(TimestampTz before, text *collection,
 								 TimestampTz *horizon);
 extern TimestampTz docsync_store_find_purged(text *collection);

@@ -64,7 +64,9 @@ docsync_guard(PG_FUNCTION_ARGS)
 				 errhint("Use DELETE, which leaves tombstones, and docsync_purge.")));
 
 	if (!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
-		elog(ERROR, "docsync.guard() is a row trigger but for TRUNCATE");
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("docsync.guard() is a row trigger but for TRUNCATE")));
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		return PointerGetDatum(guard_insert(rel, trigdata->tg_trigtuple));
@@ -164,8 +166,13 @@ guard_delete(Relation rel, HeapTuple old)
 	if (DatumGetBool(get_attr(rel, old, Anum_document_deleted, &isnull)))
 		return;
 
-	docsync_store_bury(get_attr(rel, old, Anum_document_collection, &isnull),
-					   get_attr(rel, old, Anum_document_id, &isnull));
+	/* The row is there, and locked; not to find it is not to be let. */
+	if (!docsync_store_bury(get_attr(rel, old, Anum_document_collection, &isnull),
+							get_attr(rel, old, Anum_document_id, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot turn the document into a tombstone"),
+				 errdetail("DELETE on docsync.document is an UPDATE, which a policy or a trigger has kept from the row.")));
 }
 
 /*

@@ -83,6 +83,7 @@ docsync_query_parse_origin(const text *origin)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown origin"),
+			 errdetail("It is \"%s\".", docsync_batch_quote(name, strlen(name))),
 			 errhint("Use other, own or any.")));
 }
 
@@ -123,7 +124,7 @@ check_since(TimestampTz since)
 	if (since == DT_NOEND)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("since is infinity"),
+				 errmsg("since_utc is infinity"),
 				 errhint("Give the highest last_update_utc received, or -infinity for everything.")));
 
 	if (RecoveryInProgress())

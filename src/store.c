@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
@@ -134,11 +135,14 @@ static const StatementText statements[] = {
 
 static SPIPlanPtr plans[lengthof(statements)];
 
-/* While docsync_store_write() runs: the rule has been applied already. */
-static bool uploading = false;
-
-/* While docsync_store_purge() runs: rows may go. */
-static bool purging = false;
+/*
+ * At which depth of triggers docsync.document's own is fired by
+ * docsync_store_write(), for rows to which the rule has been applied already,
+ * and by docsync_store_purge(), whose rows may go.  At other depths it is
+ * fired by what somebody else's trigger does on the way.
+ */
+static int	upload_depth = 0;
+static int	purge_depth = 0;
 
 typedef struct PurgeResult
 {
@@ -156,8 +160,11 @@ typedef struct RowReceiver
 	void	   *arg;
 } RowReceiver;
 
-static void run(Statement statement, const Datum *args, bool read_only,
-				RowReceiver *receiver);
+static int	trigger_depth(void);
+static void run_at_depth(int *depth, Statement statement, const Datum *args,
+						 RowReceiver *receiver);
+static uint64 run(Statement statement, const Datum *args, bool read_only,
+				  RowReceiver *receiver);
 static SPIPlanPtr get_plan(Statement statement);
 static bool receive_stored(TupleTableSlot *slot, RowReceiver *self);
 static bool receive_written(TupleTableSlot *slot, RowReceiver *self);
@@ -264,30 +271,21 @@ docsync_store_write(text *collection, text *client_id,
 												 TYPALIGN_INT));
 	MemoryContextSwitchTo(oldcontext);
 
-	uploading = true;
-	PG_TRY();
-	{
-		run(STATEMENT_WRITE, args, false, &receiver);
-	}
-	PG_FINALLY();
-	{
-		uploading = false;
-	}
-	PG_END_TRY();
+	run_at_depth(&upload_depth, STATEMENT_WRITE, args, &receiver);
 
 	MemoryContextDelete(context);
 }
 
 /*
- * Turns a document into a tombstone.
+ * Turns a document into a tombstone; false if the caller can't update it.
  */
-void
+bool
 docsync_store_bury(Datum collection, Datum id)
 {
 	RowReceiver receiver = {0};
 	Datum		args[] = {collection, id};
 
-	run(STATEMENT_BURY, args, false, &receiver);
+	return run(STATEMENT_BURY, args, false, &receiver) > 0;
 }
 
 /*
@@ -309,16 +307,7 @@ docsync_store_purge(TimestampTz before, text *collection,
 		PointerGetDatum(collection != NULL ? collection : cstring_to_text(""))
 	};
 
-	purging = true;
-	PG_TRY();
-	{
-		run(STATEMENT_PURGE, args, false, &receiver);
-	}
-	PG_FINALLY();
-	{
-		purging = false;
-	}
-	PG_END_TRY();
+	run_at_depth(&purge_depth, STATEMENT_PURGE, args, &receiver);
 
 	*horizon = result.horizon;
 	return result.count;
@@ -343,18 +332,49 @@ docsync_store_find_purged(text *collection)
 }
 
 /*
- * Is docsync_store_write() writing?
+ * Is the trigger fired by docsync_store_write() itself?
  */
 bool
 docsync_store_is_uploading(void)
 {
-	return uploading;
+	return upload_depth == trigger_depth();
 }
 
+/*
+ * Is the trigger fired by docsync_store_purge() itself?
+ */
 bool
 docsync_store_is_purging(void)
 {
-	return purging;
+	return purge_depth == trigger_depth();
+}
+
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(pg_trigger_depth(NULL));
+}
+
+/*
+ * Runs a statement that the guard has to know of.  One of somebody's triggers
+ * may call us again meanwhile, hence the saved value.
+ */
+static void
+run_at_depth(int *depth, Statement statement, const Datum *args,
+			 RowReceiver *receiver)
+{
+	int			save_depth = *depth;
+
+	*depth = trigger_depth() + 1;
+	PG_TRY();
+	{
+		run(statement, args, false, receiver);
+	}
+	PG_FINALLY();
+	{
+		*depth = save_depth;
+	}
+	PG_END_TRY();
 }
 
 static bool
@@ -435,14 +455,15 @@ receiver_end(DestReceiver *self)
 }
 
 /*
- * Runs a statement.  Memory: what SPI needs is gone on return.
+ * Runs a statement and returns the number of rows.  Memory: what SPI needs is
+ * gone on return.
  *
  * A pinned plan walks an index in order and can stop early, whatever the
  * planner's statistics say: with stale ones it would fetch and sort all that
  * comes after a stamp.  JIT is off since such a plan is costed as if it ran
  * to the end, and compiling would take longer than all it does.
  */
-static void
+static uint64
 run(Statement statement, const Datum *args, bool read_only, RowReceiver *receiver)
 {
 	SPIExecuteOptions options = {
@@ -452,6 +473,7 @@ run(Statement statement, const Datum *args, bool read_only, RowReceiver *receive
 	ParamListInfo params = makeParamList(statements[statement].nargs);
 	int			nestlevel = 0;
 	int			result;
+	uint64		rows;
 
 	for (int i = 0; i < params->numParams; i++)
 	{
@@ -489,11 +511,15 @@ run(Statement statement, const Datum *args, bool read_only, RowReceiver *receive
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(result));
 
+	rows = SPI_processed;
+
 	if (statements[statement].pinned)
 		AtEOXact_GUC(true, nestlevel);
 
 	SPI_finish();
 	pfree(params);
+
+	return rows;
 }
 
 static SPIPlanPtr

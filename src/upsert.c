@@ -66,7 +66,8 @@ struct Upload
 static void upload_group(Upload *upload);
 static void upload_look_up(Upload *upload, bool lost);
 static void upload_write(Upload *upload);
-static void upload_decide(Upload *upload, UploadGroup *group, RuleHeld *held);
+static void upload_decide(Upload *upload, UploadGroup *group,
+						  const RuleHeld *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
 static UploadGroup *find_group(Upload *upload, const text *id);
@@ -275,30 +276,37 @@ upload_write(Upload *upload)
  * what the service holds.
  */
 static void
-upload_decide(Upload *upload, UploadGroup *group, RuleHeld *held)
+upload_decide(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 {
+	RuleHeld	held = *stored;
+
 	group->write = NULL;
-	group->created = !held->exists;
+	group->created = !held.exists;
 	group->decided = true;
 
 	for (int i = 0; i < group->count; i++)
 	{
 		SentDocument *sent = group->documents[i];
-		RuleOutcome outcome = docsync_rule_decide(held, sent);
+		RuleOutcome outcome = docsync_rule_decide(&held, sent);
 
 		upload->outcomes[sent->ordinal - 1] = outcome;
 		if (outcome == RULE_CREATED || outcome == RULE_UPDATED)
 		{
 			group->write = sent;
 
-			held->exists = true;
-			held->client_version = sent->client_version;
-			held->same_client = true;
-			held->deleted = sent->deleted;
+			held.exists = true;
+			held.client_version = sent->client_version;
+			held.same_client = true;
+			held.deleted = sent->deleted;
 			/* The rule looks at it only if the next has the same version. */
-			held->body = i + 1 < group->count ? docsync_batch_body(sent) : NULL;
+			held.body = i + 1 < group->count ? docsync_batch_body(sent) : NULL;
 		}
 	}
+
+	/* Two edits with clientVersion 0 may end where they began. */
+	if (group->write != NULL &&
+		docsync_rule_decide(stored, group->write) == RULE_UNCHANGED)
+		group->write = NULL;
 }
 
 /*
