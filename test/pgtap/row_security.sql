@@ -1,0 +1,166 @@
+-- Row-level security on docsync.document decides what a caller reads, writes
+-- and learns.  Kept plans serve whoever calls: roles alternate in one session.
+SET client_min_messages = warning;
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+CREATE EXTENSION IF NOT EXISTS docsync;
+SELECT plan(54);
+
+CREATE ROLE regress_docsync_ann;
+CREATE ROLE regress_docsync_bob;
+CREATE ROLE regress_docsync_auditor BYPASSRLS;
+SELECT docsync_grant('regress_docsync_ann'), docsync_grant('regress_docsync_bob'), docsync_grant('regress_docsync_auditor') \gset
+DELETE FROM docsync.document;
+
+-- Runs a query as a role.  Returns the rows as text, or the error with its detail.
+CREATE FUNCTION pg_temp.run_as(role text, query text) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	result text;
+	detail text;
+BEGIN
+	BEGIN
+		PERFORM set_config('role', 'regress_docsync_' || role, true);
+		EXECUTE format('SELECT coalesce(string_agg(q::text, '' ''), ''nothing'') FROM (%s) AS q', query) INTO result;
+	EXCEPTION WHEN OTHERS THEN
+		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+		result := concat_ws(' ', SQLSTATE, SQLERRM, nullif(detail, ''));
+	END;
+	PERFORM set_config('role', 'none', true);
+	RETURN result;
+END
+$$;
+CREATE FUNCTION pg_temp.upload(role text, documents text, collection text DEFAULT 'default', client_id text DEFAULT NULL) RETURNS text
+	LANGUAGE sql
+AS $$
+	SELECT pg_temp.run_as(role, format('SELECT outcome, winner -> ''body'' AS body FROM docsync_upsert(%L, %L, %L)',
+		coalesce(client_id, 'regress_docsync_' || role), documents, collection))
+$$;
+CREATE FUNCTION pg_temp.download(role text, collection text DEFAULT 'default', client_id text DEFAULT NULL) RETURNS text
+	LANGUAGE sql
+AS $$
+	SELECT pg_temp.run_as(role, format('SELECT id, body FROM docsync_query_since(%L, origin => %L, collection => %L)',
+		client_id, 'any', collection))
+$$;
+-- The error for a row that a policy refuses
+\set refused_new '42501 new row violates row-level security policy for table "document"'
+\set refused_old '42501 new row violates row-level security policy (USING expression) for table "document"'
+
+------------------------------------------------------------------------------
+-- Before there is security, plans are made and kept.
+------------------------------------------------------------------------------
+SELECT is(pg_temp.upload('ann', '[{"id": "ann", "clientVersion": 1, "body": "of ann"}]', 'ann/notes'), '(created,)', 'ann uploads');
+SELECT is(pg_temp.upload('bob', '[{"id": "bob", "clientVersion": 1, "body": "of bob"}]', 'bob/notes'), '(created,)', 'bob uploads');
+SELECT is(pg_temp.download('bob', 'ann/notes'), '(ann,"""of ann""")', 'without security bob reads what is ann''s');
+
+------------------------------------------------------------------------------
+-- Tenants by collection
+------------------------------------------------------------------------------
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
+SELECT is(pg_temp.download('ann', 'ann/notes'), 'nothing', 'with security and no policy ann reads nothing');
+SELECT is(pg_temp.upload('ann', '[{"id": "x", "clientVersion": 1, "body": 1}]', 'ann/notes'), :'refused_new', '... and writes nothing');
+
+CREATE POLICY tenant ON docsync.document
+	USING (split_part(collection, '/', 1) = replace(current_user, 'regress_docsync_', ''));
+
+SELECT is(pg_temp.download('ann', 'ann/notes'), '(ann,"""of ann""")', 'ann reads her own');
+SELECT is(pg_temp.download('bob', 'ann/notes'), 'nothing', 'bob doesn''t');
+SELECT is(pg_temp.download('auditor', 'ann/notes'), '(ann,"""of ann""")', 'one who bypasses security does');
+SELECT is(pg_temp.download('bob', 'bob/notes'), '(bob,"""of bob""")', 'bob reads his own');
+SELECT is(pg_temp.download('ann', 'bob/notes'), 'nothing', 'ann doesn''t');
+SELECT is(pg_temp.download('bob', 'ann/notes', 'regress_docsync_ann'), 'nothing', 'nor does bob under ann''s clientId');
+
+SELECT is(pg_temp.upload('bob', '[{"id": "ann", "clientVersion": 9, "body": "by bob"}]', 'ann/notes'), :'refused_new', 'bob can''t overwrite what is ann''s');
+SELECT is(pg_temp.upload('bob', '[{"id": "new", "clientVersion": 9, "body": "by bob"}]', 'ann/notes'), :'refused_new', '... nor create');
+SELECT is(pg_temp.upload('bob', '[{"id": "ann", "clientVersion": 9, "deleted": true}]', 'ann/notes', 'regress_docsync_ann'), :'refused_new', '... nor delete');
+-- The same whether there is a document or not, and whatever its version
+SELECT is(pg_temp.upload('bob', format('[{"id": %s, "clientVersion": %s, "body": "of ann"}]', id, version), 'ann/notes', client_id), :'refused_new',
+	format('nor find out about %s by version %s as %s', id, version, client_id))
+  FROM unnest('{"\"ann\"","\"none\""}'::text[]) AS id, unnest('{0,1,2}'::text[]) AS version, unnest('{regress_docsync_ann,x}'::text[]) AS client_id;
+SELECT is(pg_temp.upload('ann', '[{"id": "ann", "clientVersion": 1, "body": "of ann"}]', 'ann/notes'), '(unchanged,)', 'ann''s is as it was');
+SELECT is(pg_temp.upload('ann', '[{"id": "ann", "clientVersion": 2, "body": "of ann 2"}]', 'ann/notes'), '(updated,)', 'and ann may edit it');
+SELECT is(pg_temp.upload('ann', '[{"id": "ann", "clientVersion": 1, "body": "of ann"}]', 'ann/notes'), '(discarded,"""of ann 2""")', '... and gets the winner');
+SELECT is(pg_temp.run_as('bob', 'SELECT count(*) FROM docsync.document'), '(1)', 'plain SQL sees no more');
+
+------------------------------------------------------------------------------
+-- Owners by clientId within one collection
+------------------------------------------------------------------------------
+DROP POLICY tenant ON docsync.document;
+CREATE POLICY own ON docsync.document USING (client_id = current_user);
+INSERT INTO docsync.document (id, client_version, client_id, body) VALUES
+	('hidden', 5, 'regress_docsync_ann', '"secret"'), ('hidden 0', 0, 'regress_docsync_ann', '"secret"');
+
+SELECT is(pg_temp.download('bob'), 'nothing', 'bob doesn''t see ann''s documents');
+SELECT is(pg_temp.download('bob', 'default', 'regress_docsync_ann'), 'nothing', '... nor under her clientId');
+-- He learns that the id is taken, as from any unique key, and nothing more.
+SELECT is(pg_temp.upload('bob', format('[{"id": "hidden", "clientVersion": %s, "body": %s}]', version, body)), :'refused_old',
+	format('no outcome tells of the hidden document''s version: %s, %s', version, body))
+  FROM unnest('{-1,0,4,5,6}'::text[]) AS version, unnest('{"\"secret\"","\"guess\""}'::text[]) AS body;
+SELECT is(pg_temp.upload('bob', format('[{"id": "hidden 0", "clientVersion": 0, "body": %s}]', body)), :'refused_old',
+	format('nor of its content: %s', body))
+  FROM unnest('{"\"secret\"","\"guess\""}'::text[]) AS body;
+SELECT is(pg_temp.upload('bob', '[{"id": "own", "clientVersion": 1, "body": 1}, {"id": "hidden", "clientVersion": 9, "body": 1}]'), :'refused_old',
+	'one hidden document refuses the whole batch');
+SELECT is(pg_temp.download('bob'), 'nothing', '... and nothing of it is stored');
+SELECT is(pg_temp.upload('bob', '[{"id": "own", "clientVersion": 1, "body": "secret"}]', 'default', 'somebody'), :'refused_new', 'nor may bob write as somebody else');
+SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
+	'hidden 5 "secret", hidden 0 0 "secret"', 'ann''s documents are as they were');
+
+------------------------------------------------------------------------------
+-- All may read, each writes what is his own
+------------------------------------------------------------------------------
+DROP POLICY own ON docsync.document;
+CREATE POLICY may_read ON docsync.document FOR SELECT USING (true);
+CREATE POLICY may_insert ON docsync.document FOR INSERT WITH CHECK (client_id = current_user);
+CREATE POLICY may_update ON docsync.document FOR UPDATE USING (client_id = current_user);
+SELECT is(pg_temp.download('bob'), '(hidden,"""secret""") ("hidden 0","""secret""")', 'bob reads ann''s documents');
+SELECT is(pg_temp.upload('bob', '[{"id": "hidden", "clientVersion": 4, "body": 1}]'), '(discarded,"""secret""")', 'older ones are discarded');
+SELECT is(pg_temp.upload('bob', '[{"id": "hidden", "clientVersion": 6, "body": "a thing"}]'), :'refused_old', 'newer ones refused');
+
+------------------------------------------------------------------------------
+-- No error shows a document
+------------------------------------------------------------------------------
+CREATE FUNCTION pg_temp.error_as(role text, command text) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	detail text;
+	hint text;
+BEGIN
+	BEGIN
+		PERFORM set_config('role', 'regress_docsync_' || role, true);
+		EXECUTE command;
+	EXCEPTION WHEN OTHERS THEN
+		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+		RETURN concat_ws(' ', SQLSTATE, SQLERRM, detail, hint);
+	END;
+	PERFORM set_config('role', 'none', true);
+	RETURN 'no error';
+END
+$$;
+GRANT DELETE ON docsync.document TO regress_docsync_bob;
+CREATE TEMP TABLE errors AS
+	SELECT command, pg_temp.error_as('bob', command) AS error
+	  FROM unnest(ARRAY[
+		$$INSERT INTO docsync.document (id, client_id, body) VALUES ('hidden', 'regress_docsync_bob', '"secret"')$$,
+		$$INSERT INTO docsync.document (id, client_id, body) VALUES (repeat('secret', 100), 'regress_docsync_bob', '"secret"')$$,
+		$$INSERT INTO docsync.document (id, client_id) VALUES ('secret', 'regress_docsync_bob')$$,
+		$$INSERT INTO docsync.document (collection, client_id, body) VALUES ('secret', 'regress_docsync_bob', '"secret"')$$,
+		$$UPDATE docsync.document SET id = 'secret'$$,
+		$$INSERT INTO docsync.document (id, client_version, client_id, body) VALUES ('bob''s', 9223372036854775807, 'regress_docsync_bob', '"secret"');
+		  UPDATE docsync.document SET body = '"secret too"' WHERE id = 'bob''s'$$,
+		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": "hidden", "clientVersion": 9, "body": "secret"}]')$$,
+		$$SELECT docsync_upsert('somebody', '[{"id": "secret", "clientVersion": 9, "body": "secret"}]')$$,
+		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": 17, "clientVersion": 9, "body": "secret"}]')$$,
+		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": "secret", "clientVersion": "secret", "body": "secret"}]')$$,
+		$$TRUNCATE docsync.document$$]) AS command;
+SELECT is_empty($$SELECT command, error FROM errors WHERE error ~ 'secret' OR error = 'no error'$$, 'no error shows a document');
+
+-- A policy on writing doesn't stop at DELETE, which is an edit here.
+SELECT is(pg_temp.error_as('bob', $$DELETE FROM docsync.document WHERE id ~ 'hidden'$$), 'no error', 'bob deletes what he sees');
+SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, deleted, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
+	'hidden 5 f "secret", hidden 0 0 f "secret"', 'and ann''s documents are still there');
+
+SELECT * FROM finish();
+ROLLBACK;

@@ -1,0 +1,130 @@
+-- A hostile search_path: everything in it that could be mistaken for what
+-- docsync means, comes first, and raises an error when used.
+SET client_min_messages = warning;
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP EXTENSION IF EXISTS docsync;
+CREATE SCHEMA api;
+CREATE SCHEMA hostile;
+CREATE ROLE regress_docsync_path;
+
+-- Functions and operators: whichever docsync's queries, defaults, constraints
+-- or functions could find by name
+CREATE FUNCTION pg_temp.plant(schema text) RETURNS bigint
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	f record;
+	planted bigint := 0;
+BEGIN
+	FOR f IN
+		SELECT p.proname, string_agg(format_type(a.type, NULL), ', ' ORDER BY a.place) AS arguments,
+			   format_type(p.prorettype, NULL) AS result, p.proretset
+		  FROM pg_proc AS p LEFT JOIN LATERAL unnest(p.proargtypes) WITH ORDINALITY AS a(type, place) ON true
+		 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f'
+		   AND p.proname IN ('unnest', 'octet_length', 'length', 'date_part', 'now', 'clock_timestamp', 'setval', 'nextval',
+			   'currval', 'format', 'quote_ident', 'pg_get_serial_sequence', 'to_regclass', 'int8', 'text', 'jsonb', 'xid',
+			   'textin', 'concat', 'current_setting', 'array_agg')
+		   AND NOT 'internal'::regtype = ANY (p.proargtypes) AND p.prorettype <> 'internal'::regtype
+		   AND NOT 'cstring'::regtype = ANY (p.proargtypes) AND p.provariadic = 0
+		 GROUP BY p.oid
+	LOOP
+		EXECUTE format('CREATE FUNCTION %I.%I(%s) RETURNS %s %s LANGUAGE plpgsql AS %L',
+			schema, f.proname, f.arguments, CASE WHEN f.proretset THEN 'SETOF' ELSE '' END, f.result,
+			format('BEGIN RAISE EXCEPTION %L; END', 'hostile ' || f.proname));
+		planted := planted + 1;
+	END LOOP;
+	FOR f IN
+		SELECT o.oprname, o.oprleft::regtype AS l, o.oprright::regtype AS r, o.oprresult::regtype AS result
+		  FROM pg_operator AS o
+		 WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oprkind = 'b'
+		   AND o.oprname IN ('=', '<>', '<', '<=', '>', '>=', '+', '-', '*', '||')
+		   AND 'cstring'::regtype NOT IN (o.oprleft, o.oprright)
+		   AND o.oprleft IN ('text'::regtype, 'int8'::regtype, 'int4'::regtype, 'bool'::regtype, 'jsonb'::regtype,
+			   'timestamptz'::regtype, 'xid'::regtype, 'xid8'::regtype, 'float8'::regtype, 'name'::regtype, 'oid'::regtype,
+			   'anyarray'::regtype, 'anycompatiblearray'::regtype)
+	LOOP
+		EXECUTE format('CREATE FUNCTION %I.%I(%s, %s) RETURNS %s LANGUAGE plpgsql AS %L',
+			schema, 'op_' || planted, f.l, f.r, f.result, format('BEGIN RAISE EXCEPTION %L; END', 'hostile ' || f.oprname));
+		EXECUTE format('CREATE OPERATOR %I.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = %I.%I)',
+			schema, f.oprname, f.l, f.r, schema, 'op_' || planted);
+		planted := planted + 1;
+	END LOOP;
+	RETURN planted;
+END
+$$;
+SELECT plan(15);
+SELECT cmp_ok(pg_temp.plant('hostile'), '>', 100::bigint, 'traps are set');
+
+-- Types, tables, a sequence; and a schema's worth of temporary ones, which
+-- are found first of all
+CREATE TYPE hostile.xid AS (a int);
+CREATE TYPE hostile.xid8 AS (a int);
+CREATE TYPE hostile.timestamptz AS (a int);
+CREATE TYPE hostile.change AS (a int);
+CREATE TABLE hostile.document (collection text, id text, client_version bigint, client_id text,
+	last_update_utc timestamptz, deleted boolean, body jsonb, fence text);
+INSERT INTO hostile.document VALUES ('default', 'hostile', 99, 'hostile', now(), false, '"hostile"', '0');
+CREATE SEQUENCE hostile.clock;
+CREATE TEMP TABLE document AS SELECT * FROM hostile.document;
+CREATE TEMP SEQUENCE clock;
+CREATE FUNCTION hostile.guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile guard'; END$$;
+
+GRANT USAGE ON SCHEMA hostile TO PUBLIC;
+GRANT ALL ON ALL TABLES IN SCHEMA hostile TO PUBLIC;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA hostile TO PUBLIC;
+
+-- The traps work.
+SET LOCAL search_path = hostile, pg_catalog;
+DO $$
+BEGIN
+	PERFORM 1 = 1;
+	RAISE EXCEPTION 'no trap';
+EXCEPTION WHEN raise_exception THEN
+	IF SQLERRM OPERATOR(pg_catalog.<>) 'hostile =' THEN RAISE; END IF;
+END
+$$;
+
+-- Created, in a schema of its own and in the hostile one
+CREATE EXTENSION docsync SCHEMA hostile;
+DROP EXTENSION docsync;
+CREATE EXTENSION docsync SCHEMA api;
+
+-- What is read in psql's variables and compared after the search_path is reset
+SELECT api.docsync_grant('regress_docsync_path') AS granted \gset
+SET LOCAL ROLE regress_docsync_path;
+SELECT outcome AS created FROM api.docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": {"n": 1}}]') \gset
+SELECT outcome AS updated FROM api.docsync_upsert('tablet', '[{"id": "a", "clientVersion": 2, "body": {"n": 2}}]') \gset
+SELECT outcome AS unchanged FROM api.docsync_upsert('tablet', '[{"id": "a", "clientVersion": 2, "body": {"n": 2}}]') \gset
+SELECT outcome AS discarded, winner FROM api.docsync_upsert('phone', '[{"id": "a", "clientVersion": 1, "body": {"n": 2}}]') \gset
+SELECT outcome AS zero FROM api.docsync_upsert('phone', '[{"id": "z", "clientVersion": 0, "body": 1}]') \gset
+SELECT outcome AS zero2 FROM api.docsync_upsert('phone', '[{"id": "z", "clientVersion": 0, "body": 2}]') \gset
+SELECT outcome AS zero3 FROM api.docsync_upsert('tablet', '[{"id": "z", "clientVersion": 0, "deleted": true}]') \gset
+SELECT id AS other FROM api.docsync_query_since('phone', '2001-01-01', max_documents => 1) \gset
+SELECT id AS own FROM api.docsync_query_since('tablet', origin => 'own', max_documents => 1) \gset
+SELECT id AS any FROM api.docsync_query_since(NULL, origin => 'any', max_documents => 1) \gset
+RESET ROLE;
+INSERT INTO docsync.document (id, body) VALUES ('b', '1');
+UPDATE docsync.document SET body = '"edited"';
+DELETE FROM docsync.document;
+SET LOCAL search_path = public, pg_catalog;
+
+SELECT is(:'created'::text, 'created', 'created');
+SELECT is(:'updated'::text, 'updated', 'updated');
+SELECT is(:'unchanged'::text, 'unchanged', 'unchanged');
+SELECT is(:'discarded'::text, 'discarded', 'discarded');
+SELECT is(:'winner'::jsonb -> 'body', jsonb '{"n": 2}', 'the winner is from docsync.document');
+SELECT is(:'zero'::text, 'created', 'clientVersion 0 is created');
+SELECT is(:'zero2'::text, 'updated', 'clientVersion 0 is updated');
+SELECT is(:'zero3'::text, 'updated', 'clientVersion 0 is deleted');
+SELECT is(:'other'::text, 'a', 'origin other');
+SELECT is(:'own'::text, 'a', 'origin own');
+SELECT is(:'any'::text, 'a', 'origin any');
+SELECT results_eq('SELECT id, deleted, client_id FROM docsync.document ORDER BY id',
+	$$VALUES ('a' COLLATE "C", true, 'server' COLLATE "C"), ('b', true, 'server'), ('z', true, 'server')$$, 'plain SQL works');
+SELECT results_eq('SELECT id, client_version FROM hostile.document', $$VALUES ('hostile', 99::bigint)$$, 'the other table "document" is untouched');
+SELECT results_eq('SELECT is_called FROM hostile.clock UNION ALL SELECT is_called FROM pg_temp.clock', 'VALUES (false), (false)',
+	'so are the other sequences "clock"');
+
+SELECT * FROM finish();
+ROLLBACK;
