@@ -210,6 +210,7 @@ clock_move(ClockPage *clock, int64 value)
 {
 	Page		page = BufferGetPage(clock->buffer);
 	int64		logged = clock->data->last_value + clock->data->log_cnt;
+	bool		needs_wal;
 	bool		log_it;
 
 	if (value >= CLOCK_END)
@@ -217,20 +218,26 @@ clock_move(ClockPage *clock, int64 value)
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("docsync's clock has reached the end of time")));
 
-	/* Invariants 2 and 3 */
-	log_it = value > logged || PageGetLSN(page) <= GetRedoRecPtr();
-	if (log_it)
-		logged = value + CLOCK_LOG_AHEAD;
-
-	START_CRIT_SECTION();
-
 	/*
-	 * Before the record is inserted, so that a checkpoint that starts behind
-	 * it can't overlook the page: it has to wait for our lock.
+	 * Before we look at where the last checkpoint begins.  One that begins
+	 * after that look finds the page dirty and has to wait for our lock, so
+	 * it writes what we do here; one that began before, we see, and log.
+	 * nextval() does it the other way round, which leaves a gap.
 	 */
 	MarkBufferDirty(clock->buffer);
 
-	if (log_it && RelationNeedsWAL(clock->rel))
+	/* Invariants 2 and 3 */
+	needs_wal = RelationNeedsWAL(clock->rel);
+	log_it = needs_wal &&
+		(value > logged || PageGetLSN(page) <= GetRedoRecPtr());
+	if (log_it)
+		logged = value + CLOCK_LOG_AHEAD;
+	else if (!needs_wal)
+		logged = value;			/* made in this transaction, at minimal level */
+
+	START_CRIT_SECTION();
+
+	if (log_it)
 	{
 		xl_seq_rec	record;
 		XLogRecPtr	end;

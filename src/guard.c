@@ -6,13 +6,15 @@
  * docsync_upsert, psql, COPY, an UPDATE by an administrator: whoever writes a
  * row, the stamp and the fence are set here, and no caller can choose them.
  * The one exception is the restoring of a dump: an INSERT by the owner may
- * bring a stamp and a fence, which are kept.
+ * bring a stamp and a fence.  The stamp is kept, and so is the fence if it can
+ * be one of this cluster's.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -28,6 +30,8 @@
 PG_FUNCTION_INFO_V1(docsync_guard);
 
 static HeapTuple guard_insert(Relation rel, HeapTuple new);
+static HeapTuple clamp_fence(Relation rel, HeapTuple new,
+							 FullTransactionId fence);
 static HeapTuple guard_update(Relation rel, HeapTuple old, HeapTuple new);
 static void guard_delete(Relation rel, HeapTuple old);
 static HeapTuple stamp(Relation rel, HeapTuple new, bool server_edit,
@@ -88,11 +92,13 @@ guard_insert(Relation rel, HeapTuple new)
 	bool		no_stamp;
 	bool		no_fence;
 	TimestampTz last_update_utc;
+	FullTransactionId fence;
 
 	last_update_utc = DatumGetTimestampTz(get_attr(rel, new,
 												   Anum_document_last_update_utc,
 												   &no_stamp));
-	(void) get_attr(rel, new, Anum_document_fence, &no_fence);
+	fence = DatumGetFullTransactionId(get_attr(rel, new, Anum_document_fence,
+											   &no_fence));
 
 	if (no_stamp && no_fence)
 		return stamp(rel, new, false, 0);
@@ -114,7 +120,27 @@ guard_insert(Relation rel, HeapTuple new)
 				 errmsg("last_update_utc is infinite")));
 
 	docsync_clock_advance(DOCSYNC_CLOCK, last_update_utc);
-	return new;
+	return clamp_fence(rel, new, fence);
+}
+
+/*
+ * A fence that is above our next transaction id comes from another cluster and
+ * says nothing here.  A standby couldn't tell it from one of ours (settle.c),
+ * so it becomes one of ours.
+ */
+static HeapTuple
+clamp_fence(Relation rel, HeapTuple new, FullTransactionId fence)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	int			column = Anum_document_fence;
+	Datum		value = FullTransactionIdGetDatum(next);
+	bool		isnull = false;
+
+	if (FullTransactionIdPrecedesOrEquals(fence, next))
+		return new;
+
+	return heap_modify_tuple_by_cols(new, RelationGetDescr(rel), 1,
+									 &column, &value, &isnull);
 }
 
 /*

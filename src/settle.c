@@ -61,13 +61,16 @@ docsync_settle_test(SettleScan *scan, FullTransactionId fence)
 	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
 		return true;
 
-	/* Stamped in another cluster: a dump or a subscription brought it. */
-	if (FullTransactionIdFollows(fence, scan->next))
-		return true;
-
-	/* A standby sees no marks. */
+	/*
+	 * A standby sees no marks.  Nor does it know all ids: an id that has
+	 * written nothing yet counts for a fence but not for the standby's next.
+	 */
 	if (snapshot->takenDuringRecovery)
 		return false;
+
+	/* Stamped in another cluster: replication brought it. */
+	if (FullTransactionIdFollows(fence, scan->next))
+		return true;
 
 	/* Running when the snapshot was taken */
 	for (uint32 i = 0; i < snapshot->xcnt; i++)

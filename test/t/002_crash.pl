@@ -1,0 +1,302 @@
+# A crash loses no document that a client has been told is stored, and the
+# clock never goes back, whatever was killed and when.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use List::Util qw(max min);
+use PostgreSQL::Test::Utils;
+use Storable qw(nstore retrieve);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $WRITERS = 4;
+my $READERS = 2;
+
+my $node = new_node('crash', conf => <<'END');
+fsync = on
+restart_after_crash = on
+max_wal_size = 64MB
+END
+
+one_record_covers_a_second();
+first_change_after_a_checkpoint_is_logged();
+prepared_transaction_keeps_its_mark();
+crashes_under_load();
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+# Stamps of a transaction that began early follow the clock by a microsecond
+# each, so WAL covers them already, and nothing is written about them.  The
+# crash finds the clock at the value ahead, not at the one last logged for.
+sub one_record_covers_a_second
+{
+	my ($early, $other) = map { connect_to($node) } 1 .. 2;
+
+	$early->do('BEGIN');
+	$other->do('CHECKPOINT');
+	my ($first) = $other->upload('c', 'covered', document('a', 1, '1'));
+	my ($second) = $early->upload('c', 'covered', document('b', 1, '1'));
+	$early->do('COMMIT');
+	crash();
+
+	my $clock = clock();
+	cmp_ok($second->{stamp}, '<', $first->{stamp} + 1000, 'the stamp was covered by the record for an earlier one');
+	cmp_ok($clock, '>=', $second->{stamp}, 'after a crash the clock is not behind a stamp that was not logged itself');
+	cmp_ok($clock, '<=', $second->{stamp} + 1_000_000, 'after a crash the clock is a second ahead at the most');
+	return;
+}
+
+# Replay begins at the checkpoint, behind the record that covers the stamp.
+sub first_change_after_a_checkpoint_is_logged
+{
+	my ($early, $other) = map { connect_to($node) } 1 .. 2;
+
+	$early->do('BEGIN');
+	my ($first) = $other->upload('c', 'checkpoint', document('a', 1, '1'));
+	$other->do('CHECKPOINT');
+	my ($second) = $early->upload('c', 'checkpoint', document('b', 1, '1'));
+	$early->do('COMMIT');
+	crash();
+
+	cmp_ok($second->{stamp}, '<', $first->{stamp} + 1000, 'the stamp was covered by a record before the checkpoint');
+	cmp_ok(clock(), '>=', $second->{stamp}, 'the clock is not behind a stamp issued within the logged second, after a checkpoint');
+	return;
+}
+
+# A prepared transaction outlives the crash, so must that which holds back
+# later documents.
+sub prepared_transaction_keeps_its_mark
+{
+	my ($early, $late) = map { connect_to($node) } 1 .. 2;
+
+	$early->do('BEGIN');
+	$early->upload('c', 'prepared', document('first', 1, '1'));
+	$early->do("PREPARE TRANSACTION 'upload'");
+	$late->upload('c', 'prepared', document('second', 1, '1'));
+	crash();
+
+	my $session = connect_to($node);
+	is_deeply([ $session->settled('prepared') ], [],
+		'a transaction prepared before the crash holds back later documents after it');
+	$session->do("COMMIT PREPARED 'upload'");
+	is_deeply([ $session->settled('prepared') ], [ 'first', 'second' ], 'and no longer when it has committed');
+	return;
+}
+
+#-----------------------------------------------------------------------------
+
+# Clients that go on over crashes; after each one it is compared what they
+# were told with what is stored.
+sub crashes_under_load
+{
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my %flag = map { $_ => "$dir/$_" } qw(hold stop settled);
+	my @writers = map { start_writer($_, $dir, \%flag) } 1 .. $WRITERS;
+	my @readers = map { start_reader($_, $dir, \%flag) } 1 .. $READERS;
+	my %told = (offset => [ (0) x ($WRITERS + 1) ], documents => {}, last => 0);
+	my $round = 0;
+
+	for my $kind ('everything', 'shutdown', 'backend', 'everything', 'shutdown', 'backend')
+	{
+		$round++;
+		sleep 0.4;
+		connect_to($node)->do('CHECKPOINT') if $round % 2;
+		sleep 0.3;
+		if ($kind eq 'everything')
+		{
+			crash(sub { touch($flag{hold}) });
+		}
+		elsif ($kind eq 'shutdown')
+		{
+			$node->stop('immediate');
+			touch($flag{hold});
+			$node->start;
+		}
+		else
+		{
+			my $session = connect_to($node);
+			my ($pid) = $session->column(
+				"SELECT pid FROM pg_stat_activity WHERE application_name = 'writer' ORDER BY random() LIMIT 1");
+
+			kill KILL => $pid;
+			touch($flag{hold});
+			wait_for('the server to notice', sub { !eval { $session->value('SELECT 1') } });
+			wait_for('the server to restart', sub { eval { connect_to($node) } });
+		}
+		wait_for('writers to hold', sub { !grep { !-e "$dir/held$_" } 1 .. $WRITERS });
+		check_after_crash("crash $round, of $kind", $dir, \%told);
+		unlink $flag{hold}, map { "$dir/held$_" } 1 .. $WRITERS;
+	}
+
+	sleep 0.3;
+	touch($flag{stop});
+	for my $pid (@writers)
+	{
+		waitpid $pid, 0;
+		is($?, 0, 'writer ran to its end');
+	}
+	check_after_crash('the end', $dir, \%told);
+	cmp_ok(scalar keys %{ $told{documents} }, '>', 100, 'there were documents to lose');
+
+	touch($flag{settled});
+	for my $n (1 .. $READERS)
+	{
+		waitpid $readers[ $n - 1 ], 0;
+		is($?, 0, "reader $n ran to its end");
+		is_deeply(retrieve("$dir/reader$n"), [], "reader $n went on over the crashes and has lost nothing");
+	}
+	return;
+}
+
+# Uploads and notes what it was told, one line a document: id, version, stamp.
+sub start_writer
+{
+	my ($n, $dir, $flag) = @_;
+
+	return in_child(
+		sub {
+			my $next = 0;
+			my $session;
+
+			srand $n;
+			open my $told, '>', "$dir/told$n" or die $!;
+			$told->autoflush;
+			until (-e $flag->{stop})
+			{
+				my $hold = -e $flag->{hold};
+
+				touch("$dir/held$n") if $hold;
+				if ($hold || !($session //= reconnect('writer')))
+				{
+					sleep 0.01;
+					next;
+				}
+				my @answer = eval {
+					$session->upload("w$n", 'load',
+						document('hot-' . int rand 20, int(time * 1_000_000), $next),
+						map { document("w$n-" . $next++, 1, $next) } 0 .. rand 20);
+				};
+				undef $session if $@;
+				print $told map { "$_->{id} $_->{client_version} $_->{stamp}\n" }
+				  grep { $_->{outcome} ne 'discarded' } @answer;
+			}
+		});
+}
+
+sub start_reader
+{
+	my ($n, $dir, $flag) = @_;
+
+	return in_child(
+		sub {
+			my $replica = DocsyncTest::Replica->new(collection => 'load', max_documents => $n == 1 ? undef : 5);
+			my $session;
+
+			until (-e $flag->{settled})
+			{
+				$session //= reconnect('reader');
+				undef $session if $session && !eval { $replica->poll($session); 1 };
+				sleep 0.01 if !$session || $n == 1;
+			}
+			$session = connect_to($node);
+			$replica->catch_up($session);
+			$replica->compare($session);
+			nstore([ $replica->faults ], "$dir/reader$n");
+		});
+}
+
+sub reconnect
+{
+	my ($name) = @_;
+
+	return eval {
+		my $session = connect_to($node);
+		$session->do("SET application_name = $name");
+		$session;
+	};
+}
+
+# Compares the clock and the table with what the writers were told since the
+# last time.
+sub check_after_crash
+{
+	my ($when, $dir, $told) = @_;
+	my $session = connect_to($node);
+	my $clock = clock();
+	my %stored = map { $_->[0] => $_ } @{
+		$session->rows("SELECT id, client_version, (extract(epoch FROM last_update_utc) * 1000000)::bigint
+						  FROM docsync.document WHERE collection = 'load'")
+	};
+	my @new = map { read_told($dir, $_, $told) } 1 .. $WRITERS;
+
+	cmp_ok(scalar @new, '>', 0, "$when: documents were stored before it");
+	cmp_ok(min(map { $_->[2] } @new), '>', $told->{last}, "$when: their stamps are later than all before");
+	$told->{last} = max($told->{last}, map { $_->[2] } @new, values %stored);
+	cmp_ok($clock, '>=', $told->{last}, "$when: the clock is not behind any stamp");
+
+	for my $new (@new)
+	{
+		my $had = $told->{documents}{ $new->[0] };
+
+		$told->{documents}{ $new->[0] } = $new if !$had || $had->[1] < $new->[1];
+	}
+	is_deeply(
+		[ grep { !$stored{$_} || $stored{$_}[1] < $told->{documents}{$_}[1] } sort keys %{ $told->{documents} } ],
+		[], "$when: every document that a client was told of is stored");
+	return;
+}
+
+# What a writer has noted since the last time
+sub read_told
+{
+	my ($dir, $n, $told) = @_;
+	my @new;
+
+	open my $file, '<', "$dir/told$n" or die $!;
+	seek $file, $told->{offset}[$n], 0;
+	while (my $line = <$file>)
+	{
+		last if $line !~ /\n$/;
+		push @new, [ split ' ', $line ];
+		$told->{offset}[$n] = tell $file;
+	}
+	return @new;
+}
+
+#-----------------------------------------------------------------------------
+
+sub clock
+{
+	return connect_to($node)->value('SELECT last_value FROM docsync.clock');
+}
+
+# Kills the server and all its processes, and starts it again.  The postmaster
+# alone wouldn't do: what its children are at they would finish.
+sub crash
+{
+	my ($before_start) = @_;
+	my ($postmaster) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
+	my @children = split ' ', `ps -o pid= --ppid $postmaster`;
+
+	kill STOP => $postmaster;    # lest it notice and say so
+	kill KILL => @children;
+	$node->kill9;
+	wait_for('the server to die', sub { !kill 0 => $postmaster });
+	$before_start->() if $before_start;
+	$node->start;
+	return;
+}
+
+sub touch
+{
+	my ($path) = @_;
+
+	open my $file, '>', $path or die "$path: $!";
+	return;
+}

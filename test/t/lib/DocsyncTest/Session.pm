@@ -1,0 +1,164 @@
+# A session with a server, which can run one command in the background.
+
+package DocsyncTest::Session;
+
+use strict;
+use warnings;
+
+use DBD::Pg qw(:async);
+use DBI;
+use Scalar::Util qw(weaken);
+
+my @sessions;
+
+# Microseconds since 1970, exact
+my $STAMP = '(extract(epoch FROM last_update_utc) * 1000000)::bigint';
+
+sub new
+{
+	my ($class, $node, $database) = @_;
+	my $dbh = DBI->connect(
+		sprintf('dbi:Pg:host=%s;port=%d;dbname=%s',
+			$node->host, $node->port, $database),
+		'', '',
+		{
+			AutoCommit => 1,
+			AutoInactiveDestroy => 1,
+			PrintError => 0,
+			RaiseError => 1
+		});
+
+	$dbh->do('SET TimeZone = UTC');
+
+	my $self = bless { dbh => $dbh, pid => $dbh->{pg_pid} }, $class;
+	push @sessions, $self;
+	weaken $sessions[-1];
+	return $self;
+}
+
+sub dbh { return $_[0]{dbh} }
+
+# The process of the server that serves this session
+sub pid { return $_[0]{pid} }
+
+# Runs commands; dies with the server's message.
+sub do
+{
+	my ($self, @sql) = @_;
+
+	$self->{dbh}->do($_) for @sql;
+	return;
+}
+
+# The same, for one that should fail: returns its SQLSTATE, '' if it doesn't.
+sub sqlstate_of
+{
+	my ($self, $sql) = @_;
+
+	return '' if eval { $self->{dbh}->do($sql); 1 };
+	return $self->{dbh}->state;
+}
+
+sub errstr { return $_[0]{dbh}->errstr }
+
+# The first column of the first row
+sub value
+{
+	my ($self, $sql, @args) = @_;
+
+	return ($self->{dbh}->selectrow_array($sql, undef, @args))[0];
+}
+
+# The first columns of all rows
+sub column
+{
+	my ($self, $sql, @args) = @_;
+
+	return @{ $self->{dbh}->selectcol_arrayref($sql, undef, @args) };
+}
+
+sub rows
+{
+	my ($self, $sql, @args) = @_;
+
+	return $self->{dbh}->selectall_arrayref($sql, undef, @args);
+}
+
+# The answer to docsync_upsert, a hash for each document; stamps are in
+# microseconds since 1970.
+sub upload
+{
+	my ($self, $client_id, $collection, @documents) = @_;
+	my $sth = $self->{upload} //= $self->{dbh}->prepare(
+		"SELECT id, outcome, client_version, $STAMP AS stamp
+		   FROM docsync_upsert(?, ?, ?)");
+
+	$sth->execute($client_id, '[' . join(', ', @documents) . ']', $collection);
+	return @{ $sth->fetchall_arrayref({}) };
+}
+
+# The stamps of documents that were written in other ways
+sub stamp_of
+{
+	my ($self, $collection, $id) = @_;
+
+	return $self->value(
+		"SELECT $STAMP FROM docsync.document WHERE collection = ? AND id = ?",
+		$collection, $id);
+}
+
+# What docsync_query_since returns, from a stamp's text on
+sub download
+{
+	my ($self, $client_id, $since, $origin, $collection, $max_documents) = @_;
+	my $sth = $self->{download} //= $self->{dbh}->prepare(
+		"SELECT id, client_version, client_id, deleted, body::text,
+				last_update_utc::text, $STAMP
+		   FROM docsync_query_since(?, ?, ?, ?, ?)");
+
+	$sth->execute($client_id, $since, $origin, $collection, $max_documents);
+	return $sth->fetchall_arrayref;
+}
+
+# The ids of all that may be downloaded from a collection, in their order
+sub settled
+{
+	my ($self, $collection, $since) = @_;
+
+	return map { $_->[0] } @{
+		$self->download(undef, $since // '-infinity', 'any', $collection, undef)
+	};
+}
+
+# Starts a command and returns at once.
+sub start
+{
+	my ($self, $sql) = @_;
+
+	$self->{dbh}->do($sql, { pg_async => PG_ASYNC });
+	return;
+}
+
+sub is_ready { return $_[0]{dbh}->pg_ready }
+
+# Waits for the command that was started; dies with the server's message.
+sub finish { return $_[0]{dbh}->pg_result }
+
+sub close
+{
+	my ($self) = @_;
+
+	delete @$self{qw(upload download)};
+	$self->{dbh}->disconnect;
+	return;
+}
+
+# Perl frees what is left in any order, and DBD::Pg crashes if a connection
+# goes before its statements.
+END
+{
+	local $?;
+	eval { $_->close } for grep { defined } @sessions;
+}
+
+1;
