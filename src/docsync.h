@@ -168,7 +168,7 @@ typedef struct WrittenDocument
 {
 	text	   *id;
 	TimestampTz last_update_utc;
-	bool		inserted;		/* else it replaced a stored one */
+	const StoredDocument *replaced; /* what it replaced, NULL if nothing */
 } WrittenDocument;
 
 /*
@@ -189,6 +189,7 @@ extern bool docsync_store_bury(Datum collection, Datum id);
 extern int64 docsync_store_purge(TimestampTz before, text *collection,
 								 TimestampTz *horizon);
 extern TimestampTz docsync_store_find_purged(text *collection);
+extern void docsync_store_note_replaced(const StoredDocument *stored);
 extern bool docsync_store_is_uploading(void);
 extern bool docsync_store_is_purging(void);
 

@@ -36,6 +36,8 @@ static HeapTuple guard_update(Relation rel, HeapTuple old, HeapTuple new);
 static void guard_delete(Relation rel, HeapTuple old);
 static HeapTuple stamp(Relation rel, HeapTuple new, bool server_edit,
 					   int64 server_version);
+static void get_document(Relation rel, HeapTuple tuple,
+						 StoredDocument *stored);
 static Datum get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull);
 static text *get_text(Relation rel, HeapTuple tuple, int attnum);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
@@ -101,7 +103,11 @@ guard_insert(Relation rel, HeapTuple new)
 											   &no_fence));
 
 	if (no_stamp && no_fence)
+	{
+		if (docsync_store_is_uploading())
+			docsync_store_note_replaced(NULL);
 		return stamp(rel, new, false, 0);
+	}
 
 	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
 		ereport(ERROR,
@@ -168,9 +174,18 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 										 &isnull));
 	new_version = get_attr(rel, new, Anum_document_client_version, &isnull);
 
+	if (docsync_store_is_uploading())
+	{
+		StoredDocument stored;
+
+		/* In the memory of the row, so until it has been returned */
+		get_document(rel, heap_copytuple(old), &stored);
+		docsync_store_note_replaced(&stored);
+		return stamp(rel, new, false, 0);
+	}
+
 	/* If null, the column's NOT NULL will say so. */
-	if (docsync_store_is_uploading() || isnull ||
-		DatumGetInt64(new_version) != old_version)
+	if (isnull || DatumGetInt64(new_version) != old_version)
 		return stamp(rel, new, false, 0);
 
 	if (old_version == PG_INT64_MAX)
@@ -235,6 +250,28 @@ stamp(Relation rel, HeapTuple new, bool server_edit, int64 server_version)
 	return heap_modify_tuple_by_cols(new, RelationGetDescr(rel),
 									 server_edit ? 4 : 2,
 									 columns, values, isnull);
+}
+
+static void
+get_document(Relation rel, HeapTuple tuple, StoredDocument *stored)
+{
+	bool		isnull;
+
+	stored->id = get_text(rel, tuple, Anum_document_id);
+	stored->client_version =
+		DatumGetInt64(get_attr(rel, tuple, Anum_document_client_version,
+							   &isnull));
+	stored->client_id = get_text(rel, tuple, Anum_document_client_id);
+	stored->last_update_utc =
+		DatumGetTimestampTz(get_attr(rel, tuple, Anum_document_last_update_utc,
+									 &isnull));
+	stored->deleted = DatumGetBool(get_attr(rel, tuple, Anum_document_deleted,
+											&isnull));
+	stored->body = get_attr(rel, tuple, Anum_document_body, &isnull);
+	stored->has_body = !isnull;
+	stored->fence =
+		DatumGetFullTransactionId(get_attr(rel, tuple, Anum_document_fence,
+										   &isnull));
 }
 
 static Datum

@@ -216,9 +216,8 @@ mark(TransactionId xid, uint32 collection_hash)
 {
 	LOCKTAG		tag;
 
-	if (marks < MARKS_MAX)
-		mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
-	else
+	mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
+	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock))
 		mark_tag(&tag, xid, 0, MARK_ALL);
 
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)

@@ -73,9 +73,6 @@ static const StatementText statements[] = {
 	 * The WHERE is the rule of rule.c, decided here once more because others
 	 * may have written since we looked.  A row for which it is false isn't
 	 * returned.
-	 *
-	 * Only a row that has been updated in place of an insertion bears the
-	 * lock by which ON CONFLICT held it, its xmax.
 	 */
 	[STATEMENT_WRITE] = {
 		"INSERT INTO docsync.document AS d"
@@ -96,8 +93,7 @@ static const StatementText statements[] = {
 		"     OR d.deleted OPERATOR(pg_catalog.<>) excluded.deleted"
 		"     OR (d.body IS NULL) OPERATOR(pg_catalog.<>) (excluded.body IS NULL)"
 		"     OR d.body OPERATOR(pg_catalog.<>) excluded.body)"
-		" RETURNING d.id, d.last_update_utc,"
-		"   d.xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid",
+		" RETURNING d.id, d.last_update_utc",
 		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, false
 	},
 
@@ -143,6 +139,14 @@ static SPIPlanPtr plans[lengthof(statements)];
  */
 static int	upload_depth = 0;
 static int	purge_depth = 0;
+
+/*
+ * What the row that docsync_store_write() is writing replaces, as its trigger
+ * saw it: that fires for INSERT, then for UPDATE if there is a stored one,
+ * and then the row is returned.
+ */
+static StoredDocument replaced;
+static bool has_replaced = false;
 
 typedef struct PurgeResult
 {
@@ -332,6 +336,18 @@ docsync_store_find_purged(text *collection)
 }
 
 /*
+ * Takes down what the row being written replaces, NULL if nothing.  It has to
+ * last until the row has been returned.
+ */
+void
+docsync_store_note_replaced(const StoredDocument *stored)
+{
+	has_replaced = stored != NULL;
+	if (stored != NULL)
+		replaced = *stored;
+}
+
+/*
  * Is the trigger fired by docsync_store_write() itself?
  */
 bool
@@ -418,7 +434,7 @@ receive_written(TupleTableSlot *slot, RowReceiver *self)
 	WrittenDocument written = {
 		.id = DatumGetTextPP(values[0]),
 		.last_update_utc = DatumGetTimestampTz(values[1]),
-		.inserted = DatumGetBool(values[2])
+		.replaced = has_replaced ? &replaced : NULL
 	};
 
 	self->written(&written, self->arg);

@@ -45,7 +45,7 @@ typedef struct UploadGroup
 	SentDocument *write;		/* the last that wins; NULL: none */
 	bool		created;
 	bool		written;
-	bool		decided;		/* by what is stored, or by its absence */
+	bool		judged;			/* by the rule */
 	int64		client_version;
 	TimestampTz last_update_utc;
 	Jsonb	   *winner;			/* NULL: none needed */
@@ -66,8 +66,8 @@ struct Upload
 static void upload_group(Upload *upload);
 static void upload_look_up(Upload *upload, bool lost);
 static void upload_write(Upload *upload);
-static void upload_decide(Upload *upload, UploadGroup *group,
-						  const RuleHeld *stored);
+static void upload_judge(Upload *upload, UploadGroup *group,
+						 const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
 static UploadGroup *find_group(Upload *upload, const text *id);
@@ -208,7 +208,6 @@ upload_look_up(Upload *upload, bool lost)
 
 		if (lost && (group->write == NULL || group->written))
 			continue;
-		group->decided = false;
 		ids[count++] = PointerGetDatum(cstring_to_text_with_len(group->documents[0]->id,
 																group->documents[0]->id_len));
 	}
@@ -221,12 +220,8 @@ upload_look_up(Upload *upload, bool lost)
 	{
 		UploadGroup *group = &upload->groups[i];
 
-		if (!lost && !group->decided)
-		{
-			RuleHeld	nothing = {.exists = false};
-
-			upload_decide(upload, group, &nothing);
-		}
+		if (!lost && !group->judged)
+			upload_judge(upload, group, NULL);
 		if (lost && group->write != NULL && !group->written)
 			ereport(ERROR,
 					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
@@ -273,16 +268,35 @@ upload_write(Upload *upload)
 
 /*
  * Applies the rule to the documents of one id, one by one, beginning with
- * what the service holds.
+ * what is stored, which is NULL if nothing is.
  */
 static void
-upload_decide(Upload *upload, UploadGroup *group, const RuleHeld *stored)
+upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 {
-	RuleHeld	held = *stored;
+	RuleHeld	at_first = {.exists = stored != NULL};
+	RuleHeld	held;
 
+	if (stored != NULL)
+	{
+		at_first.client_version = stored->client_version;
+		at_first.same_client = docsync_batch_same_text(stored->client_id,
+													   upload->client_id);
+		at_first.deleted = stored->deleted;
+
+		/* Detoast the body only if the rule will look at it. */
+		for (int i = 0; i < group->count; i++)
+		{
+			if (at_first.same_client && stored->has_body &&
+				at_first.body == NULL &&
+				group->documents[i]->client_version == stored->client_version)
+				at_first.body = DatumGetJsonbP(stored->body);
+		}
+	}
+
+	held = at_first;
 	group->write = NULL;
 	group->created = !held.exists;
-	group->decided = true;
+	group->judged = true;
 
 	for (int i = 0; i < group->count; i++)
 	{
@@ -298,14 +312,14 @@ upload_decide(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 			held.client_version = sent->client_version;
 			held.same_client = true;
 			held.deleted = sent->deleted;
-			/* The rule looks at it only if the next has the same version. */
+			/* There is another to compare it with? */
 			held.body = i + 1 < group->count ? docsync_batch_body(sent) : NULL;
 		}
 	}
 
 	/* Two edits with clientVersion 0 may end where they began. */
 	if (group->write != NULL &&
-		docsync_rule_decide(stored, group->write) == RULE_UNCHANGED)
+		docsync_rule_decide(&at_first, group->write) == RULE_UNCHANGED)
 		group->write = NULL;
 }
 
@@ -317,22 +331,8 @@ on_stored(const StoredDocument *stored, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
 	UploadGroup *group = find_group(upload, stored->id);
-	RuleHeld	held = {.exists = true};
 
-	held.client_version = stored->client_version;
-	held.same_client = docsync_batch_same_text(stored->client_id,
-											   upload->client_id);
-	held.deleted = stored->deleted;
-
-	/* Detoast the body only if the rule will look at it. */
-	for (int i = 0; i < group->count; i++)
-	{
-		if (held.same_client && stored->has_body && held.body == NULL &&
-			group->documents[i]->client_version == stored->client_version)
-			held.body = DatumGetJsonbP(stored->body);
-	}
-
-	upload_decide(upload, group, &held);
+	upload_judge(upload, group, stored);
 	if (group->write != NULL)
 		return true;
 
@@ -353,16 +353,17 @@ on_written(const WrittenDocument *written, void *arg)
 	UploadGroup *group = find_group(upload, written->id);
 	SentDocument *sent = group->write;
 
+	/*
+	 * Somebody may have written it since we looked.  We have won all the
+	 * same, but an earlier one of ours may not have.
+	 */
+	if (group->count > 1 || group->created != (written->replaced == NULL))
+		upload_judge(upload, group, written->replaced);
+	Assert(group->write == sent);
+
 	group->written = true;
 	group->client_version = sent->client_version;
 	group->last_update_utc = written->last_update_utc;
-
-	/* Somebody stored it since we looked, and we were newer. */
-	if (group->created && !written->inserted)
-	{
-		group->created = false;
-		upload->outcomes[group->documents[0]->ordinal - 1] = RULE_UPDATED;
-	}
 
 	/* An earlier or later one in the batch lost against it. */
 	if (has_loser(upload, group))
