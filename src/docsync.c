@@ -18,6 +18,7 @@ PG_MODULE_MAGIC;
 int			docsync_max_batch;
 int			docsync_max_document_size;
 int			docsync_max_version_lead;
+int			docsync_max_page_size;
 
 void		_PG_init(void);
 
@@ -34,7 +35,7 @@ _PG_init(void)
 
 	DefineCustomIntVariable("docsync.max_document_size",
 							"Sets the largest body a document may have.",
-							"Measured as it is stored, as jsonb.",
+							"Measured as jsonb, long numbers with their digits.",
 							&docsync_max_document_size,
 							1024 * 1024, 1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE,
@@ -46,6 +47,14 @@ _PG_init(void)
 							&docsync_max_version_lead,
 							-1, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_page_size",
+							"Sets the size of the documents in an answer over HTTP after which it ends.",
+							"The client gets the rest with the next one.",
+							&docsync_max_page_size,
+							64 * 1024 * 1024, 1, 512 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE,
 							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("docsync");

@@ -45,6 +45,7 @@
 extern int	docsync_max_batch;	/* documents */
 extern int	docsync_max_document_size;	/* bytes of a body, as jsonb */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
+extern int	docsync_max_page_size;	/* bytes of documents in an answer */
 
 /*
  * batch.c: JSON to structs, every refusal of bad input
@@ -66,11 +67,12 @@ typedef struct Batch
 	int			count;
 } Batch;
 
-extern Batch *docsync_batch_parse(Jsonb *documents);
+extern Batch *docsync_batch_parse(const JsonbValue *documents);
 extern Jsonb *docsync_batch_body(const SentDocument *sent);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
 									  const char *b, int b_len);
 extern bool docsync_batch_same_text(const text *a, const text *b);
+extern const char *docsync_batch_type_name(const JsonbValue *value);
 extern const char *docsync_batch_quote(const char *value, int len);
 extern void docsync_batch_check_name(const text *value, const char *name,
 									 int max_len);
@@ -208,7 +210,7 @@ typedef struct UploadResult
 } UploadResult;
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,
-									Jsonb *documents);
+									const JsonbValue *documents);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 
@@ -231,18 +233,21 @@ typedef struct Download
 	TimestampTz since;
 	bool		after;			/* only later ones than since */
 	int			max_documents;	/* later than since; -1: all */
-	void		(*put) (const StoredDocument *stored, void *arg);
+	bool		(*put) (const StoredDocument *stored, void *arg);
 	void	   *arg;
 
 	/* What came of it */
 	int			count;			/* documents later than since */
 	TimestampTz last;			/* the last stamp passed, at least since */
-	bool		more;			/* there were more than max_documents */
+	bool		more;			/* there were more: max_documents, or put
+								 * returned false */
 
 	SettleScan	settle;
+	bool		is_full;		/* put has had enough */
 } Download;
 
 extern QueryOrigin docsync_query_parse_origin(const text *origin);
+extern void docsync_query_check(const Download *download);
 extern void docsync_query_run(Download *download);
 extern void docsync_query_refuse(const char *detail) pg_attribute_noreturn();
 
@@ -275,8 +280,24 @@ extern bool docsync_cursor_parse(const char *text, Cursor *cursor);
 extern bool docsync_cursor_parse_utc(const char *text, TimestampTz *time);
 
 /*
- * http.c: the functions for HTTP
+ * request.c: what an HTTP request asks for
  */
-extern int	docsync_http_sqlstate(int sqlstate);
+typedef struct Request
+{
+	text	   *client_id;
+	text	   *collection;
+	text	   *cursor;
+	text	   *origin;
+	int			max_documents;	/* -1: all */
+	JsonbValue *documents;		/* NULL: none sent */
+} Request;
+
+extern text *docsync_request_get_text(FunctionCallInfo fcinfo, int n);
+extern int	docsync_request_get_max(FunctionCallInfo fcinfo, int n);
+extern text *docsync_request_url_value(const char *key);
+extern void docsync_request_parse_body(Jsonb *body, Request *request,
+									   const char *const *keys);
+extern void docsync_request_resolve(Request *request);
+extern int	docsync_request_sqlstate(int sqlstate);
 
 #endif							/* DOCSYNC_H */

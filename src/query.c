@@ -21,7 +21,7 @@ static void check_since(TimestampTz since);
 static void check_purged(text *collection, TimestampTz since);
 static bool is_wanted(const Download *download, const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
-static void put_row(const StoredDocument *stored, void *arg);
+static bool put_row(const StoredDocument *stored, void *arg);
 
 /*
  * docsync_query_since(client_id text,
@@ -55,6 +55,7 @@ docsync_query_since(PG_FUNCTION_ARGS)
 				 errdetail("It is %d.", download.max_documents),
 				 errhint("Give a number of documents, or NULL for all.")));
 
+	docsync_query_check(&download);
 	InitMaterializedSRF(fcinfo, 0);
 	docsync_query_run(&download);
 
@@ -88,10 +89,11 @@ docsync_query_parse_origin(const text *origin)
 }
 
 /*
- * Runs a download with the active snapshot.
+ * Refuses what can't be asked for.  A sync has to do so before its upload moves
+ * the clock.
  */
 void
-docsync_query_run(Download *download)
+docsync_query_check(const Download *download)
 {
 	if (download->client_id != NULL || download->origin != ORIGIN_ANY)
 		docsync_batch_check_name(download->client_id, "client_id",
@@ -100,7 +102,14 @@ docsync_query_run(Download *download)
 							 DOCSYNC_COLLECTION_LEN);
 	check_since(download->since);
 	check_purged(download->collection, download->since);
+}
 
+/*
+ * Runs a download, which has been checked, with the active snapshot.
+ */
+void
+docsync_query_run(Download *download)
+{
 	download->last = download->since;
 	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
 						 download->collection);
@@ -119,8 +128,6 @@ docsync_query_run(Download *download)
 static void
 check_since(TimestampTz since)
 {
-	TimestampTz clock;
-
 	if (since == DT_NOEND)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -130,16 +137,13 @@ check_since(TimestampTz since)
 	if (RecoveryInProgress())
 		return;
 
-	clock = docsync_clock_read(DOCSYNC_CLOCK);
-	if (since > clock)
+	if (since > docsync_clock_read(DOCSYNC_CLOCK))
 	{
-		char		since_text[DOCSYNC_STAMP_LEN];
-		char		clock_text[DOCSYNC_STAMP_LEN];
+		char text[	DOCSYNC_STAMP_LEN];
 
-		docsync_stamp_format(since, since_text);
-		docsync_stamp_format(clock, clock_text);
-		docsync_query_refuse(psprintf("The client has seen %s, the last stamp issued is %s; the server may have been restored to an earlier time.",
-									  since_text, clock_text));
+		docsync_stamp_format(since, text);
+		docsync_query_refuse(psprintf("The client has seen %s, a stamp that this server has never issued; it may have been restored to an earlier time.",
+									  text));
 	}
 }
 
@@ -178,10 +182,10 @@ void
 docsync_query_refuse(const char *detail)
 {
 	ereport(ERROR,
-			(errcode(docsync_http_sqlstate(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)),
+			(errcode(docsync_request_sqlstate(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)),
 			 errmsg("resync required"),
 			 errdetail("%s", detail),
-			 errhint("Start again without a cursor.")));
+			 errhint("Start again from the beginning, without a cursor.")));
 }
 
 /*
@@ -215,20 +219,24 @@ on_stored(const StoredDocument *stored, void *arg)
 
 	if ((is_later || !download->after) && is_wanted(download, stored))
 	{
-		if (is_later && download->count == download->max_documents)
+		if (is_later && (download->is_full ||
+						 download->count == download->max_documents))
 		{
 			download->more = true;
 			return false;
 		}
 		download->count += is_later;
-		download->put(stored, download->arg);
+
+		/* At least one that is later, or the client wouldn't get further. */
+		if (!download->put(stored, download->arg))
+			download->is_full = download->count > 0;
 	}
 
 	download->last = stored->last_update_utc;
 	return true;
 }
 
-static void
+static bool
 put_row(const StoredDocument *stored, void *arg)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) arg;
@@ -244,4 +252,5 @@ put_row(const StoredDocument *stored, void *arg)
 	nulls[5] = !stored->has_body;
 
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return true;
 }

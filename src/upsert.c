@@ -91,10 +91,14 @@ Datum
 docsync_upsert(PG_FUNCTION_ARGS)
 {
 	Upload	   *upload;
+	JsonbValue	documents;
+
+	if (!PG_ARGISNULL(1))
+		JsonbToJsonbValue(PG_GETARG_JSONB_P(1), &documents);
 
 	upload = docsync_upsert_apply(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 								  PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
-								  PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1));
+								  PG_ARGISNULL(1) ? NULL : &documents);
 
 	InitMaterializedSRF(fcinfo, 0);
 	put_rows(upload, (ReturnSetInfo *) fcinfo->resultinfo);
@@ -106,7 +110,8 @@ docsync_upsert(PG_FUNCTION_ARGS)
  * Applies an upload.  Arguments are NULL where SQL's are.
  */
 Upload *
-docsync_upsert_apply(text *client_id, text *collection, Jsonb *documents)
+docsync_upsert_apply(text *client_id, text *collection,
+					 const JsonbValue *documents)
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 

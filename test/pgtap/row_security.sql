@@ -4,7 +4,7 @@ SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS docsync;
-SELECT plan(54);
+SELECT plan(62);
 
 CREATE ROLE regress_docsync_ann;
 CREATE ROLE regress_docsync_bob;
@@ -133,7 +133,7 @@ BEGIN
 		EXECUTE command;
 	EXCEPTION WHEN OTHERS THEN
 		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-		RETURN concat_ws(' ', SQLSTATE, SQLERRM, detail, hint);
+		RETURN concat_ws(' ', SQLSTATE, SQLERRM, nullif(detail, ''), nullif(hint, ''));
 	END;
 	PERFORM set_config('role', 'none', true);
 	RETURN 'no error';
@@ -161,6 +161,32 @@ SELECT is_empty($$SELECT command, error FROM errors WHERE error ~ 'secret' OR er
 SELECT is(pg_temp.error_as('bob', $$DELETE FROM docsync.document WHERE id ~ 'hidden'$$), 'no error', 'bob deletes what he sees');
 SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, deleted, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
 	'hidden 5 f "secret", hidden 0 0 f "secret"', 'and ann''s documents are still there');
+-- A policy lets him delete; the one on UPDATE, which makes the tombstone, doesn't.
+CREATE POLICY may_delete ON docsync.document FOR DELETE USING (true);
+SELECT is(pg_temp.error_as('bob', $$DELETE FROM docsync.document WHERE id ~ 'hidden'$$),
+	'42501 cannot turn the document into a tombstone DELETE on docsync.document is an UPDATE, which a policy or a trigger has kept from the row.',
+	'a DELETE that comes to nothing says so');
+SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, deleted, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
+	'hidden 5 f "secret", hidden 0 0 f "secret"', '... and deletes nothing');
+
+------------------------------------------------------------------------------
+-- Purging is no way round it: it removes what its caller may.
+------------------------------------------------------------------------------
+INSERT INTO docsync.document (id, client_id, last_update_utc, deleted, fence) VALUES
+	('old of ann', 'regress_docsync_ann', '2001-01-01', true, '3'), ('old of bob', 'regress_docsync_bob', '2001-01-02', true, '3');
+DROP POLICY may_delete ON docsync.document;
+CREATE POLICY may_delete ON docsync.document FOR DELETE USING (client_id = current_user);
+SELECT is(pg_temp.error_as('bob', $$SELECT docsync_purge('0')$$), '42501 permission denied for function docsync_purge', 'bob can''t purge');
+GRANT EXECUTE ON FUNCTION docsync_purge TO regress_docsync_bob;
+SELECT is(pg_temp.error_as('bob', $$SELECT docsync_purge('0')$$), '42501 permission denied for table purged', '... nor with the function alone');
+GRANT INSERT, UPDATE ON docsync.purged TO regress_docsync_bob;
+SELECT is(pg_temp.run_as('bob', $$SELECT docsync_purge('0')$$), '(1)', 'with all privileges he purges what is his own');
+SELECT is((SELECT string_agg(id, ', ') FROM docsync.document WHERE id ~ 'old'), 'old of ann', '... and ann''s tombstone stays');
+SELECT is((SELECT last_update_utc FROM docsync.purged), '2001-01-02', '... and readers are told of his alone');
+SELECT is(pg_temp.run_as('ann', $$SELECT id FROM docsync_query_since(NULL, '2001-01-01', 'any')$$),
+	'55000 resync required The client has seen ' || to_char('2001-01-01'::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+	|| ', tombstones up to ' || to_char('2001-01-02'::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+	|| ' have been removed.', 'also those who could not see it');
 
 SELECT * FROM finish();
 ROLLBACK;

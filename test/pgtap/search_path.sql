@@ -23,7 +23,7 @@ BEGIN
 		  FROM pg_proc AS p LEFT JOIN LATERAL unnest(p.proargtypes) WITH ORDINALITY AS a(type, place) ON true
 		 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f'
 		   AND p.proname IN ('unnest', 'octet_length', 'length', 'date_part', 'now', 'clock_timestamp', 'setval', 'nextval',
-			   'currval', 'format', 'quote_ident', 'pg_get_serial_sequence', 'to_regclass', 'int8', 'text', 'jsonb', 'xid',
+			   'currval', 'format', 'gen_random_uuid', 'substr', 'replace', 'timestamptz_mi_interval', 'quote_ident', 'pg_get_serial_sequence', 'to_regclass', 'int8', 'text', 'jsonb', 'xid',
 			   'textin', 'concat', 'current_setting', 'array_agg')
 		   AND NOT 'internal'::regtype = ANY (p.proargtypes) AND p.prorettype <> 'internal'::regtype
 		   AND NOT 'cstring'::regtype = ANY (p.proargtypes) AND p.provariadic = 0
@@ -53,7 +53,7 @@ BEGIN
 	RETURN planted;
 END
 $$;
-SELECT plan(15);
+SELECT plan(24);
 SELECT cmp_ok(pg_temp.plant('hostile'), '>', 100::bigint, 'traps are set');
 
 -- Types, tables, a sequence; and a schema's worth of temporary ones, which
@@ -68,6 +68,12 @@ INSERT INTO hostile.document VALUES ('default', 'hostile', 99, 'hostile', now(),
 CREATE SEQUENCE hostile.clock;
 CREATE TEMP TABLE document AS SELECT * FROM hostile.document;
 CREATE TEMP SEQUENCE clock;
+CREATE FUNCTION hostile.count() RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile count'; END$$;
+CREATE FUNCTION hostile.max(pg_catalog.timestamptz) RETURNS pg_catalog.timestamptz LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile max'; END$$;
+CREATE TABLE hostile.purged (collection text, last_update_utc pg_catalog.timestamptz);
+INSERT INTO hostile.purged VALUES ('none', '2101-01-01');
+CREATE SEQUENCE hostile.horizon;
+CREATE SEQUENCE hostile.epoch;
 CREATE FUNCTION hostile.guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile guard'; END$$;
 
 GRANT USAGE ON SCHEMA hostile TO PUBLIC;
@@ -103,10 +109,21 @@ SELECT outcome AS zero3 FROM api.docsync_upsert('tablet', '[{"id": "z", "clientV
 SELECT id AS other FROM api.docsync_query_since('phone', '2001-01-01', max_documents => 1) \gset
 SELECT id AS own FROM api.docsync_query_since('tablet', origin => 'own', max_documents => 1) \gset
 SELECT id AS any FROM api.docsync_query_since(NULL, origin => 'any', max_documents => 1) \gset
+SELECT api.docsync_sync('watch', '[{"id": "s", "clientVersion": 1, "body": 1}]', origin => 'own') AS sync \gset
+SELECT api.docsync_pull('watch', origin => 'own') AS pull \gset
+SELECT api.docsync_docs('{"clientId": "watch", "documents": [{"id": "s", "clientVersion": 0, "body": 1}]}') AS docs \gset
+SELECT api.docsync_docs_query('own', '2001-01-01T00:00:00Z', 'watch') AS docs_query \gset
 RESET ROLE;
 INSERT INTO docsync.document (id, body) VALUES ('b', '1');
 UPDATE docsync.document SET body = '"edited"';
 DELETE FROM docsync.document;
+INSERT INTO docsync.document (collection, id, last_update_utc, deleted, fence) VALUES
+	('old', 'o1', '2001-02-03', true, '3'), ('old', 'o2', '2001-02-04', true, '3'), ('older', 'o', '2001-02-02', true, '3');
+SELECT api.docsync_purge('1 day', 'old') AS purged \gset
+SELECT api.docsync_purge('1 day') AS purged2 \gset
+INSERT INTO docsync.document (collection, id, last_update_utc, deleted, fence) VALUES ('old', 'o3', '2001-02-05', true, '3');
+SELECT api.docsync_purge('1 day') AS purged3 \gset
+SELECT pg_catalog.count(*) AS none FROM api.docsync_query_since(NULL, '2001-01-01', 'any', 'none') \gset
 SET LOCAL search_path = public, pg_catalog;
 
 SELECT is(:'created'::text, 'created', 'created');
@@ -120,8 +137,18 @@ SELECT is(:'zero3'::text, 'updated', 'clientVersion 0 is deleted');
 SELECT is(:'other'::text, 'a', 'origin other');
 SELECT is(:'own'::text, 'a', 'origin own');
 SELECT is(:'any'::text, 'a', 'origin any');
+SELECT is(:'sync'::jsonb #>> '{results,0,outcome}', 'created', 'sync uploads');
+SELECT is(:'sync'::jsonb #>> '{documents,0,id}', 's', '... and downloads');
+SELECT is(:'pull'::jsonb #>> '{documents,0,id}', 's', 'pull');
+SELECT is(:'docs'::jsonb #>> '{results,0,outcome}', 'discarded', 'the protocol''s upload');
+SELECT is(:'docs_query'::jsonb #>> '{0,id}', 's', 'the protocol''s download');
 SELECT results_eq('SELECT id, deleted, client_id FROM docsync.document ORDER BY id',
-	$$VALUES ('a' COLLATE "C", true, 'server' COLLATE "C"), ('b', true, 'server'), ('z', true, 'server')$$, 'plain SQL works');
+	$$VALUES ('a' COLLATE "C", true, 'server' COLLATE "C"), ('b', true, 'server'), ('s', true, 'server'), ('z', true, 'server')$$, 'plain SQL works');
+SELECT is(ARRAY[:'purged', :'purged2', :'purged3'], '{2,1,1}', 'purging works');
+SELECT results_eq('SELECT collection, last_update_utc FROM docsync.purged ORDER BY 1',
+	$$VALUES ('old' COLLATE "C", '2001-02-05'::timestamptz), ('older', '2001-02-02')$$, '... and notes how far it went');
+SELECT is((SELECT to_timestamp(last_value / 1000000.0) FROM docsync.horizon), '2001-02-05', '... for all collections, too');
+SELECT is(:none, 0, 'a download that has to look at it');
 SELECT results_eq('SELECT id, client_version FROM hostile.document', $$VALUES ('hostile', 99::bigint)$$, 'the other table "document" is untouched');
 SELECT results_eq('SELECT is_called FROM hostile.clock UNION ALL SELECT is_called FROM pg_temp.clock', 'VALUES (false), (false)',
 	'so are the other sequences "clock"');

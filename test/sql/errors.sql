@@ -279,6 +279,14 @@ SELECT * FROM docsync_query_since('tablet', origin => 'Other');
 :after
 SELECT * FROM docsync_query_since('tablet', 'infinity');
 :after
+SELECT docsync_purge(NULL);
+:after
+SELECT docsync_purge('-1 day');
+:after
+SELECT docsync_purge('1 day', '');
+:after
+SELECT docsync_purge('1 day', repeat('é', 100) || 'x');
+:after
 SELECT * FROM docsync_query_since('tablet', max_documents => -1);
 :after
 SELECT * FROM docsync_query_since('tablet', max_documents => -2147483648);
@@ -307,6 +315,31 @@ EXCEPTION WHEN object_not_in_prerequisite_state THEN
 	RAISE NOTICE '%', hint;
 END
 $$;
+:after
+
+-- Resync, for each of its causes, from all calls that go on from somewhere.
+-- The first two have times in their detail (the third, purged tombstones, is
+-- in pgtap/purge.sql).
+\set VERBOSITY terse
+SELECT docsync_pull(cursor => (SELECT lpad(to_hex(last_value), 16, '0') FROM docsync.epoch) || '.' || :clock + 1000000);
+:after
+SELECT docsync_sync('tablet', cursor => (SELECT lpad(to_hex(last_value), 16, '0') FROM docsync.epoch) || '.' || :clock + 1000000);
+:after
+-- with documents, which aren't stored then
+SELECT docsync_sync('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]',
+	cursor => (SELECT lpad(to_hex(last_value), 16, '0') FROM docsync.epoch) || '.' || 7000000000000000);
+SELECT :'LAST_ERROR_SQLSTATE' AS sqlstate, array_agg(id) AS stored FROM docsync.document;
+SELECT docsync_docs_query('any', '2262-01-01T00:00:00Z');
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
+SELECT docsync_pull(cursor => lpad(to_hex(last_value # 1), 16, '0') || '.' || 0) FROM docsync.epoch;
+\echo :LAST_ERROR_SQLSTATE
+SELECT docsync_sync('tablet', cursor => lpad(to_hex(last_value # 1), 16, '0') || '.' || 0) FROM docsync.epoch;
+\echo :LAST_ERROR_SQLSTATE
+SELECT last_value AS clock FROM docsync.clock \gset
+
+-- Unknown origins, as long as they may be
+SELECT * FROM docsync_query_since('tablet', origin => repeat('é', 1000));
 :after
 
 -- Privileges
@@ -340,6 +373,12 @@ RESET ROLE;
 SELECT docsync_grant('no_such_role');
 \echo :LAST_ERROR_SQLSTATE
 SELECT docsync_grant('public');
+\echo :LAST_ERROR_SQLSTATE
+SELECT docsync_grant(NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT docsync_grant('-');
+\echo :LAST_ERROR_SQLSTATE
+SELECT docsync_grant('4294967295');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Row-level security.  (Stamps may be used up: triggers run before policies.)

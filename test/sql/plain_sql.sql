@@ -164,7 +164,9 @@ SELECT to_timestamp(last_value / 1000000.0) = '2101-02-03 04:05:06.789012+00' AS
 COPY docsync.document FROM stdin;
 dump	copied	1	tablet	2101-02-03 05:05:06.789012+00	f	1	4
 \.
-SELECT id, last_update_utc AT TIME ZONE 'UTC' AS last_update_utc, fence
+-- A fence that can't be this cluster's becomes one of its own.
+SELECT id, last_update_utc AT TIME ZONE 'UTC' AS last_update_utc, fence IN ('3', '4') AS fence_as_brought,
+       fence <= pg_snapshot_xmax(pg_current_snapshot()) AS fence_of_ours
   FROM docsync.document WHERE collection = 'dump' ORDER BY 2;
 -- what comes later is later
 SELECT last_update_utc AT TIME ZONE 'UTC' AS last_update_utc

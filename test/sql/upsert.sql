@@ -262,6 +262,21 @@ SELECT id, outcome, client_version FROM docsync_upsert('tablet', '[
 	{"id": "w0", "clientVersion": 0, "body": 2}]', 'triggers');
 SELECT collection, id, client_version, client_id, body
   FROM docsync.document WHERE id IN ('v0', 'w0') ORDER BY collection, id;
+-- The outcome is the outer one's, whatever becomes of the inner one: here the
+-- outer is new and the inner isn't, then the other way round.
+SELECT outcome FROM docsync_upsert('tablet', '[
+	{"id": "in", "clientVersion": 1, "body": 1},
+	{"id": "in twice", "clientVersion": 1, "body": 1}]', 'mirror');
+SELECT ordinal, id, outcome, client_version FROM docsync_upsert('tablet', '[
+	{"id": "in", "clientVersion": 2, "body": 2},
+	{"id": "in twice", "clientVersion": 3, "body": 3},
+	{"id": "in twice", "clientVersion": 2, "body": 2}]', 'triggers');
+ALTER TABLE docsync.document DISABLE TRIGGER own;
+SELECT outcome FROM docsync_upsert('tablet', '[{"id": "out", "clientVersion": 1, "body": 1}]', 'triggers');
+ALTER TABLE docsync.document ENABLE TRIGGER own;
+SELECT id, outcome, client_version FROM docsync_upsert('tablet', '[{"id": "out", "clientVersion": 2, "body": 2}]', 'triggers');
+SELECT collection, id, client_version, client_id, body
+  FROM docsync.document WHERE id IN ('in', 'in twice', 'out') ORDER BY collection, id;
 DROP TRIGGER own ON docsync.document;
 -- A trigger that suppresses a document: the upload says so, and stores nothing.
 CREATE FUNCTION pg_temp.suppress() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;

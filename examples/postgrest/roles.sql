@@ -1,0 +1,39 @@
+-- roles.sql - a database for docsync over PostgREST: extension, roles, a policy that keeps tenants apart.
+--
+--	createdb docsync
+--	psql -v ON_ERROR_STOP=1 -f roles.sql docsync
+--
+-- As superuser, once. The tenant is what the token's claim "tenant" says: with {"role": "docsync_user", "tenant": "anna"}
+-- a client reads and writes the collection "anna" and those whose names begin with "anna/", and no other.
+
+BEGIN;
+
+-- PostgREST exposes this schema, so nothing but the functions lies in it. The table is in the schema docsync.
+CREATE SCHEMA api;
+CREATE EXTENSION docsync SCHEMA api;
+
+-- PostgREST connects as docsync_authenticator, which may do nothing but become one of the other two: docsync_user with a
+-- token that says so, docsync_anon without. Roles are the server's, not the database's: they may be there already.
+SELECT format('CREATE ROLE %s', role)
+  FROM unnest(ARRAY['docsync_authenticator LOGIN NOINHERIT', 'docsync_anon NOLOGIN', 'docsync_user NOLOGIN']) AS role
+ WHERE to_regrole(split_part(role, ' ', 1)) IS NULL
+\gexec
+GRANT docsync_anon, docsync_user TO docsync_authenticator;
+
+-- docsync_anon has no right at all: who comes without a token is told 401.
+SELECT api.docsync_grant('docsync_user') \g /dev/null
+
+-- PostgREST sets this for each request. A request that takes longer shouldn't keep its connection from others.
+ALTER ROLE docsync_user SET statement_timeout = '60s';
+
+-- One policy for reading and writing. A collection belongs to the tenant who is named in front of its first "/".
+-- (SELECT ...) is evaluated once a query, not once a row. The claims are empty outside PostgREST: no tenant, no row.
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON docsync.document TO docsync_user
+	USING (split_part(collection, '/', 1)
+		   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
+
+COMMIT;
+
+-- PostgREST knows the functions that were there when it started. This makes it look again.
+NOTIFY pgrst, 'reload schema';

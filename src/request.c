@@ -1,0 +1,308 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.c
+ *	  What an HTTP request asks for, and on whose behalf.
+ *
+ * What PostgREST says of a request it says in settings: request.method,
+ * request.headers, request.jwt.claims.  Where there are none, arguments alone
+ * count.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/numeric.h"
+
+#include "docsync.h"
+
+#define DEFAULT_COLLECTION		"default"
+
+static void parse_field(const char *key, JsonbValue *value, Request *request);
+static text *decode_value(const char *value, int len);
+static Jsonb *get_setting(const char *setting);
+static text *get_field(Jsonb *object, const char *key);
+static void check_max_documents(int max_documents);
+
+/*
+ * Reads an object that may have the given keys.
+ */
+void
+docsync_request_parse_body(Jsonb *body, Request *request, const char *const *keys)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *key = NULL;
+
+	if (body == NULL || !JB_ROOT_IS_OBJECT(body))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the body is not an object"),
+				 errhint("Send {\"clientId\": text, \"documents\": array}.")));
+
+	it = JsonbIteratorInit(&body->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			const char *const *known = keys;
+
+			key = pnstrdup(value.val.string.val, value.val.string.len);
+			while (*known != NULL && strcmp(*known, key) != 0)
+				known++;
+			if (*known == NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("unknown key in the body"),
+						 errdetail("It has the key \"%s\".",
+								   docsync_batch_quote(key, strlen(key)))));
+		}
+		else if (token == WJB_VALUE && value.type != jbvNull)
+			parse_field(key, &value, request);
+	}
+}
+
+static void
+parse_field(const char *key, JsonbValue *value, Request *request)
+{
+	text	  **field = strcmp(key, "clientId") == 0 ? &request->client_id :
+	strcmp(key, "collection") == 0 ? &request->collection :
+	strcmp(key, "cursor") == 0 ? &request->cursor :
+	strcmp(key, "origin") == 0 ? &request->origin : NULL;
+
+	if (strcmp(key, "documents") == 0)
+	{
+		request->documents = palloc(sizeof(JsonbValue));
+		*request->documents = *value;
+	}
+	else if (field != NULL && value->type == jbvString)
+		*field = cstring_to_text_with_len(value->val.string.val,
+										  value->val.string.len);
+	else if (field == NULL && value->type == jbvNumeric)
+	{
+		bool		overflow;
+
+		request->max_documents =
+			numeric_int4_opt_error(value->val.numeric, &overflow);
+		check_max_documents(overflow ? 0 : request->max_documents);
+	}
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\": wrong type", key),
+				 errdetail("It is %s.", docsync_batch_type_name(value))));
+}
+
+/*
+ * Our SQLSTATE, or the one that makes PostgREST answer with the status meant.
+ * The message is the status line then, so it must have nothing of the request
+ * in it.
+ */
+int
+docsync_request_sqlstate(int sqlstate)
+{
+	const char *method = GetConfigOption("request.method", true, false);
+
+	if (method == NULL || *method == '\0')
+		return sqlstate;
+
+	switch (sqlstate)
+	{
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+			return MAKE_SQLSTATE('P', 'T', '4', '1', '3');
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+			return MAKE_SQLSTATE('P', 'T', '4', '1', '0');
+		default:
+			return sqlstate;
+	}
+}
+
+/*
+ * Fills in who asks, and for what.
+ *
+ * The clientId: the argument, else the header X-Client-Id, else the token's
+ * claim client_id.  A claim, where there is one, binds.  NULL if there is
+ * none.  The collection: the argument, else the claim collection, else
+ * "default"; who may use it is for row-level security to say.
+ */
+void
+docsync_request_resolve(Request *request)
+{
+	Jsonb	   *claims = get_setting("request.jwt.claims");
+	text	   *claim = get_field(claims, "client_id");
+
+	if (request->client_id == NULL)
+		request->client_id = get_field(get_setting("request.headers"),
+									   "x-client-id");
+	if (request->client_id == NULL)
+		request->client_id = claim;
+	else if (claim != NULL &&
+			 !docsync_batch_same_text(claim, request->client_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("\"clientId\" is not the token's"),
+				 errhint("Leave it out, or send the token's claim client_id.")));
+
+	if (request->collection == NULL)
+		request->collection = get_field(claims, "collection");
+	if (request->collection == NULL)
+		request->collection = cstring_to_text(DEFAULT_COLLECTION);
+}
+
+/*
+ * A value of the request's query string, which a proxy has put into the header
+ * X-Query-String; NULL if there is none.  The last counts.
+ */
+text *
+docsync_request_url_value(const char *key)
+{
+	text	   *query = get_field(get_setting("request.headers"),
+								  "x-query-string");
+	int			key_len = strlen(key);
+	text	   *value = NULL;
+	char	   *pair;
+
+	if (query == NULL)
+		return NULL;
+
+	for (pair = text_to_cstring(query); *pair != '\0';)
+	{
+		int			len = strcspn(pair, "&");
+
+		if (len > key_len && pair[key_len] == '=' &&
+			strncmp(pair, key, key_len) == 0)
+			value = decode_value(pair + key_len + 1, len - key_len - 1);
+		pair += len + (pair[len] == '&');
+	}
+
+	return value;
+}
+
+/*
+ * Decodes len bytes of a query string.
+ */
+static text *
+decode_value(const char *value, int len)
+{
+	StringInfoData buf;
+	bool		valid = true;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < len && valid; i++)
+	{
+		if (value[i] == '+')
+			appendStringInfoChar(&buf, ' ');
+		else if (value[i] != '%')
+			appendStringInfoChar(&buf, value[i]);
+		else if (i + 2 < len && isxdigit((unsigned char) value[i + 1]) &&
+				 isxdigit((unsigned char) value[i + 2]))
+		{
+			char		hex[] = {value[i + 1], value[i + 2], '\0'};
+
+			appendStringInfoCharMacro(&buf, (char) strtol(hex, NULL, 16));
+			i += 2;
+		}
+		else
+			valid = false;
+	}
+
+	if (!valid || memchr(buf.data, '\0', buf.len) != NULL ||
+		!pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query string is not valid"),
+				 errhint("Percent-encode it, as UTF-8.")));
+
+	return cstring_to_text(pg_any_to_server(buf.data, buf.len, PG_UTF8));
+}
+
+/*
+ * A setting that PostgREST makes of the request, as jsonb; NULL if there is
+ * none, or the empty string that is left of it on a connection used again.
+ */
+static Jsonb *
+get_setting(const char *setting)
+{
+	const char *value = GetConfigOption(setting, true, false);
+
+	if (value == NULL || *value == '\0')
+		return NULL;
+
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											  CStringGetDatum(value)));
+}
+
+/*
+ * A text field of an object; NULL if it isn't there.
+ */
+static text *
+get_field(Jsonb *object, const char *key)
+{
+	JsonbValue	value;
+
+	if (object == NULL || !JB_ROOT_IS_OBJECT(object) ||
+		getKeyJsonValueFromContainer(&object->root, key, strlen(key),
+									 &value) == NULL ||
+		value.type == jbvNull)
+		return NULL;
+
+	if (value.type != jbvString)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\": wrong type", key),
+				 errdetail("It is %s.", docsync_batch_type_name(&value))));
+
+	return cstring_to_text_with_len(value.val.string.val,
+									value.val.string.len);
+}
+
+/*
+ * A text argument.  A query string, which is where a GET has its arguments,
+ * can't say NULL: what clients make of it is the empty string or "null".
+ */
+text *
+docsync_request_get_text(FunctionCallInfo fcinfo, int n)
+{
+	text	   *value;
+	const char *method = GetConfigOption("request.method", true, false);
+
+	if (PG_ARGISNULL(n))
+		return NULL;
+
+	value = PG_GETARG_TEXT_PP(n);
+	if (method != NULL && strcmp(method, "GET") == 0 &&
+		(VARSIZE_ANY_EXHDR(value) == 0 ||
+		 (VARSIZE_ANY_EXHDR(value) == 4 &&
+		  memcmp(VARDATA_ANY(value), "null", 4) == 0)))
+		return NULL;
+
+	return value;
+}
+
+int
+docsync_request_get_max(FunctionCallInfo fcinfo, int n)
+{
+	int			max_documents;
+
+	if (PG_ARGISNULL(n))
+		return -1;
+
+	max_documents = PG_GETARG_INT32(n);
+	check_max_documents(max_documents);
+	return max_documents;
+}
+
+static void
+check_max_documents(int max_documents)
+{
+	if (max_documents < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"maxDocuments\" is out of range"),
+				 errhint("Give a number of documents from 1 on, or null for all.")));
+}

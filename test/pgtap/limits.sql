@@ -1,0 +1,55 @@
+-- The largest uploads: what fits goes in, in one statement and in memory in
+-- proportion; what doesn't is refused, and nothing of it is left.
+--
+-- The batches are made in another session, so that this one's memory is what
+-- the upload takes.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP TABLE IF EXISTS regress_docsync_batch;
+CREATE TABLE regress_docsync_batch (documents jsonb);
+ALTER TABLE regress_docsync_batch ALTER documents SET STORAGE EXTERNAL;
+-- 10,000 documents of 10 kB
+INSERT INTO regress_docsync_batch
+	SELECT jsonb_agg(jsonb_build_object('id', i::text, 'clientVersion', 1, 'body', repeat(md5(i::text), 313)))
+	  FROM generate_series(1, 10000) AS i;
+\connect -
+SET client_min_messages = warning;
+BEGIN;
+DROP EXTENSION IF EXISTS docsync;
+CREATE EXTENSION docsync;
+SELECT plan(12);
+
+-- This process's memory at its peak, in MB.  (Shared memory is in it from the
+-- start.)
+CREATE FUNCTION pg_temp.peak() RETURNS int
+	LANGUAGE sql
+AS $$
+	SELECT (regexp_match(pg_read_file('/proc/self/status'), 'VmPeak:\s+(\d+) kB'))[1]::int / 1024
+$$;
+CREATE TEMP TABLE memory AS SELECT pg_temp.peak() AS start;
+
+SELECT cmp_ok((SELECT pg_column_size(documents) / 1e6 FROM regress_docsync_batch), '>', 100::numeric, 'a batch of 100 MB');
+SELECT is((SELECT string_agg(DISTINCT outcome, ' ') || ' ' || count(*) FROM regress_docsync_batch, docsync_upsert('tablet', documents)),
+	'created 10000', '... is created');
+SELECT cmp_ok(pg_temp.peak() - start, '<', 250, '... in less than 250 MB of memory') FROM memory;
+SELECT is((SELECT count(*) || ' ' || min(length(body ->> 0)) FROM docsync.document), '10000 10016', '... and stored');
+SELECT is((SELECT string_agg(DISTINCT outcome, ' ') || ' ' || count(*) FROM regress_docsync_batch, docsync_upsert('tablet', documents)),
+	'unchanged 10000', 'a second time it is unchanged');
+SELECT is((SELECT string_agg(DISTINCT outcome, ' ') || ' ' || count(winner) FROM regress_docsync_batch, docsync_upsert('phone', documents)),
+	'discarded 10000', 'another client''s is discarded, and answered with 100 MB of winners');
+SELECT is((SELECT count(*) || ' ' || sum(length(body ->> 0)) FROM docsync_query_since('phone')), '10000 100160000', 'it is downloaded');
+SELECT cmp_ok(length(docsync_pull("maxDocuments" => NULL)::text) / 1e6, '>', 100::numeric, '... as one value, too');
+SELECT cmp_ok(pg_temp.peak() - start, '<', 500, '... all in less than 500 MB of memory') FROM memory;
+
+-- 300 MB is more than a jsonb holds.
+SELECT throws_ok($$
+	SELECT docsync_sync('tablet', ('[' || string_agg('{"id":"' || i || '","clientVersion":1,"body":"' || repeat('0123456789abcdef', 1875) || '"}', ',') || ']')::json,
+		collection => 'huge')
+	  FROM generate_series(1, 10000) AS i$$, '54000',
+	'total size of jsonb array elements exceeds the maximum of 268435455 bytes', 'a batch of 300 MB is refused');
+SELECT is_empty($$SELECT FROM docsync.document WHERE collection = 'huge'$$, '... and nothing of it is stored');
+SELECT is((SELECT outcome FROM docsync_upsert('tablet', '[{"id": "small", "clientVersion": 1, "body": 1}]', 'huge')), 'created', '... and the session goes on');
+
+SELECT * FROM finish();
+ROLLBACK;
+DROP TABLE regress_docsync_batch;

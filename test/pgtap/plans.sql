@@ -1,0 +1,220 @@
+-- Calls read as many rows as they are about, whatever the planner believes and
+-- the caller has set; and the caller's settings are afterwards what they were.
+SET client_min_messages = warning;
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP EXTENSION IF EXISTS docsync;
+CREATE EXTENSION docsync;
+SELECT plan(132);
+
+-- Rows that a command reads: entries of docsync.document's indexes, and what
+-- sequential scans return
+CREATE FUNCTION pg_temp.rows_read() RETURNS bigint
+	LANGUAGE sql
+AS $$
+	SELECT sum(pg_stat_get_xact_tuples_returned(relation))::bigint
+	  FROM (SELECT 'docsync.document'::regclass AS relation
+			UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = 'docsync.document'::regclass) AS r
+$$;
+CREATE FUNCTION pg_temp.rows_read(command text) RETURNS bigint
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	before bigint := pg_temp.rows_read();
+BEGIN
+	EXECUTE command;
+	RETURN pg_temp.rows_read() - before;
+END
+$$;
+
+-- The calls, each about ten documents or fewer
+CREATE TEMP SEQUENCE version;
+CREATE TEMP TABLE middle (stamp timestamptz, cursor text);
+CREATE TEMP TABLE victim (row tid);
+CREATE TEMP TABLE call (place serial, name text, command text);
+INSERT INTO call (name, command) VALUES
+	('ten documents', $$SELECT count(*) FROM docsync_query_since('reader', max_documents => 10)$$),
+	('ten from the middle', $$SELECT count(*) FROM docsync_query_since('reader', (SELECT stamp FROM middle), 'any', max_documents => 10)$$),
+	('from the clock on', $$SELECT count(*) FROM docsync_query_since('reader', (SELECT 'epoch'::timestamptz + last_value * interval '1 us' FROM docsync.clock))$$),
+	('pull', $$SELECT docsync_pull(cursor => (SELECT cursor FROM middle), "maxDocuments" => 10)$$),
+	('sync', $$SELECT docsync_sync('reader', '[{"id": "17", "clientVersion": 0, "body": 1}]', "maxDocuments" => 10)$$),
+	('the protocol''s query', $$SELECT docsync_docs_query(origin => 'any', "maxDocuments" => 10)$$),
+	('upload of one that is discarded', $$SELECT count(*) FROM docsync_upsert('tablet', '[{"id": "17", "clientVersion": 0, "body": 1}]')$$),
+	('upload of one that is updated', $$SELECT count(*) FROM docsync_upsert('tablet', jsonb_build_array(jsonb_build_object('id', '17', 'clientVersion', nextval('version'), 'body', 1)))$$),
+	('upload of ten', $$SELECT count(*) FROM docsync_upsert('tablet', (SELECT jsonb_agg(jsonb_build_object('id', i::text, 'clientVersion', nextval('version'), 'body', 1)) FROM generate_series(101, 110) AS i))$$),
+	-- The command itself goes straight to the row.
+	('DELETE', $$DELETE FROM docsync.document WHERE ctid = (SELECT row FROM victim)$$);
+CREATE FUNCTION pg_temp.all_calls() RETURNS void
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	c call;
+BEGIN
+	FOR c IN SELECT * FROM call LOOP
+		EXECUTE c.command;
+	END LOOP;
+END
+$$;
+
+-- Tests all calls.  (A plan gone wrong reads the collection.)
+CREATE FUNCTION pg_temp.few(state text) RETURNS SETOF text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	c call;
+BEGIN
+	INSERT INTO victim SELECT ctid FROM docsync.document WHERE collection = 'default' AND NOT deleted AND id ~ '000$' LIMIT 1;
+	FOR c IN SELECT * FROM call ORDER BY place LOOP
+		RETURN NEXT cmp_ok(pg_temp.rows_read(c.command), '<', 1000::bigint, state || ': ' || c.name);
+	END LOOP;
+	TRUNCATE victim;
+END
+$$;
+
+------------------------------------------------------------------------------
+-- Plans that were made when the table had one document, and no statistics
+------------------------------------------------------------------------------
+INSERT INTO middle VALUES ('-infinity', NULL);
+INSERT INTO docsync.document (id, body) VALUES ('gone', '1');
+INSERT INTO victim SELECT ctid FROM docsync.document;
+SELECT count(pg_temp.all_calls()) \gset
+TRUNCATE victim;
+INSERT INTO docsync.document (id, client_version, client_id, body)
+	SELECT i::text, 0, 'tablet', '1' FROM generate_series(1, 20000) AS i ON CONFLICT DO NOTHING;
+UPDATE middle SET stamp = last_update_utc, cursor = (SELECT lpad(to_hex(last_value), 16, '0') FROM docsync.epoch) || '.' || (extract(epoch FROM last_update_utc) * 1000000)::bigint
+  FROM docsync.document WHERE collection = 'default' AND id = '10000';
+SELECT ok(docsync_pull(cursor => (SELECT cursor FROM middle), "maxDocuments" => 1)::jsonb #>> '{documents,0,id}' = '10001', 'the middle is the middle');
+SELECT todo_start('uploads and DELETE may look documents up by the wrong index, or by half of the right one');
+SELECT pg_temp.few('planned when there was one document');
+SELECT todo_end();
+DISCARD PLANS;
+SELECT pg_temp.few('without statistics');
+ANALYZE docsync.document;
+SELECT pg_temp.few('with statistics');
+
+-- A collection's size is nothing to another.
+INSERT INTO docsync.document (collection, id, body) SELECT 'small', i::text, '1' FROM generate_series(1, 10) AS i;
+SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_query_since('reader', collection => 'small')$$), '<', 1000::bigint, 'a small collection beside a large one');
+SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_query_since('reader', collection => 'none')$$), '<', 1000::bigint, '... and an empty one');
+SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_upsert('tablet', '[{"id": "5", "clientVersion": 1, "body": 1}]', 'small')$$), '<', 1000::bigint, '... and an upload to it');
+
+------------------------------------------------------------------------------
+-- Settings of the caller's, which a new plan is made with
+------------------------------------------------------------------------------
+SET LOCAL enable_indexscan = off;
+DISCARD PLANS;
+SELECT pg_temp.few('enable_indexscan = off');
+SET LOCAL enable_indexscan = on;
+SET LOCAL plan_cache_mode = force_custom_plan;
+SELECT pg_temp.few('force_custom_plan');
+SET LOCAL enable_indexscan = off;
+SELECT pg_temp.few('force_custom_plan and enable_indexscan = off');
+SET LOCAL plan_cache_mode = auto;
+SET LOCAL enable_indexscan = on;
+SET LOCAL force_parallel_mode = on;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL cpu_index_tuple_cost = 1000;
+SET LOCAL seq_page_cost = 0;
+SET LOCAL cpu_tuple_cost = 0;
+DISCARD PLANS;
+SELECT pg_temp.few('costs that favour scanning the table');
+SET LOCAL cpu_index_tuple_cost = 20000;
+SET LOCAL enable_indexscan = off;
+DISCARD PLANS;
+SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_query_since('reader', max_documents => 10)$$), '<', 1000::bigint, 'costs that favour sorting it');
+RESET force_parallel_mode;
+RESET parallel_setup_cost;
+RESET cpu_index_tuple_cost;
+RESET enable_indexscan;
+RESET seq_page_cost;
+RESET cpu_tuple_cost;
+
+------------------------------------------------------------------------------
+-- Statistics of a table that was small, and plans made of them
+------------------------------------------------------------------------------
+CREATE FUNCTION pg_temp.grown(documents int, collections int) RETURNS SETOF text
+	LANGUAGE plpgsql
+AS $$
+BEGIN
+	DROP EXTENSION docsync;
+	CREATE EXTENSION docsync;
+	INSERT INTO docsync.document (collection, id, client_version, client_id, body)
+		SELECT CASE i % collections WHEN 0 THEN 'default' ELSE 'other ' || i % collections END, i::text, 0, 'tablet', '1'
+		  FROM generate_series(1, documents) AS i;
+	ANALYZE docsync.document;
+	DISCARD PLANS;
+	UPDATE middle SET stamp = '-infinity', cursor = NULL;
+	INSERT INTO victim SELECT ctid FROM docsync.document LIMIT 1;
+	PERFORM pg_temp.all_calls();
+	TRUNCATE victim;
+	INSERT INTO docsync.document (id, client_version, client_id, body)
+		SELECT i::text, 0, 'tablet', '1' FROM generate_series(1, 20000) AS i ON CONFLICT DO NOTHING;
+	RETURN QUERY SELECT pg_temp.few(format('planned for %s document(s) in %s collection(s)', documents, collections));
+END
+$$;
+SELECT todo_start('uploads and DELETE may look documents up by the wrong index, or by half of the right one');
+SELECT pg_temp.grown(documents, collections)
+  FROM (VALUES (1, 1), (10, 1), (10, 3), (100, 3), (1000, 1)) AS v(documents, collections);
+SELECT todo_end();
+
+------------------------------------------------------------------------------
+-- The caller's settings
+------------------------------------------------------------------------------
+CREATE TEMP TABLE setting AS SELECT name, setting, source FROM pg_settings WHERE name ~ '^(enable_|jit|plan_|geqo)';
+CREATE FUNCTION pg_temp.touched() RETURNS text
+	LANGUAGE sql
+AS $$
+	SELECT coalesce(string_agg(format('%s: %s (%s) was %s (%s)', name, p.setting, p.source, s.setting, s.source), ', '), 'none')
+	  FROM setting AS s JOIN pg_settings AS p USING (name) WHERE (p.setting, p.source) <> (s.setting, s.source)
+$$;
+SELECT count(pg_temp.all_calls()) \gset
+SELECT is(pg_temp.touched(), 'none', 'no setting is touched');
+DELETE FROM docsync.document WHERE collection = 'default' AND id = '20';
+SELECT is(pg_temp.touched(), 'none', '... nor by a DELETE');
+SET LOCAL enable_sort = off;
+SET LOCAL enable_seqscan = on;
+SET LOCAL jit = on;
+SET LOCAL enable_bitmapscan = off;
+TRUNCATE setting;
+INSERT INTO setting SELECT name, setting, source FROM pg_settings WHERE name ~ '^(enable_|jit|plan_|geqo)';
+SELECT count(pg_temp.all_calls()) \gset
+SELECT is(pg_temp.touched(), 'none', '... nor what the caller has set');
+
+-- Errors from within: a policy for reading, a trigger for tombstones
+CREATE ROLE regress_docsync_plans;
+SELECT docsync_grant('regress_docsync_plans') \gset
+GRANT DELETE ON docsync.document TO regress_docsync_plans;
+CREATE FUNCTION pg_temp.fails(id text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	IF current_setting('enable_seqscan') = 'on' THEN
+		RAISE EXCEPTION 'too late';
+	END IF;
+	RAISE EXCEPTION USING ERRCODE = 'ZZ000', MESSAGE = 'no';
+END
+$$;
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
+CREATE POLICY fails ON docsync.document USING (pg_temp.fails(id));
+CREATE FUNCTION pg_temp.after_error(command text) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+BEGIN
+	SET LOCAL ROLE regress_docsync_plans;
+	EXECUTE command;
+	RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE || ', settings touched: ' || pg_temp.touched();
+END
+$$;
+GRANT SELECT ON setting TO regress_docsync_plans;
+SELECT is(pg_temp.after_error($$SELECT docsync_query_since('reader')$$), 'ZZ000, settings touched: none', 'after an error in a download');
+SELECT is(pg_temp.after_error($$SELECT docsync_upsert('tablet', '[{"id": "17", "clientVersion": 0, "body": 1}]')$$), 'ZZ000, settings touched: none',
+	'after an error in an upload');
+SELECT is(pg_temp.after_error($$SELECT docsync_sync('tablet')$$), 'ZZ000, settings touched: none', 'after an error in a sync');
+ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY;
+CREATE FUNCTION pg_temp.fails() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN pg_temp.fails(''); END$$;
+CREATE TRIGGER fails BEFORE UPDATE ON docsync.document FOR EACH ROW EXECUTE FUNCTION pg_temp.fails();
+SELECT is(pg_temp.after_error($$DELETE FROM docsync.document WHERE collection = 'default' AND id = '21'$$), 'ZZ000, settings touched: none',
+	'after an error in making a tombstone');
+
+SELECT * FROM finish();
+ROLLBACK;

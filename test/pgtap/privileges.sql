@@ -1,0 +1,179 @@
+-- Who may do what: PUBLIC nothing, a role that was granted docsync exactly what
+-- its calls need.
+SET client_min_messages = warning;
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP EXTENSION IF EXISTS docsync;
+CREATE SCHEMA "Sync; Api";
+CREATE EXTENSION docsync SCHEMA "Sync; Api";
+CREATE ROLE regress_docsync_stranger;
+CREATE ROLE "regress docsync ""Müller""; --";
+\set role '"regress docsync ""Müller""; --"'
+SELECT plan(64);
+
+-- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
+CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+BEGIN
+	BEGIN
+		PERFORM set_config('role', role, true);
+		EXECUTE command;
+		RAISE EXCEPTION USING ERRCODE = 'ZZ000';
+	EXCEPTION WHEN OTHERS THEN
+		RETURN CASE SQLSTATE WHEN 'ZZ000' THEN 'OK' ELSE SQLSTATE END;
+	END;
+END
+$$;
+
+-- All privileges on what belongs to docsync, but for the owner's
+CREATE FUNCTION pg_temp.privileges() RETURNS TABLE (object text, grantee text, privilege text)
+	LANGUAGE sql
+AS $$
+	WITH member AS (
+		SELECT d.classid, d.objid FROM pg_depend AS d
+		 WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+		   AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'docsync')),
+	acl AS (
+		SELECT 'function ' || proname AS object, proowner AS owner, coalesce(proacl, acldefault('f', proowner)) AS acl
+		  FROM pg_proc JOIN member ON oid = objid AND classid = 'pg_proc'::regclass
+		UNION ALL
+		SELECT relname, relowner, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner))
+		  FROM pg_class JOIN member ON oid = objid AND classid = 'pg_class'::regclass
+		UNION ALL
+		SELECT relname || '.' || attname, relowner, attacl
+		  FROM pg_class JOIN member ON oid = objid AND classid = 'pg_class'::regclass JOIN pg_attribute ON attrelid = oid
+		 WHERE attacl IS NOT NULL
+		UNION ALL
+		SELECT 'type ' || typname, typowner, coalesce(typacl, acldefault('T', typowner))
+		  FROM pg_type JOIN member ON oid = objid AND classid = 'pg_type'::regclass AND typname !~ '^_'
+		UNION ALL
+		SELECT 'schema ' || nspname, nspowner, coalesce(nspacl, acldefault('n', nspowner))
+		  FROM pg_namespace WHERE nspname IN ('docsync', 'Sync; Api'))
+	SELECT object, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END,
+		   privilege_type || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+	  FROM acl, aclexplode(acl) WHERE grantee <> owner
+$$;
+
+------------------------------------------------------------------------------
+-- PUBLIC
+------------------------------------------------------------------------------
+-- Not even the row types of tables, which need a privilege on the table anyway
+SELECT is_empty($$SELECT * FROM pg_temp.privileges() WHERE object NOT IN ('type document', 'type purged')$$, 'nothing is granted to anybody');
+SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'a stranger: ' || regexp_replace(command, '\s+', ' ', 'g'))
+  FROM unnest(ARRAY[
+	'SELECT "Sync; Api".docsync_pull()',
+	'SELECT * FROM docsync.document',
+	'SELECT * FROM docsync.purged',
+	'SELECT last_value FROM docsync.clock',
+	'SELECT NULL::docsync.change']) AS command;
+GRANT USAGE ON SCHEMA docsync, "Sync; Api" TO regress_docsync_stranger;
+SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the schemas: ' || regexp_replace(command, '\s+', ' ', 'g'))
+  FROM unnest(ARRAY[
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
+	$$SELECT "Sync; Api".docsync_query_since('tablet')$$,
+	$$SELECT "Sync; Api".docsync_sync('tablet')$$,
+	$$SELECT "Sync; Api".docsync_pull()$$,
+	$$SELECT "Sync; Api".docsync_docs('[]')$$,
+	$$SELECT "Sync; Api".docsync_docs_query('any')$$,
+	$$SELECT "Sync; Api".docsync_purge()$$,
+	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
+	$$CREATE TEMP TABLE own (a int); CREATE TRIGGER own BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION docsync.guard()$$,
+	$$SELECT id FROM docsync.document$$,
+	$$SELECT last_value FROM docsync.clock$$,
+	$$SELECT last_value FROM docsync.epoch$$,
+	$$SELECT last_value FROM docsync.horizon$$]) AS command;
+REVOKE USAGE ON SCHEMA docsync, "Sync; Api" FROM regress_docsync_stranger;
+
+------------------------------------------------------------------------------
+-- docsync_grant gives exactly this
+------------------------------------------------------------------------------
+SELECT "Sync; Api".docsync_grant(:'role') AS granted \gset
+SELECT set_eq($$SELECT object, privilege FROM pg_temp.privileges() WHERE grantee = 'regress docsync "Müller"; --'$$, $$VALUES
+	('schema docsync', 'USAGE'), ('schema Sync; Api', 'USAGE'),
+	('document', 'SELECT'), ('purged', 'SELECT'),
+	('document.collection', 'INSERT'), ('document.id', 'INSERT'),
+	('document.client_version', 'INSERT'), ('document.client_version', 'UPDATE'),
+	('document.client_id', 'INSERT'), ('document.client_id', 'UPDATE'),
+	('document.deleted', 'INSERT'), ('document.deleted', 'UPDATE'),
+	('document.body', 'INSERT'), ('document.body', 'UPDATE'),
+	('function docsync_upsert', 'EXECUTE'), ('function docsync_query_since', 'EXECUTE'),
+	('function docsync_sync', 'EXECUTE'), ('function docsync_pull', 'EXECUTE'),
+	('function docsync_docs', 'EXECUTE'), ('function docsync_docs_query', 'EXECUTE')$$,
+	'docsync_grant gives a role these privileges and no other');
+SELECT is_empty($$SELECT * FROM pg_temp.privileges() WHERE grantee <> 'regress docsync "Müller"; --' AND object NOT IN ('type document', 'type purged')$$,
+	'... and nobody else');
+SELECT is("Sync; Api".docsync_grant(:'role')::text, '', 'it may be given again');
+
+-- The calls work.
+SELECT is(pg_temp.try('regress docsync "Müller"; --', command), 'OK', 'granted: ' || regexp_replace(command, '\s+', ' ', 'g'))
+  FROM unnest(ARRAY[
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]')$$,
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]');
+	  SELECT "Sync; Api".docsync_upsert('tablet', '[{"id": "a", "clientVersion": 2, "body": 1}, {"id": "b", "clientVersion": 0, "deleted": true}]')$$,
+	$$SELECT "Sync; Api".docsync_query_since('tablet')$$,
+	$$SELECT "Sync; Api".docsync_query_since('tablet', '2001-01-01')$$,
+	$$SELECT "Sync; Api".docsync_sync('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]')$$,
+	$$SELECT "Sync; Api".docsync_pull()$$,
+	$$SELECT "Sync; Api".docsync_docs('{"clientId": "tablet", "documents": [{"id": "a", "clientVersion": 1, "body": 1}]}')$$,
+	$$SELECT "Sync; Api".docsync_docs_query('any', '2001-01-01T00:00:00Z')$$,
+	$$INSERT INTO docsync.document (id, body) VALUES ('a', '1');
+	  UPDATE docsync.document SET body = '2' WHERE id = 'a'$$]) AS command;
+-- Also when tombstones have been purged, and the way leads by docsync.purged
+INSERT INTO docsync.document (id, last_update_utc, deleted, fence) VALUES ('old', '2001-02-03', true, '3');
+SELECT "Sync; Api".docsync_purge() AS purged \gset
+SELECT is(pg_temp.try('regress docsync "Müller"; --', $$SELECT "Sync; Api".docsync_query_since('tablet', '2001-02-03', collection => 'other')$$), 'OK',
+	'granted: a download after a purge');
+
+-- The stamps are out of reach.
+INSERT INTO docsync.document (id, body) VALUES ('there', '1');
+SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not granted: ' || regexp_replace(command, '\s+', ' ', 'g'))
+  FROM unnest(ARRAY[
+	$$INSERT INTO docsync.document (id, body, last_update_utc) VALUES ('a', '1', now())$$,
+	$$INSERT INTO docsync.document (id, body, fence) VALUES ('a', '1', '3')$$,
+	$$INSERT INTO docsync.document (id, body, last_update_utc, fence) VALUES ('a', '1', now(), '3')$$,
+	$$INSERT INTO docsync.document VALUES ('default', 'a', 1, 'tablet', now(), false, '1', '3')$$,
+	$$COPY docsync.document FROM '/dev/null'$$,
+	$$UPDATE docsync.document SET last_update_utc = now()$$,
+	$$UPDATE docsync.document SET fence = '3'$$,
+	$$UPDATE docsync.document SET id = 'b'$$,
+	$$UPDATE docsync.document SET collection = 'b'$$,
+	$$DELETE FROM docsync.document$$,
+	$$TRUNCATE docsync.document$$,
+	$$LOCK docsync.document IN ACCESS EXCLUSIVE MODE$$,
+	$$ALTER TABLE docsync.document DISABLE TRIGGER ALL$$,
+	$$SET session_replication_role = replica$$,
+	$$CREATE TRIGGER own BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION docsync.guard()$$,
+	$$INSERT INTO docsync.purged VALUES ('default', now())$$,
+	$$UPDATE docsync.purged SET last_update_utc = 'infinity'$$,
+	$$DELETE FROM docsync.purged$$,
+	$$SELECT "Sync; Api".docsync_purge()$$,
+	$$SELECT "Sync; Api".docsync_purge('1 day', 'default')$$,
+	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
+	$$CREATE TABLE docsync.own (a int)$$]) AS command;
+SELECT is(array_agg(pg_temp.try('regress docsync "Müller"; --', replace(command, 'clock', sequence))), '{42501,42501,42501}', 'not granted: ' || regexp_replace(command, '\s+', ' ', 'g'))
+  FROM unnest(ARRAY[
+	$$SELECT setval('docsync.clock', 1)$$,
+	$$SELECT nextval('docsync.clock')$$,
+	$$SELECT currval('docsync.clock')$$,
+	$$SELECT last_value FROM docsync.clock$$,
+	$$ALTER SEQUENCE docsync.clock RESTART 1$$]) AS command, unnest('{clock,epoch,horizon}'::text[]) AS sequence
+ GROUP BY command;
+
+------------------------------------------------------------------------------
+-- Whom it can't be granted to
+------------------------------------------------------------------------------
+SELECT throws_ok('SELECT "Sync; Api".docsync_grant(NULL)', '22004', 'role is null');
+SELECT throws_ok($$SELECT "Sync; Api".docsync_grant('regress_docsync_nobody')$$, '42704', 'role "regress_docsync_nobody" does not exist');
+SELECT throws_ok($$SELECT "Sync; Api".docsync_grant('-')$$, '42704', 'role does not exist');
+SELECT throws_ok($$SELECT "Sync; Api".docsync_grant('4294967295')$$, '42704', 'role does not exist');
+
+------------------------------------------------------------------------------
+-- Through a role one is a member of
+------------------------------------------------------------------------------
+CREATE ROLE regress_docsync_member IN ROLE :role;
+SELECT is(pg_temp.try('regress_docsync_member', $$SELECT "Sync; Api".docsync_sync('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]')$$), 'OK',
+	'a member of a granted role may call');
+
+SELECT * FROM finish();
+ROLLBACK;

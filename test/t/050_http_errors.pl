@@ -1,0 +1,187 @@
+# The table of errors, over HTTP: status, JSON, nothing stored, and no text of
+# the request in a status line or a header.
+
+use strict;
+use warnings;
+
+use lib 'test/t/lib';
+
+use JSON::PP;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DocsyncTest;
+use DocsyncTest::Http;
+
+my $node = new_node('main', conf => <<'END');
+docsync.max_batch = 100
+docsync.max_document_size = 1000
+docsync.max_version_lead = 1min
+END
+
+my $http = DocsyncTest::Http->new($node);
+my $docs = '/Docs?clientId=c1&collection=anna';
+my $query = '/Docs/Query?clientId=c1&collection=anna';
+my $pull = '/Docs/Pull?clientId=c1&collection=anna';
+
+is($http->post($docs, [ good(id => 'old') ])->{status}, 200, 'a good upload');
+
+#-----------------------------------------------------------------------------
+# The body
+#-----------------------------------------------------------------------------
+
+refuses('not an array', $docs, '{}', 400, '22023', qr/"documents" is missing/);
+refuses('not an array', $docs, '"x"', 400, '22023', qr/^documents is not an array$/);
+refuses('null', $docs, 'null', 400, '22023', qr/^documents is not an array$/);
+refuses('no body', $docs, '', 400, '22P02', qr/json/);
+refuses('no JSON', $docs, '[{"id":', 400, '22P02', qr/json/);
+refuses('a form', $docs, 'id=1', 400, '22P02', qr/json/,
+	headers => { 'content-type' => 'application/x-www-form-urlencoded' });
+refuses('not an object', $docs, [ good(), 1 ], 400, '22023', qr/^document 2: not an object$/);
+refuses('no id', $docs, [ { clientVersion => 1, body => 1 } ], 400, '22023', qr/^document 1, "id": missing$/);
+refuses('no clientVersion', $docs, [ { id => 'x', body => 1 } ], 400, '22023', qr/^document 1, "clientVersion": missing$/);
+refuses('no body', $docs, [ { id => 'x', clientVersion => 1 } ], 400, '22023', qr/^document 1, "body": missing$/);
+refuses('wrong id', $docs, bad(id => 5), 400, '22023', qr/^document 2, "id": wrong type$/);
+refuses('wrong clientVersion', $docs, bad(clientVersion => '1'), 400, '22023', qr/^document 2, "clientVersion": wrong type$/);
+refuses('wrong deleted', $docs, bad(deleted => 1), 400, '22023', qr/^document 2, "deleted": wrong type$/);
+refuses('a fraction', $docs, bad(clientVersion => 1.5), 400, '22023', qr/^document 2, "clientVersion": not an integer$/);
+refuses('beyond 64 bits', $docs, '[{"id":"x","clientVersion":9223372036854775808,"body":1}]', 400, '22023',
+	qr/^document 1, "clientVersion": out of range$/);
+refuses('an unknown key', $docs, bad(Body => 1), 400, '22023', qr/^document 2: unknown key$/);
+refuses('an empty id', $docs, bad(id => ''), 400, '22023', qr/^document 2, "id": empty$/);
+refuses('a long id', $docs, bad(id => 'x' x 501), 400, '22023', qr/^document 2, "id": too long$/);
+refuses('a NUL', $docs, '[{"id":"a\u0000","clientVersion":1,"body":1}]', 400, '22P05', qr/./);
+refuses('half a character', $docs, '[{"id":"\ud800","clientVersion":1,"body":1}]', 400, '22P02', qr/./);
+refuses('too many documents', $docs, [ map { good(id => "x$_") } 1 .. 101 ], 413, 'PT413', qr/^too many documents$/);
+refuses('a large document', $docs, bad(body => 'x' x 2000), 413, 'PT413', qr/^document 2, "body": too large$/);
+refuses('ahead of the clock', $docs, bad(clientVersion => (time + 3600) * 1000), 400, '22023', qr/too far ahead/);
+
+#-----------------------------------------------------------------------------
+# Arguments
+#-----------------------------------------------------------------------------
+
+refuses('no clientId', '/Docs?collection=anna', [ good() ], 400, '22004', qr/^"clientId" is null$/);
+refuses('a long clientId', '/Docs?collection=anna&clientId=' . 'x' x 201, [ good() ], 400, '22023', qr/^"clientId" is too long$/);
+refuses('a long collection', '/Docs?clientId=c1&collection=' . 'x' x 201, [ good() ], 400, '22023', qr/^collection is too long$/);
+refuses('half an escape', '/Docs?collection=anna&clientId=100%', [ good() ], 400, '22023', qr/query string/);
+refuses('no UTF-8', '/Docs?collection=anna&clientId=%ff', [ good() ], 400, '22023', qr/query string/);
+refuses('a NUL', '/Docs?collection=anna&clientId=a%00b', [ good() ], 400, '22023', qr/query string/);
+refuses('clientId null', '/Docs/Sync', sync(clientId => undef), 400, '22004', qr/^"clientId" is null$/);
+refuses('documents null', '/Docs/Sync', sync(documents => undef), 400, '22004', qr/^documents is null$/);
+refuses('documents a text', '/Docs/Sync', sync(documents => '[]'), 400, '22023', qr/^documents is not an array$/);
+refuses('collection null', '/Docs/Sync', sync(collection => undef), 400, '22004', qr/^collection is null$/);
+refuses('origin null', '/Docs/Sync', sync(origin => undef), 400, '22004', qr/^origin is null$/);
+refuses('unknown origin', '/Docs/Sync', sync(origin => 'mine'), 400, '22023', qr/^unknown origin$/);
+refuses('maxDocuments 0', '/Docs/Sync', sync(maxDocuments => 0), 400, '22023', qr/^"maxDocuments" is less than 1$/);
+refuses('bad cursor', '/Docs/Sync', sync(cursor => 'x'), 400, '22023', qr/^"cursor" is not a cursor$/);
+refuses('bad document', '/Docs/Sync', sync(documents => bad(id => 5)), 400, '22023', qr/^document 2, "id": wrong type$/);
+refuses('another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1'), 410, 'PT410', qr/^resync required$/);
+refuses('unknown origin', "$query&origin=mine", '', 400, '22023', qr/^unknown origin$/);
+refuses('bad sinceUtc', "$query&sinceUtc=yesterday", '', 400, '22023', qr/^"sinceUtc" is not/);
+refuses('no clientId', '/Docs/Query?collection=anna', '', 400, '22004', qr/^"clientId" is null$/);
+refuses('sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z", '', 410, 'PT410', qr/^resync required$/);
+refuses('no number', "$query&maxDocuments=x", '', 400, '22P02', qr/integer/);
+refuses('bad cursor', "$pull&cursor=1", undef, 400, '22023', qr/^"cursor" is not a cursor$/, method => 'GET');
+refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'PT410', qr/^resync required$/, method => 'GET');
+
+#-----------------------------------------------------------------------------
+# nginx's own
+#-----------------------------------------------------------------------------
+
+refuses('wrong method', $docs, undef, 405, 'PT405', qr/./, method => 'GET');
+refuses('wrong method', $docs, undef, 405, 'PT405', qr/./, method => 'DELETE');
+refuses('wrong method', $docs, [ good() ], 405, 'PT405', qr/./, method => 'PUT');
+refuses('wrong method', $query, undef, 405, 'PT405', qr/./, method => 'GET');
+refuses('wrong method', '/Docs/Sync', undef, 405, 'PT405', qr/./, method => 'GET');
+refuses('wrong method', $pull, '{}', 405, 'PT405', qr/./);
+refuses('another path', '/', undef, 404, 'PT404', qr/./, method => 'GET');
+refuses('PostgREST through nginx', "http://127.0.0.1:$http->{port}/rpc/docsync_docs", [ good() ], 404, 'PT404', qr/./);
+refuses('a parameter behind ";"', "$query&origin=other;limit=0", '', 400, 'PT400', qr/./);
+refuses('a parameter behind ";"', "$pull&cursor=;limit=0", undef, 400, 'PT400', qr/./, method => 'GET');
+refuses('gzip', $docs, [ good() ], 415, 'PT415', qr/./, headers => { 'content-encoding' => 'gzip' });
+refuses('a long header', $docs, [ good() ], 400, 'PT400', qr/./, headers => { 'x-client-id' => 'x' x 20000 });
+refuses('a long body', $query, 'x' x 100_000, 413, 'PT413', qr/./);
+
+like(
+	$http->raw('/', "POST $docs HTTP/1.1\r\nHost: x\r\nContent-Length: 67108865\r\n\r\n["),
+	qr{^HTTP/1.1 413 .*\r\n\r\n\{"code":"PT413",.*\}$}s,
+	'a byte more than 64 MB: 413, as JSON');
+
+$http->stop_postgrest;
+refuses('without PostgREST', $docs, [ good() ], 502, 'PT502', qr/./);
+$http->start_postgrest;
+
+#-----------------------------------------------------------------------------
+# CR LF wherever a client can put it
+#-----------------------------------------------------------------------------
+
+my $evil = "\r\nSet-Cookie: evil=1\r\n\r\n<html>evil";
+my $escaped = $evil =~ s/([^a-zA-Z0-9])/sprintf '%%%02x', ord $1/ger;
+
+for my $request (
+	[ 'clientId', '/Docs?collection=anna&clientId=' . $escaped x 20, [ good() ] ],
+	[ 'a parameter', "/Docs?clientId=%zz$escaped", [ good() ] ],
+	[ 'a collection', "/Docs?clientId=c1&collection=$escaped", [ good() ] ],
+	[ 'an id', $docs, [ good(id => $evil x 50) ] ],
+	[ 'the id of a large document', $docs, bad(id => $evil, body => 'x' x 2000) ],
+	[ 'the ids of too many', $docs, [ map { good(id => "$evil$_") } 1 .. 101 ] ],
+	[ 'a key', $docs, bad($evil => 1) ],
+	[ 'a clientVersion', $docs, bad(clientVersion => $evil) ],
+	[ 'the body', $docs, $evil ],
+	[ 'documents', '/Docs/Sync', sync(documents => $evil) ],
+	[ 'a cursor', '/Docs/Sync', sync(cursor => $evil) ],
+	[ 'a cursor of another epoch', '/Docs/Sync', sync(cursor => "0000000000000000.1$evil") ],
+	[ 'an origin', '/Docs/Sync', sync(origin => $evil) ],
+	[ 'a collection of a sync', '/Docs/Sync', sync(collection => $evil) ],
+	[ 'an argument', '/Docs/Sync', sync($evil => 1) ],
+	[ 'a sinceUtc', "$query&sinceUtc=$escaped", '' ],
+	[ 'a sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z$escaped", '' ],
+	[ 'maxDocuments', "$query&maxDocuments=$escaped", '' ],
+	[ 'a path', "/Docs/$escaped", '' ],
+	[ 'a role', $docs, [ good() ], { role => $evil } ],
+	[ 'a claim', $docs, [ good() ], { client_id => $evil } ],
+	[ 'a token', $docs, [ good() ], {}, { alg => $evil } ])
+{
+	my ($name, $path, $body, $claims, $header) = @$request;
+	my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims(%{ $claims // {} }), undef, $header);
+	my $text = ref $body ? encode_json($body) : $body;
+	my $answer = $http->raw($path,
+			"POST $path HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $token\r\n"
+		  . 'Content-Length: ' . length($text) . "\r\n\r\n$text");
+	my ($head) = $answer =~ /^(.*?)\r\n\r\n/s;
+
+	like($answer, qr{^HTTP/1\.1 4\d\d [A-Za-z0-9":, ]+\r\n}, "CR LF in $name: the status line is whole");
+	unlike($head, qr/evil/i, "CR LF in $name: nothing of it in the headers");
+}
+
+done_testing();
+
+sub good { return { id => 'new', clientVersion => 1, body => 1, @_ } }
+
+# A good document and one that isn't
+sub bad { return [ good(), good(@_) ] }
+
+# The body of POST /Docs/Sync
+sub sync { return { clientId => 'c1', collection => 'anna', documents => [ good() ], @_ } }
+
+# A request is refused: the answer is JSON in PostgREST's form, and nothing is
+# stored.
+sub refuses
+{
+	my ($name, $path, $body, $status, $code, $message, %options) = @_;
+	my $method = delete $options{method} // 'POST';
+	my $before = $http->state;
+	my $answer = $http->request($method, $path, $body, %options);
+	my $error = DocsyncTest::Http::value_of($answer);
+
+	$error = {} if ref $error ne 'HASH';
+	subtest "$status for $method $path: $name" => sub {
+		is($answer->{status}, $status, 'status');
+		like($answer->{headers}{'content-type'}, qr{^application/json}, 'content type');
+		is_deeply([ sort keys %$error ], [qw(code details hint message)], 'keys');
+		is($error->{code}, $code, 'code');
+		like($error->{message}, $message, 'message');
+		is($http->state, $before, 'nothing is stored');
+	} or diag("$answer->{status} $answer->{content}");
+	return;
+}

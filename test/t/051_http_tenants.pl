@@ -1,0 +1,219 @@
+# Tenants over HTTP: who may read and write which collection, and that nobody
+# learns anything of anybody else's.
+
+use strict;
+use warnings;
+
+use lib 'test/t/lib';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DocsyncTest;
+use DocsyncTest::Http;
+
+my $node = new_node('main');
+my $http = DocsyncTest::Http->new($node);
+my %token = map { $_ => token_of(tenant => $_) } qw(anna bert ann);
+my @secret = (
+	{ id => 'known', clientVersion => 5, body => 'secret of anna' },
+	{ id => 'gone', clientVersion => 5, deleted => JSON::PP::true });
+
+for my $collection ('anna', 'anna/notes')
+{
+	my $answer = $http->post("/Docs?clientId=a1&collection=$collection", \@secret, token => $token{anna});
+
+	is($answer->{status}, 200, "anna writes $collection");
+	is(read_as($token{anna}, $collection), 2, "anna reads $collection");
+}
+
+#-----------------------------------------------------------------------------
+# Reading what is another's: as if it weren't there
+#-----------------------------------------------------------------------------
+
+for my $tenant (qw(bert ann))
+{
+	for my $collection ('anna', 'anna/notes')
+	{
+		is(read_as($token{$tenant}, $collection), 0, "$tenant reads nothing of $collection");
+		is(answer_as($token{$tenant}, $collection), answer_as($token{$tenant}, 'anna-has-none'),
+			"to $tenant $collection looks like one that is empty");
+	}
+}
+
+#-----------------------------------------------------------------------------
+# Writing what is another's: the same refusal, whatever is there
+#-----------------------------------------------------------------------------
+
+for my $tenant (qw(bert ann))
+{
+	my %refusals;
+
+	for my $document (
+		{ id => 'new', clientVersion => 1, body => 1 },
+		{ id => 'known', clientVersion => 1, body => 1 },
+		{ id => 'known', clientVersion => 5, body => 'secret of anna' },
+		{ id => 'known', clientVersion => 9, body => 1 },
+		{ id => 'known', clientVersion => 9, deleted => JSON::PP::true },
+		{ id => 'gone', clientVersion => 9, body => 1 })
+	{
+		for my $collection ('anna', 'anna/notes', 'default')
+		{
+			for my $request (
+				[ "/Docs?clientId=a1&collection=$collection", [$document] ],
+				[ '/Docs/Sync', { clientId => 'a1', collection => $collection, documents => [$document] } ])
+			{
+				my $before = $http->state;
+				my $answer = $http->post(@$request, token => $token{$tenant});
+
+				is($answer->{status}, 403, "$tenant is refused $request->[0], $collection, $document->{id}");
+				is($http->state, $before, 'nothing is stored');
+				$refusals{ $answer->{content} }++;
+			}
+		}
+	}
+	is(scalar keys %refusals, 1, "$tenant can't tell one refusal from another");
+	like((keys %refusals)[0], qr/"code":"42501"/, 'it is 42501');
+	unlike((keys %refusals)[0], qr/secret/, 'it shows nothing of the document');
+}
+
+# A batch with one document for another's collection can't be: a batch has one
+# collection.  But a name may look like somebody's own.
+for my $collection ('bert/../anna', 'BERT', 'ber', 'bertha', '/bert', ' bert', 'bert%00/anna')
+{
+	my $answer = $http->post('/Docs/Sync',
+		{ clientId => 'b1', collection => $collection, documents => [ { id => 'x', clientVersion => 1, body => 1 } ] },
+		token => $token{bert});
+	my $own = $collection =~ m{^bert/};
+
+	is($answer->{status}, $own ? 200 : 403, "bert and $collection");
+}
+is(read_as($token{anna}, 'anna'), 2, 'anna has what she had');
+
+#-----------------------------------------------------------------------------
+# Who says so
+#-----------------------------------------------------------------------------
+
+refused('no token', undef, 401);
+refused('garbage', 'garbage', 401);
+refused('an empty token', '', 401);
+refused('another secret', DocsyncTest::Http::token(DocsyncTest::Http::claims(), 'another secret, of 32 characters or more'), 401);
+refused('expired', token_of(exp => time - 120), 401);
+refused('not yet valid', token_of(nbf => time + 3600), 401);
+refused('not signed', DocsyncTest::Http::token(DocsyncTest::Http::claims(), undef, { alg => 'none' }), 401);
+refused('another payload', forged(), 401);
+refused('no role', token_of(role => undef), 401);
+refused('the anonymous role', token_of(role => 'docsync_anon'), 401);
+refused('the role of a superuser', token_of(role => 'postgres'), 403);
+refused('the role of PostgREST', token_of(role => 'docsync_authenticator'), 403);
+refused('no tenant', token_of(tenant => undef), 403);
+refused('an empty tenant', token_of(tenant => ''), 403);
+refused('the tenant a list', token_of(tenant => ['anna']), 403);
+refused('another tenant', $token{bert}, 403);
+
+sub forged
+{
+	my ($header, undef, $signature) = split /\./, $token{bert};
+	my (undef, $payload) = split /\./, $token{anna};
+
+	return "$header.$payload.$signature";
+}
+
+# A claim client_id binds; without one the header counts, and before it the
+# argument.
+my $bound = token_of(client_id => 'a7');
+
+is(sender('', $bound), 'a7', 'the claim is the clientId');
+is(sender('&clientId=a7', $bound), 'a7', 'so is an argument that agrees');
+is(sender('', $bound, 'a7'), 'a7', 'and a header that agrees');
+is(sender('&clientId=a8', $bound), 403, 'an argument that does not is refused');
+is(sender('', $bound, 'a8'), 403, 'so is a header');
+is(sender('&clientId=a7', $bound, 'a8'), 'a7', 'an argument goes before a header');
+is(sender('', $token{anna}, 'a8'), 'a8', 'without a claim the header counts');
+is(sender('&clientId=a9', $token{anna}, 'a8'), 'a9', 'but an argument goes first');
+is(sender('&clientId=', $token{anna}, 'a8'), 'a8', 'an empty one does not');
+is(sender('&clientId=dev%2F%C3%A9%2B2%20x+y', $token{anna}), "dev/\x{e9}+2 x y", 'an argument is decoded');
+is(sender('&clientId=a8', $token{anna}, undef, { 'x-query-string' => 'clientId=forged' }), 'a8', 'X-Query-String is nginx\'s own');
+is($http->post('/Docs/Sync', { collection => 'anna' }, token => $token{anna}, headers => { 'x-query-string' => 'clientId=a8' })->{status},
+	400, 'on other paths, too');
+is($http->post('/Docs/Query?collection=anna&clientId=a8', '', token => $bound)->{status}, 403, 'a claim binds a download');
+is($http->get('/Docs/Pull?collection=anna&clientId=a8', token => $bound)->{status}, 403, 'and a pull');
+
+#-----------------------------------------------------------------------------
+# What is not there to be called
+#-----------------------------------------------------------------------------
+
+for my $path (qw(/rpc/docsync_grant /rpc/guard /rpc/setval /document /clock))
+{
+	like($http->post("http://127.0.0.1:$http->{rest_port}$path", { role => 'docsync_user' }, token => $token{bert})->{status},
+		qr/^40[34]$/, "PostgREST has no $path for bert");
+}
+for my $profile (qw(docsync pg_catalog public))
+{
+	is($http->get('/rpc/docsync_pull?collection=anna', token => $token{anna}, headers => { 'accept-profile' => $profile })->{status},
+		406, "PostgREST has no schema $profile");
+}
+
+done_testing();
+
+sub token_of
+{
+	my $claims = DocsyncTest::Http::claims(@_);
+
+	delete $claims->{$_} for grep { !defined $claims->{$_} } keys %$claims;
+	return DocsyncTest::Http::token($claims);
+}
+
+sub answer_as
+{
+	my ($token, $collection) = @_;
+	my $pulled = $http->get("/Docs/Pull?collection=$collection", token => $token);
+
+	return $pulled->{status} . $pulled->{content} =~ s/"serverUtc":"[^"]*"//r
+	  . $http->post("/Docs/Query?clientId=x&collection=$collection", '', token => $token)->{content};
+}
+
+# How many documents come, each way
+sub read_as
+{
+	my ($token, $collection) = @_;
+	my $queried = $http->post("/Docs/Query?clientId=x&collection=$collection", '', token => $token);
+	my $pulled = $http->get("/Docs/Pull?collection=$collection", token => $token);
+	my $synced = $http->post('/Docs/Sync', { clientId => 'x', collection => $collection }, token => $token);
+	my @counts = (
+		scalar @{ DocsyncTest::Http::value_of($queried) },
+		map { scalar @{ DocsyncTest::Http::value_of($_)->{documents} } } $pulled, $synced);
+
+	return $counts[0] == $counts[1] && $counts[1] == $counts[2] ? $counts[0] : "@counts";
+}
+
+sub refused
+{
+	my ($name, $token, $status) = @_;
+	my $before = $http->state;
+	my $answer = $http->post('/Docs?clientId=a1&collection=anna', [ { id => 'x', clientVersion => 1, body => 1 } ], token => $token);
+
+	is($answer->{status}, $status, "$name: $status") or diag($answer->{content});
+	is(ref DocsyncTest::Http::value_of($answer), 'HASH', "$name: JSON");
+	is($http->state, $before, "$name: nothing is stored");
+	for my $answer ($http->post('/Docs/Query?clientId=x&collection=anna', '', token => $token),
+		$http->get('/Docs/Pull?collection=anna', token => $token))
+	{
+		unlike($answer->{content}, qr/secret/, "$name: nothing is read");
+	}
+	return;
+}
+
+# Whom an upload is recorded of, or the status if it is refused
+sub sender
+{
+	my ($query, $token, $header, $headers) = @_;
+	my $version = ++(our $versions);
+	my $answer = $http->post("/Docs?collection=anna$query", [ { id => 'sent', clientVersion => $version, body => 1 } ],
+		token => $token,
+		headers => { %{ $headers // {} }, defined $header ? ('x-client-id' => $header) : () });
+
+	return $answer->{status} if $answer->{status} != 200;
+	return $http->session->value(
+		"SELECT client_id FROM docsync.document WHERE collection = 'anna' AND id = 'sent' AND client_version = ?", $version);
+}

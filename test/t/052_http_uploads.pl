@@ -1,0 +1,230 @@
+# What a thin layer could do to an upload or a page: cut it, break it off,
+# repeat it, round its numbers.
+
+use strict;
+use warnings;
+
+use lib 'test/t/lib';
+
+use IO::Socket::INET;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use DocsyncTest;
+use DocsyncTest::Http;
+
+my $node = new_node('main');
+my $http = DocsyncTest::Http->new($node);
+my $session = $http->session;
+my $n = 0;
+
+#-----------------------------------------------------------------------------
+# Parameters and headers that mean something to PostgREST
+#-----------------------------------------------------------------------------
+
+my @parameters = ('limit=1', 'limit=0', 'offset=2', 'select=received', 'columns=id', 'id=eq.x', 'order=id.desc', 'and=(id.eq.1)',
+	'_=1', 'limit=0;x=1');
+my @headers = (
+	{ prefer => 'tx=rollback' }, { prefer => 'return=minimal' }, { prefer => 'params=single-object' }, { prefer => 'count=exact' },
+	{ prefer => 'max-affected=1, handling=strict' }, { prefer => 'timezone=America/New_York' },
+	{ range => '0-0' }, { 'range-unit' => 'items', range => '5-6' },
+	{ accept => 'text/csv' }, { accept => 'application/vnd.pgrst.object+json' }, { accept => 'application/vnd.pgrst.plan' },
+	{ 'accept-profile' => 'docsync' }, { 'content-profile' => 'docsync' }, { 'x-http-method-override' => 'GET' },
+	{ 'content-type' => 'text/csv' }, { 'content-type' => 'application/vnd.pgrst.object' });
+
+for my $case ((map { [ $_, {} ] } @parameters), (map { [ '', $_ ] } @headers))
+{
+	my ($parameter, $headers) = @$case;
+	my $name = join ' ', grep { length } $parameter, %$headers;
+	my $collection = 'anna/' . ++$n;
+	my $documents = documents(4);
+	my $answer = $http->post("/Docs?clientId=c1&collection=$collection&$parameter", $documents, headers => $headers);
+
+	is($answer->{status}, 200, "$name: an upload") or diag($answer->{content});
+	is_deeply([ map { $_->{outcome} } @{ results($answer) } ], [ ('created') x 4 ], "$name: all results");
+	is(stored($collection), 4, "$name: all stored");
+
+	$answer = $http->post("/Docs/Sync?$parameter",
+		{ clientId => 'c1', collection => $collection, documents => documents(4, 2) }, headers => $headers);
+	is_deeply([ map { $_->{outcome} } @{ results($answer) } ], [ ('updated') x 4 ], "$name: a sync") or diag($answer->{content});
+
+	next if $parameter =~ /;/;
+	$answer = $http->post("/Docs/Query?clientId=c2&collection=$collection&$parameter", '', headers => $headers);
+	is_deeply(ids($answer), [ 1 .. 4 ], "$name: a query") or diag($answer->{content});
+	$answer = $http->get("/Docs/Pull?clientId=c2&collection=$collection&$parameter", headers => $headers);
+	is_deeply(ids($answer), [ 1 .. 4 ], "$name: a pull") or diag($answer->{content});
+}
+
+# At PostgREST itself they mean what they mean there, but an upload is never
+# cut: all is stored or nothing is, and nobody is told otherwise.
+for my $case ((map { [ $_, {} ] } @parameters), (map { [ '', $_ ] } @headers))
+{
+	my ($parameter, $headers) = @$case;
+	my $name = join ' ', grep { length } $parameter, %$headers;
+	my $collection = 'anna/' . ++$n;
+	my $answer = $http->post("/rpc/docsync_sync?$parameter",
+		{ clientId => 'c1', collection => $collection, documents => documents(4) }, headers => $headers);
+	my $stored = stored($collection);
+	my $received = $answer->{content} =~ /"received":4/;
+
+	like($stored, qr/^[04]$/, "$name at PostgREST: all or nothing");
+	ok($stored == 4 || !$received, "$name at PostgREST: not stored is not said to be");
+}
+
+# A page isn't cut by db-max-rows, nor is an upload.
+{
+	my $short = DocsyncTest::Http->new($node, PGRST_DB_MAX_ROWS => 3);
+
+	is($short->get('/rpc/docsync_query_since?client_id=x&collection=anna/1')->{content} =~ s/"client_version"//g, 3,
+		'db-max-rows = 3 cuts a result of rows');
+	for my $path (qw(/rpc/docsync_sync /Docs/Sync))
+	{
+		my $collection = 'anna/' . ++$n;
+		my $answer = $short->post($path, { clientId => 'c1', collection => $collection, documents => documents(10) });
+
+		is(scalar @{ results($answer) }, 10, "$path: not the results");
+		is(stored($collection), 10, "$path: not an upload");
+		$answer = $short->post($path, { clientId => 'c2', collection => $collection });
+		is_deeply(ids($answer), [ sort 1 .. 10 ], "$path: not a page");
+	}
+}
+
+#-----------------------------------------------------------------------------
+# Large and broken uploads
+#-----------------------------------------------------------------------------
+
+{
+	my $documents = documents(5000, 1, 'x' x 10_000);
+	my $answer = $http->post('/Docs?clientId=c1&collection=anna/large', $documents);
+
+	is($answer->{status}, 200, '50 MB are accepted');
+	is(scalar @{ results($answer) }, 5000, 'with a result for each document');
+	is($session->value("SELECT sum(length(body #>> '{}')) FROM docsync.document WHERE collection = 'anna/large'"),
+		50_000_000, 'and stored');
+	$answer = $http->get('/Docs/Pull?clientId=c2&collection=anna/large&maxDocuments=5000');
+	is(length($answer->{content}) > 50_000_000 && $answer->{status}, 200, 'and come back');
+}
+
+for my $path ('/Docs?clientId=c1&collection=anna/broken', '/rpc/docsync_sync')
+{
+	my $text = JSON::PP->new->utf8->encode($path =~ /rpc/ ?
+		  { clientId => 'c1', collection => 'anna/broken', documents => documents(1000) } : documents(1000));
+	my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims());
+	my $head = "POST $path HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer $token\r\n";
+
+	for my $form ("Content-Length: " . length($text), 'Transfer-Encoding: chunked')
+	{
+		for my $part (0, 1, int(length($text) / 2), length($text) - 1)
+		{
+			my ($port) = $http->url($path) =~ /:(\d+)/;
+			my $socket = IO::Socket::INET->new("127.0.0.1:$port") // die "connect: $@";
+			my $sent = substr $text, 0, $part;
+
+			print $socket "$head$form\r\n\r\n", $form =~ /chunked/ && $part ? sprintf("%x\r\n%s\r\n", $part, $sent) : $sent;
+			close $socket;
+		}
+	}
+	# Whoever comes later finds the others done with.
+	is($http->post('/Docs?clientId=c1&collection=anna', [])->{status}, 200, "$path still works");
+	sleep 0.5;
+	is(stored('anna/broken'), 0, "$path: connections that broke have stored nothing");
+}
+
+#-----------------------------------------------------------------------------
+# A retry after an answer was lost
+#-----------------------------------------------------------------------------
+
+{
+	my $documents = [ @{ documents(3) }, { id => 'gone', clientVersion => 1, deleted => JSON::PP::true } ];
+	my $first = results($http->post('/Docs?clientId=c1&collection=anna/retry', $documents));
+	my $state = $http->state;
+	my $clock = $session->value('SELECT last_value FROM docsync.clock');
+
+	for my $request ([ '/Docs?clientId=c1&collection=anna/retry', $documents ],
+		[ '/Docs/Sync', { clientId => 'c1', collection => 'anna/retry', documents => $documents } ])
+	{
+		my $again = results($http->post(@$request));
+
+		is_deeply([ map { $_->{outcome} } @$again ], [ ('unchanged') x 4 ], "$request->[0] again: unchanged");
+		is_deeply([ map { $_->{LastUpdateUtc} } @$again ], [ map { $_->{LastUpdateUtc} } @$first ], 'the same stamps');
+	}
+	is($http->state, $state, 'no row was written');
+	is($session->value('SELECT last_value FROM docsync.clock'), $clock, 'the clock was not moved');
+	is_deeply([ map { $_->{outcome} } @{ results($http->post('/Docs?clientId=c2&collection=anna/retry', $documents)) } ],
+		[ ('discarded') x 4 ], 'from another client the same would be discarded');
+}
+
+#-----------------------------------------------------------------------------
+# Values come out as they went in
+#-----------------------------------------------------------------------------
+
+# In the order of their ids, which is that of their stamps
+my @integers = sort qw(0 1 -1 9007199254740993 9223372036854775807 -9223372036854775808);
+
+for my $path (qw(/Docs /Docs/Sync))
+{
+	my $collection = 'anna/' . ++$n;
+	my $documents = join ',', map { qq({"id":"$_","clientVersion":$_,"body":$_}) } @integers;
+	my $answer = $path eq '/Docs'
+	  ? $http->post("$path?clientId=c1&collection=$collection", "[$documents]")
+	  : $http->post($path, qq({"clientId":"c1","collection":"$collection","documents":[$documents]}));
+
+	for my $text ($answer->{content}, $http->post("/Docs/Query?clientId=c2&collection=$collection", '')->{content},
+		$http->get("/Docs/Pull?collection=$collection")->{content},
+		$http->post('/Docs/Sync', { clientId => 'c2', collection => $collection })->{content})
+	{
+		is_deeply([ $text =~ /"clientVersion":(-?\d+)/g ], \@integers, "$path: integers of 64 bits are exact");
+	}
+	is_deeply([ $http->get("/Docs/Pull?collection=$collection")->{content} =~ /"body":(-?\d+)/g ], \@integers, 'in bodies, too');
+}
+for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d\ude00"]}', '""', 'null', '[]', 'false', '0.10',
+	'"</script>"')
+{
+	my $collection = 'anna/' . ++$n;
+	my $json = JSON::PP->new->utf8->canonical->allow_nonref;
+
+	$http->post("/Docs?clientId=c1&collection=$collection", qq([{"id":"\\"\\u0001\\ud83d\\ude00","clientVersion":1,"body":$body}]));
+	my ($document) = @{ DocsyncTest::Http::value_of($http->post("/Docs/Query?clientId=c2&collection=$collection", '')) };
+	is($json->encode($document->{body}), $json->encode($json->decode($body)), "body $body");
+	is($document->{id}, "\"\x01\x{1f600}", 'and its id');
+}
+
+# For browsers
+{
+	my $answer = $http->request('OPTIONS', '/Docs', undef, token => undef,
+		headers => { origin => 'https://example.org', 'access-control-request-method' => 'POST' });
+
+	is($answer->{status}, 204, 'a preflight needs no token');
+	is($answer->{headers}{'access-control-allow-origin'}, '*', 'any origin may ask');
+	like($answer->{headers}{'access-control-allow-headers'}, qr/Authorization.*X-Client-Id/i, 'with a token');
+	$answer = $http->post('/Docs', [], token => undef, headers => { origin => 'https://example.org' });
+	is($answer->{headers}{'access-control-allow-origin'}, '*', 'an error can be read, too, and says so once');
+	is($http->request('POST', '/Docs/Query?clientId=x&collection=anna/large', '', headers => { 'accept-encoding' => 'gzip' })
+		->{headers}{'content-encoding'}, 'gzip', 'answers are compressed for who wants it');
+}
+
+done_testing();
+
+sub documents
+{
+	my ($count, $version, $body) = @_;
+
+	return [ map { { id => "$_", clientVersion => $version // 1, body => $body // { n => $_ } } } 1 .. $count ];
+}
+
+sub results { return (DocsyncTest::Http::value_of($_[0]) // {})->{results} // [] }
+
+# The ids of the documents in an answer
+sub ids
+{
+	my $value = DocsyncTest::Http::value_of($_[0]);
+
+	$value = $value->{documents} if ref $value eq 'HASH';
+	return [ map { $_->{id} } @{ $value // [] } ];
+}
+
+sub stored
+{
+	return $session->value('SELECT count(*) FROM docsync.document WHERE collection = ?', $_[0]);
+}

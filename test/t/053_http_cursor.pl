@@ -1,0 +1,251 @@
+# Where a client goes on from: sinceUtc, cursors, and what becomes of them when
+# the server isn't the one they are of.
+
+use strict;
+use warnings;
+
+use lib 'test/t/lib';
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DocsyncTest;
+use DocsyncTest::Http;
+
+my $STAMP = qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
+
+my $node = new_node('main');
+my $http = DocsyncTest::Http->new($node);
+my $session = $http->session;
+my $query = '/Docs/Query?origin=other&clientId=c2&collection=anna';
+
+#-----------------------------------------------------------------------------
+# sinceUtc
+#-----------------------------------------------------------------------------
+
+# Three documents with stamps a second apart, of a known time of the day
+$session->do(q{INSERT INTO docsync.document (collection, id, client_version, client_id, body, last_update_utc, fence)
+	SELECT 'anna', 'd' || n, 1, 'c1', to_jsonb(n), '2026-01-02T03:04:00.123456Z'::timestamptz + n * interval '1 s', '3'
+	  FROM generate_series(1, 3) AS n});
+
+for my $case (
+	[ '', 'd1 d2 d3' ],
+	[ '2026-01-02T03:04:01.123456Z', 'd1 d2 d3' ],
+	[ '2026-01-02T03:04:01.123457Z', 'd2 d3' ],
+	[ '2026-01-02T03:04:02.123456Z', 'd2 d3' ],
+	[ '2026-01-02T04:04:02.123456%2B01:00', 'd2 d3' ],
+	[ '2026-01-02T04:04:02.123456%2B01%3A00', 'd2 d3' ],
+	[ '2026-01-02T04:04:02.123456+01:00', 'd2 d3' ],
+	[ '2026-01-02T04:04:02.123456+0100', 'd2 d3' ],
+	[ '2026-01-01T22:04:02.123456-05:00', 'd2 d3' ],
+	[ '2026-01-02T03:04:02Z', 'd2 d3' ],
+	[ '2026-01-02T03:04:02.1Z', 'd2 d3' ],
+	[ '2026-01-02T03:04:02.1234560Z', 'd2 d3' ],
+	[ '2026-01-02T03:04:02.1234569Z', 'd2 d3' ],		# cut, not rounded up
+	[ '2026-01-02T03:04:03.123456789Z', 'd3' ],
+	[ '2026-01-02T03:04:03.2Z', '' ],
+	[ '0001-01-01T00:00:00Z', 'd1 d2 d3' ],
+	map { [ $_, 400 ] } qw(
+	  yesterday now infinity -infinity epoch 0 1 2026 20260102T030402Z 2026-01-02 2026-01-02T03:04:02
+	  2026-01-02T03:04:02.123456 2026-01-02+03:04:02Z 2026-01-02%2003:04:02Z 2026-01-02T03:04Z
+	  2026-01-02T03:04:02.Z 2026-01-02T03:04:02%2C5Z 2026-1-2T3:4:2Z 2026-13-02T03:04:02Z 2026-02-30T03:04:02Z
+	  2026-01-02T24:04:02Z 2026-01-02T03:60:02Z 2026-01-02T03:04:60Z 0000-01-02T03:04:02Z -2026-01-02T03:04:02Z
+	  2026-01-02T03:04:02ZZ 2026-01-02T03:04:02Z%20 %202026-01-02T03:04:02Z 2026-01-02T03:04:02z
+	  2026-01-02t03:04:02Z 2026-01-02T03:04:02UTC 2026-01-02T03:04:02+1:00 2026-01-02T03:04:02+99:00
+	  2026-01-02T03:04:02+01:60 2026-01-02T03:04:02%C3%A9 05/06/2024))
+{
+	my ($since, $expected) = @$case;
+	my $answer = $http->post("$query&sinceUtc=$since", '');
+	my $value = DocsyncTest::Http::value_of($answer);
+
+	is(ref $value eq 'ARRAY' ? join(' ', map { $_->{id} } @$value) : $answer->{status}, $expected, "sinceUtc=$since");
+}
+is($http->post("$query&sinceUtc=null", '')->{status}, 200, 'what JavaScript makes of null');
+
+{
+	my ($first) = @{ DocsyncTest::Http::value_of($http->post($query, '')) };
+
+	is($first->{LastUpdateUtc}, '2026-01-02T03:04:01.123456Z', 'LastUpdateUtc, all digits');
+	$session->do(q{INSERT INTO docsync.document (collection, id, client_id, body, last_update_utc, fence)
+		VALUES ('anna/zero', 'x', 'c1', '1', '2026-01-01T00:00:00Z', '3')});
+	is(DocsyncTest::Http::value_of($http->get('/Docs/Pull?collection=anna/zero', headers => { prefer => 'timezone=Asia/Tokyo' }))
+		->{documents}[0]{LastUpdateUtc}, '2026-01-01T00:00:00.000000Z', 'and zeros, too');
+	$session->do(q{ALTER ROLE docsync_user SET timezone = 'Asia/Tokyo'}, q{ALTER ROLE docsync_user SET datestyle = 'SQL, DMY'});
+	is_deeply(DocsyncTest::Http::value_of($http->post($query, ''))->[0], $first, 'whatever the session\'s time zone');
+	is(scalar @{ DocsyncTest::Http::value_of($http->post("$query&sinceUtc=$first->{LastUpdateUtc}", '')) }, 3, 'in and out');
+	$session->do('ALTER ROLE docsync_user RESET timezone', 'ALTER ROLE docsync_user RESET datestyle');
+}
+
+#-----------------------------------------------------------------------------
+# Origins and pages
+#-----------------------------------------------------------------------------
+
+upload('c1', 'anna/p', map { "a$_" } 1 .. 5);
+upload('c2', 'anna/p', map { "b$_" } 1 .. 5);
+upload('c1', 'anna/p', 'a6');
+
+is(asked('c2', origin => 'other'), 'a1 a2 a3 a4 a5 a6', 'other');
+is(asked('c2', origin => 'own'), 'b1 b2 b3 b4 b5', 'own');
+is(asked('c2', origin => 'any'), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'any');
+is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'without a clientId: any');
+
+{
+	my @pages;
+	my $cursor;
+	my $more = 1;
+
+	while ($more)
+	{
+		my $page = pull(clientId => 'c2', collection => 'anna/p', maxDocuments => 2, defined $cursor ? (cursor => $cursor) : ());
+
+		push @pages, ids($page);
+		($cursor, $more) = @$page{qw(cursor more)};
+		like($page->{serverUtc}, $STAMP, 'serverUtc');
+		last if @pages > 9;
+	}
+	is_deeply(\@pages, [ 'a1 a2', 'a3 a4', 'a5 a6' ], 'pages, each document once');
+
+	# It goes on behind the last document passed, not behind the last received.
+	my $scanned = $session->value(q{SELECT to_char(max(last_update_utc) AT TIME ZONE 'UTC', 'US') FROM docsync.document
+		WHERE collection = 'anna/p'});
+	like($cursor, qr/$scanned$/, 'the cursor is at the end');
+	upload('c2', 'anna/p', 'b6');
+	my $empty = pull(clientId => 'c2', collection => 'anna/p', cursor => $cursor);
+	is(ids($empty), '', 'an own document does not come');
+	ok(!$empty->{more}, 'and there is no more');
+	isnt($empty->{cursor}, $cursor, 'but the cursor has moved past it');
+	my $again = pull(clientId => 'c2', collection => 'anna/p', cursor => $empty->{cursor});
+	is($again->{cursor}, $empty->{cursor}, 'where nothing is new it stays');
+	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => $empty->{cursor})), '', 'it is exclusive');
+	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => $cursor)), 'b6', 'for any client');
+
+	for my $bad ($cursor . '0' x 20, "$cursor ", " $cursor", uc $cursor, '-1', substr($cursor, 0, 17), $cursor =~ s/\.(.*)/.-$1/r,
+		$cursor =~ s/\./,/r, $cursor . 'x', "'; DROP TABLE docsync.document; --")
+	{
+		my $answer = $http->get('/Docs/Pull?' . $http->{client}->www_form_urlencode({ collection => 'anna/p', cursor => $bad }));
+
+		# uc of digits alone is the same
+		next if $bad eq $cursor;
+		is($answer->{status}, 400, "cursor \"$bad\" is none");
+	}
+	is(ids(pull(collection => 'anna/p', cursor => '')), ids(pull(collection => 'anna/p')), 'an empty one is none, neither');
+}
+
+# A whole sync: what comes back are others' documents, the cursor is past all.
+{
+	my $sync = DocsyncTest::Http::value_of($http->post('/Docs/Sync',
+		{ clientId => 'c3', collection => 'anna/p', documents => [ document_of('x1') ], maxDocuments => 1000 }));
+
+	is($sync->{received}, 1, 'received');
+	is($sync->{results}[0]{outcome}, 'created', 'created');
+	is(ids($sync), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6 b6', 'the others');
+	$sync = DocsyncTest::Http::value_of($http->post('/Docs/Sync',
+		{ clientId => 'c3', collection => 'anna/p', cursor => $sync->{cursor} }));
+	is(ids($sync), '', 'and then nothing');
+	is_deeply($sync->{results}, [], 'no results');
+}
+
+# An open upload of the same collection holds the cursor back, and "more" says
+# what is there now.
+{
+	my $open = $http->session;
+
+	$open->do('BEGIN');
+	$open->upload('c9', 'anna/p', document('late', 1, 1));
+	upload('c1', 'anna/p', 'after');
+	my $page = pull(clientId => 'c3', collection => 'anna/p', origin => 'any');
+	unlike(ids($page), qr/late|after/, 'what might be overtaken does not come');
+	ok(!$page->{more}, 'nor is there more now');
+	$open->do('COMMIT');
+	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => $page->{cursor})), 'late after', 'later both come');
+}
+
+#-----------------------------------------------------------------------------
+# Another history
+#-----------------------------------------------------------------------------
+
+my $cursor = pull(collection => 'anna/p')->{cursor};
+my $clock = $session->value('SELECT last_value FROM docsync.clock');
+
+is($http->get("/Docs/Pull?collection=anna/p&cursor=" . ($cursor =~ s/^./chr(ord($&) ^ 1)/er))->{status}, 410, 'a cursor of another epoch');
+
+# An hour earlier, as after the restore of a dump
+$session->do("SELECT setval('docsync.clock', $clock - 3600000000)");
+for my $request (
+	[ 'GET', "/Docs/Pull?collection=anna/p&cursor=$cursor" ],
+	[ 'POST', "/Docs/Query?clientId=c2&collection=anna/p&sinceUtc=" . stamp_text($clock), '' ],
+	[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor } ],
+	[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor, documents => [ document_of('lost') ] } ])
+{
+	my $state = $http->state;
+	my $answer = $http->request(@$request);
+	my $error = DocsyncTest::Http::value_of($answer);
+	my $name = "$request->[1], " . ($request->[2] && $request->[2]{documents} ? 'with documents' : 'without documents');
+
+	is($answer->{status}, 410, "$name: a cursor from the future");
+	is($error->{message}, 'resync required', 'says what to do');
+	is($http->state, $state, 'stores nothing');
+}
+$session->do("SELECT setval('docsync.clock', $clock)");
+
+#-----------------------------------------------------------------------------
+# Without writing
+#-----------------------------------------------------------------------------
+
+is($http->get('/rpc/docsync_sync?clientId=c2&collection=anna/p')->{status}, 405, 'a GET cannot upload');
+
+$node->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'backup', has_streaming => 1);
+$standby->start;
+upload('c1', 'anna/p', 'newest');
+$node->wait_for_catchup($standby);
+
+my $replica = DocsyncTest::Http->new($standby, PGRST_DB_CHANNEL_ENABLED => 'false');
+is(ids(DocsyncTest::Http::value_of($replica->get("/Docs/Pull?clientId=c2&collection=anna/p&cursor=$cursor"))), 'newest',
+	'a standby serves a pull');
+like($replica->post($query, '')->{content}, qr/"d1".*"d3"/, 'and a query');
+is($replica->post('/Docs?clientId=c1&collection=anna/p', [ document_of('y') ])->{status}, 400, 'and no upload');
+is($replica->get("/Docs/Pull?collection=anna/p&cursor=0000000000000000.1")->{status}, 410, 'and knows its epoch');
+
+done_testing();
+
+sub document_of { return { id => $_[0], clientVersion => 1, body => 1 } }
+
+sub upload
+{
+	my ($client_id, $collection, @ids) = @_;
+	my $answer = $http->post("/Docs?clientId=$client_id&collection=$collection", [ map { document_of($_) } @ids ]);
+
+	die $answer->{content} if $answer->{status} != 200;
+	return;
+}
+
+sub pull
+{
+	my (%arguments) = @_;
+
+	return DocsyncTest::Http::value_of($http->get('/Docs/Pull?' . $http->{client}->www_form_urlencode(\%arguments)));
+}
+
+sub asked
+{
+	my ($client_id, %arguments) = @_;
+
+	return ids(DocsyncTest::Http::value_of($http->post('/Docs/Query?'
+		  . $http->{client}->www_form_urlencode({ clientId => $client_id, collection => 'anna/p', %arguments }), '')));
+}
+
+# The ids of the documents in an answer
+sub ids
+{
+	my ($value) = @_;
+
+	return join ' ', map { $_->{id} } @{ ref $value eq 'HASH' ? $value->{documents} : $value };
+}
+
+sub stamp_text
+{
+	return $session->value(q{SELECT to_char(to_timestamp(0) + ? * interval '1 us', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')}, $_[0]);
+}

@@ -1,0 +1,112 @@
+# Four clients, each with a store of its own, edit the same documents over HTTP
+# while answers get lost and PostgREST and PostgreSQL are killed and started
+# again.  In the end all have the same documents, and so has the table.
+#
+# DOCSYNC_RANDOM_SECONDS: how long.  DOCSYNC_RANDOM_SEED: repeat one run, as
+# far as the clients go.
+
+use strict;
+use warnings;
+
+use lib 'test/t/lib';
+
+use List::Util qw(max);
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use DocsyncTest;
+use DocsyncTest::Http;
+
+my $SECONDS = $ENV{DOCSYNC_RANDOM_SECONDS} // 40;
+my $SEED = $ENV{DOCSYNC_RANDOM_SEED} // int rand 1_000_000;
+my @NAMES = qw(one two three four);
+
+my $node = new_node('main');
+my $http = DocsyncTest::Http->new($node);
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims());
+my %killed = (PostgREST => 0, PostgreSQL => 0);
+
+note "seed $SEED, $SECONDS s";
+srand $SEED;
+
+my %pids;
+for my $name (@NAMES)
+{
+	$pids{$name} = fork // die "fork: $!";
+	next if $pids{$name};
+	exec '/usr/bin/python3', '-B', 'test/t/http_client.py', $http->url(''), $token, $dir, $name, "$SEED $name"
+	  or POSIX::_exit(127);
+}
+
+my $end = time + $SECONDS;
+while (time < $end)
+{
+	sleep 1 + rand 3;
+	if (rand() < 0.5)
+	{
+		$http->stop_postgrest(rand() < 0.5 ? 'KILL' : 'TERM');
+		sleep rand 0.5;
+		$http->start_postgrest;
+		$killed{PostgREST}++;
+	}
+	else
+	{
+		$node->kill9;
+		sleep rand 0.5;
+		# Its other processes may take a moment to notice; a start that fails for that leaves a wrong pid behind.
+		wait_for('the server', sub { $node->kill9; $node->start(fail_ok => 1) });
+		$killed{PostgreSQL}++;
+	}
+}
+touch('stop');
+wait_for('all clients', sub { !grep { !-e "$dir/$_.done" && kill(0, $pids{$_}) } @NAMES });
+touch('last');
+
+my %store;
+for my $name (@NAMES)
+{
+	waitpid delete $pids{$name}, 0;
+	is($?, 0, "client $name ran to its end");
+	$store{$name} = decode("$dir/$name.json") if -e "$dir/$name.json";
+}
+
+my $table = DocsyncTest::Http::value_of({ content => $http->session->value(
+	q{SELECT json_object_agg(id, json_build_array(client_version::text, deleted::int, body)) FROM docsync.document
+	   WHERE collection = 'anna/random'}) });
+
+for my $name (@NAMES)
+{
+	my %documents = map {
+		my ($id, $version, $deleted, $body, $dirty) = @$_;
+
+		($id => [ "$version", $deleted, defined $body ? DocsyncTest::Http::value_of({ content => $body }) : undef ])
+	} @{ $store{$name}{documents} };
+
+	is_deeply(\%documents, $table, "client $name has what the table has");
+	is(scalar(grep { $_->[4] } @{ $store{$name}{documents} }), 0, 'and nothing left to send');
+	diag "$name: " . join ', ', map { "$_ $store{$name}{happened}{$_}" } sort keys %{ $store{$name}{happened} };
+}
+cmp_ok(scalar keys %$table, '>', 100, 'many documents');
+for my $event ('answer lost', qw(created updated discarded unchanged taken))
+{
+	cmp_ok(max(map { $store{$_}{happened}{$event} // 0 } @NAMES), '>', 0, "it has happened: $event");
+}
+cmp_ok($killed{$_}, '>', 0, "$_ was killed, $killed{$_} times") for sort keys %killed;
+
+done_testing();
+
+# A test that dies would leave them running.
+END
+{
+	kill TERM => values %pids;
+}
+
+sub touch
+{
+	open my $file, '>', "$dir/$_[0]" or die "$_[0]: $!";
+	return;
+}
+
+sub decode { return DocsyncTest::Http::value_of({ content => slurp_file($_[0]) }) }

@@ -1,0 +1,106 @@
+"""http_client.py - one of the clients of 054_http_random.pl: edits at random over a line that breaks at random.
+
+    http_client.py URL TOKEN DIRECTORY NAME SEED
+
+Edits and syncs until the file DIRECTORY/stop is there, then syncs until nothing is left to send, writes NAME.done, waits for
+DIRECTORY/last, syncs once more and prints its store to NAME.json, with what happened.
+"""
+
+import collections
+import http.client
+import json
+import os
+import random
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples', 'demo'))
+
+from client import Client, now_ms                   # noqa: E402
+from transport_http import HttpTransport, Refused   # noqa: E402
+
+IDS = 150       # few enough for all clients to write to the same
+
+
+class BadLine:
+    """Loses requests and answers, and is late."""
+
+    def __init__(self, transport, chance, happened):
+        self.transport, self.chance, self.happened = transport, chance, happened
+        self.bad = True
+
+    def _call(self, name, *arguments):
+        self.happened[name] += 1
+        where = self.chance.choices(('', 'request', 'answer'), (80, 5, 15))[0] if self.bad else ''
+        time.sleep(self.chance.random() * 0.02)
+        if where == 'request':
+            self.happened['request lost'] += 1
+            raise ConnectionError('request lost')
+        result = getattr(self.transport, name)(*arguments)
+        if where == 'answer':
+            self.happened['answer lost'] += 1
+            raise ConnectionError('answer lost')
+        time.sleep(self.chance.random() * 0.02)
+        return result
+
+    def upload(self, *arguments):
+        return self._call('upload', *arguments)
+
+    def download(self, *arguments):
+        return self._call('download', *arguments)
+
+
+def main(url, token, directory, name, seed):
+    chance = random.Random(seed)
+    happened = collections.Counter()
+    line = BadLine(HttpTransport(url, token, 'anna/random'), chance, happened)
+    ahead = chance.choice((0, -2000, 2000))         # milliseconds
+    client = Client(os.path.join(directory, f'{name}.sqlite'), line, lambda: now_ms() + ahead)
+
+    def there(file):
+        return os.path.exists(os.path.join(directory, file))
+
+    def edit():
+        id = f'd{chance.randrange(IDS)}'
+        if chance.random() < 0.2:
+            client.delete(id)
+        else:
+            client.put(id, {'by': name, 'n': chance.getrandbits(63), 'text': 'x' * chance.randrange(200)})
+        happened['edit'] += 1
+
+    def sync():
+        """Whether it went through."""
+        try:
+            happened.update(client.upload(batch=chance.randint(1, 40)))
+            happened['taken'] += client.download(page=chance.randint(1, 40))
+            return True
+        except Refused as refusal:
+            # What is refused for its content, or for who sends it, would be refused for ever. PostgREST has 4xx for
+            # nothing that passes, and a server that starts up is its 503 or a 500.
+            if refusal.status < 500:
+                raise
+            happened[f'{refusal.status}'] += 1
+        except (OSError, http.client.HTTPException) as error:
+            happened[type(error).__name__] += 1
+        return False
+
+    while not there('stop'):
+        for _ in range(chance.randrange(8)):
+            edit()
+        if not sync():
+            time.sleep(0.05)
+    line.bad = False
+    while not sync():
+        time.sleep(0.05)
+    open(os.path.join(directory, f'{name}.done'), 'w').close()
+    while not there('last'):
+        time.sleep(0.05)
+    while not sync():
+        time.sleep(0.05)
+    rows = client.db.execute('SELECT id, clientVersion, deleted, body, dirty FROM document ORDER BY id').fetchall()
+    with open(os.path.join(directory, f'{name}.json'), 'w') as file:
+        json.dump({'documents': rows, 'happened': happened}, file)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
