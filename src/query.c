@@ -148,7 +148,8 @@ check_since(TimestampTz since)
 }
 
 /*
- * Whoever hasn't seen a tombstone that is gone still has the document.
+ * Whoever hasn't seen a tombstone that is gone still has the document; not so
+ * who begins, which clients also say as 1970-01-01 or 0001-01-01.
  *
  * The horizon of all collections is a look at a page, and nearly all clients
  * are past it.
@@ -160,7 +161,7 @@ check_purged(text *collection, TimestampTz since)
 	char		since_text[DOCSYNC_STAMP_LEN];
 	char		purged_text[DOCSYNC_STAMP_LEN];
 
-	if (TIMESTAMP_IS_NOBEGIN(since) ||
+	if (since <= SetEpochTimestamp() ||
 		since >= docsync_clock_read(DOCSYNC_HORIZON))
 		return;
 

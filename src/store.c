@@ -52,10 +52,18 @@ typedef struct StatementText
 } StatementText;
 
 static const StatementText statements[] = {
+
+	/*
+	 * A look-up for each id, by the primary key.  With ANY ($2) a plan that
+	 * was made when the table was small may read the whole collection, for as
+	 * long as it is kept; OFFSET 0 keeps the planner from making a join of
+	 * it.
+	 */
 	[STATEMENT_FIND] = {
+		"SELECT d.* FROM pg_catalog.unnest($2) AS sent(id) CROSS JOIN LATERAL ("
 		STORED_COLUMNS
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
-		"   AND id OPERATOR(pg_catalog.=) ANY ($2)",
+		"   AND id OPERATOR(pg_catalog.=) sent.id OFFSET 0) AS d",
 		2, {TEXTOID, TEXTARRAYOID}, true
 	},
 	[STATEMENT_SCAN] = {
@@ -373,13 +381,15 @@ trigger_depth(void)
 
 /*
  * Runs a statement that the guard has to know of.  One of somebody's triggers
- * may call us again meanwhile, hence the saved value.
+ * may call us again meanwhile, hence the saved values.
  */
 static void
 run_at_depth(int *depth, Statement statement, const Datum *args,
 			 RowReceiver *receiver)
 {
 	int			save_depth = *depth;
+	StoredDocument save_replaced = replaced;
+	bool		save_has_replaced = has_replaced;
 
 	*depth = trigger_depth() + 1;
 	PG_TRY();
@@ -389,6 +399,8 @@ run_at_depth(int *depth, Statement statement, const Datum *args,
 	PG_FINALLY();
 	{
 		*depth = save_depth;
+		replaced = save_replaced;
+		has_replaced = save_has_replaced;
 	}
 	PG_END_TRY();
 }
@@ -512,13 +524,18 @@ run(Statement statement, const Datum *args, bool read_only, RowReceiver *receive
 
 	if (statements[statement].pinned)
 	{
-		static const char *const off[] = {
-			"enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"
+		static const char *const pins[][2] = {
+			{"enable_indexscan", "on"},
+			{"enable_seqscan", "off"},
+			{"enable_bitmapscan", "off"},
+			{"enable_sort", "off"},
+			{"jit", "off"}
 		};
 
 		nestlevel = NewGUCNestLevel();
-		for (size_t i = 0; i < lengthof(off); i++)
-			(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
+		for (size_t i = 0; i < lengthof(pins); i++)
+			(void) set_config_option(pins[i][0], pins[i][1],
+									 PGC_USERSET, PGC_S_SESSION,
 									 GUC_ACTION_SAVE, true, 0, false);
 	}
 
