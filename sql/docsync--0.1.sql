@@ -54,15 +54,7 @@ CREATE TABLE docsync.document (
 	last_update_utc pg_catalog.timestamptz NOT NULL,
 	deleted			pg_catalog.bool NOT NULL DEFAULT false,
 	body			pg_catalog.jsonb,
-	fence			pg_catalog.xid8 NOT NULL,
-	CONSTRAINT document_collection_length
-		CHECK (pg_catalog.octet_length(collection) BETWEEN 1 AND 200),
-	CONSTRAINT document_id_length
-		CHECK (pg_catalog.octet_length(id) BETWEEN 1 AND 500),
-	CONSTRAINT document_client_id_length
-		CHECK (pg_catalog.octet_length(client_id) BETWEEN 1 AND 200),
-	CONSTRAINT document_body_present
-		CHECK (deleted OR body IS NOT NULL)
+	fence			pg_catalog.xid8 NOT NULL
 );
 -- In this order: of two indexes that seem to cost the same, as they do in a
 -- small table, the planner takes the younger, and it keeps that plan for long.
@@ -214,7 +206,7 @@ CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb) IS
-'docsync_sync with its arguments as the keys of one object, the body of the request.';
+'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request.';
 
 CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb)
 	RETURNS pg_catalog.json

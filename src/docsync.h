@@ -184,6 +184,7 @@ extern void docsync_store_find(text *collection, Datum *ids, int count,
 							   StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
+								bool all_new,
 								WrittenCallback callback, void *arg);
 extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
@@ -191,9 +192,28 @@ extern bool docsync_store_bury(Datum collection, Datum id);
 extern int64 docsync_store_purge(TimestampTz before, text *collection,
 								 TimestampTz *horizon);
 extern TimestampTz docsync_store_find_purged(text *collection);
-extern void docsync_store_note_replaced(const StoredDocument *stored);
-extern bool docsync_store_is_uploading(void);
-extern bool docsync_store_is_purging(void);
+
+/*
+ * guard.c: the trigger
+ */
+typedef enum GuardTask
+{
+	GUARD_NOTHING,
+	GUARD_UPLOAD,
+	GUARD_PURGE
+} GuardTask;
+
+typedef struct GuardFrame
+{
+	GuardTask	task;
+	int			depth;			/* of triggers */
+	bool		has_replaced;
+	StoredDocument replaced;	/* by the row being written */
+} GuardFrame;
+
+extern GuardFrame docsync_guard_enter(GuardTask task);
+extern void docsync_guard_leave(const GuardFrame *outer);
+extern const StoredDocument *docsync_guard_replaced(void);
 
 /*
  * upsert.c: upload

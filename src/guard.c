@@ -29,6 +29,7 @@
 
 PG_FUNCTION_INFO_V1(docsync_guard);
 
+static bool is_part_of(GuardTask task);
 static HeapTuple guard_insert(Relation rel, HeapTuple new);
 static HeapTuple clamp_fence(Relation rel, HeapTuple new,
 							 FullTransactionId fence);
@@ -42,7 +43,17 @@ static Datum get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull);
 static text *get_text(Relation rel, HeapTuple tuple, int attnum);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
 						 int attnum);
+static void check_row(Relation rel, HeapTuple new);
+static void check_length(Relation rel, HeapTuple new, int attnum, int max_len);
 static void check_relation(Relation rel);
+
+/*
+ * At which depth of triggers docsync.document's own is fired by a task: by an
+ * upload, for rows to which the rule has been applied already, or by a purge,
+ * whose rows may go.  At other depths it is fired by what somebody else's
+ * trigger does on the way.
+ */
+static GuardFrame current = {.task = GUARD_NOTHING};
 
 /*
  * docsync.guard() RETURNS trigger
@@ -75,17 +86,64 @@ docsync_guard(PG_FUNCTION_ARGS)
 				 errmsg("docsync.guard() is a row trigger but for TRUNCATE")));
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+	{
+		check_row(rel, trigdata->tg_trigtuple);
 		return PointerGetDatum(guard_insert(rel, trigdata->tg_trigtuple));
+	}
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+	{
+		check_row(rel, trigdata->tg_newtuple);
 		return PointerGetDatum(guard_update(rel, trigdata->tg_trigtuple,
 											trigdata->tg_newtuple));
+	}
 
-	if (docsync_store_is_purging())
+	if (is_part_of(GUARD_PURGE))
 		return PointerGetDatum(trigdata->tg_trigtuple);
 
 	/* The row stays, as a tombstone. */
 	guard_delete(rel, trigdata->tg_trigtuple);
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * Says that the statement run next is part of a task.  One of somebody's
+ * triggers may begin another meanwhile, hence the frame, which the caller hands
+ * back, even if there is an error.
+ */
+GuardFrame
+docsync_guard_enter(GuardTask task)
+{
+	GuardFrame	outer = current;
+
+	current.task = task;
+	current.depth = DatumGetInt32(pg_trigger_depth(NULL)) + 1;
+	current.has_replaced = false;
+
+	return outer;
+}
+
+void
+docsync_guard_leave(const GuardFrame *outer)
+{
+	current = *outer;
+}
+
+/*
+ * What the row that an upload has just written replaces; NULL if nothing.
+ * The trigger fires for INSERT, then for UPDATE if there is a stored one, and
+ * then the row is returned.
+ */
+const StoredDocument *
+docsync_guard_replaced(void)
+{
+	return current.has_replaced ? &current.replaced : NULL;
+}
+
+static bool
+is_part_of(GuardTask task)
+{
+	return current.task == task &&
+		current.depth == DatumGetInt32(pg_trigger_depth(NULL));
 }
 
 static HeapTuple
@@ -104,8 +162,8 @@ guard_insert(Relation rel, HeapTuple new)
 
 	if (no_stamp && no_fence)
 	{
-		if (docsync_store_is_uploading())
-			docsync_store_note_replaced(NULL);
+		if (is_part_of(GUARD_UPLOAD))
+			current.has_replaced = false;
 		return stamp(rel, new, false, 0);
 	}
 
@@ -174,13 +232,11 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 										 &isnull));
 	new_version = get_attr(rel, new, Anum_document_client_version, &isnull);
 
-	if (docsync_store_is_uploading())
+	if (is_part_of(GUARD_UPLOAD))
 	{
-		StoredDocument stored;
-
 		/* In the memory of the row, so until it has been returned */
-		get_document(rel, heap_copytuple(old), &stored);
-		docsync_store_note_replaced(&stored);
+		get_document(rel, heap_copytuple(old), &current.replaced);
+		current.has_replaced = true;
 		return stamp(rel, new, false, 0);
 	}
 
@@ -300,6 +356,42 @@ is_same_text(Relation rel, HeapTuple old, HeapTuple new, int attnum)
 }
 
 /*
+ * What would be CHECK constraints, did not the server parse these anew in
+ * each statement: a fifth of what it takes to store a single document.
+ */
+static void
+check_row(Relation rel, HeapTuple new)
+{
+	bool		deleted_isnull;
+	Datum		deleted;
+
+	/* Of NULLs the columns' NOT NULL will say so. */
+	check_length(rel, new, Anum_document_collection, DOCSYNC_COLLECTION_LEN);
+	check_length(rel, new, Anum_document_id, DOCSYNC_ID_LEN);
+	check_length(rel, new, Anum_document_client_id, DOCSYNC_CLIENT_ID_LEN);
+
+	deleted = get_attr(rel, new, Anum_document_deleted, &deleted_isnull);
+	if (heap_attisnull(new, Anum_document_body, RelationGetDescr(rel)) &&
+		!deleted_isnull && !DatumGetBool(deleted))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("the document has no body"),
+				 errhint("Only a deleted document may come without.")));
+}
+
+static void
+check_length(Relation rel, HeapTuple new, int attnum, int max_len)
+{
+	text	   *value = get_text(rel, new, attnum);
+
+	if (value != NULL)
+		docsync_batch_check_name(value,
+								 NameStr(TupleDescAttr(RelationGetDescr(rel),
+													   attnum - 1)->attname),
+								 max_len);
+}
+
+/*
  * The function is nobody's to use on another table, but a server must not
  * crash when a superuser tries.
  */
@@ -318,6 +410,7 @@ check_relation(Relation rel)
 		{Anum_document_client_id, TEXTOID},
 		{Anum_document_last_update_utc, TIMESTAMPTZOID},
 		{Anum_document_deleted, BOOLOID},
+		{Anum_document_body, JSONBOID},
 		{Anum_document_fence, XID8OID}
 	};
 	TupleDesc	desc = RelationGetDescr(rel);

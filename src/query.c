@@ -56,7 +56,7 @@ docsync_query_since(PG_FUNCTION_ARGS)
 				 errhint("Give a number of documents, or NULL for all.")));
 
 	docsync_query_check(&download);
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	docsync_query_run(&download);
 
 	return (Datum) 0;

@@ -8,7 +8,8 @@
  * 3. apply the rule (rule.c); what changes nothing is done with: no
  *	  transaction id, no WAL, no lock;
  * 4. write the rest in the order of ids; the rule is applied again to each
- *	  row once it is locked (store.c);
+ *	  row once it is locked (store.c).  If all are new, INSERT alone does, and
+ *	  if that fails since somebody was faster, we begin again;
  * 5. what was not written lost a race: look it up again, it is locked now,
  *	  and apply the rule again.
  *
@@ -26,6 +27,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
@@ -33,7 +35,10 @@
 PG_FUNCTION_INFO_V1(docsync_upsert);
 
 /* Documents written by one statement: few enough to stay in memory. */
-#define WRITE_DOCUMENTS		1000
+#define WRITE_DOCUMENTS		500
+
+/* From so many new documents on a subtransaction is worth while. */
+#define CREATE_DOCUMENTS	50
 
 /*
  * The documents of one id, and what the service has after the call.
@@ -59,6 +64,7 @@ struct Upload
 	SentDocument **sorted;		/* by id, then by ordinal */
 	UploadGroup *groups;		/* by id */
 	int			ngroups;
+	int			next;			/* the group whose row is likely to come next */
 	UploadGroup **group_of;		/* by ordinal, from 0 */
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
 };
@@ -66,6 +72,9 @@ struct Upload
 static void upload_group(Upload *upload);
 static void upload_look_up(Upload *upload, bool lost);
 static void upload_write(Upload *upload);
+static bool upload_create(Upload *upload, SentDocument **writes, int count);
+static void upload_statements(Upload *upload, SentDocument **writes,
+							  int count, int stamps, bool all_new);
 static void upload_judge(Upload *upload, UploadGroup *group,
 						 const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
@@ -100,7 +109,7 @@ docsync_upsert(PG_FUNCTION_ARGS)
 								  PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
 								  PG_ARGISNULL(1) ? NULL : &documents);
 
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	put_rows(upload, (ReturnSetInfo *) fcinfo->resultinfo);
 
 	return (Datum) 0;
@@ -219,6 +228,7 @@ upload_look_up(Upload *upload, bool lost)
 	if (count == 0)
 		return;
 
+	upload->next = 0;
 	docsync_store_find(upload->collection, ids, count, on_stored, upload);
 
 	for (int i = 0; i < upload->ngroups; i++)
@@ -260,13 +270,74 @@ upload_write(Upload *upload)
 		}
 	}
 
+	if (stamps == count && count >= CREATE_DOCUMENTS)
+	{
+		if (upload_create(upload, writes, count))
+			return;
+	}
+	upload_statements(upload, writes, count, stamps, false);
+}
+
+/*
+ * Writes documents none of which was stored when we looked, in a
+ * subtransaction.  False if one is now: then nothing has been done, and
+ * nothing is locked.
+ *
+ * Not for a batch that has updates too: these would be written out of the
+ * order of ids, and two uploads could deadlock.
+ */
+static bool
+upload_create(Upload *upload, SentDocument **writes, int count)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		upload_statements(upload, writes, count, count, true);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+			ReThrowError(error);
+		FreeErrorData(error);
+
+		for (int i = 0; i < upload->ngroups; i++)
+			upload->groups[i].written = false;
+		done = false;
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+static void
+upload_statements(Upload *upload, SentDocument **writes, int count,
+				  int stamps, bool all_new)
+{
+	upload->next = 0;
 	docsync_stamp_expect(stamps);
 	for (int i = 0; i < count; i += WRITE_DOCUMENTS)
 	{
 		CHECK_FOR_INTERRUPTS();
 		docsync_store_write(upload->collection, upload->client_id,
 							writes + i, Min(WRITE_DOCUMENTS, count - i),
-							on_written, upload);
+							all_new, on_written, upload);
 	}
 	docsync_stamp_forget();
 }
@@ -392,10 +463,10 @@ find_group(Upload *upload, const text *id)
 {
 	int			low = 0;
 	int			high = upload->ngroups - 1;
+	int			middle = upload->next;	/* rows come in the order of ids */
 
 	while (low <= high)
 	{
-		int			middle = (low + high) / 2;
 		UploadGroup *group = &upload->groups[middle];
 		int			cmp;
 
@@ -403,11 +474,15 @@ find_group(Upload *upload, const text *id)
 										group->documents[0]->id,
 										group->documents[0]->id_len);
 		if (cmp == 0)
+		{
+			upload->next = Min(middle + 1, upload->ngroups - 1);
 			return group;
+		}
 		if (cmp < 0)
 			high = middle - 1;
 		else
 			low = middle + 1;
+		middle = (low + high) / 2;
 	}
 	elog(ERROR, "document was not asked for");
 }

@@ -1,0 +1,69 @@
+"""libpq.py - as much of libpq, by ctypes, as measuring needs.
+
+Parameters are bound and statements prepared, as good clients do; Debian's drivers for Python put parameters into the
+text of the statement. What is timed is the call of libpq alone: send, wait, receive.
+"""
+
+import ctypes
+import time
+
+lib = ctypes.CDLL('libpq.so.5')
+for function in ('PQconnectdb', 'PQexec', 'PQprepare', 'PQexecPrepared', 'PQgetResult'):
+    getattr(lib, function).restype = ctypes.c_void_p
+for function in ('PQgetvalue', 'PQerrorMessage', 'PQresStatus'):
+    getattr(lib, function).restype = ctypes.c_char_p
+
+COMMAND_OK, TUPLES_OK, COPY_IN = 1, 2, 4
+
+
+class Connection:
+    """A connection to the server that the environment names (PGHOST, ...)."""
+
+    def __init__(self):
+        self.conn = ctypes.c_void_p(lib.PQconnectdb(b''))
+        if lib.PQstatus(self.conn) != 0:
+            raise RuntimeError(lib.PQerrorMessage(self.conn).decode())
+        self.statements = {}
+
+    def close(self):
+        lib.PQfinish(self.conn)
+
+    def check(self, result, *expected):
+        if lib.PQresultStatus(ctypes.c_void_p(result)) not in expected:
+            raise RuntimeError(lib.PQerrorMessage(self.conn).decode())
+        return ctypes.c_void_p(result)
+
+    def query(self, sql):
+        """Runs SQL and returns its rows as tuples of text."""
+        result = self.check(lib.PQexec(self.conn, sql.encode()), COMMAND_OK, TUPLES_OK)
+        rows = [tuple(lib.PQgetvalue(result, row, column).decode() for column in range(lib.PQnfields(result)))
+                for row in range(lib.PQntuples(result))]
+        lib.PQclear(result)
+        return rows
+
+    def call(self, sql, *values):
+        """Runs a statement, prepared at its first use, and returns the seconds it took and how many rows came back."""
+        name = self.statements.get(sql)
+        if name is None:
+            name = self.statements[sql] = b'statement %d' % len(self.statements)
+            lib.PQclear(self.check(lib.PQprepare(self.conn, name, sql.encode(), 0, None), COMMAND_OK))
+        array = (ctypes.c_char_p * len(values))(*values)
+        start = time.perf_counter()
+        result = lib.PQexecPrepared(self.conn, name, len(values), array, None, None, 0)
+        seconds = time.perf_counter() - start
+        result = self.check(result, COMMAND_OK, TUPLES_OK)
+        count = lib.PQntuples(result)
+        lib.PQclear(result)
+        return seconds, count
+
+    def copy(self, sql, chunks):
+        """Runs COPY ... FROM STDIN and returns the seconds it took."""
+        start = time.perf_counter()
+        lib.PQclear(self.check(lib.PQexec(self.conn, sql.encode()), COPY_IN))
+        for chunk in chunks:
+            lib.PQputCopyData(self.conn, chunk, len(chunk))
+        lib.PQputCopyEnd(self.conn, None)
+        lib.PQclear(self.check(lib.PQgetResult(self.conn), COMMAND_OK))
+        seconds = time.perf_counter() - start
+        lib.PQgetResult(self.conn)
+        return seconds
