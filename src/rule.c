@@ -21,17 +21,33 @@
 #include "docsync.h"
 
 static bool
-same_body(Jsonb *a, Jsonb *b)
+same_body(Jsonb *held, const SentDocument *sent)
 {
-	if (a == NULL || b == NULL)
-		return a == b;
+	JsonbContainer *container;
+	int			len;
+
+	if (held == NULL || !sent->has_body)
+		return held == NULL && !sent->has_body;
+
+	if (sent->body.type == jbvBinary)
+	{
+		container = sent->body.val.binary.data;
+		len = sent->body.val.binary.len;
+	}
+	else
+	{
+		Jsonb	   *body = docsync_batch_body(sent);
+
+		container = &body->root;
+		len = VARSIZE(body) - VARHDRSZ;
+	}
 
 	/* Unchanged bytes are the common case; numbers may differ in scale. */
-	if (VARSIZE(a) == VARSIZE(b) &&
-		memcmp(VARDATA(a), VARDATA(b), VARSIZE(a) - VARHDRSZ) == 0)
+	if (len == (int) VARSIZE(held) - VARHDRSZ &&
+		memcmp(&held->root, container, len) == 0)
 		return true;
 
-	return compareJsonbContainers(&a->root, &b->root) == 0;
+	return compareJsonbContainers(&held->root, container) == 0;
 }
 
 RuleOutcome
@@ -46,7 +62,7 @@ docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 
 	/* A retry after a lost answer must not look like an edit. */
 	if (held->same_client && held->deleted == sent->deleted &&
-		same_body(held->body, docsync_batch_body(sent)))
+		same_body(held->body, sent))
 		return RULE_UNCHANGED;
 
 	return sent->client_version == 0 ? RULE_UPDATED : RULE_DISCARDED;

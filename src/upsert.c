@@ -67,6 +67,7 @@ struct Upload
 	int			next;			/* the group whose row is likely to come next */
 	UploadGroup **group_of;		/* by ordinal, from 0 */
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	MemoryContext scratch;		/* for a document at a time */
 };
 
 static void upload_group(Upload *upload);
@@ -184,6 +185,9 @@ upload_group(Upload *upload)
 	upload->groups = palloc0(sizeof(UploadGroup) * count);
 	upload->group_of = palloc(sizeof(UploadGroup *) * count);
 	upload->outcomes = palloc0(sizeof(RuleOutcome) * count);
+	upload->scratch = AllocSetContextCreate(CurrentMemoryContext,
+											"docsync scratch",
+											ALLOCSET_DEFAULT_SIZES);
 
 	for (int i = 0; i < count; i++)
 		upload->sorted[i] = &upload->batch->documents[i];
@@ -407,8 +411,14 @@ on_stored(const StoredDocument *stored, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
 	UploadGroup *group = find_group(upload, stored->id);
+	MemoryContext oldcontext;
 
+	/* A large batch that is sent again would be there three times over. */
+	oldcontext = MemoryContextSwitchTo(upload->scratch);
 	upload_judge(upload, group, stored);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(upload->scratch);
+
 	if (group->write != NULL)
 		return true;
 
