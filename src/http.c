@@ -249,6 +249,9 @@ synchronize(Request *request)
 		/* A snapshot that sees the upload, and what others did before it. */
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetTransactionSnapshot());
+
+		/* It doesn't see tombstones that were purged meanwhile. */
+		docsync_query_check(&download);
 	}
 	else
 		appendStringInfoString(&buf, "\"received\":0,\"results\":[]");

@@ -68,9 +68,13 @@ docsync_settle_test(SettleScan *scan, FullTransactionId fence)
 	if (snapshot->takenDuringRecovery)
 		return false;
 
-	/* Stamped in another cluster: replication brought it. */
+	/*
+	 * Stamped in another cluster, or before a crash or a promotion made the
+	 * server forget ids that nothing had been written under.  Whoever gets
+	 * such an id from now on is stamped later.
+	 */
 	if (FullTransactionIdFollows(fence, scan->next))
-		return true;
+		fence = scan->next;
 
 	/* Running when the snapshot was taken */
 	for (uint32 i = 0; i < snapshot->xcnt; i++)

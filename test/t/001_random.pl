@@ -1,7 +1,8 @@
 # No reader loses a document: writers of all the awkward kinds, readers of
 # several kinds, and at the end each reader's copy must be the table.
 #
-# DOCSYNC_RANDOM_SECONDS	how long, 45 by default
+# DOCSYNC_RANDOM_SECONDS	how long, 30 by default
+# DOCSYNC_RANDOM_JITTER		1: with a docsync that is compiled with jitter.h
 # DOCSYNC_RANDOM_SEED		what the writers choose from; how they interleave
 #							is up to the machine
 
@@ -18,7 +19,7 @@ use Storable qw(nstore retrieve);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $SECONDS = $ENV{DOCSYNC_RANDOM_SECONDS} // 45;
+my $SECONDS = $ENV{DOCSYNC_RANDOM_SECONDS} // 30;
 my $SEED = $ENV{DOCSYNC_RANDOM_SEED} // int rand 1_000_000;
 my $WRITERS = 6;
 my $BRISK_WRITERS = 3;
@@ -49,6 +50,7 @@ my @READERS = (
 	{ name => 'one of many collections', pause => 0.005, collection => 'many-70' });
 
 my $node = new_node('random');
+add_jitter($node) if $ENV{DOCSYNC_RANDOM_JITTER};
 my $admin = connect_to($node);
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my ($lost, $stop, $settled) = map { "$dir/$_" } qw(lost stop settled);
@@ -650,14 +652,6 @@ sub jolt
 }
 
 #-----------------------------------------------------------------------------
-
-sub touch
-{
-	my ($path) = @_;
-
-	open my $file, '>', $path or die "$path: $!";
-	return;
-}
 
 sub report
 {

@@ -30,9 +30,12 @@ is($http->post($docs, [ good(id => 'old') ])->{status}, 200, 'a good upload');
 # The body
 #-----------------------------------------------------------------------------
 
-refuses('not an array', $docs, '{}', 400, '22023', qr/"documents" is missing/);
-refuses('not an array', $docs, '"x"', 400, '22023', qr/^documents is not an array$/);
-refuses('null', $docs, 'null', 400, '22023', qr/^documents is not an array$/);
+refuses('not an array', $docs, '{}', 400, '22004', qr/^documents is null$/);
+refuses('not an array', $docs, { documents => {} }, 400, '22023', qr/^documents is not an array$/);
+refuses('a text', $docs, '"x"', 400, '22023', qr/^the body is not an object$/);
+refuses('null', $docs, 'null', 400, '22023', qr/^the body is not an object$/);
+refuses('an unknown key', $docs, { documents => [ good() ], Collection => 'anna' }, 400, '22023', qr/^unknown key in the body$/);
+refuses('a key of a sync', $docs, { documents => [ good() ], cursor => undef }, 400, '22023', qr/^unknown key in the body$/);
 refuses('no body', $docs, '', 400, '22P02', qr/json/);
 refuses('no JSON', $docs, '[{"id":', 400, '22P02', qr/json/);
 refuses('a form', $docs, 'id=1', 400, '22P02', qr/json/,
@@ -61,18 +64,40 @@ refuses('ahead of the clock', $docs, bad(clientVersion => (time + 3600) * 1000),
 #-----------------------------------------------------------------------------
 
 refuses('no clientId', '/Docs?collection=anna', [ good() ], 400, '22004', qr/^"clientId" is null$/);
+refuses('an empty clientId', '/Docs?collection=anna&clientId=', [ good() ], 400, '22023', qr/^"clientId" is empty$/);
+refuses('an empty collection', '/Docs?collection=&clientId=c1', [ good() ], 400, '22023', qr/^collection is empty$/);
 refuses('a long clientId', '/Docs?collection=anna&clientId=' . 'x' x 201, [ good() ], 400, '22023', qr/^"clientId" is too long$/);
 refuses('a long collection', '/Docs?clientId=c1&collection=' . 'x' x 201, [ good() ], 400, '22023', qr/^collection is too long$/);
 refuses('half an escape', '/Docs?collection=anna&clientId=100%', [ good() ], 400, '22023', qr/query string/);
 refuses('no UTF-8', '/Docs?collection=anna&clientId=%ff', [ good() ], 400, '22023', qr/query string/);
 refuses('a NUL', '/Docs?collection=anna&clientId=a%00b', [ good() ], 400, '22023', qr/query string/);
+refuses('an array of one', '/Docs/Sync', [ sync() ], 400, '22023', qr/^the body is not an object$/);
+refuses('an array', '/Docs/Sync', [ sync(), sync(documents => [ good(id => 'second') ]) ], 400, '22023',
+	qr/^the body is not an object$/);
+refuses('an array of documents', '/Docs/Sync', [ good() ], 400, '22023', qr/^the body is not an object$/);
+refuses('a number', '/Docs/Sync', '1', 400, '22023', qr/^the body is not an object$/);
+refuses('null', '/Docs/Sync', 'null', 400, '22023', qr/^the body is not an object$/);
+refuses('no body', '/Docs/Sync', '', 400, '22P02', qr/json/);
+refuses('a form', '/Docs/Sync', 'clientId=c1', 400, '22P02', qr/json/,
+	headers => { 'content-type' => 'application/x-www-form-urlencoded' });
+refuses('an unknown key', '/Docs/Sync', sync(Cursor => 1), 400, '22023', qr/^unknown key in the body$/);
+for my $case ([ clientId => 5 ], [ cursor => 1.5 ], [ cursor => {} ], [ collection => ['anna'] ], [ origin => JSON::PP::true ],
+	[ maxDocuments => '5' ], [ maxDocuments => [5] ])
+{
+	refuses('wrong type', '/Docs/Sync', sync(@$case), 400, '22023', qr/^"$case->[0]": wrong type$/);
+}
+refuses('documents of the wrong type', '/Docs/Sync', sync(documents => $_), 400, '22023', qr/^documents is not an array$/)
+  for '[]', {}, 1, JSON::PP::false;
 refuses('clientId null', '/Docs/Sync', sync(clientId => undef), 400, '22004', qr/^"clientId" is null$/);
-refuses('documents null', '/Docs/Sync', sync(documents => undef), 400, '22004', qr/^documents is null$/);
-refuses('documents a text', '/Docs/Sync', sync(documents => '[]'), 400, '22023', qr/^documents is not an array$/);
-refuses('collection null', '/Docs/Sync', sync(collection => undef), 400, '22004', qr/^collection is null$/);
-refuses('origin null', '/Docs/Sync', sync(origin => undef), 400, '22004', qr/^origin is null$/);
+refuses('an empty clientId', '/Docs/Sync', sync(clientId => ''), 400, '22023', qr/^"clientId" is empty$/);
+refuses('an empty collection', '/Docs/Sync', sync(collection => ''), 400, '22023', qr/^collection is empty$/);
+refuses('an empty cursor', '/Docs/Sync', sync(cursor => ''), 400, '22023', qr/^"cursor" is not a cursor$/);
+refuses('an empty origin', '/Docs/Sync', sync(origin => ''), 400, '22023', qr/^unknown origin$/);
+refuses('"null"', '/Docs/Sync', sync(cursor => 'null'), 400, '22023', qr/^"cursor" is not a cursor$/);
 refuses('unknown origin', '/Docs/Sync', sync(origin => 'mine'), 400, '22023', qr/^unknown origin$/);
-refuses('maxDocuments 0', '/Docs/Sync', sync(maxDocuments => 0), 400, '22023', qr/^"maxDocuments" is less than 1$/);
+refuses("maxDocuments $_", '/Docs/Sync', sync(maxDocuments => $_), 400, '22023', qr/^"maxDocuments" is out of range$/)
+  for 0, -1, 2_147_483_648;
+refuses('maxDocuments 0', "$query&maxDocuments=0", '', 400, '22023', qr/^"maxDocuments" is out of range$/);
 refuses('bad cursor', '/Docs/Sync', sync(cursor => 'x'), 400, '22023', qr/^"cursor" is not a cursor$/);
 refuses('bad document', '/Docs/Sync', sync(documents => bad(id => 5)), 400, '22023', qr/^document 2, "id": wrong type$/);
 refuses('another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1'), 410, 'PT410', qr/^resync required$/);
@@ -83,6 +108,15 @@ refuses('sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z", '', 410, 'PT41
 refuses('no number', "$query&maxDocuments=x", '', 400, '22P02', qr/integer/);
 refuses('bad cursor', "$pull&cursor=1", undef, 400, '22023', qr/^"cursor" is not a cursor$/, method => 'GET');
 refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'PT410', qr/^resync required$/, method => 'GET');
+
+# Null is what isn't there, but for a clientId, which there must be.
+{
+	my $answer = $http->post('/Docs/Sync', sync(documents => undef, cursor => undef, collection => undef, origin => undef,
+			maxDocuments => undef, clientId => 'c2'));
+
+	is($answer->{status}, 200, 'a sync of nulls') or diag($answer->{content});
+	like($answer->{content}, qr/"received":0,"results":\[\],"documents":\[\{"id":"old"/, 'is a download');
+}
 
 #-----------------------------------------------------------------------------
 # nginx's own

@@ -14,7 +14,7 @@ use DocsyncTest::Http;
 
 my $node = new_node('main');
 my $http = DocsyncTest::Http->new($node);
-my %token = map { $_ => token_of(tenant => $_) } qw(anna bert ann);
+my %token = map { $_ => token_of(tenant => $_, collection => $_) } qw(anna bert ann);
 my @secret = (
 	{ id => 'known', clientVersion => 5, body => 'secret of anna' },
 	{ id => 'gone', clientVersion => 5, deleted => JSON::PP::true });
@@ -131,13 +131,42 @@ is(sender('', $bound, 'a8'), 403, 'so is a header');
 is(sender('&clientId=a7', $bound, 'a8'), 'a7', 'an argument goes before a header');
 is(sender('', $token{anna}, 'a8'), 'a8', 'without a claim the header counts');
 is(sender('&clientId=a9', $token{anna}, 'a8'), 'a9', 'but an argument goes first');
-is(sender('&clientId=', $token{anna}, 'a8'), 'a8', 'an empty one does not');
+is(sender('&clientId=', $token{anna}, 'a8'), 400, 'an empty one is refused');
 is(sender('&clientId=dev%2F%C3%A9%2B2%20x+y', $token{anna}), "dev/\x{e9}+2 x y", 'an argument is decoded');
 is(sender('&clientId=a8', $token{anna}, undef, { 'x-query-string' => 'clientId=forged' }), 'a8', 'X-Query-String is nginx\'s own');
 is($http->post('/Docs/Sync', { collection => 'anna' }, token => $token{anna}, headers => { 'x-query-string' => 'clientId=a8' })->{status},
 	400, 'on other paths, too');
 is($http->post('/Docs/Query?collection=anna&clientId=a8', '', token => $bound)->{status}, 403, 'a claim binds a download');
 is($http->get('/Docs/Pull?collection=anna&clientId=a8', token => $bound)->{status}, 403, 'and a pull');
+is($http->post('/Docs/Sync', { clientId => 'a8' }, token => $bound)->{status}, 403, 'and a sync');
+is(sender('&clientId=a8', token_of(client_id => '')), 403, 'an empty claim binds');
+is(sender('', token_of(client_id => '')), 400, 'and is no clientId');
+is(sender('', token_of(client_id => 7)), 400, 'nor is a number');
+
+# The claim "collection" is what is meant where a request names none.  Whose a
+# collection is, the claim "tenant" says alone.
+my $claimed = token_of(collection => 'anna/claimed');
+
+is($http->post('/Docs?clientId=a1', \@secret, token => $claimed)->{status}, 200, 'an upload to the collection of the claim');
+is($http->session->value("SELECT count(*) FROM docsync.document WHERE collection = 'anna/claimed'"), 2, 'is stored there');
+is(scalar @{ DocsyncTest::Http::value_of($http->post($_, '', token => $claimed, headers => { 'x-client-id' => 'x' })) }, 2,
+	"$_ reads there") for '/Docs/Query?origin=other&sinceUtc=1970-01-01T00:00:00Z', '/Docs/Query';
+is(scalar @{ DocsyncTest::Http::value_of($http->get('/Docs/Pull', token => $claimed))->{documents} }, 2, 'so does a pull');
+{
+	my $answer = DocsyncTest::Http::value_of($http->post('/Docs/Sync',
+		{ clientId => 'x', documents => [ { id => 'own', clientVersion => 1, body => 1 } ] }, token => $claimed));
+
+	is("$answer->{received} " . @{ $answer->{documents} }, '1 2', 'and a sync, which writes there, too');
+}
+is(read_as($claimed, 'anna/notes'), 2, 'an argument goes before the claim');
+is($http->post('/Docs?clientId=b1', \@secret, token => token_of(tenant => 'bert', collection => 'anna'))->{status}, 403,
+	'a claim of another\'s collection gives no right to write it');
+is($http->get('/Docs/Pull', token => token_of(tenant => 'bert', collection => 'anna'))->{content} =~ /"documents":\[\]/, 1,
+	'nor to read it');
+is($http->post('/Docs?clientId=a1', \@secret, token => token_of(collection => undef))->{status}, 403,
+	'without a claim it is the collection "default", which is nobody\'s');
+is($http->post('/Docs?clientId=a1', \@secret, token => token_of(collection => $_))->{status}, 400, 'a claim that is no collection')
+  for '', 7, ['anna'];
 
 #-----------------------------------------------------------------------------
 # What is not there to be called

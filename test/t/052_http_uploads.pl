@@ -106,6 +106,33 @@ for my $case ((map { [ $_, {} ] } @parameters), (map { [ '', $_ ] } @headers))
 	is(length($answer->{content}) > 50_000_000 && $answer->{status}, 200, 'and come back');
 }
 
+# Numbers that are short to send and long to print: a document of them could
+# be stored, but never be sent to anybody.
+{
+	my $numbers = join ',', ('1e131071') x 9000;
+	my $documents = qq([{"id":"short","clientVersion":1,"body":1},{"id":"long","clientVersion":1,"body":[$numbers]}]);
+
+	for my $request ([ '/Docs?clientId=c1&collection=anna/numbers', $documents ],
+		[ '/Docs/Sync', qq({"clientId":"c1","collection":"anna/numbers","documents":$documents}) ])
+	{
+		my $answer = $http->post(@$request);
+
+		is($answer->{status}, 413, "$request->[0]: 9,000 numbers of 131,072 digits are refused");
+		like($answer->{content}, qr/"document 2, \\"body\\": too large"/, 'and named');
+	}
+	is(stored('anna/numbers'), 0, 'nothing is stored');
+}
+
+# Bodies that are arrays: PostgREST alone would take the first element and
+# drop the others.
+{
+	my @bodies = map { { clientId => 'c1', collection => 'anna/array', documents => [ $_ ] } } @{ documents(3) };
+	my $answer = $http->post('/Docs/Sync', \@bodies);
+
+	is($answer->{status}, 400, 'an array of syncs is refused');
+	is(stored('anna/array'), 0, 'whole');
+}
+
 for my $path ('/Docs?clientId=c1&collection=anna/broken', '/rpc/docsync_sync')
 {
 	my $text = JSON::PP->new->utf8->encode($path =~ /rpc/ ?

@@ -162,6 +162,92 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 }
 
 #-----------------------------------------------------------------------------
+# Answers of a limited size
+#-----------------------------------------------------------------------------
+
+{
+	my @ids = map { sprintf 's%03d', $_ } 1 .. 50;
+	my @pages;
+	my ($page, $cursor, $since);
+
+	$http->post('/Docs?clientId=c1&collection=anna/size', [ map { { id => $_, clientVersion => 1, body => 'x' x 1000 } } @ids ]);
+	$session->do(q{ALTER SYSTEM SET docsync.max_page_size = '10kB'}, 'SELECT pg_reload_conf()');
+	wait_for('the setting', sub { @{ pull(collection => 'anna/size')->{documents} } < 50 });
+
+	do
+	{
+		$page = pull(clientId => 'c2', collection => 'anna/size', defined $cursor ? (cursor => $cursor) : ());
+		push @pages, $page;
+		$cursor = $page->{cursor};
+	} while ($page->{more} && @pages < 50);
+	is(join(' ', map { ids($_) } @pages), "@ids", 'pages that end by their size: each document once');
+	cmp_ok(length(JSON::PP::encode_json($_->{documents})), '<', 12_000, 'a page of not much more') for @pages[ 0, 1 ];
+
+	$page = DocsyncTest::Http::value_of($http->post('/Docs/Sync', { clientId => 'c2', collection => 'anna/size',
+		maxDocuments => 40, documents => [ document_of('own') ] }));
+	ok($page->{more} && @{ $page->{documents} } < 40, 'so does that of a sync');
+
+	# The protocol's own request: from the highest LastUpdateUtc on, until nothing later comes.
+	my %seen;
+	for (1 .. 50)
+	{
+		my $before = keys %seen;
+
+		$page = DocsyncTest::Http::value_of($http->post('/Docs/Query?' . $http->{client}->www_form_urlencode(
+			{ origin => 'other', clientId => 'c2', collection => 'anna/size', defined $since ? (sinceUtc => $since) : () }), ''));
+		$seen{ $_->{id} } = 1 for @$page;
+		last if keys %seen == $before;
+		$since = $page->[-1]{LastUpdateUtc};
+	}
+	is(join(' ', sort keys %seen), "@ids", 'with sinceUtc, too');
+
+	upload('c1', 'anna/size', 'last');
+	$http->post('/Docs?clientId=c1&collection=anna/size', [ { id => 'big', clientVersion => 1, body => 'x' x 50_000 } ]);
+	is(ids(pull(clientId => 'c2', collection => 'anna/size', cursor => $cursor, maxDocuments => 2)), 'last big',
+		'a document that is larger than a page comes');
+	is(ids(pull(clientId => 'c2', collection => 'anna/size', maxDocuments => 1, origin => 'own')), 'own', 'and no end by what is not wanted');
+	$session->do('ALTER SYSTEM RESET docsync.max_page_size', 'SELECT pg_reload_conf()');
+	wait_for('the setting', sub { @{ pull(clientId => 'c2', collection => 'anna/size')->{documents} } > 50 });
+}
+
+#-----------------------------------------------------------------------------
+# Away longer than tombstones are kept
+#-----------------------------------------------------------------------------
+
+{
+	my $request = '/Docs/Query?origin=other&clientId=c2&collection=anna/purge';
+
+	upload('c1', 'anna/purge', 'kept', 'deleted');
+	my $old = pull(collection => 'anna/purge');
+	my $since = $old->{documents}[-1]{LastUpdateUtc};
+	$http->post('/Docs?clientId=c1&collection=anna/purge', [ { id => 'deleted', clientVersion => 2, deleted => JSON::PP::true } ]);
+	my $new = pull(collection => 'anna/purge');
+	is($http->get("/Docs/Pull?collection=anna/purge&cursor=$old->{cursor}")->{status}, 200, 'before a purge');
+	is($session->value(q{SELECT docsync_purge('0 days', 'anna/purge')}), 1, 'a purge');
+
+	for my $case (
+		[ 'GET', "/Docs/Pull?collection=anna/purge&cursor=$old->{cursor}" ],
+		[ 'POST', "$request&sinceUtc=$since", '' ],
+		[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/purge', cursor => $old->{cursor} } ],
+		[ 'POST', '/Docs/Sync',
+			{ clientId => 'c2', collection => 'anna/purge', cursor => $old->{cursor}, documents => [ document_of('lost') ] } ])
+	{
+		my ($state, $clock) = ($http->state, clock());
+		my $answer = $http->request(@$case);
+		my $error = DocsyncTest::Http::value_of($answer);
+
+		is($answer->{status}, 410, "$case->[0] $case->[1]: away longer than tombstones are kept");
+		is($error->{message}, 'resync required', 'says what to do');
+		is($http->state . clock(), $state . $clock, 'stores nothing, and leaves the clock alone');
+	}
+	is(ids(pull(collection => 'anna/purge', cursor => $new->{cursor})), '', 'who has seen the tombstone goes on');
+	is(ids(pull(collection => 'anna/purge')), 'kept', 'who starts again gets what there is');
+	is(ids(DocsyncTest::Http::value_of($http->post("$request&sinceUtc=1970-01-01T00:00:00Z", ''))), 'kept',
+		'1970 is the beginning, too');
+	is($http->get("/Docs/Pull?collection=anna/p&cursor=$old->{cursor}")->{status}, 200, 'other collections are not concerned');
+}
+
+#-----------------------------------------------------------------------------
 # Another history
 #-----------------------------------------------------------------------------
 
@@ -186,8 +272,34 @@ for my $request (
 	is($answer->{status}, 410, "$name: a cursor from the future");
 	is($error->{message}, 'resync required', 'says what to do');
 	is($http->state, $state, 'stores nothing');
+	is(clock(), $clock - 3_600_000_000, 'and leaves the clock alone');
+	unlike($answer->{content}, qr/@{[ substr stamp_text($clock - 3_600_000_000), 0, 16 ]}/, 'which it does not tell');
 }
 $session->do("SELECT setval('docsync.clock', $clock)");
+
+# What an operator calls after a restore
+{
+	my $since = stamp_text($clock);
+
+	is($http->get("/Docs/Pull?collection=anna/p&cursor=$cursor")->{status}, 200, 'a cursor of this epoch');
+	$session->do('SELECT docsync_new_epoch()');
+	for my $request (
+		[ 'GET', "/Docs/Pull?collection=anna/p&cursor=$cursor" ],
+		[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor, documents => [ document_of('lost') ] } ])
+	{
+		my $state = $http->state . clock();
+		my $answer = $http->request(@$request);
+
+		is($answer->{status}, 410, "$request->[1]: a new epoch voids cursors");
+		like($answer->{content}, qr/"resync required"/, 'says what to do');
+		is($http->state . clock(), $state, 'stores nothing');
+	}
+	my $again = pull(collection => 'anna/p');
+	like(ids($again), qr/a1 .*after/, 'without a cursor all comes');
+	isnt(substr($again->{cursor}, 0, 16), substr($cursor, 0, 16), 'with a cursor of the new epoch');
+	is($http->get("/Docs/Pull?collection=anna/p&cursor=$again->{cursor}")->{status}, 200, 'which is good');
+	$cursor = $again->{cursor};
+}
 
 #-----------------------------------------------------------------------------
 # Without writing
@@ -244,6 +356,8 @@ sub ids
 
 	return join ' ', map { $_->{id} } @{ ref $value eq 'HASH' ? $value->{documents} : $value };
 }
+
+sub clock { return $session->value('SELECT last_value FROM docsync.clock') }
 
 sub stamp_text
 {

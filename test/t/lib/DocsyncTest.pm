@@ -13,20 +13,26 @@ use warnings;
 
 use DBI;
 use Exporter 'import';
+use File::Basename qw(dirname);
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use DocsyncTest::Load;
 use DocsyncTest::Replica;
 use DocsyncTest::Session;
 
 our @EXPORT = qw(
   new_node
+  add_jitter
   connect_to
+  crash
   document
   in_child
+  replayed
+  touch
   wait_for
 );
 
@@ -56,11 +62,65 @@ sub new_node
 	return $node;
 }
 
+# Lets a node use a docsync that is compiled with test/jitter.h, instead of
+# the one that is installed.
+sub add_jitter
+{
+	my ($node) = @_;
+	my $test = dirname(dirname(dirname(__FILE__)));
+	my $library = PostgreSQL::Test::Utils::tempdir() . '/docsync.so';
+	my ($cc, $include) = map { run_pg_config($_) } '--cc', '--includedir-server';
+
+	system_or_bail(split(' ', $cc), qw(-O1 -fPIC -shared -include),
+		"$test/jitter.h", "-I$include", '-o', $library, glob "$test/../src/*.c");
+	$node->safe_psql('postgres',
+		"UPDATE pg_proc SET probin = '$library' WHERE probin = '\$libdir/docsync'");
+	return;
+}
+
+sub run_pg_config
+{
+	my ($option) = @_;
+
+	chomp(my $value = `pg_config $option`);
+	return $value;
+}
+
 sub connect_to
 {
 	my ($node, $database) = @_;
 
 	return DocsyncTest::Session->new($node, $database // 'postgres');
+}
+
+# Kills a server and all its processes, and starts it again.  The postmaster
+# alone wouldn't do: what its children are at they would finish.
+#
+# Whoever reaps orphans here may take his time, so zombies count as dead, and
+# the lock files must go before the server looks for the process in them.
+sub crash
+{
+	my ($node, $before_start) = @_;
+	my $lock_file = $node->data_dir . '/postmaster.pid';
+	my ($postmaster) = split /\n/, slurp_file($lock_file);
+	my @children = split ' ', `ps -o pid= --ppid $postmaster`;
+
+	kill STOP => $postmaster;    # lest it notice and say so
+	kill KILL => @children;
+	$node->kill9;
+	wait_for('the server to die', sub { !grep { is_alive($_) } $postmaster, @children });
+	unlink $lock_file, sprintf '%s/.s.PGSQL.%d.lock', $node->host, $node->port;
+	$before_start->() if $before_start;
+	$node->start;
+	return;
+}
+
+sub is_alive
+{
+	my ($pid) = @_;
+
+	open my $stat, '<', "/proc/$pid/stat" or return 0;
+	return (<$stat> // '') =~ /\) [^ZX]/;
 }
 
 # A document as docsync_upsert takes it.  No module for JSON: this is called
@@ -87,6 +147,25 @@ sub in_child
 	eval { $code->(); 1 } and POSIX::_exit(0);
 	print STDERR "# process $$: $@";
 	POSIX::_exit(1);
+}
+
+# Waits until a standby has replayed all that its primary has written.
+sub replayed
+{
+	my ($primary, $standby) = @_;
+	my $end = $primary->value('SELECT pg_current_wal_insert_lsn()');
+
+	return wait_for('the standby',
+		sub { $standby->value('SELECT pg_last_wal_replay_lsn() >= ?::pg_lsn', $end) });
+}
+
+# Makes an empty file, a flag for other processes.
+sub touch
+{
+	my ($path) = @_;
+
+	open my $file, '>', $path or die "$path: $!";
+	return;
 }
 
 # Waits until code returns true; dies, naming what it waited for, when it

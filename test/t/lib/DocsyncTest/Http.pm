@@ -148,7 +148,7 @@ sub claims
 {
 	my (%claims) = @_;
 
-	return { role => 'docsync_user', tenant => 'anna', exp => time + 3600, %claims };
+	return { role => 'docsync_user', tenant => 'anna', collection => 'anna', exp => time + 3600, %claims };
 }
 
 # A token, signed as PostgREST expects it or with another secret

@@ -7,6 +7,7 @@ use warnings;
 
 use DBD::Pg qw(:async);
 use DBI;
+use JSON::PP qw(decode_json);
 use Scalar::Util qw(weaken);
 
 my @sessions;
@@ -128,6 +129,22 @@ sub settled
 	return map { $_->[0] } @{
 		$self->download(undef, $since // '-infinity', 'any', $collection, undef)
 	};
+}
+
+# What docsync_pull answers, with cursors
+sub pull
+{
+	my ($self, $client_id, $cursor, $collection) = @_;
+
+	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, \'any\', NULL)', $client_id, $cursor, $collection));
+}
+
+# The highest stamp of all
+sub last_stamp
+{
+	my ($self) = @_;
+
+	return $self->value("SELECT max($STAMP) FROM docsync.document");
 }
 
 # Starts a command and returns at once.

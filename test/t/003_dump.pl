@@ -1,0 +1,253 @@
+# Dump and restore: stamps, the clock and the epoch come with the documents, so
+# clients of the old server go on at the new one.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Storable qw(dclone);
+use Test::More;
+
+# A server that is older in transactions by far: its fences are far above the
+# next transaction id of the one restored to.
+my $old = new_node('old');
+$old->stop;
+system_or_bail('pg_resetwal', '-e', '3', '-D', $old->data_dir);
+$old->start;
+
+my $new = new_node('new');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$new->backup('base');
+$standby->init_from_backup($new, 'base', has_streaming => 1);
+$standby->start;
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $all = 'SELECT collection, id, client_version, client_id, last_update_utc, deleted, body FROM docsync.document ORDER BY 1, 2';
+my $writer = connect_to($old);
+
+$writer->upload('w', 'a', map { document("d$_", 1, qq("the body of $_")) } 1 .. 500);
+$writer->upload('w', 'b', document('deleted', 1), document('kept', 1, 'null'));
+$writer->do("SELECT docsync_purge('0', 'b')");
+$writer->upload('w', 'b', document('deleted, not purged', 1));
+
+# A client of the old server, which knows a part
+my ($replica, $cursor) = (DocsyncTest::Replica->new(collection => 'a'), undef);
+$replica->catch_up($writer);
+$cursor = $writer->pull('r', undef, 'a')->{cursor};
+
+dump_old('earlier.sql');
+
+# What the client has missed
+$writer->upload('v', 'a', document('d1', 2, '"changed"'), document('d2', 2), document('e', 1, '[]'));
+$writer->do(q{UPDATE docsync.document SET body = '{"by": "SQL"}' WHERE id = 'd3'});
+
+dump_old('plain.sql');
+dump_old('data.sql', '--data-only');
+dump_old('custom', '--format=custom');
+dump_old('directory', '--format=directory', '--jobs=2');
+
+restore('plain', sub { system_or_bail('psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-d', $_[0], '-f', "$dir/plain.sql") });
+restore('custom', sub { system_or_bail('pg_restore', '--exit-on-error', '-d', $_[0], "$dir/custom") });
+restore('directory', sub { system_or_bail('pg_restore', '--exit-on-error', '--jobs=2', '-d', $_[0], "$dir/directory") });
+restore('in_one', sub { system_or_bail('pg_restore', '--single-transaction', '-d', $_[0], "$dir/custom") });
+restore('data', sub {
+	connect_to($new, 'data')->do('CREATE EXTENSION docsync');
+	system_or_bail('psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-d', $_[0], '-f', "$dir/data.sql");
+});
+an_earlier_dump();
+rows_without_the_clock();
+fences_of_another_server();
+brought_behind_one_that_is_not_settled();
+dump_under_load();
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+sub dump_old
+{
+	my ($file, @options) = @_;
+
+	system_or_bail('pg_dump', @options, '-f', "$dir/$file", '-d', $old->connstr('postgres'));
+	return;
+}
+
+# A database of the new server; returns a session with it.
+sub restored
+{
+	my ($database, $restore) = @_;
+
+	connect_to($new)->do("CREATE DATABASE $database");
+	$restore->($new->connstr($database));
+	return connect_to($new, $database);
+}
+
+sub restore
+{
+	my ($kind, $restore) = @_;
+	my $session = restored($kind, $restore);
+
+	is_deeply($session->rows($all), $writer->rows($all), "$kind: documents and their stamps are identical");
+	is($session->value('SELECT count(*) FROM docsync.document
+						 WHERE fence > pg_snapshot_xmax(pg_current_snapshot())'),
+		0, "$kind: no fence is above the next transaction id");
+	for my $kept ('last_value FROM docsync.epoch', 'last_value FROM docsync.horizon',
+		'array_agg(p ORDER BY collection)::text FROM docsync.purged AS p')
+	{
+		is($session->value("SELECT $kept"), $writer->value("SELECT $kept"), "$kind: $kept is kept");
+	}
+	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '>=', $session->last_stamp, "$kind: the clock is not behind any stamp");
+	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '<=', $writer->value('SELECT last_value FROM docsync.clock'),
+		"$kind: nor ahead of the old one");
+
+	is_deeply([ $session->settled('a') ], [ $writer->settled('a') ], "$kind: all is delivered at once");
+	goes_on($kind, $session);
+
+	# The standby waits for transactions, but there are none any more.
+	my $reader = at_standby($session, $kind);
+	is_deeply([ $reader->settled('a') ], [ $session->settled('a') ], "$kind: on a standby, too");
+	is_deeply([ $reader->settled('b') ], [ 'kept', 'deleted, not purged' ], "$kind: all collections");
+	return;
+}
+
+# The old server's clients at the new one
+sub goes_on
+{
+	my ($kind, $session) = @_;
+	my $copy = dclone($replica);
+
+	is($copy->poll($session), 4, "$kind: a client goes on from its stamp");
+	$copy->compare($session);
+	is_deeply([ $copy->faults ], [], "$kind: and loses nothing");
+
+	my $answer = $session->pull('r', $cursor, 'a');
+	is_deeply([ sort map { $_->{id} } @{ $answer->{documents} } ], [qw(d1 d2 d3 e)], "$kind: from its cursor");
+
+	my $epoch = $session->value('SELECT last_value FROM docsync.epoch');
+	is($session->sqlstate_of("SELECT docsync_pull('r', '" . sprintf('%016x.%d', $epoch, 1) . "', 'b')"), '55000',
+		"$kind: but not from before what was purged");
+
+	my $last = $session->last_stamp;
+	my ($next) = $session->upload('w', 'a', document('next', 1, '1'));
+	cmp_ok($next->{stamp}, '>', $last, "$kind: what is stored next is stamped later");
+	is($copy->poll($session), 1, "$kind: and the client gets it");
+	return;
+}
+
+# The standby's session with a database, once it has all
+sub at_standby
+{
+	my ($session, $database) = @_;
+
+	replayed($session, connect_to($standby));
+	return connect_to($standby, $database);
+}
+
+# Somebody has seen what the backup doesn't have.
+sub an_earlier_dump
+{
+	my $ahead = DocsyncTest::Replica->new(collection => 'a');
+
+	$ahead->catch_up($writer);
+	my $cursor_ahead = $writer->pull('r', undef, 'a')->{cursor};
+	my $session = restored('earlier',
+		sub { system_or_bail('psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-d', $_[0], '-f', "$dir/earlier.sql") });
+
+	is($session->sqlstate_of("SELECT * FROM docsync_query_since('r', '$ahead->{since}', collection => 'a')"), '55000',
+		'a client ahead of an earlier dump is told to start again');
+	is($session->sqlstate_of("SELECT docsync_pull('r', '$cursor_ahead', 'a')"), '55000', 'so is one with a cursor');
+	is($session->sqlstate_of("SELECT docsync_sync('r', cursor => '$cursor_ahead', collection => 'a')"), '55000', 'and one that uploads');
+	like($session->errstr, qr/resync required.*restored to an earlier time/s, 'in words');
+	is(scalar @{ $session->pull('r', $cursor, 'a')->{documents} }, 0, 'a client that is not ahead goes on');
+
+	# The clock may pass such clients, so they are told by the epoch.
+	$session->do('SELECT docsync_new_epoch()');
+	$session->upload('w', 'a', document('later', 1, '1'));
+	for my $known ($cursor_ahead, $cursor)
+	{
+		is($session->sqlstate_of("SELECT docsync_pull('r', '$known', 'a')"), '55000', 'a new epoch makes all of them start again');
+	}
+	my $new_cursor = $session->pull('r', undef, 'a')->{cursor};
+	is_deeply($session->pull('r', $new_cursor, 'a')->{documents}, [], 'whose cursors are good again then');
+	is($writer->sqlstate_of("SELECT docsync_pull('r', '$new_cursor', 'a')"), '55000', 'but not on the old server');
+
+	# A server that has nothing to do with it
+	my $other = restored('other', sub { connect_to($new, 'other')->do('CREATE EXTENSION docsync') });
+	is($other->sqlstate_of("SELECT docsync_pull('r', '$cursor', 'a')"), '55000', "another server's cursor is refused");
+	like($other->errstr, qr/another epoch/, 'in words');
+	is($other->sqlstate_of("SELECT docsync_sync('r', cursor => '$cursor', collection => 'a')"), '55000', 'by docsync_sync too');
+	return;
+}
+
+# Rows alone, brought by the owner: the clock follows them.
+sub rows_without_the_clock
+{
+	my $session = connect_to($new, 'other');
+	my ($fence, $stamp) = ('12345678901234', '2101-02-03 04:05:06.789012+00');
+
+	$session->do("INSERT INTO docsync.document (collection, id, client_version, client_id, body, last_update_utc, fence)
+				  VALUES ('a', 'brought', 1, 'c', '1', '$stamp', '$fence')");
+	is($session->value("SELECT last_update_utc FROM docsync.document WHERE id = 'brought'"), $stamp, 'a stamp that is brought is kept');
+	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '>=', $session->last_stamp, 'the clock is moved past it');
+	is_deeply([ $session->settled('a') ], ['brought'], 'it is delivered at once');
+
+	my ($next) = $session->upload('c', 'a', document('next', 1, '1'));
+	cmp_ok($next->{stamp}, '>', $session->stamp_of('a', 'brought'), 'and what is stored next is stamped later');
+	is_deeply([ at_standby($session, 'other')->settled('a') ], [ 'brought', 'next' ], 'a standby delivers both');
+	return;
+}
+
+# Brought past the trigger, as by logical replication
+sub fences_of_another_server
+{
+	my ($session, $early) = map { connect_to($new, 'other') } 1 .. 2;
+
+	$early->do('BEGIN');
+	$early->upload('c', 'replicated', document('early', 1, '1'));
+	$session->do('SET statement_timeout = 10000', 'SET session_replication_role = replica',
+		q{INSERT INTO docsync.document (collection, id, client_version, client_id, body, last_update_utc, fence)
+		  VALUES ('replicated', 'brought', 1, 'c', '1', '2102-02-03 04:05:06.789012+00', '12345678901234')},
+		'RESET session_replication_role');
+	is($session->sqlstate_of("SELECT count(*) FROM docsync_query_since('r', collection => 'replicated')"), '',
+		'a fence from elsewhere is not counted up to');
+	is_deeply([ $session->settled('replicated') ], [], 'it does not hide whoever may come before');
+	$early->do('COMMIT');
+	is_deeply([ $session->settled('replicated') ], [ 'early', 'brought' ], 'and delays nobody when they have come');
+	return;
+}
+
+# A fence that is brought may be lower than those of earlier documents.
+sub brought_behind_one_that_is_not_settled
+{
+	my ($session, $early) = map { connect_to($new, 'other') } 1 .. 2;
+
+	$early->do('BEGIN');
+	$early->upload('c', 'behind', document('early', 1, '1'));
+	$session->upload('c', 'behind', document('late', 1, '1'));
+	$session->do(q{INSERT INTO docsync.document (collection, id, client_version, client_id, body, last_update_utc, fence)
+				   VALUES ('behind', 'brought', 1, 'c', '1', '2103-02-03 04:05:06.789012+00', '3')});
+	is_deeply([ $session->settled('behind') ], [], 'nothing is delivered behind a document that is not settled');
+	$early->do('COMMIT');
+	is_deeply([ $session->settled('behind') ], [ 'early', 'late', 'brought' ], 'and all when it is');
+	return;
+}
+
+# The clock is no part of the snapshot that is dumped.
+sub dump_under_load
+{
+	my $load = DocsyncTest::Load->new('load');
+
+	$load->start_writer($old) for 1 .. 2;
+	wait_for('documents', sub { $writer->value("SELECT count(*) FROM docsync.document WHERE collection = 'load'") > 50 });
+	dump_old('load', '--format=custom');
+	$load->finish;
+
+	my $session = restored('load', sub { system_or_bail('pg_restore', '--exit-on-error', '-d', $_[0], "$dir/load") });
+	cmp_ok($session->value("SELECT count(*) FROM docsync.document WHERE collection = 'load'"), '>', 50, 'a dump under load has documents');
+	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '>=', $session->last_stamp, 'and a clock not behind them');
+	return;
+}

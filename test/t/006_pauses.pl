@@ -1,0 +1,128 @@
+# A transaction that is on its way to having committed still holds back later
+# documents.
+#
+# What a writer does last is to write its commit record, to leave the set of
+# the running and to release its locks, the marks among them.  A standby that
+# isn't there, and is waited for, stops it after the first: it is in the set
+# still, so for readers it runs, and its documents can't be seen.  If its mark
+# were gone, they would take it for a transaction that has no stamps, go on to
+# later documents, and never come back for its own.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use Test::More;
+
+my $node = new_node('pauses');
+
+$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'\n");
+$node->reload;
+
+my ($late, $reader) = map { connect_to($node) } 1 .. 2;
+$late->do('SET synchronous_commit = local');
+$reader->do('SET synchronous_commit = local');
+wait_for('the configuration', sub { $reader->value('SHOW synchronous_standby_names') eq 'nobody' });
+
+my $upload = "SELECT docsync_upsert('c', '[@{[document('first', 1, 1)]}]', '%s')";
+
+committing('COMMIT', 'BEGIN', sprintf($upload, 'COMMIT'), 'COMMIT');
+committing('a commit of its own', sprintf($upload, 'a commit of its own'));
+committing('PREPARE', 'BEGIN', sprintf($upload, 'PREPARE'), "PREPARE TRANSACTION 'p'");
+committing('COMMIT of a subtransaction', 'BEGIN', 'SAVEPOINT s', sprintf($upload, 'COMMIT of a subtransaction'),
+	'RELEASE s', 'COMMIT');
+committing_prepared();
+committing_many_collections();
+purge_during_a_sync();
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+# The last of the commands waits for the standby.
+sub committing
+{
+	my ($kind, @commands) = @_;
+	my $last = pop @commands;
+	my $writer = connect_to($node);
+	my $replica = DocsyncTest::Replica->new(collection => $kind);
+
+	$writer->do(@commands);
+	waits($writer, $last);
+	$late->upload('c', $kind, document('second', 1, '1'));
+	is_deeply([ $reader->settled($kind) ], [], "$kind: what is committing holds back later documents");
+	$replica->catch_up($reader);
+
+	goes_on($writer);
+	if ($kind eq 'PREPARE')
+	{
+		$replica->catch_up($reader);
+		is_deeply([ keys %{ $replica->{documents} } ], [], "$kind: and when it has been prepared");
+		$reader->do("COMMIT PREPARED 'p'");
+	}
+	is_deeply([ $reader->settled($kind) ], [ 'first', 'second' ], "$kind: and no longer when it has committed");
+	$replica->catch_up($reader);
+	$replica->compare($reader);
+	is_deeply([ $replica->faults ], [], "$kind: nothing is lost");
+	return;
+}
+
+sub committing_prepared
+{
+	my $kind = 'COMMIT PREPARED';
+
+	$late->do('BEGIN', sprintf($upload, $kind), "PREPARE TRANSACTION 'p'");
+	committing($kind, "COMMIT PREPARED 'p'");
+	return;
+}
+
+# More than are marked one by one
+sub committing_many_collections
+{
+	committing('many', 'BEGIN', (map { sprintf $upload, "many-$_" } 1 .. 80), sprintf($upload, 'many'), 'COMMIT');
+	return;
+}
+
+# A sync uploads first, which may take its time, and then downloads: what is
+# purged in between it must not take for what has never been.
+sub purge_during_a_sync
+{
+	my ($client, $other) = map { connect_to($node) } 1 .. 2;
+
+	$_->do('SET synchronous_commit = local') for $client, $other;
+	$other->upload('o', 'sync', document('purged', 1, '1'), document('contended', 1, '1'));
+	my $cursor = $client->pull('c', undef, 'sync')->{cursor};
+
+	$other->do("DELETE FROM docsync.document WHERE collection = 'sync' AND id = 'purged'", 'BEGIN');
+	$other->upload('o', 'sync', document('contended', 2, '2'));
+	waits($client, "SELECT docsync_sync('c', '[@{[document('contended', 3, 3)]}]', '$cursor', 'sync')", 'transactionid');
+	$late->do("SELECT docsync_purge('0', 'sync')");
+	$other->do('COMMIT');
+
+	ok(!eval { $client->finish; 1 }, 'a client whose tombstones are purged while it uploads is refused');
+	is($client->dbh->state, '55000', 'to start again');
+	return;
+}
+
+# Starts a command, which is to wait, for the standby if not for something else.
+sub waits
+{
+	my ($session, $command, $for) = @_;
+
+	$session->start($command);
+	return wait_for('the wait',
+		sub { ($reader->value('SELECT wait_event FROM pg_stat_activity WHERE pid = ?', $session->pid) // '') eq ($for // 'SyncRep') });
+}
+
+# Whoever is cancelled there has committed all the same, and is told so.
+sub goes_on
+{
+	my ($session) = @_;
+
+	local $SIG{__WARN__} = sub { };
+	$reader->value('SELECT pg_cancel_backend(?)', $session->pid);
+	$session->finish;
+	return;
+}

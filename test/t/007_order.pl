@@ -1,0 +1,170 @@
+# The order of the calls that docsync's guarantees rest on: processes are
+# stopped between any two of them, while others go on.
+#
+# This takes a docsync that is compiled with test/jitter.h.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+my $node = new_node('order', conf => "shared_buffers = 1MB\n");
+my $stop_file = PostgreSQL::Test::Utils::tempdir() . '/stop';
+my $cases = 0;
+
+add_jitter($node);
+for my $call ('GetLockConflicts', 'TransactionIdIsInProgress')
+{
+	reader_is_stopped($call, $_) for 'listed as running', 'at xmax', 'not stamped yet';
+}
+for my $call ('GetTopTransactionId', 'LockAcquire', 'LockBuffer')
+{
+	writer_is_stopped($call, $_) for 'before', 'after';
+}
+for my $call ('MarkBufferDirty', 'GetRedoRecPtr')
+{
+	checkpoint_comes_between($call);
+}
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+# A writer commits while a reader decides whether it may pass.
+sub reader_is_stopped
+{
+	my ($call, $writer_is) = @_;
+	my ($writer, $late, $reader) = map { connect_to($node) } 1 .. 3;
+	my $collection = 'case ' . ++$cases;
+	my $name = "reader before $call, writer $writer_is";
+
+	# Of the ids from xmax on none has ended yet.
+	$late->do('BEGIN');
+	$late->value('SELECT pg_current_xact_id()') if $writer_is eq 'at xmax';
+	$writer->do('BEGIN', 'SELECT pg_current_xact_id()');
+	$writer->upload('w', $collection, document('first', 1, '1')) if $writer_is ne 'not stamped yet';
+	$late->upload('l', $collection, document('second', 1, '1'));
+	$late->do('COMMIT');
+
+	my $stopped = stops($reader, $call,
+		"SELECT set_config('test.got',
+			(SELECT string_agg(id, ', ') FROM docsync_query_since('r', collection => '$collection')), false)");
+	ok($stopped, "$name: it looks at the writer");
+	$writer->upload('w', $collection, document('first', 1, '1')) if $writer_is eq 'not stamped yet';
+	$writer->do('COMMIT');
+	goes_on($reader);
+
+	my $got = $reader->value("SELECT current_setting('test.got')");
+	ok($got eq '' || $reader->stamp_of($collection, 'first') > $reader->stamp_of($collection, 'second'),
+		"$name: no document is passed");
+	return;
+}
+
+# A writer is stopped on its way to its stamp, another comes by and commits
+# before or after it.
+sub writer_is_stopped
+{
+	my ($call, $other_commits) = @_;
+	my ($writer, $other, $reader) = map { connect_to($node) } 1 .. 3;
+	my $collection = 'case ' . ++$cases;
+	my $replica = DocsyncTest::Replica->new(collection => $collection);
+	my $name = "writer before $call, other commits $other_commits it";
+	my @ends = (
+		sub { $other->do('COMMIT') },
+		sub { goes_on($writer); $writer->do('COMMIT') });
+
+	$writer->do('BEGIN');
+	$other->do('BEGIN');
+	my $stopped = stops($writer, $call,
+		"SELECT docsync_upsert('w', '[@{[document('first', 1, 1)]}]', '$collection')");
+	ok($stopped, "$name: it comes there");
+	$other->upload('o', $collection, document('second', 1, '1'));
+
+	for my $end ($other_commits eq 'before' ? @ends : reverse @ends)
+	{
+		$end->();
+		$replica->catch_up($reader);
+	}
+	$replica->compare($reader);
+	is_deeply([ $replica->faults ], [], "$name: nothing is lost");
+	return;
+}
+
+# The clock's page is clean, what it is to be set to is covered by WAL, and a
+# checkpoint begins while it is being set.
+sub checkpoint_comes_between
+{
+	my ($call) = @_;
+	my ($writer, $other, $checkpoint) = map { connect_to($node) } 1 .. 3;
+	my $name = "checkpoint before $call";
+
+	$writer->do('BEGIN');
+	$checkpoint->do('CHECKPOINT');
+	$other->upload('o', 'checkpoint', document($call, 1, '1'));
+	write_clock($other);
+
+	my $stopped = stops($writer, $call,
+		"SELECT docsync_upsert('w', '[@{[document('first', 1, 1)]}]', '$call')");
+	ok($stopped, "$name: the writer comes there");
+	$checkpoint->start('CHECKPOINT');
+	for (1 .. 50)
+	{
+		last if $checkpoint->is_ready;
+		sleep 0.01;
+	}
+	goes_on($writer);
+	$writer->do('COMMIT');
+	$checkpoint->finish;
+
+	my $stamp = $other->stamp_of($call, 'first');
+	cmp_ok($stamp, '<', $other->stamp_of('checkpoint', $call) + 1000, "$name: the stamp was covered by an earlier record");
+	crash($node);
+	cmp_ok(connect_to($node)->value('SELECT last_value FROM docsync.clock'), '>=', $stamp,
+		"$name: the clock is not behind it after a crash");
+	return;
+}
+
+# Has the clock's page written by reading others, more than there are buffers.
+sub write_clock
+{
+	my ($session) = @_;
+	my $dirty = "SELECT count(*) FROM pg_buffercache
+				  WHERE relfilenode = pg_relation_filenode('docsync.clock') AND isdirty";
+
+	$session->do('SET client_min_messages = warning', 'CREATE EXTENSION IF NOT EXISTS pg_buffercache',
+		'CREATE TABLE IF NOT EXISTS filler (id serial PRIMARY KEY, pad text)',
+		'ALTER TABLE filler ALTER pad SET STORAGE PLAIN',
+		"INSERT INTO filler (pad) SELECT repeat('x', 7000) FROM generate_series(1, 300)",
+		'SET enable_seqscan = off', 'SET enable_bitmapscan = off');
+	return wait_for('the clock to be written',
+		sub { $session->value('SELECT max(pad) FROM filler WHERE id > 0'); !$session->value($dirty) });
+}
+
+# Starts a command, which stops before a call; returns false if it has ended
+# without it.
+sub stops
+{
+	my ($session, $call, $command) = @_;
+
+	touch($stop_file);
+	$session->do("SET jitter.stop_file = '$stop_file'", "SET jitter.stop_before = '$call'");
+	$session->start($command);
+	wait_for($call, sub { -e "$stop_file.stopped" || $session->is_ready });
+	return 1 if unlink "$stop_file.stopped";
+	goes_on($session);
+	return 0;
+}
+
+sub goes_on
+{
+	my ($session) = @_;
+
+	unlink $stop_file;
+	$session->finish;
+	return;
+}

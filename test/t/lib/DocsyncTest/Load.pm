@@ -1,0 +1,204 @@
+# Writers and readers in the background, while a test does things to the
+# servers they are connected to.
+
+package DocsyncTest::Load;
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Storable qw(nstore retrieve);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+# Each of the writers' transactions is one of these.
+my @KINDS = (
+	\&upload, \&upload, \&upload, \&upload_late, \&upload_by_savepoint, \&upload_prepared);
+
+sub new
+{
+	my ($class, $collection) = @_;
+
+	return bless {
+		collection => $collection,
+		dir => PostgreSQL::Test::Utils::tempdir(),
+		writers => [],    # [pid, file of results]
+		readers => []
+	}, $class;
+}
+
+# A client that uploads until stop_writers().
+sub start_writer
+{
+	my ($self, $node) = @_;
+	my $n = @{ $self->{writers} } + 1;
+	my $file = "$self->{dir}/writer$n";
+	my $pid = DocsyncTest::in_child(
+		sub {
+			my $writer = {
+				session => DocsyncTest::connect_to($node),
+				client_id => "w$n",
+				collection => $self->{collection},
+				next => 0,
+				transactions => 0,
+				last => 0,
+				faults => []
+			};
+
+			srand $n;
+			until (-e "$self->{dir}/stop$n")
+			{
+				$KINDS[ rand @KINDS ]->($writer);
+				$writer->{transactions}++;
+				sleep rand 0.002;
+			}
+			delete $writer->{session};
+			nstore($writer, $file);
+		});
+
+	push @{ $self->{writers} }, [ $pid, $file, "$self->{dir}/stop$n" ];
+	return;
+}
+
+# A client that downloads until finish(); options are those of a replica, and
+# begin, by which it begins a transaction of several polls.
+sub start_reader
+{
+	my ($self, $node, %options) = @_;
+	my $n = @{ $self->{readers} } + 1;
+	my $file = "$self->{dir}/reader$n";
+	my $begin = delete $options{begin};
+	my $pid = DocsyncTest::in_child(
+		sub {
+			my $session = DocsyncTest::connect_to($node);
+			my $replica = DocsyncTest::Replica->new(collection => $self->{collection}, %options);
+
+			until (-e "$self->{dir}/settled")
+			{
+				$session->do($begin) if $begin;
+				for (1 .. 20)
+				{
+					$replica->poll($session);
+					sleep 0.002;
+				}
+				$session->do('COMMIT') if $begin;
+				$replica->audit($session, '2 s');
+			}
+			$replica->catch_up($session);
+			$replica->compare($session);
+			nstore({ %$replica{qw(faults polls received)} }, $file);
+		});
+
+	push @{ $self->{readers} }, [ $pid, $file ];
+	return;
+}
+
+# Lets the writers end that have been started so far; returns how many
+# transactions they made.
+sub stop_writers
+{
+	my ($self) = @_;
+	my $transactions = 0;
+
+	DocsyncTest::touch($_->[2]) for @{ $self->{writers} };
+	for my $writer (grep { $_->[0] } @{ $self->{writers} })
+	{
+		waitpid $writer->[0], 0;
+		is($?, 0, 'writer ran to its end');
+		$writer->[0] = undef;
+
+		my $result = retrieve($writer->[1]);
+		is_deeply($result->{faults}, [], 'and its stamps were in order');
+		$transactions += $result->{transactions};
+	}
+	return $transactions;
+}
+
+# Lets the readers end, each when it has compared its copy with the table.
+sub finish
+{
+	my ($self) = @_;
+
+	$self->stop_writers;
+	DocsyncTest::touch("$self->{dir}/settled");
+	for my $reader (@{ $self->{readers} })
+	{
+		waitpid $reader->[0], 0;
+		is($?, 0, 'reader ran to its end');
+
+		my $result = retrieve($reader->[1]);
+		is_deeply($result->{faults}, [], 'and has lost nothing');
+		note "$result->{polls} polls, $result->{received} documents received";
+	}
+	return;
+}
+
+#-----------------------------------------------------------------------------
+
+sub upload
+{
+	my ($writer) = @_;
+
+	put($writer, 1 + rand 5);
+	return;
+}
+
+# The transaction id comes early and the stamp late.
+sub upload_late
+{
+	my ($writer) = @_;
+
+	$writer->{session}->do('BEGIN', 'SELECT pg_current_xact_id()');
+	sleep rand 0.01;
+	put($writer, 1 + rand 3);
+	sleep rand 0.005;
+	$writer->{session}->do('COMMIT');
+	return;
+}
+
+sub upload_by_savepoint
+{
+	my ($writer) = @_;
+
+	$writer->{session}->do('BEGIN');
+	for my $end ('ROLLBACK TO s', 'RELEASE s')
+	{
+		$writer->{session}->do('SAVEPOINT s');
+		put($writer, 1 + rand 3);
+		sleep rand 0.002;
+		$writer->{session}->do($end);
+	}
+	$writer->{session}->do('COMMIT');
+	return;
+}
+
+sub upload_prepared
+{
+	my ($writer) = @_;
+	my $name = "$writer->{client_id}-$writer->{transactions}";
+
+	$writer->{session}->do('BEGIN');
+	put($writer, 1 + rand 3);
+	$writer->{session}->do("PREPARE TRANSACTION '$name'");
+	sleep rand 0.01;
+	$writer->{session}->do((rand() < 0.8 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$name'");
+	return;
+}
+
+sub put
+{
+	my ($writer, $count) = @_;
+	my @answer = $writer->{session}->upload($writer->{client_id}, $writer->{collection},
+		map { DocsyncTest::document("$writer->{client_id}-" . $writer->{next}++ % 500, $writer->{next}, $writer->{next}) } 1 .. $count);
+	my $last = $writer->{last};
+
+	for my $stamp (sort { $a <=> $b } map { $_->{stamp} } @answer)
+	{
+		push @{ $writer->{faults} }, "the stamp $stamp came after $last"
+		  if $stamp <= $last && @{ $writer->{faults} } < 10;
+		$writer->{last} = $stamp;
+	}
+	return;
+}
+
+1;
