@@ -104,7 +104,10 @@ docsync_pull(PG_FUNCTION_ARGS)
 
 	docsync_request_resolve(&request);
 	if (request.client_id == NULL)
+	{
+		(void) docsync_query_parse_origin(request.origin);
 		request.origin = cstring_to_text("any");
+	}
 
 	return synchronize(&request);
 }
@@ -160,6 +163,11 @@ docsync_docs(PG_FUNCTION_ARGS)
 	}
 	else
 		docsync_request_parse_body(body, &request, keys);
+	if (request.documents == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"documents\": missing"),
+				 errhint("Send an array of documents, or {\"clientId\": text, \"documents\": array}.")));
 
 	if ((from_url = docsync_request_url_value("clientId")) != NULL)
 		request.client_id = from_url;

@@ -22,6 +22,9 @@
 
 #define DEFAULT_COLLECTION		"default"
 
+#define HINT_BODY \
+	"Send {\"clientId\": text, \"documents\": array, \"collection\": text}, and for a sync \"cursor\": text, \"origin\": text, \"maxDocuments\": integer."
+
 static void parse_field(const char *key, JsonbValue *value, Request *request);
 static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
@@ -39,11 +42,16 @@ docsync_request_parse_body(Jsonb *body, Request *request, const char *const *key
 	JsonbValue	value;
 	char	   *key = NULL;
 
-	if (body == NULL || !JB_ROOT_IS_OBJECT(body))
+	if (body == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the body is null"),
+				 errhint(HINT_BODY)));
+	if (!JB_ROOT_IS_OBJECT(body))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the body is not an object"),
-				 errhint("Send {\"clientId\": text, \"documents\": array}.")));
+				 errhint(HINT_BODY)));
 
 	it = JsonbIteratorInit(&body->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
@@ -60,7 +68,8 @@ docsync_request_parse_body(Jsonb *body, Request *request, const char *const *key
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("unknown key in the body"),
 						 errdetail("It has the key \"%s\".",
-								   docsync_batch_quote(key, strlen(key)))));
+								   docsync_batch_quote(key, strlen(key))),
+						 errhint(HINT_BODY)));
 		}
 		else if (token == WJB_VALUE && value.type != jbvNull)
 			parse_field(key, &value, request);
@@ -86,16 +95,23 @@ parse_field(const char *key, JsonbValue *value, Request *request)
 	else if (field == NULL && value->type == jbvNumeric)
 	{
 		bool		overflow;
+		Datum		rounded;
 
 		request->max_documents =
 			numeric_int4_opt_error(value->val.numeric, &overflow);
-		check_max_documents(overflow ? 0 : request->max_documents);
+		rounded = NumericGetDatum(int64_to_numeric(request->max_documents));
+		if (overflow ||
+			!DatumGetBool(DirectFunctionCall2(numeric_eq, rounded,
+											  NumericGetDatum(value->val.numeric))))
+			request->max_documents = 0;
+		check_max_documents(request->max_documents);
 	}
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\": wrong type", key),
-				 errdetail("It is %s.", docsync_batch_type_name(value))));
+				 errdetail("It is %s.", docsync_batch_type_name(value)),
+				 errhint(HINT_BODY)));
 }
 
 /*
@@ -211,12 +227,12 @@ decode_value(const char *value, int len)
 			valid = false;
 	}
 
-	if (!valid || memchr(buf.data, '\0', buf.len) != NULL ||
-		!pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
+	if (!valid || !pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the query string is not valid"),
-				 errhint("Percent-encode it, as UTF-8.")));
+				 errdetail("A value isn't percent-encoded UTF-8."),
+				 errhint("Percent-encode it.")));
 
 	return cstring_to_text(pg_any_to_server(buf.data, buf.len, PG_UTF8));
 }
@@ -262,7 +278,7 @@ get_field(Jsonb *object, const char *key)
 }
 
 /*
- * A text argument.  A query string, which is where a GET has its arguments,
+ * A text argument.  A query string, where GET and HEAD have their arguments,
  * can't say NULL: what clients make of it is the empty string or "null".
  */
 text *
@@ -275,7 +291,8 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 		return NULL;
 
 	value = PG_GETARG_TEXT_PP(n);
-	if (method != NULL && strcmp(method, "GET") == 0 &&
+	if (method != NULL &&
+		(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0) &&
 		(VARSIZE_ANY_EXHDR(value) == 0 ||
 		 (VARSIZE_ANY_EXHDR(value) == 4 &&
 		  memcmp(VARDATA_ANY(value), "null", 4) == 0)))
@@ -304,5 +321,5 @@ check_max_documents(int max_documents)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"maxDocuments\" is out of range"),
-				 errhint("Give a number of documents from 1 on, or null for all.")));
+				 errhint("Give an integer from 1 on, or null for all.")));
 }

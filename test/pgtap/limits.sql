@@ -17,7 +17,7 @@ SET client_min_messages = warning;
 BEGIN;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
-SELECT plan(12);
+SELECT plan(16);
 
 -- This process's memory at its peak, in MB.  (Shared memory is in it from the
 -- start.)
@@ -38,7 +38,15 @@ SELECT is((SELECT string_agg(DISTINCT outcome, ' ') || ' ' || count(*) FROM regr
 SELECT is((SELECT string_agg(DISTINCT outcome, ' ') || ' ' || count(winner) FROM regress_docsync_batch, docsync_upsert('phone', documents)),
 	'discarded 10000', 'another client''s is discarded, and answered with 100 MB of winners');
 SELECT is((SELECT count(*) || ' ' || sum(length(body ->> 0)) FROM docsync_query_since('phone')), '10000 100160000', 'it is downloaded');
+SET LOCAL docsync.max_page_size = '128 MB';
 SELECT cmp_ok(length(docsync_pull("maxDocuments" => NULL)::text) / 1e6, '>', 100::numeric, '... as one value, too');
+RESET docsync.max_page_size;
+CREATE TEMP TABLE page AS SELECT docsync_pull("maxDocuments" => NULL) AS first;
+SELECT is(first ->> 'more', 'true', 'as a rule it comes in pages') FROM page;
+SELECT cmp_ok(length(first ->> 'documents') - 64 * 1024 * 1024, '<', 11000, '... which end after 64 MB') FROM page;
+SELECT cmp_ok(length(first ->> 'documents') - 64 * 1024 * 1024, '>=', 0, '... not earlier') FROM page;
+SELECT is(json_array_length(first -> 'documents') + json_array_length(docsync_pull(cursor => first ->> 'cursor', "maxDocuments" => NULL) -> 'documents'), 10000,
+	'... and the second has the rest') FROM page;
 SELECT cmp_ok(pg_temp.peak() - start, '<', 500, '... all in less than 500 MB of memory') FROM memory;
 
 -- 300 MB is more than a jsonb holds.

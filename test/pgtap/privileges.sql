@@ -9,7 +9,7 @@ CREATE EXTENSION docsync SCHEMA "Sync; Api";
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(64);
+SELECT plan(69);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -76,6 +76,8 @@ SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the
 	$$SELECT "Sync; Api".docsync_pull()$$,
 	$$SELECT "Sync; Api".docsync_docs('[]')$$,
 	$$SELECT "Sync; Api".docsync_docs_query('any')$$,
+	$$SELECT "Sync; Api".docsync_docs_sync('{}')$$,
+	$$SELECT "Sync; Api".docsync_new_epoch()$$,
 	$$SELECT "Sync; Api".docsync_purge()$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
 	$$CREATE TEMP TABLE own (a int); CREATE TRIGGER own BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION docsync.guard()$$,
@@ -99,7 +101,8 @@ SELECT set_eq($$SELECT object, privilege FROM pg_temp.privileges() WHERE grantee
 	('document.body', 'INSERT'), ('document.body', 'UPDATE'),
 	('function docsync_upsert', 'EXECUTE'), ('function docsync_query_since', 'EXECUTE'),
 	('function docsync_sync', 'EXECUTE'), ('function docsync_pull', 'EXECUTE'),
-	('function docsync_docs', 'EXECUTE'), ('function docsync_docs_query', 'EXECUTE')$$,
+	('function docsync_docs', 'EXECUTE'), ('function docsync_docs_query', 'EXECUTE'),
+	('function docsync_docs_sync', 'EXECUTE')$$,
 	'docsync_grant gives a role these privileges and no other');
 SELECT is_empty($$SELECT * FROM pg_temp.privileges() WHERE grantee <> 'regress docsync "Müller"; --' AND object NOT IN ('type document', 'type purged')$$,
 	'... and nobody else');
@@ -117,6 +120,8 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), 'OK', 'granted:
 	$$SELECT "Sync; Api".docsync_pull()$$,
 	$$SELECT "Sync; Api".docsync_docs('{"clientId": "tablet", "documents": [{"id": "a", "clientVersion": 1, "body": 1}]}')$$,
 	$$SELECT "Sync; Api".docsync_docs_query('any', '2001-01-01T00:00:00Z')$$,
+	$$SELECT "Sync; Api".docsync_docs_sync('{"clientId": "tablet", "documents": [{"id": "a", "clientVersion": 1, "body": 1}]}')$$,
+	$$SELECT "Sync; Api".docsync_docs_sync('{"origin": "any"}')$$,
 	$$INSERT INTO docsync.document (id, body) VALUES ('a', '1');
 	  UPDATE docsync.document SET body = '2' WHERE id = 'a'$$]) AS command;
 -- Also when tombstones have been purged, and the way leads by docsync.purged
@@ -150,6 +155,7 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$SELECT "Sync; Api".docsync_purge()$$,
 	$$SELECT "Sync; Api".docsync_purge('1 day', 'default')$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
+	$$SELECT "Sync; Api".docsync_new_epoch()$$,
 	$$CREATE TABLE docsync.own (a int)$$]) AS command;
 SELECT is(array_agg(pg_temp.try('regress docsync "Müller"; --', replace(command, 'clock', sequence))), '{42501,42501,42501}', 'not granted: ' || regexp_replace(command, '\s+', ' ', 'g'))
   FROM unnest(ARRAY[

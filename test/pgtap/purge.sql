@@ -4,7 +4,7 @@ BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
-SELECT plan(57);
+SELECT plan(61);
 SET LOCAL TimeZone = 'UTC';
 
 -- What a download gets: ids, or the error with its detail and hint
@@ -24,7 +24,7 @@ $$;
 CREATE FUNCTION pg_temp.resync(since text, purged text) RETURNS text
 	LANGUAGE sql
 AS $$
-	SELECT format('55000 / resync required / The client has seen %s, tombstones up to %s have been removed. / Start again without a cursor.', since, purged)
+	SELECT format('55000 / resync required / The client has seen %s, tombstones up to %s have been removed. / Start again from the beginning, without a cursor.', since, purged)
 $$;
 CREATE FUNCTION pg_temp.left_in(collection text) RETURNS text
 	LANGUAGE sql
@@ -84,6 +84,10 @@ SELECT is(pg_temp.download('2001-01-03 00:00:00.000001'), 'd4 t5 d6 new', '... a
 SELECT is(pg_temp.download('2001-01-04'), 'd4 t5 d6 new', '... and beyond');
 SELECT is(pg_temp.download(NULL), 'd1 d4 t5 d6 new', 'one who begins gets what there is');
 SELECT is(pg_temp.download('-infinity'), 'd1 d4 t5 d6 new', '... by -infinity, too');
+SELECT is(pg_temp.download('1970-01-01'), 'd1 d4 t5 d6 new', '... by 1970-01-01');
+SELECT is(pg_temp.download('0001-01-01'), 'd1 d4 t5 d6 new', '... by 0001-01-01');
+SELECT is(pg_temp.download('2000-01-01 BC'), 'd1 d4 t5 d6 new', '... and by what is long ago');
+SELECT is(pg_temp.download('1970-01-01 00:00:00.000001'), pg_temp.resync('1970-01-01T00:00:00.000001Z', '2001-01-03T00:00:00.000000Z'), '... but not by a microsecond more');
 SELECT is(pg_temp.download('2001-01-01', 'other'), 'd1 t2 t3 d4 t5 d6 new', 'readers of other collections aren''t hindered');
 SELECT is(pg_temp.download('2001-01-01', 'calm'), 'd1 d4 d6', '... nor of one that has no tombstones');
 SELECT is(pg_temp.download('2001-01-01', 'nowhere'), '', '... nor of one that has nothing');

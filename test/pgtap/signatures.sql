@@ -20,7 +20,7 @@ CREATE TEMP VIEW member AS
 -- What there is, where
 ------------------------------------------------------------------------------
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
-	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_query'], 'its schema has the functions one calls');
+	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_new_epoch'], 'its schema has the functions one calls');
 SELECT functions_are('docsync', ARRAY['guard'], 'the schema docsync has the trigger''s alone');
 SELECT tables_are('docsync', ARRAY['document', 'purged']);
 SELECT sequences_are('docsync', ARRAY['clock', 'epoch', 'horizon']);
@@ -41,16 +41,18 @@ SELECT results_eq($$
 	$$VALUES
 	('docsync_docs'::name COLLATE "C", 'jsonb' COLLATE "C", 'json' COLLATE "C"),
 	('docsync_docs_query', 'origin text DEFAULT ''other''::text, "sinceUtc" text DEFAULT NULL::text, "clientId" text DEFAULT NULL::text, '
-		'collection text DEFAULT ''default''::text, "maxDocuments" integer DEFAULT NULL::integer', 'json'),
+		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', 'json'),
+	('docsync_docs_sync', 'jsonb', 'json'),
 	('docsync_grant', 'role regrole', 'void'),
-	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT ''default''::text, '
+	('docsync_new_epoch', '', 'void'),
+	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
 		'origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'json'),
 	('docsync_purge', 'keep interval DEFAULT ''90 days''::interval, collection text DEFAULT NULL::text', 'bigint'),
 	('docsync_query_since', 'client_id text, since_utc timestamp with time zone DEFAULT ''-infinity''::timestamp with time zone, '
 		'origin text DEFAULT ''other''::text, collection text DEFAULT ''default''::text, max_documents integer DEFAULT NULL::integer',
 		'SETOF docsync.change'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
-		'collection text DEFAULT ''default''::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'json'),
+		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'json'),
 	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text',
 		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb)'),
 	('guard', '', 'trigger')$$,
@@ -63,7 +65,9 @@ SELECT results_eq($$
 	$$VALUES
 	('docsync_docs'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
 	('docsync_docs_query', 's', 'r', false, false, false),
+	('docsync_docs_sync', 'v', 'u', false, false, false),
 	('docsync_grant', 'v', 'u', false, false, false),
+	('docsync_new_epoch', 'v', 'u', false, false, false),
 	('docsync_pull', 's', 'r', false, false, false),
 	('docsync_purge', 'v', 'u', false, false, false),
 	('docsync_query_since', 's', 'r', false, false, false),
@@ -75,10 +79,11 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", prosrc COLLATE "C" FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang
 	 WHERE pronamespace IN ('api'::regnamespace, 'docsync'::regnamespace) AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", (CASE name WHEN 'guard' THEN 'docsync_guard' ELSE name END) COLLATE "C"
-	  FROM unnest('{docsync_docs,docsync_docs_query,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_upsert,guard}'::text[]) AS name$$,
+	  FROM unnest('{docsync_docs,docsync_docs_query,docsync_docs_sync,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_upsert,guard}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
-SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ') FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
-	'docsync_grant: {"search_path=pg_catalog, pg_temp"}', 'the one in PL/pgSQL has a search_path of its own');
+SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
+	'docsync_grant: {"search_path=pg_catalog, pg_temp"}, docsync_new_epoch: {"search_path=pg_catalog, pg_temp"}',
+	'those that are not in C have a search_path of their own');
 
 ------------------------------------------------------------------------------
 -- Tables, type, trigger

@@ -216,6 +216,8 @@ SET docsync.max_document_size = 1000000;
 \echo :LAST_ERROR_SQLSTATE
 SET docsync.max_version_lead = -1;
 \echo :LAST_ERROR_SQLSTATE
+SET docsync.max_page_size = 1;
+\echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
 
 -- What is not JSON the server refuses before docsync sees it.

@@ -80,6 +80,12 @@ UPDATE docsync.document SET collection = 'other' WHERE id = 'i1';
 \echo :LAST_ERROR_SQLSTATE
 UPDATE docsync.document SET id = NULL WHERE id = 'i1';
 \echo :LAST_ERROR_SQLSTATE
+UPDATE docsync.document SET client_version = 6, client_id = '' WHERE id = 'i1';
+\echo :LAST_ERROR_SQLSTATE
+UPDATE docsync.document SET client_version = 6, client_id = repeat('é', 100) || 'x' WHERE id = 'i1';
+\echo :LAST_ERROR_SQLSTATE
+INSERT INTO docsync.document (id, body) VALUES ('i1', '1') ON CONFLICT (collection, id) DO UPDATE SET body = NULL;
+\echo :LAST_ERROR_SQLSTATE
 \set VERBOSITY terse
 UPDATE docsync.document SET client_version = NULL WHERE id = 'i1';
 \echo :LAST_ERROR_SQLSTATE
