@@ -192,13 +192,13 @@ CREATE FUNCTION @extschema@.docsync_pull(
 	"clientId"		pg_catalog.text DEFAULT NULL,
 	cursor			pg_catalog.text DEFAULT NULL,
 	collection		pg_catalog.text DEFAULT NULL,
-	origin			pg_catalog.text DEFAULT 'other',
+	origin			pg_catalog.text DEFAULT NULL,
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
 	RETURNS pg_catalog.json
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
-'Download alone, by GET, in a read-only transaction, on a standby. Without a clientId the documents of all clients.
+'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
 CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb)

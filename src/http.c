@@ -84,12 +84,12 @@ docsync_sync(PG_FUNCTION_ARGS)
 
 /*
  * docsync_pull("clientId" text DEFAULT NULL, cursor text DEFAULT NULL,
- *				collection text DEFAULT NULL, origin text DEFAULT 'other',
+ *				collection text DEFAULT NULL, origin text DEFAULT NULL,
  *				"maxDocuments" int DEFAULT 1000)
  * RETURNS json
  *
- * The download alone: for GET, a READ ONLY transaction, a standby.  Without a
- * clientId the origin is any.
+ * The download alone: for GET, a READ ONLY transaction, a standby.  The
+ * origin is other unless one is given, and any if there is no clientId.
  */
 Datum
 docsync_pull(PG_FUNCTION_ARGS)
@@ -103,11 +103,9 @@ docsync_pull(PG_FUNCTION_ARGS)
 	};
 
 	docsync_request_resolve(&request);
-	if (request.client_id == NULL)
-	{
-		(void) docsync_query_parse_origin(request.origin);
-		request.origin = cstring_to_text("any");
-	}
+	if (request.origin == NULL)
+		request.origin = cstring_to_text(request.client_id != NULL ?
+										 "other" : "any");
 
 	return synchronize(&request);
 }

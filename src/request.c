@@ -23,7 +23,7 @@
 #define DEFAULT_COLLECTION		"default"
 
 #define HINT_BODY \
-	"Send {\"clientId\": text, \"documents\": array, \"collection\": text}, and for a sync \"cursor\": text, \"origin\": text, \"maxDocuments\": integer."
+	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer."
 
 static void parse_field(const char *key, JsonbValue *value, Request *request);
 static text *decode_value(const char *value, int len);
@@ -321,5 +321,5 @@ check_max_documents(int max_documents)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"maxDocuments\" is out of range"),
-				 errhint("Give an integer from 1 on, or null for all.")));
+				 errhint("Give an integer from 1 on.")));
 }

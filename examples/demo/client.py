@@ -161,8 +161,9 @@ class Client:
                 self.db.execute('UPDATE client SET newestKnownServiceRecordUtc = ?', (newest,))
             if watch:
                 watch(documents)
-            # The document at `since` comes once more, beside the page: "since" includes it.
-            if sum(since is None or document['LastUpdateUtc'] > since for document in documents) < page:
+            # Not when a page is short: answers end by their size, too. The document at `since` comes once more, beside
+            # the page: "since" includes it.
+            if newest == since:
                 return changed
 
     def _take(self, document):

@@ -192,7 +192,7 @@ class ClientTest(unittest.TestCase):
         self.assertEqual([len(documents) for documents in self.a.transport.sent], [3, 3, 3, 1])
         pages = []
         self.assertEqual(self.b.download(page=3, watch=pages.append), 10)
-        self.assertEqual([len(page) for page in pages], [3, 4, 4, 2])
+        self.assertEqual([len(page) for page in pages], [3, 4, 4, 2, 1])
         self.assertEqual(self.b.download(page=3), 0)
 
     def test_empty_page_moves_nothing(self):

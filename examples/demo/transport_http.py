@@ -3,7 +3,7 @@
     from client import Client
     from transport_http import HttpTransport
 
-    notes = Client('notes.sqlite', HttpTransport('http://127.0.0.1:8080', token, collection='anna/notes'))
+    notes = Client('notes.sqlite', HttpTransport('http://127.0.0.1:8080', token))
 """
 
 import http.client
@@ -24,9 +24,10 @@ class Refused(Exception):
 
 class HttpTransport:
     """A connection is kept for the next request; one that broke is made anew by the next. Raises Refused, or OSError and
-    http.client.HTTPException where no answer came. Counts the bytes of bodies sent and received."""
+    http.client.HTTPException where no answer came. Without a collection it is the one that the token says. Counts the
+    bytes of bodies sent and received."""
 
-    def __init__(self, url, token=None, collection='default', timeout=60):
+    def __init__(self, url, token=None, collection=None, timeout=60):
         parts = urllib.parse.urlsplit(url)
         connection = http.client.HTTPSConnection if parts.scheme == 'https' else http.client.HTTPConnection
         self.connection = connection(parts.hostname, parts.port, timeout=timeout)
@@ -34,7 +35,7 @@ class HttpTransport:
         self.headers = {'Content-Type': 'application/json'}
         if token:
             self.headers['Authorization'] = f'Bearer {token}'
-        self.collection = collection
+        self.collection = {'collection': collection} if collection else {}
         self.bytes_sent = self.bytes_received = 0
 
     def _post(self, path, query, body=b''):
@@ -54,11 +55,10 @@ class HttpTransport:
         return json.loads(text)
 
     def upload(self, client_id, documents):
-        return self._post('/Docs', {'clientId': client_id, 'collection': self.collection},
-                          to_json(documents).encode())['results']
+        return self._post('/Docs', {'clientId': client_id, **self.collection}, to_json(documents).encode())['results']
 
     def download(self, client_id, since, max_documents):
-        query = {'origin': 'other', 'clientId': client_id, 'collection': self.collection, 'maxDocuments': max_documents}
+        query = {'origin': 'other', 'clientId': client_id, 'maxDocuments': max_documents, **self.collection}
         if since is not None:
             query['sinceUtc'] = since
         return self._post('/Docs/Query', query)

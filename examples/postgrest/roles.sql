@@ -3,8 +3,12 @@
 --	createdb docsync
 --	psql -v ON_ERROR_STOP=1 -f roles.sql docsync
 --
--- As superuser, once. The tenant is what the token's claim "tenant" says: with {"role": "docsync_user", "tenant": "anna"}
--- a client reads and writes the collection "anna" and those whose names begin with "anna/", and no other.
+-- As superuser, once. Who the tenant is, the token's claim "tenant" says. With
+--
+--	{"role": "docsync_user", "tenant": "anna", "collection": "anna"}
+--
+-- a client reads and writes the collection "anna" and those whose names begin with "anna/", and no other. The claim
+-- "collection" says which one is meant where a request names none, as the protocol's own don't.
 
 BEGIN;
 
@@ -34,6 +38,3 @@ CREATE POLICY tenant ON docsync.document TO docsync_user
 		   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
 
 COMMIT;
-
--- PostgREST knows the functions that were there when it started. This makes it look again.
-NOTIFY pgrst, 'reload schema';

@@ -46,7 +46,7 @@ SELECT results_eq($$
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
-		'origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'json'),
+		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000', 'json'),
 	('docsync_purge', 'keep interval DEFAULT ''90 days''::interval, collection text DEFAULT NULL::text', 'bigint'),
 	('docsync_query_since', 'client_id text, since_utc timestamp with time zone DEFAULT ''-infinity''::timestamp with time zone, '
 		'origin text DEFAULT ''other''::text, collection text DEFAULT ''default''::text, max_documents integer DEFAULT NULL::integer',

@@ -60,9 +60,9 @@ while (time < $end)
 		$killed{PostgreSQL}++;
 	}
 }
-touch('stop');
+make_file('stop');
 wait_for('all clients', sub { !grep { !-e "$dir/$_.done" && kill(0, $pids{$_}) } @NAMES });
-touch('last');
+make_file('last');
 
 my %store;
 for my $name (@NAMES)
@@ -103,7 +103,7 @@ END
 	kill TERM => values %pids;
 }
 
-sub touch
+sub make_file
 {
 	open my $file, '>', "$dir/$_[0]" or die "$_[0]: $!";
 	return;

@@ -1,0 +1,351 @@
+/*
+ * stamps.pml
+ *	  The stamps of doc/stamps.md as a model for SPIN: does a reader that goes
+ *	  on from the last stamp it was given ever lose a document?
+ *
+ * Some transactions write to one collection, a reader polls it without end.
+ * SPIN tries all orders of their steps; a `d_step' or `atomic' is one step.
+ * What is taken for granted of PostgreSQL:
+ *
+ * 1. ids are assigned in order, and whoever has one is running;
+ * 2. a transaction ends in three steps: its fate is recorded, it leaves the
+ *	  running set, it lets go of its locks;
+ * 3. a snapshot's xmax is one above the highest id that has ended; it lists the
+ *	  running ids below xmax, and sees what the others below it committed;
+ * 4. a lock first taken in a savepoint goes when that is rolled back.
+ *
+ * There is one collection: who writes to others only is a transaction with an id
+ * and without a mark.  There is one reader: readers change nothing for anybody.
+ * The ids of subtransactions are left out (spec subtransactions), as are readers
+ * that write themselves (spec own-transaction).
+ *
+ * `run' checks the design, and drops its rules one at a time by defining
+ * their names, which are in capitals here.
+ */
+
+#ifndef TRANSACTIONS
+#define TRANSACTIONS	3
+#endif
+#ifndef STAMPS
+#define STAMPS			4	/* of all transactions together */
+#endif
+
+/* The server.  Ids and stamps begin at 1. */
+byte next = 1;							/* the next transaction id */
+bool running[TRANSACTIONS + 1];
+bool committed[TRANSACTIONS + 1];		/* else rolled back, or no fate yet */
+bool mark[TRANSACTIONS + 1];
+byte clock;								/* the last stamp issued */
+bool latch;
+
+/* The collection, by stamp */
+byte owner[STAMPS + 1];					/* who wrote the document; 0: none there */
+byte fence[STAMPS + 1];
+
+/*
+ * The next id, as the reader's server knows it.  A standby learns of an id, and
+ * of all below it, from the first row or from the end of its transaction.  Ours
+ * replays at once: on one that lags, the writers just seem to be slower.
+ */
+#if defined STANDBY || defined STANDBY_FOREIGN
+#define ON_STANDBY
+byte standby_next = 1;
+#define known_next		standby_next
+#define replay(id)		standby_next = (standby_next > id -> standby_next : id + 1)
+#else
+#define known_next		next
+#define replay(id)		skip
+#endif
+
+
+/*
+ * The writers.  All transactions are alike, so number n may be the one that gets
+ * id n.  It gets it for a document or for something else, so it may stamp
+ * at once, late or never.
+ */
+#define ME	(_pid + 1)
+
+/*
+ * A new reservation, of one stamp or two; what is left of the last is forgotten.
+ * If the model runs out of stamps the transaction goes on to its end.
+ */
+inline reserve()
+{
+	atomic {
+		clock < STAMPS -> forget();
+		maybe_savepoint();
+#ifndef MARK_AFTER_STAMP
+		take_mark()
+#endif
+	};
+#ifdef FENCE_BEFORE_TICK
+	my_fence = next;
+#endif
+	atomic {
+		!latch ->
+		if
+		:: clock + 1 <= STAMPS -> left = 1
+		:: clock + 2 <= STAMPS -> left = 2
+		:: clock == STAMPS -> goto over
+		fi;
+		latch = true;
+		stamp = clock + 1;
+		clock = clock + left;
+		printf("%d takes %d stamps from %d on\n", ME, left, stamp)
+	};
+	d_step {
+#ifndef FENCE_BEFORE_TICK
+		my_fence = next;
+#endif
+		latch = false
+	};
+#ifdef MARK_AFTER_STAMP
+	take_mark()
+#endif
+}
+
+inline take_mark()
+{
+	d_step {
+		savepoint_mark = savepoint_mark || (in_savepoint && !mark[ME]);
+		mark[ME] = true;
+		printf("%d takes its mark\n", ME)
+	}
+}
+
+/* A document is there for its own transaction only, until that commits. */
+inline write()
+{
+	atomic {
+		left > 0 -> maybe_savepoint();
+		d_step {
+			owner[stamp] = ME;
+			fence[stamp] = my_fence;
+			replay(ME);
+			printf("%d writes a document with stamp %d, fence %d\n", ME, stamp, my_fence);
+			if
+			:: in_savepoint && savepoint_stamp == 0 -> savepoint_stamp = stamp
+			:: else
+			fi;
+			stamp++;
+			left--;
+			if
+			:: left == 0 -> forget()
+			:: else
+			fi
+		}
+	}
+}
+
+/* Nobody else sees when it is set, so that needs no step of its own. */
+inline maybe_savepoint()
+{
+	if
+	:: !in_savepoint -> in_savepoint = true; printf("%d sets a savepoint\n", ME)
+	:: true
+	fi
+}
+
+inline rollback_to_savepoint()
+{
+	d_step {
+		in_savepoint -> in_savepoint = false;
+		printf("%d rolls back to the savepoint\n", ME);
+		if
+		:: savepoint_stamp > 0 -> erase(savepoint_stamp); savepoint_stamp = 0
+		:: else
+		fi;
+		if
+		:: savepoint_mark -> mark[ME] = false; savepoint_mark = false
+		:: else
+		fi;
+#ifndef KEEP_RESERVATION
+		forget()
+#endif
+	}
+}
+
+inline forget()
+{
+	left = 0; stamp = 0; my_fence = 0
+}
+
+/* The documents of this transaction, from a stamp on */
+inline erase(from)
+{
+	i = from;
+	do
+	:: i <= STAMPS ->
+		if
+		:: owner[i] == ME -> owner[i] = 0; fence[i] = 0
+		:: else
+		fi;
+		i++
+	:: else -> i = 0; break
+	od
+}
+
+/* For SPIN: states that differ in what doesn't matter any more are the same. */
+inline forget_all()
+{
+	forget(); in_savepoint = false; savepoint_mark = false; savepoint_stamp = 0
+}
+
+active [TRANSACTIONS] proctype transaction()
+{
+	byte left, stamp, my_fence;		/* a reservation: stamps left, the next one */
+	bool in_savepoint;
+	bool savepoint_mark;			/* the mark was taken in it */
+	byte savepoint_stamp;			/* the first document written in it */
+	byte i;
+
+	d_step { next == ME -> next++; running[ME] = true; printf("%d gets its id\n", ME) }
+
+	do
+	:: reserve()
+	:: write()
+	:: rollback_to_savepoint()
+	:: goto over
+	od;
+
+over:
+#ifdef MARK_DROPPED_EARLY
+	mark[ME] = false;
+#endif
+	if
+	:: d_step { true -> committed[ME] = true; printf("%d commits\n", ME); forget_all() }
+	:: d_step { true -> erase(1); printf("%d rolls back\n", ME); forget_all() }
+	fi;
+	d_step { running[ME] = false; replay(ME) };
+	mark[ME] = false
+}
+
+
+/*
+ * The reader.  A poll is a scan from `since' on in the order of stamps, as
+ * settle.c does it: it ends before the first document that isn't settled.
+ */
+#define is_visible(s)	(owner[s] != 0 && committed[owner[s]] && \
+						 owner[s] < xmax && !listed[owner[s]])
+
+/* No id below the document's fence needs a look any more. */
+#if defined NO_SETTLED_TEST
+#define is_settled(s)	true
+#elif defined STANDBY_FOREIGN
+#define is_settled(s)	(fence[s] <= known || fence[s] > known_next)
+#else
+#define is_settled(s)	(fence[s] <= known)
+#endif
+
+/* The snapshot doesn't see it as finished. */
+#ifdef NO_XMAX_TO_FENCE
+#define is_open(id)		(listed[id])
+#else
+#define is_open(id)		(listed[id] || id >= xmax)
+#endif
+
+/*
+ * What the reader sees now, and is behind it, it has been given.  It polls
+ * without end, so a loss at any time is seen here.
+ */
+inline check()
+{
+	for (i : 0 .. since) {
+		assert(!is_visible(i) || given[i])
+	}
+	i = 0
+}
+
+inline take_snapshot()
+{
+	xmax = 1;
+	for (i : 1 .. known_next - 1) {
+		xmax = (running[i] -> xmax : i + 1)
+	}
+	for (i : 1 .. TRANSACTIONS) {
+		listed[i] = running[i] && i < xmax
+	}
+	i = 0;
+	printf("the reader takes a snapshot, xmax %d\n", xmax)
+}
+
+inline begin_scan()
+{
+	s = since;
+	known = 1;
+	do
+	:: known < xmax && !listed[known] -> known++
+	:: else -> break					/* this is the snapshot's xmin */
+	od
+}
+
+inline scan()
+{
+	do
+	:: s > clock -> end_scan(); break
+	:: s <= clock && !is_visible(s) -> s++
+	:: s <= clock && is_visible(s) && is_settled(s) ->
+		printf("the reader is given stamp %d\n", s);
+		given[s] = true;
+		since = s;
+		s++
+	:: s <= clock && is_visible(s) && !is_settled(s) ->
+#ifdef ON_STANDBY
+		end_scan();
+		break
+#else
+		if
+		:: !is_open(known) -> known++
+		:: else -> looking = true; break
+		fi
+#endif
+	od;
+	skip
+}
+
+/* May the id be ignored? */
+inline judge()
+{
+	printf("the reader finds %d: mark %d, running %d, committed %d\n", known, has_mark, runs, committed[known]);
+	if
+	:: (runs -> !has_mark : !committed[known]) -> known++; scan()
+	:: else -> end_scan()
+	fi;
+	has_mark = false;
+	runs = false
+}
+
+inline end_scan()
+{
+	looking = false;
+	s = 0;
+	known = 0
+}
+
+active proctype reader()
+{
+	byte since;							/* the last stamp it was given */
+	bool given[STAMPS + 1];
+	byte xmax;							/* the snapshot */
+	bool listed[TRANSACTIONS + 1];
+	byte s;								/* the scan has come to this stamp */
+	byte known;							/* ids below it are done with */
+	bool looking;						/* at the id `known', in a scan */
+	bool has_mark, runs;
+	byte i;
+
+	do
+	/* A poll, with a new snapshot or once more with the old one */
+	:: d_step { !looking -> take_snapshot(); check(); begin_scan(); scan() }
+	:: d_step { !looking && xmax > 0 -> begin_scan(); scan() }
+
+	/* The two looks at an id.  Between them others go on. */
+#ifndef RUNNING_BEFORE_MARK
+	:: d_step { looking -> has_mark = mark[known] }
+		d_step { runs = running[known]; judge() }
+#else
+	:: d_step { looking -> runs = running[known] }
+		d_step { has_mark = mark[known]; judge() }
+#endif
+	od
+}
