@@ -248,7 +248,6 @@ BEGIN
 		INSERT (collection, id, client_version, client_id, deleted, body),
 		UPDATE (client_version, client_id, deleted, body)
 		ON docsync.document TO %s', role);
-	EXECUTE format('GRANT SELECT ON docsync.purged TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION
 		%1$s.docsync_upsert(text, jsonb, text),
 		%1$s.docsync_query_since(text, timestamptz, text, text, int),

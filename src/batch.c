@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
@@ -55,7 +56,6 @@ static void parse_id(SentDocument *sent, const JsonbValue *value);
 static void parse_client_version(SentDocument *sent, const JsonbValue *value);
 static void parse_deleted(SentDocument *sent, const JsonbValue *value);
 static void parse_body(SentDocument *sent, const JsonbValue *value);
-static int64 measure(const JsonbValue *value);
 static int	printed_digits(Numeric number);
 static void refuse_type(int ordinal, Key key, const JsonbValue *value,
 						const char *hint) pg_attribute_noreturn();
@@ -109,6 +109,8 @@ docsync_batch_parse(const JsonbValue *documents)
 		if (token != WJB_ELEM)
 			continue;
 
+		CHECK_FOR_INTERRUPTS();
+
 		sent = &batch->documents[batch->count++];
 		memset(sent, 0, sizeof(*sent));
 		sent->ordinal = batch->count;
@@ -140,6 +142,41 @@ docsync_batch_body(const SentDocument *sent)
 
 	body = sent->body;
 	return JsonbValueToJsonb(&body);
+}
+
+/*
+ * The size of a value as jsonb, in bytes, and of the digits that its longest
+ * numbers are printed with.  1e131071 has a handful of bytes, and
+ * a document of such numbers could be stored but never be sent to anybody.
+ */
+int64
+docsync_batch_measure(const JsonbValue *value)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	inner;
+	int64		size = VARHDRSZ;
+
+	switch (value->type)
+	{
+		case jbvString:
+			return size + value->val.string.len;
+		case jbvNumeric:
+			return size + VARSIZE_ANY(value->val.numeric) +
+				printed_digits(value->val.numeric);
+		case jbvBinary:
+			size += value->val.binary.len;
+			it = JsonbIteratorInit(value->val.binary.data);
+			while ((token = JsonbIteratorNext(&it, &inner, false)) != WJB_DONE)
+			{
+				if ((token == WJB_VALUE || token == WJB_ELEM) &&
+					inner.type == jbvNumeric)
+					size += printed_digits(inner.val.numeric);
+			}
+			return size;
+		default:
+			return size;
+	}
 }
 
 /*
@@ -362,7 +399,7 @@ parse_deleted(SentDocument *sent, const JsonbValue *value)
 static void
 parse_body(SentDocument *sent, const JsonbValue *value)
 {
-	int64		size = VARHDRSZ + measure(value);
+	int64		size = docsync_batch_measure(value);
 
 	if (size > docsync_max_document_size)
 		ereport(ERROR,
@@ -374,41 +411,6 @@ parse_body(SentDocument *sent, const JsonbValue *value)
 
 	sent->body = *value;
 	sent->has_body = true;
-}
-
-/*
- * The size of a value as jsonb, in bytes, and of the digits that its longest
- * numbers are printed with.  1e131071 has a handful of bytes, and
- * a document of such numbers could be stored but never be sent to anybody.
- */
-static int64
-measure(const JsonbValue *value)
-{
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	inner;
-	int64		size;
-
-	switch (value->type)
-	{
-		case jbvString:
-			return value->val.string.len;
-		case jbvNumeric:
-			return (int64) VARSIZE_ANY(value->val.numeric) +
-				printed_digits(value->val.numeric);
-		case jbvBinary:
-			size = value->val.binary.len;
-			it = JsonbIteratorInit(value->val.binary.data);
-			while ((token = JsonbIteratorNext(&it, &inner, false)) != WJB_DONE)
-			{
-				if ((token == WJB_VALUE || token == WJB_ELEM) &&
-					inner.type == jbvNumeric)
-					size += printed_digits(inner.val.numeric);
-			}
-			return size;
-		default:
-			return 0;
-	}
 }
 
 /*

@@ -14,4 +14,8 @@
 #error "this docsync is built for PostgreSQL 15"
 #endif
 
+#ifndef USE_FLOAT8_BYVAL
+#error "docsync passes timestamps by value: it needs a 64-bit server"
+#endif
+
 #endif							/* DOCSYNC_COMPAT_H */

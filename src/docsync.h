@@ -21,7 +21,7 @@
 
 #include "compat.h"
 
-/* Bytes; the table's CHECK constraints say the same. */
+/* Bytes; the guard holds plain SQL to them too. */
 #define DOCSYNC_COLLECTION_LEN	200
 #define DOCSYNC_CLIENT_ID_LEN	200
 #define DOCSYNC_ID_LEN			500
@@ -69,6 +69,7 @@ typedef struct Batch
 
 extern Batch *docsync_batch_parse(const JsonbValue *documents);
 extern Jsonb *docsync_batch_body(const SentDocument *sent);
+extern int64 docsync_batch_measure(const JsonbValue *body);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
 									  const char *b, int b_len);
 extern bool docsync_batch_same_text(const text *a, const text *b);
@@ -169,6 +170,7 @@ typedef struct StoredDocument
 typedef struct WrittenDocument
 {
 	text	   *id;
+	int64		client_version;
 	TimestampTz last_update_utc;
 	const StoredDocument *replaced; /* what it replaced, NULL if nothing */
 } WrittenDocument;
@@ -318,6 +320,7 @@ extern text *docsync_request_url_value(const char *key);
 extern void docsync_request_parse_body(Jsonb *body, Request *request,
 									   const char *const *keys);
 extern void docsync_request_resolve(Request *request);
+extern void docsync_request_check_claim(const text *client_id);
 extern int	docsync_request_sqlstate(int sqlstate);
 
 #endif							/* DOCSYNC_H */

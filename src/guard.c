@@ -14,7 +14,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/transam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -35,8 +34,8 @@ static HeapTuple clamp_fence(Relation rel, HeapTuple new,
 							 FullTransactionId fence);
 static HeapTuple guard_update(Relation rel, HeapTuple old, HeapTuple new);
 static void guard_delete(Relation rel, HeapTuple old);
-static HeapTuple stamp(Relation rel, HeapTuple new, bool server_edit,
-					   int64 server_version);
+static HeapTuple restamp(Relation rel, HeapTuple new, bool server_edit,
+						 int64 server_version);
 static void get_document(Relation rel, HeapTuple tuple,
 						 StoredDocument *stored);
 static Datum get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull);
@@ -44,6 +43,7 @@ static text *get_text(Relation rel, HeapTuple tuple, int attnum);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
 						 int attnum);
 static void check_row(Relation rel, HeapTuple new);
+static void check_size(Relation rel, HeapTuple new);
 static void check_length(Relation rel, HeapTuple new, int attnum, int max_len);
 static void check_relation(Relation rel);
 
@@ -53,7 +53,7 @@ static void check_relation(Relation rel);
  * whose rows may go.  At other depths it is fired by what somebody else's
  * trigger does on the way.
  */
-static GuardFrame current = {.task = GUARD_NOTHING};
+static GuardFrame current_frame = {.task = GUARD_NOTHING};
 
 /*
  * docsync.guard() RETURNS trigger
@@ -113,11 +113,11 @@ docsync_guard(PG_FUNCTION_ARGS)
 GuardFrame
 docsync_guard_enter(GuardTask task)
 {
-	GuardFrame	outer = current;
+	GuardFrame	outer = current_frame;
 
-	current.task = task;
-	current.depth = DatumGetInt32(pg_trigger_depth(NULL)) + 1;
-	current.has_replaced = false;
+	current_frame.task = task;
+	current_frame.depth = DatumGetInt32(pg_trigger_depth(NULL)) + 1;
+	current_frame.has_replaced = false;
 
 	return outer;
 }
@@ -125,7 +125,7 @@ docsync_guard_enter(GuardTask task)
 void
 docsync_guard_leave(const GuardFrame *outer)
 {
-	current = *outer;
+	current_frame = *outer;
 }
 
 /*
@@ -136,14 +136,14 @@ docsync_guard_leave(const GuardFrame *outer)
 const StoredDocument *
 docsync_guard_replaced(void)
 {
-	return current.has_replaced ? &current.replaced : NULL;
+	return current_frame.has_replaced ? &current_frame.replaced : NULL;
 }
 
 static bool
 is_part_of(GuardTask task)
 {
-	return current.task == task &&
-		current.depth == DatumGetInt32(pg_trigger_depth(NULL));
+	return current_frame.task == task &&
+		current_frame.depth == DatumGetInt32(pg_trigger_depth(NULL));
 }
 
 static HeapTuple
@@ -163,8 +163,8 @@ guard_insert(Relation rel, HeapTuple new)
 	if (no_stamp && no_fence)
 	{
 		if (is_part_of(GUARD_UPLOAD))
-			current.has_replaced = false;
-		return stamp(rel, new, false, 0);
+			current_frame.has_replaced = false;
+		return restamp(rel, new, false, 0);
 	}
 
 	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
@@ -178,10 +178,11 @@ guard_insert(Relation rel, HeapTuple new)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a stamp without a fence, or a fence without a stamp"),
 				 errhint("Insert both last_update_utc and fence, as dumped, or neither.")));
-	if (TIMESTAMP_NOT_FINITE(last_update_utc))
+	if (TIMESTAMP_NOT_FINITE(last_update_utc) ||
+		last_update_utc <= SetEpochTimestamp())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("last_update_utc is infinite")));
+				 errmsg("last_update_utc is infinite, or not after 1970-01-01")));
 
 	docsync_clock_advance(DOCSYNC_CLOCK, last_update_utc);
 	return clamp_fence(rel, new, fence);
@@ -235,14 +236,14 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 	if (is_part_of(GUARD_UPLOAD))
 	{
 		/* In the memory of the row, so until it has been returned */
-		get_document(rel, heap_copytuple(old), &current.replaced);
-		current.has_replaced = true;
-		return stamp(rel, new, false, 0);
+		get_document(rel, heap_copytuple(old), &current_frame.replaced);
+		current_frame.has_replaced = true;
+		return restamp(rel, new, false, 0);
 	}
 
 	/* If null, the column's NOT NULL will say so. */
 	if (isnull || DatumGetInt64(new_version) != old_version)
-		return stamp(rel, new, false, 0);
+		return restamp(rel, new, false, 0);
 
 	if (old_version == PG_INT64_MAX)
 		ereport(ERROR,
@@ -251,7 +252,7 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 				 errhint("Set client_version to a lower one.")));
 
 	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
-	return stamp(rel, new, true, Max(old_version + 1, now));
+	return restamp(rel, new, true, Max(old_version + 1, now));
 }
 
 static void
@@ -277,7 +278,7 @@ guard_delete(Relation rel, HeapTuple old)
  * and client_id.
  */
 static HeapTuple
-stamp(Relation rel, HeapTuple new, bool server_edit, int64 server_version)
+restamp(Relation rel, HeapTuple new, bool server_edit, int64 server_version)
 {
 	int			columns[4] = {
 		Anum_document_last_update_utc, Anum_document_fence,
@@ -377,6 +378,32 @@ check_row(Relation rel, HeapTuple new)
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("the document has no body"),
 				 errhint("Only a deleted document may come without.")));
+
+	/* The owner may be restoring a dump from where more was allowed. */
+	if (!is_part_of(GUARD_UPLOAD) &&
+		!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
+		check_size(rel, new);
+}
+
+static void
+check_size(Relation rel, HeapTuple new)
+{
+	bool		isnull;
+	Datum		body = get_attr(rel, new, Anum_document_body, &isnull);
+	JsonbValue	value;
+	int64		size;
+
+	if (isnull)
+		return;
+
+	JsonbToJsonbValue(DatumGetJsonbP(body), &value);
+	size = docsync_batch_measure(&value);
+	if (size > docsync_max_document_size)
+		ereport(ERROR,
+				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
+				 errmsg("the document's body is too large"),
+				 errdetail("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
+						   size, docsync_max_document_size)));
 }
 
 static void

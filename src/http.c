@@ -14,7 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -303,6 +303,8 @@ append_upload(StringInfo buf, Request *request)
 	for (int i = 0; i < docsync_upsert_count(upload); i++)
 	{
 		UploadResult result = docsync_upsert_result(upload, i);
+
+		CHECK_FOR_INTERRUPTS();
 
 		appendStringInfoString(buf, i == 0 ? "{\"id\":" : ",{\"id\":");
 		docsync_json_append_string(buf, result.sent->id, result.sent->id_len);

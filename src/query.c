@@ -57,6 +57,10 @@ docsync_query_since(PG_FUNCTION_ARGS)
 
 	docsync_query_check(&download);
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (((ReturnSetInfo *) fcinfo->resultinfo)->setDesc->natts != 6)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("type docsync.change has been altered")));
 	docsync_query_run(&download);
 
 	return (Datum) 0;
@@ -98,6 +102,7 @@ docsync_query_check(const Download *download)
 	if (download->client_id != NULL || download->origin != ORIGIN_ANY)
 		docsync_batch_check_name(download->client_id, "client_id",
 								 DOCSYNC_CLIENT_ID_LEN);
+	docsync_request_check_claim(download->client_id);
 	docsync_batch_check_name(download->collection, "collection",
 							 DOCSYNC_COLLECTION_LEN);
 	check_since(download->since);
@@ -110,6 +115,12 @@ docsync_query_check(const Download *download)
 void
 docsync_query_run(Download *download)
 {
+	/*
+	 * In somebody's trigger during an upload, what is left of its reservation
+	 * would come behind what we give out now.
+	 */
+	docsync_stamp_forget();
+
 	download->last = download->since;
 	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
 						 download->collection);

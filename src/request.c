@@ -142,32 +142,41 @@ docsync_request_sqlstate(int sqlstate)
  * Fills in who asks, and for what.
  *
  * The clientId: the argument, else the header X-Client-Id, else the token's
- * claim client_id.  A claim, where there is one, binds.  NULL if there is
- * none.  The collection: the argument, else the claim collection, else
+ * claim client_id.  NULL if there is none.  The collection: the argument, else the claim collection, else
  * "default"; who may use it is for row-level security to say.
  */
 void
 docsync_request_resolve(Request *request)
 {
 	Jsonb	   *claims = get_setting("request.jwt.claims");
-	text	   *claim = get_field(claims, "client_id");
 
 	if (request->client_id == NULL)
 		request->client_id = get_field(get_setting("request.headers"),
 									   "x-client-id");
 	if (request->client_id == NULL)
-		request->client_id = claim;
-	else if (claim != NULL &&
-			 !docsync_batch_same_text(claim, request->client_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("\"clientId\" is not the token's"),
-				 errhint("Leave it out, or send the token's claim client_id.")));
+		request->client_id = get_field(claims, "client_id");
 
 	if (request->collection == NULL)
 		request->collection = get_field(claims, "collection");
 	if (request->collection == NULL)
 		request->collection = cstring_to_text(DEFAULT_COLLECTION);
+}
+
+/*
+ * A token's claim client_id binds, whichever function is called.
+ */
+void
+docsync_request_check_claim(const text *client_id)
+{
+	text	   *claim = get_field(get_setting("request.jwt.claims"),
+								  "client_id");
+
+	if (claim != NULL && client_id != NULL &&
+		!docsync_batch_same_text(claim, client_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("\"clientId\" is not the token's"),
+				 errhint("Leave it out, or send the token's claim client_id.")));
 }
 
 /*

@@ -30,9 +30,9 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgtime.h"
-#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
@@ -64,7 +64,7 @@ static Reservation reservation;
 /* Documents the caller is about to write to one collection; 0: not known */
 static int	expected = 0;
 
-/* Marks taken in this transaction, and not lost with a subtransaction */
+/* Marks taken in this transaction, and maybe lost with a subtransaction */
 static int	marks = 0;
 
 static void mark(TransactionId xid, uint32 collection_hash);
@@ -85,7 +85,8 @@ docsync_stamp_init(void)
 /*
  * Says how many stamps the next reservation shall have.  Nothing is reserved
  * before the first document is written, so that an upload that is refused
- * for want of a privilege leaves no trace.
+ * for want of a privilege leaves no trace.  (One that a policy refuses does:
+ * the server asks policies after the trigger.)
  */
 void
 docsync_stamp_expect(int count)
@@ -214,14 +215,22 @@ docsync_stamp_format(TimestampTz stamp, char *buf)
 static void
 mark(TransactionId xid, uint32 collection_hash)
 {
+	ResourceOwner owner = CurrentResourceOwner;
 	LOCKTAG		tag;
 
 	mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
 	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock))
 		mark_tag(&tag, xid, 0, MARK_ALL);
 
+	/*
+	 * For the (sub)transaction, as its id is, not for the portal that we may
+	 * be run by: a cursor that fails in a subtransaction takes its locks with
+	 * it, and what earlier FETCHes have written stays.  Spec cursor-fails.
+	 */
+	CurrentResourceOwner = CurTransactionResourceOwner;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
 		marks++;
+	CurrentResourceOwner = owner;
 }
 
 static void
@@ -271,12 +280,9 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
 	/*
-	 * We don't know whether the mark was taken in the subtransaction, and has
-	 * gone with it.  To take it again costs little.
+	 * The mark may have been taken in the subtransaction, and be gone.  The
+	 * count of marks stays: too high a one only means fewer of them.
 	 */
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
 		docsync_stamp_forget();
-		marks = 0;
-	}
 }

@@ -3,8 +3,8 @@
  * store.c
  *	  The table: query texts, kept plans, rows to structs.
  *
- * All is done as the caller, so that privileges and row-level security on
- * docsync.document apply; the plan cache makes another plan where another
+ * All but one look is done as the caller, so that privileges and row-level
+ * security on docsync.document apply; the plan cache makes another plan where another
  * user's policies need one.  The only file that uses SPI.
  *
  * Every name in a query text is qualified: search_path is the caller's.
@@ -16,15 +16,19 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "jit/jit.h"
+#include "miscadmin.h"
 #include "optimizer/cost.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -79,7 +83,7 @@ typedef enum Statement
 	"     OR d.body OPERATOR(pg_catalog.<>) excluded.body)"
 
 #define WRITTEN \
-	" RETURNING d.id, d.last_update_utc"
+	" RETURNING d.id, d.client_version, d.last_update_utc"
 
 typedef struct StatementText
 {
@@ -143,14 +147,23 @@ static const StatementText statements[] = {
 		2, {TEXTOID, TEXTOID}, true
 	},
 
-	/* Rows and horizon go in one transaction: a snapshot sees one of them. */
+	/*
+	 * Rows and horizon go in one transaction: a snapshot sees one of them.
+	 * Rows are locked in the order that uploads lock them in; one that an
+	 * upload has locked is about to come back, and not for us.
+	 */
 	[STATEMENT_PURGE] = {
-		"WITH gone AS ("
-		"  DELETE FROM docsync.document"
+		"WITH old AS ("
+		"  SELECT collection, id FROM docsync.document"
 		"   WHERE deleted AND last_update_utc OPERATOR(pg_catalog.<) $1"
 		"     AND ($2 OPERATOR(pg_catalog.=) '' OR"
 		"          collection OPERATOR(pg_catalog.=) $2)"
-		"  RETURNING collection, last_update_utc),"
+		"   ORDER BY collection, id FOR UPDATE SKIP LOCKED),"
+		" gone AS ("
+		"  DELETE FROM docsync.document AS d USING old"
+		"   WHERE d.collection OPERATOR(pg_catalog.=) old.collection"
+		"     AND d.id OPERATOR(pg_catalog.=) old.id"
+		"  RETURNING d.collection, d.last_update_utc),"
 		" horizon AS ("
 		"  INSERT INTO docsync.purged AS p (collection, last_update_utc)"
 		"  SELECT collection, pg_catalog.max(last_update_utc)"
@@ -162,7 +175,7 @@ static const StatementText statements[] = {
 	},
 
 	[STATEMENT_FIND_PURGED] = {
-		"SELECT last_update_utc FROM docsync.purged"
+		"SELECT 1::pg_catalog.int8, last_update_utc FROM docsync.purged"
 		" WHERE collection OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}, true
 	}
@@ -197,7 +210,6 @@ static SPIPlanPtr get_plan(Statement statement);
 static bool receive_stored(TupleTableSlot *slot, RowReceiver *self);
 static bool receive_written(TupleTableSlot *slot, RowReceiver *self);
 static bool receive_purge(TupleTableSlot *slot, RowReceiver *self);
-static bool receive_purged(TupleTableSlot *slot, RowReceiver *self);
 
 /*
  * Looks up the documents with the given ids, as of now.
@@ -342,8 +354,8 @@ make_arrays(Datum **columns, bool *no_body, int count, Datum *arrays)
 
 /*
  * Removes the tombstones with stamps before the given one, of one collection
- * or, if that is NULL, of all.  Returns how many, and the highest of their stamps, which is
- * not set if there were none.
+ * or, if that is NULL, of all.  Returns how many, and the highest of their
+ * stamps, which is not set if there were none.
  */
 int64
 docsync_store_purge(TimestampTz before, text *collection,
@@ -368,18 +380,34 @@ docsync_store_purge(TimestampTz before, text *collection,
 /*
  * The highest stamp of a tombstone removed from the collection, as the active
  * snapshot sees it.
+ *
+ * Read as the owner of the table: what a reader has missed doesn't depend on
+ * the reader's rights, and the table names the collections of others.
  */
 TimestampTz
 docsync_store_find_purged(text *collection)
 {
 	PurgeResult result = {.horizon = DT_NOBEGIN};
 	RowReceiver receiver = {
-		.receive = receive_purged,
+		.receive = receive_purge,
 		.arg = &result
 	};
 	Datum		args[] = {PointerGetDatum(collection)};
+	Oid			relid = get_relname_relid("purged",
+										  get_namespace_oid("docsync", false));
+	Relation	rel = table_open(relid, AccessShareLock);
+	Oid			user;
+	int			context;
 
+	/* If there is an error, the end of the (sub)transaction restores them. */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_NOFORCE_RLS);
 	run(STATEMENT_FIND_PURGED, args, true, &receiver);
+	SetUserIdAndSecContext(user, context);
+
+	table_close(rel, NoLock);
 	return result.horizon;
 }
 
@@ -443,7 +471,8 @@ receive_written(TupleTableSlot *slot, RowReceiver *self)
 	Datum	   *values = slot->tts_values;
 	WrittenDocument written = {
 		.id = DatumGetTextPP(values[0]),
-		.last_update_utc = DatumGetTimestampTz(values[1]),
+		.client_version = DatumGetInt64(values[1]),
+		.last_update_utc = DatumGetTimestampTz(values[2]),
 		.replaced = docsync_guard_replaced()
 	};
 
@@ -459,25 +488,6 @@ receive_purge(TupleTableSlot *slot, RowReceiver *self)
 	result->count = DatumGetInt64(slot->tts_values[0]);
 	result->horizon = DatumGetTimestampTz(slot->tts_values[1]);
 	return true;
-}
-
-static bool
-receive_purged(TupleTableSlot *slot, RowReceiver *self)
-{
-	PurgeResult *result = (PurgeResult *) self->arg;
-
-	result->horizon = DatumGetTimestampTz(slot->tts_values[0]);
-	return true;
-}
-
-static void
-receiver_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
-{
-}
-
-static void
-receiver_end(DestReceiver *self)
-{
 }
 
 /*
@@ -511,11 +521,8 @@ run(Statement statement, const Datum *args, bool read_only, RowReceiver *receive
 	}
 	options.params = params;
 
+	receiver->pub = *None_Receiver;
 	receiver->pub.receiveSlot = receive_row;
-	receiver->pub.rStartup = receiver_startup;
-	receiver->pub.rShutdown = receiver_end;
-	receiver->pub.rDestroy = receiver_end;
-	receiver->pub.mydest = DestNone;
 	receiver->context = CurrentMemoryContext;
 
 	if (SPI_connect() != SPI_OK_CONNECT)

@@ -68,6 +68,7 @@ struct Upload
 	UploadGroup **group_of;		/* by ordinal, from 0 */
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
 	MemoryContext scratch;		/* for a document at a time */
+	int64		winners_size;	/* bytes, as jsonb */
 };
 
 static void upload_group(Upload *upload);
@@ -75,11 +76,12 @@ static void upload_look_up(Upload *upload, bool lost);
 static void upload_write(Upload *upload);
 static bool upload_create(Upload *upload, SentDocument **writes, int count);
 static void upload_statements(Upload *upload, SentDocument **writes,
-							  int count, int stamps, bool all_new);
+							  int count, bool all_new);
 static void upload_judge(Upload *upload, UploadGroup *group,
 						 const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
+static Jsonb *make_winner(Upload *upload, const StoredDocument *stored);
 static UploadGroup *find_group(Upload *upload, const text *id);
 static bool has_loser(Upload *upload, UploadGroup *group);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
@@ -127,6 +129,7 @@ docsync_upsert_apply(text *client_id, text *collection,
 
 	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	docsync_request_check_claim(client_id);
 	if (documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -252,16 +255,13 @@ upload_look_up(Upload *upload, bool lost)
 
 /*
  * Writes what won, in the order of ids.
- *
- * An update takes two stamps, since ON CONFLICT fires the trigger for INSERT
- * before that for UPDATE; of the gap nobody takes notice.
  */
 static void
 upload_write(Upload *upload)
 {
 	SentDocument **writes = palloc(sizeof(SentDocument *) * upload->ngroups);
 	int			count = 0;
-	int			stamps = 0;
+	bool		all_new = true;
 
 	for (int i = 0; i < upload->ngroups; i++)
 	{
@@ -270,16 +270,14 @@ upload_write(Upload *upload)
 		if (group->write != NULL)
 		{
 			writes[count++] = group->write;
-			stamps += group->created ? 1 : 2;
+			all_new = all_new && group->created;
 		}
 	}
 
-	if (stamps == count && count >= CREATE_DOCUMENTS)
-	{
-		if (upload_create(upload, writes, count))
-			return;
-	}
-	upload_statements(upload, writes, count, stamps, false);
+	if (all_new && count >= CREATE_DOCUMENTS &&
+		upload_create(upload, writes, count))
+		return;
+	upload_statements(upload, writes, count, false);
 }
 
 /*
@@ -301,7 +299,7 @@ upload_create(Upload *upload, SentDocument **writes, int count)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		upload_statements(upload, writes, count, count, true);
+		upload_statements(upload, writes, count, true);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -330,18 +328,28 @@ upload_create(Upload *upload, SentDocument **writes, int count)
 	return done;
 }
 
+/*
+ * Writes documents, some at a time.
+ *
+ * An update takes two stamps, since ON CONFLICT fires the trigger for INSERT
+ * before that for UPDATE; of the gap nobody takes notice.  Stamps are reserved
+ * for a statement, not for all: the clock shouldn't run ahead for uploads that
+ * a policy refuses at the first row.
+ */
 static void
 upload_statements(Upload *upload, SentDocument **writes, int count,
-				  int stamps, bool all_new)
+				  bool all_new)
 {
 	upload->next = 0;
-	docsync_stamp_expect(stamps);
 	for (int i = 0; i < count; i += WRITE_DOCUMENTS)
 	{
+		int			some = Min(WRITE_DOCUMENTS, count - i);
+
 		CHECK_FOR_INTERRUPTS();
+
+		docsync_stamp_expect(all_new ? some : 2 * some);
 		docsync_store_write(upload->collection, upload->client_id,
-							writes + i, Min(WRITE_DOCUMENTS, count - i),
-							all_new, on_written, upload);
+							writes + i, some, all_new, on_written, upload);
 	}
 	docsync_stamp_forget();
 }
@@ -425,7 +433,7 @@ on_stored(const StoredDocument *stored, void *arg)
 	group->client_version = stored->client_version;
 	group->last_update_utc = stored->last_update_utc;
 	if (has_loser(upload, group))
-		group->winner = docsync_json_document(stored);
+		group->winner = make_winner(upload, stored);
 	return true;
 }
 
@@ -448,7 +456,7 @@ on_written(const WrittenDocument *written, void *arg)
 	Assert(group->write == sent);
 
 	group->written = true;
-	group->client_version = sent->client_version;
+	group->client_version = written->client_version;
 	group->last_update_utc = written->last_update_utc;
 
 	/* An earlier or later one in the batch lost against it. */
@@ -464,8 +472,33 @@ on_written(const WrittenDocument *written, void *arg)
 			.body = JsonbPGetDatum(docsync_batch_body(sent))
 		};
 
-		group->winner = docsync_json_document(&stored);
+		group->winner = make_winner(upload, &stored);
 	}
+}
+
+/*
+ * The stored document, for a client whose own was discarded; NULL when all of
+ * them would be more than an answer may have.  A small request could ask for
+ * gigabytes, and the download has the document too.
+ */
+static Jsonb *
+make_winner(Upload *upload, const StoredDocument *stored)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(upload->scratch);
+	Jsonb	   *document = docsync_json_document(stored);
+	Jsonb	   *winner = NULL;
+
+	MemoryContextSwitchTo(oldcontext);
+
+	upload->winners_size += VARSIZE(document);
+	if (upload->winners_size <= docsync_max_page_size)
+	{
+		winner = palloc(VARSIZE(document));
+		memcpy(winner, document, VARSIZE(document));
+	}
+	MemoryContextReset(upload->scratch);
+
+	return winner;
 }
 
 static UploadGroup *

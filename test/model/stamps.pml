@@ -27,7 +27,7 @@
 #define TRANSACTIONS	3
 #endif
 #ifndef STAMPS
-#define STAMPS			4	/* of all transactions together */
+#define STAMPS			3	/* of all transactions together */
 #endif
 
 /* The server.  Ids and stamps begin at 1. */
@@ -91,7 +91,7 @@ inline reserve()
 		latch = true;
 		stamp = clock + 1;
 		clock = clock + left;
-		printf("%d takes %d stamps from %d on\n", ME, left, stamp)
+		printf("%d takes %d stamp(s), from %d on\n", ME, left, stamp)
 	};
 	d_step {
 #ifndef FENCE_BEFORE_TICK
@@ -111,6 +111,11 @@ inline take_mark()
 		mark[ME] = true;
 		printf("%d takes its mark\n", ME)
 	}
+}
+
+inline let_go()
+{
+	d_step { mark[ME] = false; printf("%d lets go of its mark\n", ME) }
 }
 
 /* A document is there for its own transaction only, until that commits. */
@@ -141,8 +146,8 @@ inline write()
 inline maybe_savepoint()
 {
 	if
-	:: !in_savepoint -> in_savepoint = true; printf("%d sets a savepoint\n", ME)
 	:: true
+	:: !in_savepoint -> in_savepoint = true; printf("%d sets a savepoint\n", ME)
 	fi
 }
 
@@ -150,7 +155,6 @@ inline rollback_to_savepoint()
 {
 	d_step {
 		in_savepoint -> in_savepoint = false;
-		printf("%d rolls back to the savepoint\n", ME);
 		if
 		:: savepoint_stamp > 0 -> erase(savepoint_stamp); savepoint_stamp = 0
 		:: else
@@ -159,6 +163,7 @@ inline rollback_to_savepoint()
 		:: savepoint_mark -> mark[ME] = false; savepoint_mark = false
 		:: else
 		fi;
+		printf("%d rolls back to the savepoint; mark %d\n", ME, mark[ME]);
 #ifndef KEEP_RESERVATION
 		forget()
 #endif
@@ -185,8 +190,8 @@ inline erase(from)
 	od
 }
 
-/* For SPIN: states that differ in what doesn't matter any more are the same. */
-inline forget_all()
+/* What doesn't matter any more shall not make states different. */
+inline tidy_up()
 {
 	forget(); in_savepoint = false; savepoint_mark = false; savepoint_stamp = 0
 }
@@ -210,14 +215,14 @@ active [TRANSACTIONS] proctype transaction()
 
 over:
 #ifdef MARK_DROPPED_EARLY
-	mark[ME] = false;
+	let_go();
 #endif
 	if
-	:: d_step { true -> committed[ME] = true; printf("%d commits\n", ME); forget_all() }
-	:: d_step { true -> erase(1); printf("%d rolls back\n", ME); forget_all() }
+	:: d_step { true -> committed[ME] = true; tidy_up(); printf("%d commits\n", ME) }
+	:: d_step { true -> erase(1); tidy_up(); printf("%d rolls back\n", ME) }
 	fi;
-	d_step { running[ME] = false; replay(ME) };
-	mark[ME] = false
+	d_step { running[ME] = false; replay(ME); printf("%d leaves the running set\n", ME) }
+	let_go()
 }
 
 
@@ -303,10 +308,21 @@ inline scan()
 	skip
 }
 
-/* May the id be ignored? */
+inline look_for_mark()
+{
+	has_mark = mark[known];
+	printf("the reader looks at %d: mark %d\n", known, has_mark)
+}
+
+inline look_if_running()
+{
+	runs = running[known];
+	printf("the reader looks at %d: running %d\n", known, runs)
+}
+
+/* May the id be ignored?  What has left the running set has its fate recorded. */
 inline judge()
 {
-	printf("the reader finds %d: mark %d, running %d, committed %d\n", known, has_mark, runs, committed[known]);
 	if
 	:: (runs -> !has_mark : !committed[known]) -> known++; scan()
 	:: else -> end_scan()
@@ -341,11 +357,11 @@ active proctype reader()
 
 	/* The two looks at an id.  Between them others go on. */
 #ifndef RUNNING_BEFORE_MARK
-	:: d_step { looking -> has_mark = mark[known] }
-		d_step { runs = running[known]; judge() }
+	:: d_step { looking -> look_for_mark() }
+		d_step { look_if_running(); judge() }
 #else
-	:: d_step { looking -> runs = running[known] }
-		d_step { has_mark = mark[known]; judge() }
+	:: d_step { looking -> look_if_running() }
+		d_step { look_for_mark(); judge() }
 #endif
 	od
 }

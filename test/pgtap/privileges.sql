@@ -9,7 +9,7 @@ CREATE EXTENSION docsync SCHEMA "Sync; Api";
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(69);
+SELECT plan(70);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -93,7 +93,7 @@ REVOKE USAGE ON SCHEMA docsync, "Sync; Api" FROM regress_docsync_stranger;
 SELECT "Sync; Api".docsync_grant(:'role') AS granted \gset
 SELECT set_eq($$SELECT object, privilege FROM pg_temp.privileges() WHERE grantee = 'regress docsync "Müller"; --'$$, $$VALUES
 	('schema docsync', 'USAGE'), ('schema Sync; Api', 'USAGE'),
-	('document', 'SELECT'), ('purged', 'SELECT'),
+	('document', 'SELECT'),
 	('document.collection', 'INSERT'), ('document.id', 'INSERT'),
 	('document.client_version', 'INSERT'), ('document.client_version', 'UPDATE'),
 	('document.client_id', 'INSERT'), ('document.client_id', 'UPDATE'),
@@ -149,6 +149,7 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$ALTER TABLE docsync.document DISABLE TRIGGER ALL$$,
 	$$SET session_replication_role = replica$$,
 	$$CREATE TRIGGER own BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION docsync.guard()$$,
+	$$SELECT FROM docsync.purged$$,
 	$$INSERT INTO docsync.purged VALUES ('default', now())$$,
 	$$UPDATE docsync.purged SET last_update_utc = 'infinity'$$,
 	$$DELETE FROM docsync.purged$$,

@@ -4,7 +4,7 @@ SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS docsync;
-SELECT plan(62);
+SELECT plan(63);
 
 CREATE ROLE regress_docsync_ann;
 CREATE ROLE regress_docsync_bob;
@@ -179,7 +179,7 @@ CREATE POLICY may_delete ON docsync.document FOR DELETE USING (client_id = curre
 SELECT is(pg_temp.error_as('bob', $$SELECT docsync_purge('0')$$), '42501 permission denied for function docsync_purge', 'bob can''t purge');
 GRANT EXECUTE ON FUNCTION docsync_purge TO regress_docsync_bob;
 SELECT is(pg_temp.error_as('bob', $$SELECT docsync_purge('0')$$), '42501 permission denied for table purged', '... nor with the function alone');
-GRANT INSERT, UPDATE ON docsync.purged TO regress_docsync_bob;
+GRANT SELECT, INSERT, UPDATE ON docsync.purged TO regress_docsync_bob;
 SELECT is(pg_temp.run_as('bob', $$SELECT docsync_purge('0')$$), '(1)', 'with all privileges he purges what is his own');
 SELECT is((SELECT string_agg(id, ', ') FROM docsync.document WHERE id ~ 'old'), 'old of ann', '... and ann''s tombstone stays');
 SELECT is((SELECT last_update_utc FROM docsync.purged), '2001-01-02', '... and readers are told of his alone');
@@ -187,6 +187,10 @@ SELECT is(pg_temp.run_as('ann', $$SELECT id FROM docsync_query_since(NULL, '2001
 	'55000 resync required The client has seen ' || to_char('2001-01-01'::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 	|| ', tombstones up to ' || to_char('2001-01-02'::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 	|| ' have been removed.', 'also those who could not see it');
+ALTER TABLE docsync.purged ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+SELECT matches(pg_temp.run_as('ann', $$SELECT id FROM docsync_query_since(NULL, '2001-01-01', 'any')$$), '^55000 resync required',
+	'... whatever row-level security there is on docsync.purged');
+ALTER TABLE docsync.purged DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,0 +1,93 @@
+-- What a role that may upload could do to others, or a trigger to an upload.
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SELECT plan(16);
+
+CREATE ROLE regress_docsync_bob;
+SELECT docsync_grant('regress_docsync_bob') \g /dev/null
+
+------------------------------------------------------------------------------
+-- A claim binds, whichever function is called
+------------------------------------------------------------------------------
+SET LOCAL request.jwt.claims = '{"client_id": "bob"}';
+SELECT throws_ok($$SELECT docsync_upsert('anna', '[]')$$, '42501', '"clientId" is not the token''s', 'docsync_upsert');
+SELECT throws_ok($$SELECT docsync_query_since('anna')$$, '42501', '"clientId" is not the token''s', 'docsync_query_since');
+SELECT throws_ok($$SELECT docsync_pull('anna')$$, '42501', '"clientId" is not the token''s', 'docsync_pull');
+SELECT throws_ok($$SELECT docsync_docs('{"clientId": "anna", "documents": []}')$$, '42501', '"clientId" is not the token''s', 'docsync_docs');
+SELECT lives_ok($$SELECT docsync_upsert('bob', '[]')$$, 'his own name is fine');
+SELECT lives_ok($$SELECT docsync_query_since(NULL, origin => 'any')$$, 'and so is none');
+SET LOCAL request.jwt.claims = '';
+
+------------------------------------------------------------------------------
+-- A document that could be stored and never be sent
+------------------------------------------------------------------------------
+SELECT set_config('regress.bomb', '[' || repeat('1e131071,', 9000) || '1]', true) \g /dev/null
+SET ROLE regress_docsync_bob;
+SELECT throws_ok($$INSERT INTO docsync.document (id, body) VALUES ('bomb', current_setting('regress.bomb')::jsonb)$$,
+	'54000', 'the document''s body is too large', 'by INSERT');
+INSERT INTO docsync.document (id, body) VALUES ('bomb', '1');
+SELECT throws_ok($$UPDATE docsync.document SET body = current_setting('regress.bomb')::jsonb$$,
+	'54000', 'the document''s body is too large', 'by UPDATE');
+RESET ROLE;
+SELECT throws_ok($$INSERT INTO docsync.document (id, body, last_update_utc, fence) VALUES ('old', '1', '0044-03-15 BC', '3')$$,
+	'22023', 'last_update_utc is infinite, or not after 1970-01-01', 'a stamp that has no text');
+
+------------------------------------------------------------------------------
+-- A small request whose answer would be gigabytes
+------------------------------------------------------------------------------
+SELECT docsync_upsert('anna', jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 9, 'body', repeat('x', 1000000))), 'large')
+  FROM generate_series(1, 80) n \g /dev/null
+SELECT is((SELECT count(*) || ' ' || count(winner) || ' ' || bool_and(outcome = 'discarded') FROM docsync_upsert('bob',
+	(SELECT jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 1, 'body', 1)) FROM generate_series(1, 80) n), 'large')),
+	'80 67 true', 'winners end at max_page_size');
+SELECT is(json_array_length(docsync_pull(collection => 'large') -> 'documents'), 68, 'and so does a page');
+
+------------------------------------------------------------------------------
+-- A download in a trigger, in the midst of an upload
+------------------------------------------------------------------------------
+CREATE TABLE regress_docsync_seen (last_update_utc timestamptz);
+CREATE FUNCTION regress_docsync_peek() RETURNS trigger LANGUAGE plpgsql AS
+$$
+BEGIN
+	IF NEW.id = '0300' AND pg_trigger_depth() = 1 THEN
+		PERFORM docsync_upsert('other', '[{"id": "other", "clientVersion": 1, "body": 1}]', 'midst');
+		INSERT INTO regress_docsync_seen SELECT max(last_update_utc) FROM docsync_query_since('zoe', collection => 'midst');
+	END IF;
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER peek BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION regress_docsync_peek();
+SELECT docsync_upsert('one', jsonb_agg(jsonb_build_object('id', lpad(n::text, 4, '0'), 'clientVersion', 1, 'body', 1)), 'midst')
+  FROM generate_series(1, 400) n \g /dev/null
+SELECT is((SELECT count(*) FROM docsync.document WHERE collection = 'midst'), 401::bigint, 'all is stored');
+SELECT is((SELECT count(*) FROM docsync.document d, regress_docsync_seen s
+			WHERE d.collection = 'midst' AND d.id > '0300' AND d.id < 'o' AND d.last_update_utc <= s.last_update_utc), 0::bigint,
+	'what is written afterwards is not behind what was given out');
+SELECT is((SELECT count(DISTINCT last_update_utc) FROM docsync.document WHERE collection = 'midst'), 401::bigint, 'stamps are unique');
+DROP TRIGGER peek ON docsync.document;
+
+------------------------------------------------------------------------------
+-- The lock table, and a type that somebody has altered
+------------------------------------------------------------------------------
+CREATE FUNCTION regress_docsync_many() RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+	FOR n IN 1 .. 300 LOOP
+		INSERT INTO docsync.document (collection, id, body) VALUES ('many' || n, 'x', '1');
+		BEGIN
+			RAISE 'back';
+		EXCEPTION WHEN raise_exception THEN
+			NULL;
+		END;
+	END LOOP;
+END
+$$;
+SELECT regress_docsync_many() \g /dev/null
+SELECT cmp_ok((SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '<', 80,
+	'subtransactions rolled back do not bring more marks');
+
+ALTER TYPE docsync.change ADD ATTRIBUTE extra text;
+SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync.change has been altered', 'no crash');
+
+SELECT * FROM finish();
+ROLLBACK;
