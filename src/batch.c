@@ -18,6 +18,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
@@ -56,6 +57,7 @@ static void parse_id(SentDocument *sent, const JsonbValue *value);
 static void parse_client_version(SentDocument *sent, const JsonbValue *value);
 static void parse_deleted(SentDocument *sent, const JsonbValue *value);
 static void parse_body(SentDocument *sent, const JsonbValue *value);
+static int64 printed_within(const JsonbContainer *container);
 static int	printed_digits(Numeric number);
 static void refuse_type(int ordinal, Key key, const JsonbValue *value,
 						const char *hint) pg_attribute_noreturn();
@@ -152,9 +154,6 @@ docsync_batch_body(const SentDocument *sent)
 int64
 docsync_batch_measure(const JsonbValue *value)
 {
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	inner;
 	int64		size = VARHDRSZ;
 
 	switch (value->type)
@@ -165,15 +164,8 @@ docsync_batch_measure(const JsonbValue *value)
 			return size + VARSIZE_ANY(value->val.numeric) +
 				printed_digits(value->val.numeric);
 		case jbvBinary:
-			size += value->val.binary.len;
-			it = JsonbIteratorInit(value->val.binary.data);
-			while ((token = JsonbIteratorNext(&it, &inner, false)) != WJB_DONE)
-			{
-				if ((token == WJB_VALUE || token == WJB_ELEM) &&
-					inner.type == jbvNumeric)
-					size += printed_digits(inner.val.numeric);
-			}
-			return size;
+			return size + value->val.binary.len +
+				printed_within(value->val.binary.data);
 		default:
 			return size;
 	}
@@ -414,6 +406,35 @@ parse_body(SentDocument *sent, const JsonbValue *value)
 }
 
 /*
+ * printed_digits() of all numbers in an array or object.  By the entries
+ * themselves: an iterator makes a JsonbValue of each key and string.
+ */
+static int64
+printed_within(const JsonbContainer *container)
+{
+	int			count = JsonContainerSize(container) *
+	(JsonContainerIsObject(container) ? 2 : 1);
+	const char *base = (const char *) &container->children[count];
+	uint32		offset = 0;
+	int64		digits = 0;
+
+	check_stack_depth();
+	for (int i = 0; i < count; i++)
+	{
+		JEntry		entry = container->children[i];
+		const char *value = base + INTALIGN(offset);
+
+		if (JBE_ISNUMERIC(entry))
+			digits += printed_digits((Numeric) value);
+		else if (JBE_ISCONTAINER(entry))
+			digits += printed_within((const JsonbContainer *) value);
+		JBE_ADVANCE_OFFSET(offset, entry);
+	}
+
+	return digits;
+}
+
+/*
  * How many bytes a number is printed with, if they can be many; else 0.
  *
  * Only an exponent, or a scale, makes many digits of few bytes.  A large
@@ -422,14 +443,26 @@ parse_body(SentDocument *sent, const JsonbValue *value)
 static int
 printed_digits(Numeric number)
 {
+	static Numeric limit = NULL;
 	Datum		value = NumericGetDatum(number);
-	Numeric		limit = int64_to_numeric(PG_INT64_MAX);
-	Datum		magnitude = DirectFunctionCall1(numeric_abs, value);
+	Datum		magnitude;
 	int			digits = 0;
+	bool		is_large;
 
-	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, value)) > 20 ||
-		DatumGetInt32(DirectFunctionCall2(numeric_cmp, magnitude,
-										  NumericGetDatum(limit))) > 0)
+	if (limit == NULL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+
+		limit = int64_to_numeric(PG_INT64_MAX);
+		MemoryContextSwitchTo(oldcontext);
+	}
+
+	magnitude = DirectFunctionCall1(numeric_abs, value);
+	is_large = DatumGetInt32(DirectFunctionCall2(numeric_cmp, magnitude,
+												 NumericGetDatum(limit))) > 0;
+	pfree(DatumGetPointer(magnitude));
+
+	if (is_large || DatumGetInt32(DirectFunctionCall1(numeric_scale, value)) > 20)
 	{
 		char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
 															   value));
@@ -438,8 +471,6 @@ printed_digits(Numeric number)
 		pfree(text);
 	}
 
-	pfree(limit);
-	pfree(DatumGetPointer(magnitude));
 	return digits;
 }
 

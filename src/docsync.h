@@ -182,8 +182,8 @@ typedef struct WrittenDocument
 typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
 typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
 
-extern void docsync_store_find(text *collection, Datum *ids, int count,
-							   StoredCallback callback, void *arg);
+extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
+								 StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
 								bool all_new,

@@ -12,6 +12,10 @@
 
 #include "docsync.h"
 
+/* Without a look for the end of what is known */
+#define append_literal(buf, literal) \
+	appendBinaryStringInfoNT(buf, literal, sizeof(literal) - 1)
+
 static void push_key(JsonbParseState **state, const char *name);
 static void push_string(JsonbParseState **state, JsonbIteratorToken token,
 						const char *string, int len);
@@ -67,20 +71,21 @@ docsync_json_append_document(StringInfo buf, const StoredDocument *stored)
 {
 	char		number[MAXINT8LEN + 1];
 
-	appendStringInfoString(buf, "{\"id\":");
+	append_literal(buf, "{\"id\":");
 	docsync_json_append_string(buf, VARDATA_ANY(stored->id),
 							   VARSIZE_ANY_EXHDR(stored->id));
-	appendStringInfoString(buf, ",\"clientVersion\":");
+	append_literal(buf, ",\"clientVersion\":");
 	appendBinaryStringInfo(buf, number,
 						   pg_lltoa(stored->client_version, number));
-	appendStringInfoString(buf, ",\"clientId\":");
+	append_literal(buf, ",\"clientId\":");
 	docsync_json_append_string(buf, VARDATA_ANY(stored->client_id),
 							   VARSIZE_ANY_EXHDR(stored->client_id));
-	appendStringInfoString(buf, ",\"LastUpdateUtc\":");
+	append_literal(buf, ",\"LastUpdateUtc\":");
 	docsync_json_append_stamp(buf, stored->last_update_utc);
-	appendStringInfoString(buf, stored->deleted ?
-						   ",\"deleted\":true,\"body\":" :
-						   ",\"deleted\":false,\"body\":");
+	if (stored->deleted)
+		append_literal(buf, ",\"deleted\":true,\"body\":");
+	else
+		append_literal(buf, ",\"deleted\":false,\"body\":");
 	if (stored->has_body)
 	{
 		Jsonb	   *body = DatumGetJsonbP(stored->body);
@@ -90,7 +95,7 @@ docsync_json_append_document(StringInfo buf, const StoredDocument *stored)
 			pfree(body);
 	}
 	else
-		appendStringInfoString(buf, "null");
+		append_literal(buf, "null");
 	appendStringInfoChar(buf, '}');
 }
 
@@ -109,7 +114,7 @@ docsync_json_append_jsonb(StringInfo buf, Jsonb *jsonb)
 	while ((token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
 	{
 		if (follows && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
-			appendStringInfoString(buf, ", ");
+			append_literal(buf, ", ");
 		follows = token != WJB_KEY &&
 			token != WJB_BEGIN_ARRAY && token != WJB_BEGIN_OBJECT;
 
@@ -125,7 +130,7 @@ docsync_json_append_jsonb(StringInfo buf, Jsonb *jsonb)
 			case WJB_KEY:
 				docsync_json_append_string(buf, value.val.string.val,
 										   value.val.string.len);
-				appendStringInfoString(buf, ": ");
+				append_literal(buf, ": ");
 				break;
 			case WJB_VALUE:
 			case WJB_ELEM:
@@ -152,7 +157,7 @@ append_scalar(StringInfo buf, const JsonbValue *value)
 	switch (value->type)
 	{
 		case jbvNull:
-			appendStringInfoString(buf, "null");
+			append_literal(buf, "null");
 			break;
 		case jbvString:
 			docsync_json_append_string(buf, value->val.string.val,
@@ -180,11 +185,25 @@ void
 docsync_json_append_string(StringInfo buf, const char *string, int len)
 {
 	const char *end = string + len;
+	const char *escape = find_escape(string, end);
+
+	if (escape == end)
+	{
+		char	   *p;
+
+		enlargeStringInfo(buf, len + 2);
+		p = buf->data + buf->len;
+		*p = '"';
+		memcpy(p + 1, string, len);
+		p[len + 1] = '"';
+		buf->len += len + 2;
+		return;
+	}
 
 	appendStringInfoCharMacro(buf, '"');
 	while (string < end)
 	{
-		const char *escape = find_escape(string, end);
+		escape = find_escape(string, end);
 
 		appendBinaryStringInfo(buf, string, escape - string);
 		string = escape;
@@ -199,19 +218,19 @@ docsync_json_append_string(StringInfo buf, const char *string, int len)
 				appendStringInfoCharMacro(buf, *string);
 				break;
 			case '\b':
-				appendStringInfoString(buf, "\\b");
+				append_literal(buf, "\\b");
 				break;
 			case '\f':
-				appendStringInfoString(buf, "\\f");
+				append_literal(buf, "\\f");
 				break;
 			case '\n':
-				appendStringInfoString(buf, "\\n");
+				append_literal(buf, "\\n");
 				break;
 			case '\r':
-				appendStringInfoString(buf, "\\r");
+				append_literal(buf, "\\r");
 				break;
 			case '\t':
-				appendStringInfoString(buf, "\\t");
+				append_literal(buf, "\\t");
 				break;
 			default:
 				appendStringInfo(buf, "\\u%04x", (unsigned char) *string);

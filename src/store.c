@@ -212,9 +212,10 @@ static bool receive_written(TupleTableSlot *slot, RowReceiver *self);
 static bool receive_purge(TupleTableSlot *slot, RowReceiver *self);
 
 /*
- * Looks up the documents with the given ids, as of now.
+ * Looks up the documents with the given ids, as of now, and returns how many
+ * are stored.  The callback may be NULL.
  */
-void
+uint64
 docsync_store_find(text *collection, Datum *ids, int count,
 				   StoredCallback callback, void *arg)
 {
@@ -226,15 +227,11 @@ docsync_store_find(text *collection, Datum *ids, int count,
 	Datum		args[] = {PointerGetDatum(collection), ids[0]};
 
 	if (count == 1)
-	{
-		run(STATEMENT_FIND_ONE, args, false, &receiver);
-		return;
-	}
+		return run(STATEMENT_FIND_ONE, args, false, &receiver);
 
 	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
 											  TYPALIGN_INT));
-	run(STATEMENT_FIND, args, false, &receiver);
-	pfree(DatumGetPointer(args[1]));
+	return run(STATEMENT_FIND, args, false, &receiver);
 }
 
 /*
@@ -462,7 +459,7 @@ receive_stored(TupleTableSlot *slot, RowReceiver *self)
 		.fence = DatumGetFullTransactionId(values[6])
 	};
 
-	return self->stored(&stored, self->arg);
+	return self->stored == NULL || self->stored(&stored, self->arg);
 }
 
 static bool

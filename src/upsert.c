@@ -4,7 +4,8 @@
  *	  Upload: a batch of documents, applied wholly or not at all.
  *
  * 1. parse the batch, and refuse it if it is bad (batch.c);
- * 2. group the documents by id and look up what is stored;
+ * 2. group the documents by id and look up what is stored; if none of a few
+ *	  is, take all for new, and look them up only if that was wrong;
  * 3. apply the rule (rule.c); what changes nothing is done with: no
  *	  transaction id, no WAL, no lock;
  * 4. write the rest in the order of ids; the rule is applied again to each
@@ -40,6 +41,9 @@ PG_FUNCTION_INFO_V1(docsync_upsert);
 /* From so many new documents on a subtransaction is worth while. */
 #define CREATE_DOCUMENTS	50
 
+/* If none of so many is stored, all are likely to be new. */
+#define SAMPLE_DOCUMENTS	8
+
 /*
  * The documents of one id, and what the service has after the call.
  */
@@ -72,8 +76,9 @@ struct Upload
 };
 
 static void upload_group(Upload *upload);
+static bool upload_guess(Upload *upload);
 static void upload_look_up(Upload *upload, bool lost);
-static void upload_write(Upload *upload);
+static bool upload_write(Upload *upload, bool guessed);
 static bool upload_create(Upload *upload, SentDocument **writes, int count);
 static void upload_statements(Upload *upload, SentDocument **writes,
 							  int count, bool all_new);
@@ -82,6 +87,7 @@ static void upload_judge(Upload *upload, UploadGroup *group,
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
 static Jsonb *make_winner(Upload *upload, const StoredDocument *stored);
+static Datum group_id(const UploadGroup *group);
 static UploadGroup *find_group(Upload *upload, const text *id);
 static bool has_loser(Upload *upload, UploadGroup *group);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
@@ -146,8 +152,11 @@ docsync_upsert_apply(text *client_id, text *collection,
 	if (upload->batch->count > 0)
 	{
 		upload_group(upload);
-		upload_look_up(upload, false);
-		upload_write(upload);
+		if (!upload_guess(upload))
+		{
+			upload_look_up(upload, false);
+			upload_write(upload, false);
+		}
 		upload_look_up(upload, true);
 	}
 
@@ -214,6 +223,34 @@ upload_group(Upload *upload)
 }
 
 /*
+ * Looks up a few of many documents.  If none is stored, takes all for new and
+ * writes them; false if that was wrong, and then nothing has been done.
+ *
+ * A client's first upload is like that, and to look up each of its documents
+ * takes a seventh of the time.  Those looked up here are to be written in any
+ * case, so an upload that changes nothing never has a transaction id.
+ */
+static bool
+upload_guess(Upload *upload)
+{
+	Datum		ids[SAMPLE_DOCUMENTS];
+
+	if (upload->ngroups < CREATE_DOCUMENTS)
+		return false;
+
+	for (int i = 0; i < SAMPLE_DOCUMENTS; i++)
+		ids[i] = group_id(&upload->groups[(int64) i * (upload->ngroups - 1) /
+										  (SAMPLE_DOCUMENTS - 1)]);
+	if (docsync_store_find(upload->collection, ids, SAMPLE_DOCUMENTS,
+						   NULL, NULL) > 0)
+		return false;
+
+	for (int i = 0; i < upload->ngroups; i++)
+		upload_judge(upload, &upload->groups[i], NULL);
+	return upload_write(upload, true);
+}
+
+/*
  * Looks up what is stored and applies the rule: first to all ids, then to
  * those that were to be written and were not.
  */
@@ -229,8 +266,8 @@ upload_look_up(Upload *upload, bool lost)
 
 		if (lost && (group->write == NULL || group->written))
 			continue;
-		ids[count++] = PointerGetDatum(cstring_to_text_with_len(group->documents[0]->id,
-																group->documents[0]->id_len));
+		group->judged = false;
+		ids[count++] = group_id(group);
 	}
 	if (count == 0)
 		return;
@@ -254,10 +291,11 @@ upload_look_up(Upload *upload, bool lost)
 }
 
 /*
- * Writes what won, in the order of ids.
+ * Writes what won, in the order of ids.  False if all were guessed to be new
+ * and are not; then nothing has been done.
  */
-static void
-upload_write(Upload *upload)
+static bool
+upload_write(Upload *upload, bool guessed)
 {
 	SentDocument **writes = palloc(sizeof(SentDocument *) * upload->ngroups);
 	int			count = 0;
@@ -274,10 +312,15 @@ upload_write(Upload *upload)
 		}
 	}
 
-	if (all_new && count >= CREATE_DOCUMENTS &&
-		upload_create(upload, writes, count))
-		return;
+	if (all_new && count >= CREATE_DOCUMENTS)
+	{
+		if (upload_create(upload, writes, count))
+			return true;
+		if (guessed)
+			return false;
+	}
 	upload_statements(upload, writes, count, false);
+	return true;
 }
 
 /*
@@ -319,6 +362,7 @@ upload_create(Upload *upload, SentDocument **writes, int count)
 
 		for (int i = 0; i < upload->ngroups; i++)
 			upload->groups[i].written = false;
+		upload->winners_size = 0;
 		done = false;
 	}
 	PG_END_TRY();
@@ -499,6 +543,13 @@ make_winner(Upload *upload, const StoredDocument *stored)
 	MemoryContextReset(upload->scratch);
 
 	return winner;
+}
+
+static Datum
+group_id(const UploadGroup *group)
+{
+	return PointerGetDatum(cstring_to_text_with_len(group->documents[0]->id,
+													group->documents[0]->id_len));
 }
 
 static UploadGroup *
