@@ -30,7 +30,8 @@ is($http->post($docs, [ good(id => 'old') ])->{status}, 200, 'a good upload');
 # The body
 #-----------------------------------------------------------------------------
 
-refuses('not an array', $docs, '{}', 400, '22004', qr/^documents is null$/);
+refuses('documents missing', $docs, '{}', 400, '22023', qr{^"documents": missing$});
+refuses('the fraction of a document', '/Docs/Sync', sync(maxDocuments => 1.5), 400, '22023', qr/^"maxDocuments" is out of range$/);
 refuses('not an array', $docs, { documents => {} }, 400, '22023', qr/^documents is not an array$/);
 refuses('a text', $docs, '"x"', 400, '22023', qr/^the body is not an object$/);
 refuses('null', $docs, 'null', 400, '22023', qr/^the body is not an object$/);
