@@ -50,6 +50,8 @@ static const char *const key_names[] = {
 	[KEY_CLIENT_ID] = "clientId",
 };
 
+static void group_by_id(Batch *batch);
+static int	compare_documents(const void *a, const void *b);
 static void parse_document(SentDocument *sent, JsonbContainer *object,
 						   int64 max_version);
 static Key	find_key(const JsonbValue *key);
@@ -128,8 +130,99 @@ docsync_batch_parse(const JsonbValue *documents)
 		parse_document(sent, value.val.binary.data, max_version);
 	}
 
+	group_by_id(batch);
 	return batch;
 }
+
+/*
+ * Which group has the id?  It is there.
+ */
+int
+docsync_batch_find(Batch *batch, const text *id)
+{
+	int			low = 0;
+	int			high = batch->ngroups - 1;
+	int			middle = batch->next;	/* rows come in the order of ids */
+
+	while (low <= high)
+	{
+		SentDocument *sent = batch->groups[middle].documents[0];
+		int			cmp;
+
+		cmp = docsync_batch_compare_ids(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
+										sent->id, sent->id_len);
+		if (cmp == 0)
+		{
+			batch->next = (middle + 1) % batch->ngroups;
+			return middle;
+		}
+		if (cmp < 0)
+			high = middle - 1;
+		else
+			low = middle + 1;
+		middle = (low + high) / 2;
+	}
+	elog(ERROR, "document was not asked for");
+}
+
+/*
+ * The id of a group, as a text.
+ */
+Datum
+docsync_batch_id(const BatchGroup *group)
+{
+	return PointerGetDatum(cstring_to_text_with_len(group->documents[0]->id,
+													group->documents[0]->id_len));
+}
+
+/*
+ * Groups the documents by id.
+ */
+static void
+group_by_id(Batch *batch)
+{
+	SentDocument **sorted = palloc(sizeof(SentDocument *) * batch->count);
+	BatchGroup *group = NULL;
+
+	batch->groups = palloc0(sizeof(BatchGroup) * batch->count);
+	batch->group_of = palloc(sizeof(int) * batch->count);
+	batch->ngroups = 0;
+	batch->next = 0;
+
+	for (int i = 0; i < batch->count; i++)
+		sorted[i] = &batch->documents[i];
+	qsort(sorted, batch->count, sizeof(SentDocument *), compare_documents);
+
+	for (int i = 0; i < batch->count; i++)
+	{
+		SentDocument *sent = sorted[i];
+
+		if (group == NULL ||
+			docsync_batch_compare_ids(group->documents[0]->id,
+									  group->documents[0]->id_len,
+									  sent->id, sent->id_len) != 0)
+		{
+			group = &batch->groups[batch->ngroups++];
+			group->documents = &sorted[i];
+		}
+		group->count++;
+		batch->group_of[sent->ordinal - 1] = group - batch->groups;
+	}
+}
+
+static int
+compare_documents(const void *a, const void *b)
+{
+	const SentDocument *first = *(SentDocument *const *) a;
+	const SentDocument *second = *(SentDocument *const *) b;
+	int			cmp;
+
+	cmp = docsync_batch_compare_ids(first->id, first->id_len,
+									second->id, second->id_len);
+
+	return cmp != 0 ? cmp : first->ordinal - second->ordinal;
+}
+
 
 /*
  * The body as a jsonb of its own, palloc'd, or NULL.

@@ -61,13 +61,26 @@ typedef struct SentDocument
 	JsonbValue	body;			/* points into the batch */
 } SentDocument;
 
+/* The documents of one id */
+typedef struct BatchGroup
+{
+	SentDocument **documents;	/* in the order sent */
+	int			count;
+} BatchGroup;
+
 typedef struct Batch
 {
 	SentDocument *documents;	/* in the order sent */
 	int			count;
+	BatchGroup *groups;			/* in the order of ids */
+	int			ngroups;
+	int		   *group_of;		/* a document's group, by ordinal from 0 */
+	int			next;			/* the group likely to be asked for next */
 } Batch;
 
 extern Batch *docsync_batch_parse(const JsonbValue *documents);
+extern int	docsync_batch_find(Batch *batch, const text *id);
+extern Datum docsync_batch_id(const BatchGroup *group);
 extern Jsonb *docsync_batch_body(const SentDocument *sent);
 extern int64 docsync_batch_measure(const JsonbValue *body);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,

@@ -49,8 +49,7 @@ PG_FUNCTION_INFO_V1(docsync_upsert);
  */
 typedef struct UploadGroup
 {
-	SentDocument **documents;	/* in the order sent */
-	int			count;
+	const BatchGroup *sent;
 	SentDocument *write;		/* the last that wins; NULL: none */
 	bool		created;
 	bool		written;
@@ -65,17 +64,14 @@ struct Upload
 	text	   *collection;
 	text	   *client_id;
 	Batch	   *batch;
-	SentDocument **sorted;		/* by id, then by ordinal */
-	UploadGroup *groups;		/* by id */
+	UploadGroup *groups;		/* by id, as the batch's */
 	int			ngroups;
-	int			next;			/* the group whose row is likely to come next */
-	UploadGroup **group_of;		/* by ordinal, from 0 */
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
 	MemoryContext scratch;		/* for a document at a time */
 	int64		winners_size;	/* bytes, as jsonb */
 };
 
-static void upload_group(Upload *upload);
+static void upload_begin(Upload *upload);
 static bool upload_guess(Upload *upload);
 static void upload_look_up(Upload *upload, bool lost);
 static bool upload_write(Upload *upload, bool guessed);
@@ -87,11 +83,8 @@ static void upload_judge(Upload *upload, UploadGroup *group,
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
 static Jsonb *make_winner(Upload *upload, const StoredDocument *stored);
-static Datum group_id(const UploadGroup *group);
-static UploadGroup *find_group(Upload *upload, const text *id);
 static bool has_loser(Upload *upload, UploadGroup *group);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
-static int	compare_documents(const void *a, const void *b);
 
 /*
  * docsync_upsert(client_id text, documents jsonb,
@@ -151,7 +144,7 @@ docsync_upsert_apply(text *client_id, text *collection,
 
 	if (upload->batch->count > 0)
 	{
-		upload_group(upload);
+		upload_begin(upload);
 		if (!upload_guess(upload))
 		{
 			upload_look_up(upload, false);
@@ -175,7 +168,7 @@ docsync_upsert_count(const Upload *upload)
 UploadResult
 docsync_upsert_result(const Upload *upload, int i)
 {
-	UploadGroup *group = upload->group_of[i];
+	UploadGroup *group = &upload->groups[upload->batch->group_of[i]];
 	UploadResult result;
 
 	result.sent = &upload->batch->documents[i];
@@ -188,38 +181,19 @@ docsync_upsert_result(const Upload *upload, int i)
 }
 
 static void
-upload_group(Upload *upload)
+upload_begin(Upload *upload)
 {
-	int			count = upload->batch->count;
-	UploadGroup *group = NULL;
+	Batch	   *batch = upload->batch;
 
-	upload->sorted = palloc(sizeof(SentDocument *) * count);
-	upload->groups = palloc0(sizeof(UploadGroup) * count);
-	upload->group_of = palloc(sizeof(UploadGroup *) * count);
-	upload->outcomes = palloc0(sizeof(RuleOutcome) * count);
+	upload->ngroups = batch->ngroups;
+	upload->groups = palloc0(sizeof(UploadGroup) * batch->ngroups);
+	for (int i = 0; i < batch->ngroups; i++)
+		upload->groups[i].sent = &batch->groups[i];
+
+	upload->outcomes = palloc0(sizeof(RuleOutcome) * batch->count);
 	upload->scratch = AllocSetContextCreate(CurrentMemoryContext,
 											"docsync scratch",
 											ALLOCSET_DEFAULT_SIZES);
-
-	for (int i = 0; i < count; i++)
-		upload->sorted[i] = &upload->batch->documents[i];
-	qsort(upload->sorted, count, sizeof(SentDocument *), compare_documents);
-
-	for (int i = 0; i < count; i++)
-	{
-		SentDocument *sent = upload->sorted[i];
-
-		if (group == NULL ||
-			docsync_batch_compare_ids(group->documents[0]->id,
-									  group->documents[0]->id_len,
-									  sent->id, sent->id_len) != 0)
-		{
-			group = &upload->groups[upload->ngroups++];
-			group->documents = &upload->sorted[i];
-		}
-		group->count++;
-		upload->group_of[sent->ordinal - 1] = group;
-	}
 }
 
 /*
@@ -239,8 +213,8 @@ upload_guess(Upload *upload)
 		return false;
 
 	for (int i = 0; i < SAMPLE_DOCUMENTS; i++)
-		ids[i] = group_id(&upload->groups[(int64) i * (upload->ngroups - 1) /
-										  (SAMPLE_DOCUMENTS - 1)]);
+		ids[i] = docsync_batch_id(&upload->batch->groups[(int64) i * (upload->ngroups - 1) /
+														 (SAMPLE_DOCUMENTS - 1)]);
 	if (docsync_store_find(upload->collection, ids, SAMPLE_DOCUMENTS,
 						   NULL, NULL) > 0)
 		return false;
@@ -267,12 +241,11 @@ upload_look_up(Upload *upload, bool lost)
 		if (lost && (group->write == NULL || group->written))
 			continue;
 		group->judged = false;
-		ids[count++] = group_id(group);
+		ids[count++] = docsync_batch_id(group->sent);
 	}
 	if (count == 0)
 		return;
 
-	upload->next = 0;
 	docsync_store_find(upload->collection, ids, count, on_stored, upload);
 
 	for (int i = 0; i < upload->ngroups; i++)
@@ -384,7 +357,6 @@ static void
 upload_statements(Upload *upload, SentDocument **writes, int count,
 				  bool all_new)
 {
-	upload->next = 0;
 	for (int i = 0; i < count; i += WRITE_DOCUMENTS)
 	{
 		int			some = Min(WRITE_DOCUMENTS, count - i);
@@ -416,11 +388,11 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 		at_first.deleted = stored->deleted;
 
 		/* Detoast the body only if the rule will look at it. */
-		for (int i = 0; i < group->count; i++)
+		for (int i = 0; i < group->sent->count; i++)
 		{
 			if (at_first.same_client && stored->has_body &&
 				at_first.body == NULL &&
-				group->documents[i]->client_version == stored->client_version)
+				group->sent->documents[i]->client_version == stored->client_version)
 				at_first.body = DatumGetJsonbP(stored->body);
 		}
 	}
@@ -430,9 +402,9 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	group->created = !held.exists;
 	group->judged = true;
 
-	for (int i = 0; i < group->count; i++)
+	for (int i = 0; i < group->sent->count; i++)
 	{
-		SentDocument *sent = group->documents[i];
+		SentDocument *sent = group->sent->documents[i];
 		RuleOutcome outcome = docsync_rule_decide(&held, sent);
 
 		upload->outcomes[sent->ordinal - 1] = outcome;
@@ -445,7 +417,7 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 			held.same_client = true;
 			held.deleted = sent->deleted;
 			/* There is another to compare it with? */
-			held.body = i + 1 < group->count ? docsync_batch_body(sent) : NULL;
+			held.body = i + 1 < group->sent->count ? docsync_batch_body(sent) : NULL;
 		}
 	}
 
@@ -462,7 +434,8 @@ static bool
 on_stored(const StoredDocument *stored, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
-	UploadGroup *group = find_group(upload, stored->id);
+	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
+															stored->id)];
 	MemoryContext oldcontext;
 
 	/* A large batch that is sent again would be there three times over. */
@@ -488,14 +461,15 @@ static void
 on_written(const WrittenDocument *written, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
-	UploadGroup *group = find_group(upload, written->id);
+	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
+															written->id)];
 	SentDocument *sent = group->write;
 
 	/*
 	 * Somebody may have written it since we looked.  We have won all the
 	 * same, but an earlier one of ours may not have.
 	 */
-	if (group->count > 1 || group->created != (written->replaced == NULL))
+	if (group->sent->count > 1 || group->created != (written->replaced == NULL))
 		upload_judge(upload, group, written->replaced);
 	Assert(group->write == sent);
 
@@ -545,48 +519,12 @@ make_winner(Upload *upload, const StoredDocument *stored)
 	return winner;
 }
 
-static Datum
-group_id(const UploadGroup *group)
-{
-	return PointerGetDatum(cstring_to_text_with_len(group->documents[0]->id,
-													group->documents[0]->id_len));
-}
-
-static UploadGroup *
-find_group(Upload *upload, const text *id)
-{
-	int			low = 0;
-	int			high = upload->ngroups - 1;
-	int			middle = upload->next;	/* rows come in the order of ids */
-
-	while (low <= high)
-	{
-		UploadGroup *group = &upload->groups[middle];
-		int			cmp;
-
-		cmp = docsync_batch_compare_ids(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
-										group->documents[0]->id,
-										group->documents[0]->id_len);
-		if (cmp == 0)
-		{
-			upload->next = Min(middle + 1, upload->ngroups - 1);
-			return group;
-		}
-		if (cmp < 0)
-			high = middle - 1;
-		else
-			low = middle + 1;
-		middle = (low + high) / 2;
-	}
-	elog(ERROR, "document was not asked for");
-}
-
 static bool
 has_loser(Upload *upload, UploadGroup *group)
 {
-	for (int i = 0; i < group->count; i++)
+	for (int i = 0; i < group->sent->count; i++)
 	{
-		if (upload->outcomes[group->documents[i]->ordinal - 1] == RULE_DISCARDED)
+		if (upload->outcomes[group->sent->documents[i]->ordinal - 1] == RULE_DISCARDED)
 			return true;
 	}
 	return false;
@@ -623,17 +561,4 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(row_context);
-}
-
-static int
-compare_documents(const void *a, const void *b)
-{
-	const SentDocument *first = *(SentDocument *const *) a;
-	const SentDocument *second = *(SentDocument *const *) b;
-	int			cmp;
-
-	cmp = docsync_batch_compare_ids(first->id, first->id_len,
-									second->id, second->id_len);
-
-	return cmp != 0 ? cmp : first->ordinal - second->ordinal;
 }
