@@ -17,10 +17,10 @@ COMMAND_OK, TUPLES_OK, COPY_IN = 1, 2, 4
 
 
 class Connection:
-    """A connection to the server that the environment names (PGHOST, ...)."""
+    """A connection to the server that the environment names (PGHOST, ...), where where says nothing else."""
 
-    def __init__(self):
-        self.conn = ctypes.c_void_p(lib.PQconnectdb(b''))
+    def __init__(self, where=''):
+        self.conn = ctypes.c_void_p(lib.PQconnectdb(where.encode()))
         if lib.PQstatus(self.conn) != 0:
             raise RuntimeError(lib.PQerrorMessage(self.conn).decode())
         self.statements = {}
@@ -41,8 +41,8 @@ class Connection:
         lib.PQclear(result)
         return rows
 
-    def call(self, sql, *values):
-        """Runs a statement, prepared at its first use, and returns the seconds it took and how many rows came back."""
+    def run(self, sql, values):
+        """Runs a statement, prepared at its first use, and returns the seconds it took and the result."""
         name = self.statements.get(sql)
         if name is None:
             name = self.statements[sql] = b'statement %d' % len(self.statements)
@@ -51,10 +51,28 @@ class Connection:
         start = time.perf_counter()
         result = lib.PQexecPrepared(self.conn, name, len(values), array, None, None, 0)
         seconds = time.perf_counter() - start
-        result = self.check(result, COMMAND_OK, TUPLES_OK)
+        return seconds, self.check(result, COMMAND_OK, TUPLES_OK)
+
+    def call(self, sql, *values):
+        """The same, but returns the seconds and how many rows came back."""
+        seconds, result = self.run(sql, values)
         count = lib.PQntuples(result)
         lib.PQclear(result)
         return seconds, count
+
+    def answer(self, sql, *values):
+        """The same, but returns the seconds and the length of the one value that came back."""
+        seconds, result = self.run(sql, values)
+        length = lib.PQgetlength(result, 0, 0)
+        lib.PQclear(result)
+        return seconds, length
+
+    def value(self, sql, *values):
+        """The same, but returns the one value."""
+        _, result = self.run(sql, values)
+        text = lib.PQgetvalue(result, 0, 0)
+        lib.PQclear(result)
+        return text
 
     def copy(self, sql, chunks):
         """Runs COPY ... FROM STDIN and returns the seconds it took."""

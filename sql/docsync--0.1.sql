@@ -172,6 +172,10 @@ A client that has been away for longer and goes on from where it was is told to 
 -- functions for HTTP: JSON in, one JSON value out
 ------------------------------------------------------------------------------
 
+CREATE DOMAIN docsync."*/*" AS pg_catalog.json;
+COMMENT ON DOMAIN docsync."*/*" IS
+'An answer over HTTP. By this name PostgREST knows that it shall pass the value on as it is, which takes a third of the time and of the memory.';
+
 CREATE FUNCTION @extschema@.docsync_sync(
 	"clientId"		pg_catalog.text DEFAULT NULL,
 	documents		pg_catalog.json DEFAULT '[]',
@@ -179,7 +183,7 @@ CREATE FUNCTION @extschema@.docsync_sync(
 	collection		pg_catalog.text DEFAULT NULL,
 	origin			pg_catalog.text DEFAULT 'other',
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
-	RETURNS pg_catalog.json
+	RETURNS docsync."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
@@ -194,7 +198,7 @@ CREATE FUNCTION @extschema@.docsync_pull(
 	collection		pg_catalog.text DEFAULT NULL,
 	origin			pg_catalog.text DEFAULT NULL,
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000)
-	RETURNS pg_catalog.json
+	RETURNS docsync."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
@@ -202,14 +206,14 @@ COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, p
 Answers as docsync_sync does, with "received": 0 and no results.';
 
 CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb)
-	RETURNS pg_catalog.json
+	RETURNS docsync."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb) IS
 'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request.';
 
 CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb)
-	RETURNS pg_catalog.json
+	RETURNS docsync."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb) IS
@@ -222,7 +226,7 @@ CREATE FUNCTION @extschema@.docsync_docs_query(
 	"clientId"		pg_catalog.text DEFAULT NULL,
 	collection		pg_catalog.text DEFAULT NULL,
 	"maxDocuments"	pg_catalog.int4 DEFAULT NULL)
-	RETURNS pg_catalog.json
+	RETURNS docsync."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
@@ -275,7 +279,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4),
 	@extschema@.docsync_grant(pg_catalog.regrole)
 	FROM PUBLIC;
-REVOKE ALL ON TYPE docsync.change FROM PUBLIC;
+REVOKE ALL ON TYPE docsync.change, docsync."*/*" FROM PUBLIC;
 
 -- PostgREST, if there is one, shall know the functions.
 NOTIFY pgrst, 'reload schema';

@@ -335,5 +335,6 @@ extern void docsync_request_parse_body(Jsonb *body, Request *request,
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
 extern int	docsync_request_sqlstate(int sqlstate);
+extern void docsync_request_set_type(void);
 
 #endif							/* DOCSYNC_H */

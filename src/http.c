@@ -386,6 +386,7 @@ begin_answer(StringInfo buf)
 static Datum
 end_answer(StringInfo buf)
 {
+	docsync_request_set_type();
 	SET_VARSIZE(buf->data, buf->len);
 	return PointerGetDatum(buf->data);
 }

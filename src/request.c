@@ -13,6 +13,7 @@
 
 #include <ctype.h>
 
+#include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -136,6 +137,26 @@ docsync_request_sqlstate(int sqlstate)
 		default:
 			return sqlstate;
 	}
+}
+
+/*
+ * Tells PostgREST the type of an answer, which it is to pass on as it is
+ * (see the domain of the functions), unless somebody has set headers already.
+ */
+void
+docsync_request_set_type(void)
+{
+	const char *method = GetConfigOption("request.method", true, false);
+	const char *headers = GetConfigOption("response.headers", true, false);
+
+	if (method == NULL || *method == '\0' || IsInParallelMode() ||
+		(headers != NULL && *headers != '\0'))
+		return;
+
+	set_config_option("response.headers",
+					  "[{\"Content-Type\": \"application/json; charset=utf-8\"}]",
+					  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+					  false);
 }
 
 /*

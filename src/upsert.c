@@ -285,6 +285,13 @@ upload_write(Upload *upload, bool guessed)
 		}
 	}
 
+	/* The plan for one that is new is quicker to start. */
+	if (all_new && count == 1 && upload->ngroups == 1)
+	{
+		upload_statements(upload, writes, 1, true);
+		if (upload->groups[0].written)
+			return true;
+	}
 	if (all_new && count >= CREATE_DOCUMENTS)
 	{
 		if (upload_create(upload, writes, count))

@@ -24,7 +24,7 @@ SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docs
 SELECT functions_are('docsync', ARRAY['guard'], 'the schema docsync has the trigger''s alone');
 SELECT tables_are('docsync', ARRAY['document', 'purged']);
 SELECT sequences_are('docsync', ARRAY['clock', 'epoch', 'horizon']);
-SELECT types_are('docsync', ARRAY['change']);
+SELECT types_are('docsync', ARRAY['*/*', 'change']);
 SELECT views_are('docsync', ARRAY[]::name[]);
 SELECT is_empty($$SELECT relname FROM pg_class WHERE relnamespace = 'api'::regnamespace$$, 'its schema has no relation');
 SELECT is_empty($$SELECT typname FROM pg_type WHERE typnamespace = 'api'::regnamespace$$, '... and no type');
@@ -39,20 +39,20 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C", pg_get_function_result(oid) COLLATE "C"
 	  FROM pg_proc WHERE pronamespace IN ('api'::regnamespace, 'docsync'::regnamespace) ORDER BY 1$$,
 	$$VALUES
-	('docsync_docs'::name COLLATE "C", 'jsonb' COLLATE "C", 'json' COLLATE "C"),
+	('docsync_docs'::name COLLATE "C", 'jsonb' COLLATE "C", 'docsync."*/*"' COLLATE "C"),
 	('docsync_docs_query', 'origin text DEFAULT ''other''::text, "sinceUtc" text DEFAULT NULL::text, "clientId" text DEFAULT NULL::text, '
-		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', 'json'),
-	('docsync_docs_sync', 'jsonb', 'json'),
+		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', 'docsync."*/*"'),
+	('docsync_docs_sync', 'jsonb', 'docsync."*/*"'),
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
-		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000', 'json'),
+		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000', 'docsync."*/*"'),
 	('docsync_purge', 'keep interval DEFAULT ''90 days''::interval, collection text DEFAULT NULL::text', 'bigint'),
 	('docsync_query_since', 'client_id text, since_utc timestamp with time zone DEFAULT ''-infinity''::timestamp with time zone, '
 		'origin text DEFAULT ''other''::text, collection text DEFAULT ''default''::text, max_documents integer DEFAULT NULL::integer',
 		'SETOF docsync.change'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
-		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'json'),
+		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'docsync."*/*"'),
 	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text',
 		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb)'),
 	('guard', '', 'trigger')$$,

@@ -1,0 +1,377 @@
+"""answers.py - the functions for HTTP: answers as one JSON value, directly, over PostgREST and through nginx.
+
+Part of measure.py. What is slow in Python isn't used: requests are made beforehand, sent to a socket, and the answer is
+read into memory that is there already and not looked at.
+"""
+
+import socket
+import threading
+
+from common import *
+
+DIRECT = 'called directly'
+ROOT = os.environ['ROOT']
+DATABASE = 'docsync_http'
+
+# The same documents, as a good user would have them made into one value. PAGE is of the newest.
+PULL = "SELECT docsync_pull('me', NULL, 'stored', 'other', $1::int)"
+JSON_AGG = """
+SELECT json_agg(d) FROM (
+    SELECT id, client_version AS "clientVersion", client_id AS "clientId",
+           to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "LastUpdateUtc", deleted, body
+      FROM docsync.document
+     WHERE collection = 'stored' AND client_id <> 'me'
+     ORDER BY last_update_utc LIMIT $1) AS d
+"""
+
+SYNC = "SELECT docsync_sync('client', $1, $2, 'bench')"
+NEWEST = "SELECT docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'cursor'"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# directly
+# ---------------------------------------------------------------------------------------------------------------------
+
+def download(count, rounds):
+    """docsync_pull against json_agg over the same rows."""
+    statements = {'docsync': PULL, 'a': JSON_AGG}
+    connections = {rival: Connection() for rival in statements}
+    for rival, connection in connections.items():
+        for _ in range(6):                  # a statement has its final plan from its sixth call on
+            connection.answer(statements[rival], b'100')
+
+    def measure(rival, number):
+        return 1 / connections[rival].answer(statements[rival], b'%d' % count)[0]
+
+    yield from take_turns(rounds, measure, list(statements))
+    for connection in connections.values():
+        connection.close()
+
+
+def sync(count, rounds, calls):
+    """An upload by docsync_sync, which also looks for news since the last cursor, against the statement (a)."""
+    fresh()
+    connections = {'docsync': Connection(), 'a': Connection()}
+    plain = PLAIN.format(client='$1', documents='$2::jsonb')
+    cursor = connections['docsync'].value(NEWEST)
+
+    def measure(rival, number):
+        nonlocal cursor
+        seconds = []
+        for batch in batches:
+            if rival == 'a':
+                seconds.append(connections[rival].call(plain, b'client', batch.new)[0])
+            else:
+                seconds.append(connections[rival].answer(SYNC, batch.new, cursor)[0])
+                cursor = newest(connections[rival], SYNC, cursor)
+        return count / statistics.median(seconds)
+
+    batches = [Batch(100) for _ in range(8)]
+    for rival in connections:
+        measure(rival, 0)
+    for number in range(rounds):
+        batches = [Batch(count) for _ in range(calls)]
+        yield next(take_turns(1, measure, ['docsync', 'a'] if number % 2 else ['a', 'docsync']))
+    for connection in connections.values():
+        connection.close()
+
+
+def newest(connection, statement, cursor):
+    """The cursor after what this client has just uploaded."""
+    return json.loads(connection.value(statement, b'[]', cursor))['cursor'].encode()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Peak:
+    """The highest RssAnon of some processes, looked at every half millisecond, over what they have when it begins."""
+
+    def __init__(self, pids):
+        self.files = [open('/proc/%s/status' % pid, 'rb', buffering=0) for pid in pids]
+        self.before = [self.look(file) for file in self.files]
+        self.highest = list(self.before)
+        self.over = False
+
+    @staticmethod
+    def look(file):
+        return int(re.search(rb'RssAnon:\s*(\d+)', os.pread(file.fileno(), 4096, 0)).group(1)) << 10
+
+    def watch(self):
+        while not self.over:
+            for place, file in enumerate(self.files):
+                self.highest[place] = max(self.highest[place], self.look(file))
+            time.sleep(0.0005)
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.over = True
+        self.thread.join()
+        self.bytes = max(highest - before for highest, before in zip(self.highest, self.before))
+        for file in self.files:
+            file.close()
+
+
+def memory(statement, count):
+    """The peak of a backend that makes one answer, and the answer's size."""
+    connection = Connection()
+    [(pid,)] = connection.query('SELECT pg_backend_pid()')
+    for _ in range(6):
+        connection.answer(statement, b'100')
+    with Peak([pid]) as peak:
+        _, size = connection.answer(statement, b'%d' % count)
+    connection.close()
+    return peak.bytes, size
+
+
+def show_memory(name, target, peak, size):
+    print('%-46s %9.1f MB %9.1f MB %6.2f %12s  %s' % (
+        name, size / 1e6, peak / 1e6, peak / size, '%.2f' % target if target else '',
+        ('yes' if peak <= target * size else 'no') if target else ''), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# over HTTP
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Http:
+    """A connection that is kept, to PostgREST's socket or to nginx."""
+
+    buffer = bytearray(256 << 20)
+
+    def __init__(self, address, token):
+        self.socket = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        self.socket.connect(address)
+        self.token = token
+
+    def request(self, method, path, body=b''):
+        return ('%s %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n'
+                'Content-Length: %d\r\n\r\n' % (method, path, self.token, len(body))).encode() + body
+
+    def call(self, request):
+        """The seconds it took and the length of the answer's body."""
+        memory = memoryview(self.buffer)
+        length = have = 0
+        start = time.perf_counter()
+        self.socket.sendall(request)
+        while not length or have < length:
+            got = self.socket.recv_into(memory[have:])
+            if got == 0:
+                raise RuntimeError('connection closed')
+            have += got
+            if not length and (end := self.buffer.find(b'\r\n\r\n', 0, have)) >= 0:
+                head = bytes(self.buffer[:end]).lower()
+                if not head.startswith(b'http/1.1 200'):
+                    raise RuntimeError(bytes(self.buffer[:have]).decode())
+                if found := re.search(rb'content-length: (\d+)', head):
+                    length = end + 4 + int(found.group(1))
+            if not length and memory[have - 5:have] == b'0\r\n\r\n':
+                length = have       # in chunks
+        return time.perf_counter() - start, have - end - 4
+
+    def close(self):
+        self.socket.close()
+
+
+def http(*arguments):
+    return subprocess.run([os.path.join(ROOT, 'scripts', 'http'), *arguments], check=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+class Service:
+    """PostgREST and nginx as examples/postgrest has them, a database of their own, tenant bench's documents in it."""
+
+    def __init__(self, count):
+        connection = Connection()
+        connection.query('DROP DATABASE IF EXISTS %s' % DATABASE)
+        connection.query('CREATE DATABASE %s' % DATABASE)
+        connection.close()
+        subprocess.run(['psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-d', DATABASE, '-f',
+                        os.path.join(ROOT, 'examples', 'postgrest', 'roles.sql')], check=True, stdout=subprocess.DEVNULL)
+        self.admin = Connection('dbname=' + DATABASE)
+        self.admin.query("""
+            INSERT INTO docsync.document (collection, id, client_version, client_id, body)
+            SELECT 'bench', n::text, 1, 'other', '%s' FROM generate_series(1, %d) n;
+            CREATE SCHEMA constant;
+            CREATE TABLE constant.answer (value json);
+            ALTER TABLE constant.answer ALTER COLUMN value SET STORAGE EXTERNAL;
+            INSERT INTO constant.answer SELECT api.docsync_pull('me', NULL, 'bench', 'other', %d);
+            GRANT USAGE ON SCHEMA constant TO docsync_user;
+            GRANT SELECT ON constant.answer TO docsync_user;
+            CREATE FUNCTION api.nothing() RETURNS json STABLE LANGUAGE sql AS $$ SELECT json 'null' $$;
+            CREATE FUNCTION api.constant() RETURNS json STABLE LANGUAGE sql AS $$
+                SELECT value FROM constant.answer $$;
+            CREATE FUNCTION api.wrapped("clientId" text, collection text, "maxDocuments" int)
+                RETURNS json STABLE LANGUAGE sql AS $$
+                SELECT api.docsync_pull("clientId", NULL, collection, 'other', "maxDocuments")::json $$"""
+                         % (BODY, count, PAGE))
+        self.admin.query('VACUUM ANALYZE docsync.document')
+        self.url = http('start', 'bench', DATABASE)
+        self.token = http('token', 'bench', '{"role": "docsync_user", "tenant": "bench"}')
+        directory = os.path.join(os.path.dirname(os.environ['PGHOST']), 'http')
+        self.socket = os.path.join(directory, 'postgrest.sock')
+        with open(os.path.join(directory, 'postgrest.pid')) as file:
+            self.pid = file.read().strip()
+        self.direct = Connection('dbname=' + DATABASE)
+        self.direct.query("""SET ROLE docsync_user; SET request.jwt.claims = '{"tenant": "bench"}'""")
+
+    def connect(self):
+        host, port = self.url.removeprefix('http://').split(':')
+        return {'PostgREST': Http(self.socket, self.token), 'nginx': Http((host, int(port)), self.token)}
+
+    def backends(self):
+        return [pid for (pid,) in self.admin.query(
+            "SELECT pid FROM pg_stat_activity WHERE usename = 'docsync_authenticator'")]
+
+    def close(self):
+        self.admin.close()
+        self.direct.close()
+        http('stop', 'bench')
+
+
+def downloads_over_http(service, count, rounds, name='docsync_pull'):
+    """The same page directly and over HTTP. Rounds of seconds."""
+    connections = service.connect()
+    arguments = 'clientId=me&collection=bench&maxDocuments=%d' % count
+    paths = {'PostgREST': '/rpc/%s?%s' % (name, arguments), 'nginx': '/Docs/Pull?' + arguments}
+    if name != 'docsync_pull':
+        connections.pop('nginx').close()
+    requests = {way: connection.request('GET', paths[way]) for way, connection in connections.items()}
+    statement = "SELECT api.docsync_pull('me', NULL, 'bench', 'other', $1::int)"
+
+    def measure(way, number):
+        times = 20 if count <= PAGE else 1
+        if way == DIRECT:
+            return statistics.median(service.direct.answer(statement, b'%d' % count)[0] for _ in range(times))
+        return statistics.median(connections[way].call(requests[way])[0] for _ in range(times))
+
+    yield from warm_and_measure(rounds, measure, [DIRECT, *connections])
+    for connection in connections.values():
+        connection.close()
+
+
+def function_over_http(service, name, rounds):
+    """A function that does next to nothing, directly and over PostgREST: what is PostgREST's own."""
+    connection = Http(service.socket, service.token)
+    request = connection.request('GET', '/rpc/' + name)
+
+    def measure(way, number):
+        if way == DIRECT:
+            return statistics.median(service.direct.answer('SELECT api.%s()' % name)[0] for _ in range(20))
+        return statistics.median(connection.call(request)[0] for _ in range(20))
+
+    yield from warm_and_measure(rounds, measure, [DIRECT, 'PostgREST'])
+    connection.close()
+
+
+def uploads_over_http(service, count, rounds):
+    """New documents by docsync_sync."""
+    connections = service.connect()
+    paths = {'PostgREST': '/rpc/docsync_sync', 'nginx': '/Docs/Sync'}
+    statement = "SELECT api.docsync_sync('client', $1, $2, 'bench')"
+    cursor = service.direct.value("SELECT api.docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'cursor'")
+
+    def measure(way, number):
+        nonlocal cursor
+        seconds = []
+        for _ in range(10 if count <= 100 else 1):
+            batch = Batch(count).new
+            if way == DIRECT:
+                seconds.append(service.direct.answer(statement, batch, cursor)[0])
+            else:
+                seconds.append(connections[way].call(connections[way].request('POST', paths[way], (
+                    b'{"clientId": "client", "collection": "bench", "cursor": "%s", "documents": %s}'
+                    % (cursor, batch))))[0])
+            cursor = newest(service.direct, statement, cursor)
+        return statistics.median(seconds)
+
+    yield from warm_and_measure(rounds, measure)
+    for connection in connections.values():
+        connection.close()
+
+
+def warm_and_measure(rounds, measure, ways=(DIRECT, 'PostgREST', 'nginx')):
+    for _ in range(2):
+        for way in ways:
+            measure(way, 0)
+    return take_turns(rounds, measure, list(ways))
+
+
+def show_ways(name, rounds, target=None):
+    """Prints a row: milliseconds directly, and over HTTP as multiples of that."""
+    direct = statistics.median(seconds[DIRECT] for seconds in rounds)
+    cells = []
+    for way in 'PostgREST', 'nginx':
+        if way in rounds[0]:
+            ratios = [seconds[way] / seconds[DIRECT] for seconds in rounds]
+            cells.append('%.2f [%.2f-%.2f]' % (statistics.median(ratios), min(ratios), max(ratios)))
+            if way == 'PostgREST':
+                ratio = statistics.median(ratios)
+                time_there = statistics.median(seconds[way] for seconds in rounds)
+        else:
+            cells.append('')
+    print('%-34s %9.2f ms %9.2f ms  %-20s %-20s %7s  %s' % (
+        name, direct * 1e3, time_there * 1e3, *cells, '%.2f' % target if target else '',
+        ('yes' if ratio <= target else 'no') if target else ''), flush=True)
+    return time_there - direct, time_there
+
+
+def run(only):
+    rounds = 2 if QUICK else 9
+    many = 20_000 if QUICK else 100_000
+
+    for count, calls in (100, 2 if QUICK else 20), (10_000, 1):
+        name = 'docsync_sync of {:,}, new'.format(count)
+        if re.search(only, name):
+            show(name, '/s', list(sync(count, rounds, calls)), {})
+
+    if re.search(only, 'download'):
+        fresh()
+        store(many)
+        for count in 10_000, many:
+            show('download of {:,}'.format(count), 'ms', list(download(count, rounds)), {'a': 2})
+
+    if re.search(only, 'http'):
+        service = Service(many)
+        try:
+            run_http(service, rounds, many)
+        finally:
+            service.close()
+
+
+def run_http(service, rounds, many):
+    print('\n%-34s %12s %12s  %-20s %-20s %7s  %s' % (
+        'over HTTP', 'directly', 'PostgREST', ': directly', 'nginx : directly', 'at most', 'reached'))
+    page_share, page_time = show_ways('page of {:,}'.format(PAGE), list(downloads_over_http(service, PAGE, 2 * rounds)), 1.3)
+    show_ways('nothing (SELECT null)', list(function_over_http(service, 'nothing', 2 * rounds)))
+    share, _ = show_ways('a constant of the page\'s size', list(function_over_http(service, 'constant', 2 * rounds)))
+    show_ways('the same page as json', list(downloads_over_http(service, PAGE, 2 * rounds, 'wrapped')))
+    for count in 10_000, many:
+        show_ways('download of {:,}'.format(count), list(downloads_over_http(service, count, rounds)))
+    show_ways('the same as json', list(downloads_over_http(service, many, rounds, 'wrapped')))
+    for count in 100, 10_000:
+        show_ways('docsync_sync of {:,}, new'.format(count), list(uploads_over_http(service, count, rounds)))
+    print('PostgREST\'s own share of the page: %.2f ms of %.2f ms; of the constant %.2f ms'
+          % (page_share * 1e3, page_time * 1e3, share * 1e3))
+
+    print('\n%-46s %12s %12s %6s %12s  %s' % ('memory of a download of {:,}'.format(many), 'answer', 'peak', 'times', 'at most', 'reached'))
+    pull = "SELECT api.docsync_pull('me', NULL, 'bench', 'other', $1::int)"
+    plain = JSON_AGG.replace("'stored'", "'bench'")
+    for statement, rival, target in (pull, 'docsync_pull', 2.5), (plain, 'json_agg', None):
+        os.environ['PGDATABASE'] = DATABASE
+        show_memory('called directly, %s, backend' % rival, target, *max(memory(statement, many) for _ in range(3)))
+
+    for function, note in ('docsync_pull', ''), ('wrapped', ', as json'):
+        connection = Http(service.socket, service.token)
+        connection.call(connection.request('GET', '/rpc/%s?clientId=me&collection=bench&maxDocuments=100' % function))
+        with Peak(service.backends()) as backend, Peak([service.pid]) as postgrest:
+            _, size = connection.call(connection.request(
+                'GET', '/rpc/%s?clientId=me&collection=bench&maxDocuments=%d' % (function, many)))
+        show_memory('over PostgREST%s, backend' % note, 2.5, backend.bytes, size)
+        show_memory('over PostgREST%s, PostgREST' % note, None, postgrest.bytes, size)
+        connection.close()

@@ -1,0 +1,253 @@
+"""common.py - what measuring needs everywhere: documents, tables, turns, the table that is printed."""
+
+import datetime
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+from libpq import Connection
+
+QUICK = sys.argv[1:] == ['quick']
+DIR = os.environ['BENCH_DIR']
+
+# quick or not
+PRELOADED = 10_000 if QUICK else 100_000        # documents in each table before each test
+STORED = 50_000 if QUICK else 1_000_000         # documents a poll doesn't want
+PAGE = 1000
+
+DOCSYNC = "SELECT * FROM docsync_upsert({client}, {documents}, 'bench')"
+
+# The statement a good user would write. last_update_utc is {now}, see PLAIN and LOCKED.
+STATEMENT = """
+INSERT INTO rival.{table} AS d (collection, id, client_version, client_id, last_update_utc, deleted, body)
+SELECT 'bench', sent.id, sent."clientVersion", {client}, {now}, coalesce(sent.deleted, false), sent.body
+  FROM {source}jsonb_to_recordset({documents}) AS sent (id text, "clientVersion" int8, deleted bool, body jsonb)
+ON CONFLICT (collection, id) DO UPDATE
+   SET client_version = excluded.client_version, client_id = excluded.client_id,
+       last_update_utc = excluded.last_update_utc, deleted = excluded.deleted, body = excluded.body
+ WHERE d.client_version < excluded.client_version
+    OR d.client_version = 0 AND excluded.client_version = 0
+RETURNING d.id, d.client_version, d.last_update_utc
+"""
+
+PLAIN = STATEMENT.replace('{table}', 'plain').replace('{now}', 'now()').replace('{source}', '')
+
+# The same, and safe: whoever writes to a collection has its row until commit, so stamps are in the order of commits.
+LOCKED = """
+WITH tick AS (
+    UPDATE rival.counter SET last_update_utc = greatest(clock_timestamp(), last_update_utc + interval '1 us')
+     WHERE collection = 'bench' RETURNING last_update_utc
+)
+""" + STATEMENT.replace('{table}', 'locked').replace('{now}', 'tick.last_update_utc').replace('{source}', 'tick, ')
+
+UPLOADS = {'docsync': DOCSYNC, 'a': PLAIN, 'b': LOCKED}
+
+COPY = ('COPY rival.copied (collection, id, client_version, client_id, last_update_utc, deleted, body, fence)'
+        ' FROM STDIN')
+
+RIVALS = """
+CREATE SCHEMA rival;
+CREATE TABLE rival.plain (
+    collection text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL,
+    client_version int8 NOT NULL, client_id text COLLATE "C" NOT NULL,
+    last_update_utc timestamptz NOT NULL DEFAULT now(),
+    deleted bool NOT NULL DEFAULT false, body jsonb,
+    PRIMARY KEY (collection, id));
+CREATE INDEX ON rival.plain (collection, last_update_utc);
+CREATE TABLE rival.locked (LIKE rival.plain INCLUDING ALL);
+CREATE TABLE rival.counter (collection text PRIMARY KEY, last_update_utc timestamptz NOT NULL);
+INSERT INTO rival.counter VALUES ('bench', now());
+CREATE EXTENSION docsync;
+CREATE TABLE rival.copied (LIKE docsync.document INCLUDING ALL);
+"""
+
+
+def log(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# documents
+# ---------------------------------------------------------------------------------------------------------------------
+
+randomness = random.Random(15)
+
+
+def make_id():
+    """36 characters, as a UUID has."""
+    text = '%032x' % randomness.getrandbits(128)
+    return '-'.join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def make_body():
+    """A note, 300 bytes as JSON."""
+    words = '%0156x' % randomness.getrandbits(624)
+    return {'title': words[:24], 'text': ' '.join(words[place:place + 6] for place in range(24, 156, 6)),
+            'tags': ['home', 'later'], 'done': False, 'priority': randomness.randrange(10),
+            'created': '2026-11-22', 'place': {'lat': 52.51627, 'lon': 13.37770}}
+
+
+class Batch:
+    """An upload in all the shapes it is sent in, made beforehand."""
+
+    def __init__(self, count):
+        self.documents = [{'id': make_id(), 'clientVersion': 1764000000000, 'body': make_body()} for _ in range(count)]
+        self.new = json.dumps(self.documents).encode()
+        for document in self.documents:
+            document['clientVersion'] += 1000
+        self.update = json.dumps(self.documents).encode()
+
+    def copy_chunks(self):
+        """The rows as COPY takes them, in the order of ids."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        rows = []
+        for document in sorted(self.documents, key=lambda document: document['id']):
+            now += datetime.timedelta(microseconds=1)
+            rows.append('bench\t%s\t%d\tclient\t%s\tf\t%s\t1000\n' % (
+                document['id'], document['clientVersion'], now.isoformat(),
+                json.dumps(document['body']).replace('\\', '\\\\')))
+        return [''.join(rows[first:first + 200]).encode() for first in range(0, len(rows), 200)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# server
+# ---------------------------------------------------------------------------------------------------------------------
+
+BODY = json.dumps(make_body())      # of what is stored beforehand, and of single documents
+
+
+def fresh():
+    """All tables anew, with the same documents in each; the seed's ids are 1, 2, 3, ... in random order of storage."""
+    connection = Connection()
+    connection.query('DROP SCHEMA IF EXISTS rival CASCADE; DROP EXTENSION IF EXISTS docsync CASCADE')
+    connection.query(RIVALS)
+    connection.query("SELECT setseed(0.15)")
+    connection.query("""
+        CREATE TEMP TABLE seed AS
+        SELECT n::text AS id, '%s'::jsonb AS body FROM generate_series(1, %d) n ORDER BY random()"""
+                     % (BODY, PRELOADED))
+    for table in 'rival.plain', 'rival.locked', 'docsync.document':
+        connection.query("INSERT INTO %s (collection, id, client_version, client_id, body)"
+                         " SELECT 'bench', id, 1, 'seed', body FROM seed" % table)
+    connection.query('INSERT INTO rival.copied SELECT * FROM docsync.document')
+    for table in 'rival.plain', 'rival.locked', 'rival.copied', 'docsync.document':
+        connection.query('VACUUM ANALYZE ' + table)
+    connection.query('CHECKPOINT')
+    connection.close()
+
+
+def store(count):
+    """Stores documents nobody has yet, in a collection of their own."""
+    connection = Connection()
+    connection.query("""
+        ALTER TABLE docsync.document SET (autovacuum_enabled = off);
+        INSERT INTO docsync.document (collection, id, client_version, client_id, body)
+        SELECT 'stored', n::text, 1, 'other', '%s' FROM generate_series(1, %d) n"""
+                     % (BODY, count))
+    connection.query('VACUUM ANALYZE docsync.document')
+    connection.query('CHECKPOINT')
+    connection.close()
+
+
+def pgbench(script, clients, seconds, defines=()):
+    """Runs a script and returns transactions per second, without the first second, in which sessions warm up."""
+    path = os.path.join(DIR, 'script.sql')
+    with open(path, 'w') as file:
+        file.write(script)
+    done = subprocess.run(
+        ['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, 2)), '-T', str(seconds + 1),
+         '-P', '1', '-f', path, *('-D%s=%s' % pair for pair in defines)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0 or 'aborted' in done.stderr or 'number of failed transactions: 0 ' not in done.stdout:
+        raise RuntimeError(done.stderr + done.stdout)
+    rates = [float(rate) for rate in re.findall(r'progress: .*? s, ([0-9.]+) tps', done.stderr)]
+    return statistics.mean(rates[1:] or [float(re.search('tps = ([0-9.]+)', done.stdout).group(1))])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# turns
+# ---------------------------------------------------------------------------------------------------------------------
+
+def take_turns(rounds, measure, rivals):
+    """Rounds in which each rival is measured once, a different one first each time."""
+    for number in range(rounds):
+        order = rivals[number % len(rivals):] + rivals[:number % len(rivals)]
+        speeds = {rival: measure(rival, number) for rival in order}
+        if os.environ.get('BENCH_VERBOSE'):
+            log('  ' + '  '.join('%s %.0f' % (rival, speeds[rival]) for rival in rivals))
+        yield speeds
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# table
+# ---------------------------------------------------------------------------------------------------------------------
+
+def spread(rounds, rival):
+    """The ratio docsync : rival as median, and the text to print."""
+    if rival not in rounds[0]:
+        return None, ''
+    ratios = [speeds['docsync'] / speeds[rival] for speeds in rounds]
+    middle = statistics.median(ratios)
+    return middle, '%.2f [%.2f-%.2f]' % (middle, min(ratios), max(ratios))
+
+
+def show(test, unit, rounds, targets):
+    """Prints a row. targets: {rival: what docsync's speed shall at least be, as a multiple of the rival's}."""
+    speed = statistics.median(speeds['docsync'] for speeds in rounds)
+    if 'plain' in rounds[0]:
+        rounds = [{'docsync': speeds['docsync'], 'a': speeds['plain']} for speeds in rounds]
+    cells, reached = [], []
+    for rival in 'a', 'b', 'c':
+        ratio, text = spread(rounds, rival)
+        cells.append(text)
+        if rival in targets:
+            reached.append('yes' if ratio >= targets[rival] else 'no')
+    print('%-34s %12s %-20s %-20s %-20s %-16s %s' % (
+        test, ('%.3g ms' % (1000 / speed)) if unit == 'ms' else '{:,.0f}/s'.format(speed), *cells,
+        ' '.join('%s %.2f' % target for target in targets.items()), ' '.join(reached)), flush=True)
+
+
+def fdatasync_us():
+    """What it takes to make 8 kB last on this machine's disk, in microseconds."""
+    path = os.path.join(DIR, 'fdatasync')
+    seconds = []
+    with open(path, 'wb', buffering=0) as file:
+        file.write(bytes(8 << 20))
+        os.fsync(file.fileno())
+        for place in range(300):
+            start = time.perf_counter()
+            os.pwrite(file.fileno(), bytes(8192), place * 8192)
+            os.fdatasync(file.fileno())
+            seconds.append(time.perf_counter() - start)
+    os.remove(path)
+    return statistics.median(seconds) * 1e6
+
+
+def commit_us():
+    """The same with a server around it: a one-row INSERT with and without waiting for the disk."""
+    connection = Connection()
+    connection.query('CREATE TABLE IF NOT EXISTS commits (n int)')
+    medians = []
+    for wait in 'on', 'off':
+        connection.query('SET synchronous_commit = ' + wait)
+        medians.append(statistics.median(connection.call('INSERT INTO commits VALUES (1)')[0] for _ in range(500)) * 1e6)
+    connection.close()
+    return medians
+
+
+def machine():
+    with open('/proc/cpuinfo') as file:
+        model = re.search(r'model name\s*: (.*)', file.read()).group(1)
+    connection = Connection()
+    [(version,)] = connection.query('SHOW server_version')
+    connection.close()
+    print('%s UTC, PostgreSQL %s, %d x %s, Linux %s' % (
+        datetime.datetime.utcnow().strftime('%Y-%m-%d %H:%M'), version, os.cpu_count(), model, platform.release()))
+    print('fdatasync of 8 kB %.0f us; an INSERT of one row %.0f us, of which the wait for the disk %.0f us; '
+          'load when it began %.1f' % (fdatasync_us(), *(lambda on, off: (on, on - off))(*commit_us()), os.getloadavg()[0]))
