@@ -14,12 +14,17 @@ from client import to_json
 
 
 class Refused(Exception):
-    """The service's answer to a request that it didn't accept. retry: the same request may be accepted later."""
+    """The service's answer to a request that it didn't accept. code: SQLSTATE or PostgREST's; '' where there is none, as
+    when PostgREST lost its connection in the midst. retry: the same request may be accepted later."""
 
     def __init__(self, status, text):
         super().__init__(f'{status} {text}')
         self.status = status
-        self.retry = status in (429, 502, 503, 504)
+        try:
+            self.code = json.loads(text).get('code') or ''
+        except (ValueError, AttributeError):
+            self.code = ''
+        self.retry = status in (429, 502, 503, 504) or not self.code
 
 
 class HttpTransport:

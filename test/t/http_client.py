@@ -75,9 +75,10 @@ def main(url, token, directory, name, seed):
             happened['taken'] += client.download(page=chance.randint(1, 40))
             return True
         except Refused as refusal:
-            # What is refused for its content, or for who sends it, would be refused for ever. PostgREST has 4xx for
-            # nothing that passes, and a server that starts up is its 503 or a 500.
-            if refusal.status < 500:
+            # What is refused for its content, or for who sends it, would be refused for ever, and has a code that says
+            # so. A server that starts up is PostgREST's 503 or a 500, and a connection that breaks in the middle of a
+            # statement can be its 400 with nothing in it.
+            if refusal.status < 500 and refusal.code:
                 raise
             happened[f'{refusal.status}'] += 1
         except (OSError, http.client.HTTPException) as error:
