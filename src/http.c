@@ -7,6 +7,9 @@
  * a result of many rows to a limit of its own; it can't cut one value.  The
  * answer is written straight from the rows into the value that is returned.
  *
+ * RETURNS json, as it stands below, is a domain over json in the script: by its
+ * name PostgREST knows that it shall pass the value on as it is.
+ *
  * What a request asks for is read by request.c.
  *
  *-------------------------------------------------------------------------

@@ -163,8 +163,9 @@ docsync_request_set_type(void)
  * Fills in who asks, and for what.
  *
  * The clientId: the argument, else the header X-Client-Id, else the token's
- * claim client_id.  NULL if there is none.  The collection: the argument, else the claim collection, else
- * "default"; who may use it is for row-level security to say.
+ * claim client_id.  NULL if there is none.  The collection: the argument, else
+ * the claim collection, else "default"; who may use it is for row-level
+ * security to say.
  */
 void
 docsync_request_resolve(Request *request)

@@ -4,8 +4,8 @@
  *	  The table: query texts, kept plans, rows to structs.
  *
  * All but one look is done as the caller, so that privileges and row-level
- * security on docsync.document apply; the plan cache makes another plan where another
- * user's policies need one.  The only file that uses SPI.
+ * security on docsync.document apply; the plan cache makes another plan where
+ * another user's policies need one.  The only file that uses SPI.
  *
  * Every name in a query text is qualified: search_path is the caller's.
  *
