@@ -19,11 +19,11 @@
  * 3. The first change after a checkpoint is logged, even if an earlier record
  *	  covers it: replay starts at the checkpoint and wouldn't see that one,
  *	  and a page torn in writing is mended only by a record.
+ * 4. What WAL says has is_called false.  So a page that comes from recovery
+ *	  shows itself, until history.c has taken note of it and sets is_called in
+ *	  the page, which is logged by nobody.
  *
- * The sequence docsync.horizon is a clock of the same kind: the highest stamp of
- * a tombstone that was purged.
- *
- * Nobody needs a privilege on the sequences, and only this file moves them.
+ * Nobody needs a privilege on the sequence, and only this file moves it.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,12 +34,11 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xloginsert.h"
-#include "catalog/namespace.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
-#include "utils/lsyscache.h"
+#include "storage/lmgr.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -69,7 +68,7 @@ typedef struct ClockPage
 	Form_pg_sequence_data data;
 } ClockPage;
 
-static void clock_open(ClockPage *clock, const char *name, LOCKMODE lockmode, int latchmode);
+static void clock_open(ClockPage *clock, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
 static void clock_close(ClockPage *clock);
 
@@ -92,10 +91,10 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 
 	Assert(count > 0);
 
-	clock_open(&clock, DOCSYNC_CLOCK, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
 
 	first = Max(GetCurrentTransactionStartTimestamp() + DOCSYNC_UNIX_OFFSET,
-				clock.data->last_value + 1);
+				Min(clock.data->last_value, CLOCK_END) + 1);
 	clock_move(&clock, first + count - 1);
 	*fence = ReadNextFullTransactionId();
 
@@ -105,16 +104,16 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 }
 
 /*
- * Moves a clock to a stamp, if it isn't there yet.
+ * Moves the clock to a stamp, if it isn't there yet.
  */
 void
-docsync_clock_advance(const char *name, TimestampTz stamp)
+docsync_clock_advance(TimestampTz stamp)
 {
 	ClockPage	clock;
 
-	clock_open(&clock, name, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
 
-	stamp = Min(stamp, CLOCK_END) + DOCSYNC_UNIX_OFFSET;
+	stamp = Min(stamp, CLOCK_END - 1) + DOCSYNC_UNIX_OFFSET;
 	if (clock.data->last_value < stamp)
 		clock_move(&clock, stamp);
 
@@ -126,67 +125,89 @@ docsync_clock_advance(const char *name, TimestampTz stamp)
  * of it.
  */
 TimestampTz
-docsync_clock_read(const char *name)
+docsync_clock_read(void)
+{
+	FullTransactionId next;
+
+	return docsync_clock_read_fence(&next);
+}
+
+/*
+ * The same, and the next transaction id in one breath with it: a fence for all
+ * stamps issued so far, as docsync_clock_tick() gives one for those it issues.
+ */
+TimestampTz
+docsync_clock_read_fence(FullTransactionId *fence)
 {
 	ClockPage	clock;
 	int64		value;
 
-	clock_open(&clock, name, AccessShareLock, BUFFER_LOCK_SHARE);
-	value = clock.data->last_value;
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	value = Min(clock.data->last_value, CLOCK_END);
+	*fence = ReadNextFullTransactionId();
 	clock_close(&clock);
 
 	return value - DOCSYNC_UNIX_OFFSET;
 }
 
 /*
- * The id of this history of stamps, made with the extension and kept in dumps.
- * It is a sequence for the same reasons, but nothing here moves it.
+ * Does the page come from recovery, without anybody's having taken note of it?
  */
-uint64
-docsync_clock_epoch(void)
+bool
+docsync_clock_is_recovered(void)
 {
-	ClockPage	epoch;
-	uint64		value;
+	ClockPage	clock;
+	bool		recovered;
 
-	clock_open(&epoch, "epoch", AccessShareLock, BUFFER_LOCK_SHARE);
-	value = (uint64) epoch.data->last_value;
-	clock_close(&epoch);
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	recovered = !clock.data->is_called;
+	clock_close(&clock);
 
-	return value;
+	return recovered;
 }
 
 /*
- * Opens a sequence of docsync's, the clock as a rule, and takes its latch.
+ * Notes in the page that the start has been taken note of.  Not logged: after
+ * the next crash nobody has.
+ */
+void
+docsync_clock_set_noted(void)
+{
+	ClockPage	clock;
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	clock.data->is_called = true;
+	MarkBufferDirty(clock.buffer);
+	clock_close(&clock);
+}
+
+/*
+ * Opens the clock and takes its latch.
  *
- * The lock on the relation is held until the end of the transaction.  A
- * writer's keeps ALTER SEQUENCE away, which would give the clock another file,
- * as nextval()'s does.
+ * The lock on the relation, which nextval() takes as well, is held until the end
+ * of the transaction.  It keeps ALTER SEQUENCE away, which would give the clock
+ * another file.  Who waited for it looks again which relation the clock is.
  */
 static void
-clock_open(ClockPage *clock, const char *name, LOCKMODE lockmode, int latchmode)
+clock_open(ClockPage *clock, int latchmode)
 {
-	Oid			relid;
+	const Store *store;
 	Page		page;
 	ItemId		item;
 
-	relid = get_relname_relid(name, get_namespace_oid("docsync", false));
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("sequence \"docsync.%s\" does not exist", name)));
+	do
+	{
+		store = docsync_schema_open(STORE_READ);
+		LockRelationOid(store->relations[STORE_CLOCK], RowExclusiveLock);
+	} while (!docsync_schema_is_checked());
 
-	clock->rel = relation_open(relid, lockmode);
-	if (clock->rel->rd_rel->relkind != RELKIND_SEQUENCE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"docsync.%s\" is not a sequence", name)));
-
+	clock->rel = relation_open(store->relations[STORE_CLOCK], NoLock);
 	clock->buffer = ReadBuffer(clock->rel, 0);
 	LockBuffer(clock->buffer, latchmode);
 
 	page = BufferGetPage(clock->buffer);
 	if (*(uint32 *) PageGetSpecialPointer(page) != SEQUENCE_MAGIC)
-		elog(ERROR, "bad magic number in sequence \"docsync.%s\": %08X", name,
+		elog(ERROR, "bad magic number in sequence \"docsync.clock\": %08X",
 			 *(uint32 *) PageGetSpecialPointer(page));
 
 	item = PageGetItemId(page, FirstOffsetNumber);
@@ -209,7 +230,8 @@ static void
 clock_move(ClockPage *clock, int64 value)
 {
 	Page		page = BufferGetPage(clock->buffer);
-	int64		logged = clock->data->last_value + clock->data->log_cnt;
+	bool		is_called = clock->data->is_called;
+	int64		logged;
 	bool		needs_wal;
 	bool		log_it;
 
@@ -217,6 +239,9 @@ clock_move(ClockPage *clock, int64 value)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("docsync's clock has reached the end of time")));
+
+	/* Somebody's setval() may have gone beyond the end. */
+	logged = Min(clock->data->last_value, CLOCK_END) + clock->data->log_cnt;
 
 	/*
 	 * Before we look at where the last checkpoint begins.  One that begins
@@ -242,10 +267,10 @@ clock_move(ClockPage *clock, int64 value)
 		xl_seq_rec	record;
 		XLogRecPtr	end;
 
-		/* What replay shall find is the value ahead. */
+		/* What replay shall find is the value ahead, and invariant 4. */
 		clock->data->last_value = logged;
 		clock->data->log_cnt = 0;
-		clock->data->is_called = true;
+		clock->data->is_called = false;
 
 		record.node = clock->rel->rd_node;
 
@@ -260,7 +285,7 @@ clock_move(ClockPage *clock, int64 value)
 
 	clock->data->last_value = value;
 	clock->data->log_cnt = logged - value;
-	clock->data->is_called = true;
+	clock->data->is_called = is_called;
 
 	END_CRIT_SECTION();
 }

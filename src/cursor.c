@@ -5,10 +5,13 @@
  *
  * Pure: no table, no lock.
  *
- * A cursor is opaque to clients.  It names the epoch, the id of the history of
- * stamps that it is of, and the last stamp passed:
+ * A cursor is opaque to clients.  It is a position as text,
  *
- *	  5f3a9c0d1e2b4a77.1795419244398710
+ *	  5f3a9c0d1e2b4a77.1795419244398710.1795419243000000.1a2b3c4d.0badcafe
+ *
+ * the epoch, the last stamp passed, what has been seen of the horizon, the WAL
+ * position of the snapshots it was given out under, and a hash that binds it to
+ * collection, client and origin.  Version 0.1 wrote the first two alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,54 +19,126 @@
 
 #include <ctype.h>
 
+#include "lib/stringinfo.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
 
 #define EPOCH_DIGITS	16
+#define HEX_DIGITS		"0123456789abcdef"
 
+static int64 to_unix(TimestampTz stamp);
+static bool scan_stamp(const char **text, TimestampTz *stamp);
+static bool scan_number(const char **text, int base, int64 *value);
 static bool scan_digits(const char **text, int count, int *value);
 static bool scan_offset(const char **text, int *seconds);
 
 /*
- * Writes a cursor and returns its length in bytes.  buf has
+ * Writes a position and returns its length in bytes.  buf has
  * DOCSYNC_CURSOR_LEN bytes.
  */
 int
-docsync_cursor_format(const Cursor *cursor, char *buf)
+docsync_cursor_format(const Position *position, char *buf)
 {
-	return snprintf(buf, DOCSYNC_CURSOR_LEN, "%016llx." INT64_FORMAT,
-					(unsigned long long) cursor->epoch,
-					TIMESTAMP_IS_NOBEGIN(cursor->stamp) ? (int64) 0 :
-					cursor->stamp + DOCSYNC_UNIX_OFFSET);
+	return snprintf(buf, DOCSYNC_CURSOR_LEN,
+					"%016llx." INT64_FORMAT "." INT64_FORMAT ".%llx.%08x",
+					(unsigned long long) position->epoch,
+					to_unix(position->stamp), to_unix(position->seen),
+					(unsigned long long) position->lsn, position->binding);
 }
 
 /*
- * Reads what docsync_cursor_format() wrote; false if it is something else.
+ * Reads what docsync_cursor_format() wrote, or 0.1's; false if it is something
+ * else.
  */
 bool
-docsync_cursor_parse(const char *text, Cursor *cursor)
+docsync_cursor_parse(const char *text, Position *position)
 {
-	const char *digits = "0123456789abcdef";
-	char	   *end;
+	int64		lsn;
+	int64		binding;
+
+	position->seen = DT_NOBEGIN;
+	position->lsn = InvalidXLogRecPtr;
+	position->is_bound = false;
+
+	if (strspn(text, HEX_DIGITS) != EPOCH_DIGITS || text[EPOCH_DIGITS] != '.')
+		return false;
+	position->epoch = strtou64(text, NULL, 16);
+	text += EPOCH_DIGITS;
+
+	if (!scan_stamp(&text, &position->stamp))
+		return false;
+	if (*text == '\0')
+		return true;
+
+	if (!scan_stamp(&text, &position->seen) ||
+		!scan_number(&text, 16, &lsn) ||
+		!scan_number(&text, 16, &binding) || *text != '\0' ||
+		binding > PG_UINT32_MAX)
+		return false;
+	position->lsn = (XLogRecPtr) lsn;
+	position->binding = (uint32) binding;
+	position->is_bound = true;
+	return true;
+}
+
+/*
+ * A hash of what a position is good for.  origin is a byte.
+ */
+uint32
+docsync_cursor_bind(const text *collection, const text *client_id, char origin)
+{
+	StringInfoData buf;
+	uint32		hash;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, origin);
+	appendStringInfo(&buf, "%d:", (int) VARSIZE_ANY_EXHDR(collection));
+	appendBinaryStringInfo(&buf, VARDATA_ANY(collection),
+						   VARSIZE_ANY_EXHDR(collection));
+	if (client_id != NULL)
+		appendBinaryStringInfo(&buf, VARDATA_ANY(client_id),
+							   VARSIZE_ANY_EXHDR(client_id));
+	hash = docsync_digest_hash(buf.data, buf.len, 0);
+	pfree(buf.data);
+
+	return hash;
+}
+
+static int64
+to_unix(TimestampTz stamp)
+{
+	return TIMESTAMP_IS_NOBEGIN(stamp) ? 0 : stamp + DOCSYNC_UNIX_OFFSET;
+}
+
+/* A dot and microseconds since 1970 */
+static bool
+scan_stamp(const char **text, TimestampTz *stamp)
+{
 	int64		value;
 
-	if (strspn(text, digits) != EPOCH_DIGITS || text[EPOCH_DIGITS] != '.')
+	if (!scan_number(text, 10, &value))
 		return false;
-	cursor->epoch = strtou64(text, NULL, 16);
 
-	text	  +=EPOCH_DIGITS + 1;
+	*stamp = value == 0 ? DT_NOBEGIN : value - DOCSYNC_UNIX_OFFSET;
+	return value == 0 || IS_VALID_TIMESTAMP(*stamp);
+}
 
-	if (!isdigit((unsigned char) *text))
+/* A dot and a number */
+static bool
+scan_number(const char **text, int base, int64 *value)
+{
+	char	   *end;
+
+	if (**text != '.' || !isxdigit((unsigned char) (*text)[1]))
 		return false;
 	errno = 0;
-	value = strtoi64(text, &end, 10);
-	if (errno != 0 || *end != '\0')
+	*value = strtoi64(*text + 1, &end, base);
+	if (errno != 0 || end == *text + 1)
 		return false;
-
-	cursor->stamp = value == 0 ? DT_NOBEGIN : value - DOCSYNC_UNIX_OFFSET;
-	return value == 0 || IS_VALID_TIMESTAMP(cursor->stamp);
+	*text = end;
+	return true;
 }
 
 /*

@@ -59,5 +59,7 @@ _PG_init(void)
 
 	MarkGUCPrefixReserved("docsync");
 
+	docsync_schema_init();
 	docsync_stamp_init();
+	docsync_history_init();
 }

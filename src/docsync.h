@@ -13,7 +13,9 @@
 #define DOCSYNC_H
 
 #include "access/transam.h"
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
@@ -29,15 +31,20 @@
 /* The client_id of an edit made on the server by plain SQL. */
 #define DOCSYNC_SERVER_ID		"server"
 
-/* Columns of docsync.document */
-#define Anum_document_collection		1
-#define Anum_document_id				2
-#define Anum_document_client_version	3
-#define Anum_document_client_id			4
-#define Anum_document_last_update_utc	5
-#define Anum_document_deleted			6
-#define Anum_document_body				7
-#define Anum_document_fence				8
+#define DOCSYNC_SCHEMA			"docsync"
+
+/* The trigger that is the guard; its name makes it the last to fire. */
+#define DOCSYNC_GUARD_NAME		"zz_docsync_guard"
+
+/*
+ * Locks of docsync's own are advisory locks of classes out of reach of SQL's
+ * pg_advisory_lock(), which has the classes 1 and 2.
+ */
+#define DOCSYNC_LOCK_COLLECTION 0xD0C5	/* mark: transaction id, hash of collection */
+#define DOCSYNC_LOCK_ALL		0xD0C6	/* mark: transaction id */
+#define DOCSYNC_LOCK_MAKE		0xD0C7	/* makes the store */
+#define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writes history */
+#define DOCSYNC_LOCK_STATE		0xD0C9	/* sums up a collection: 0 or 1 */
 
 /*
  * docsync.c: settings
@@ -46,6 +53,80 @@ extern int	docsync_max_batch;	/* documents */
 extern int	docsync_max_document_size;	/* bytes of a body, as jsonb */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
+
+/*
+ * schema.c: the store in the catalogs
+ */
+typedef enum StoreRelation
+{
+	STORE_DOCUMENT,
+	STORE_PURGED,
+	STORE_HISTORY,
+	STORE_CLOCK
+} StoreRelation;
+
+#define STORE_RELATIONS			(STORE_CLOCK + 1)
+
+/* Columns, as places in Store.attnums: they may stand anywhere in the tables. */
+enum DocumentColumn
+{
+	DOCUMENT_COLLECTION,
+	DOCUMENT_ID,
+	DOCUMENT_CLIENT_VERSION,
+	DOCUMENT_CLIENT_ID,
+	DOCUMENT_LAST_UPDATE_UTC,
+	DOCUMENT_DELETED,
+	DOCUMENT_BODY,
+	DOCUMENT_FENCE
+};
+
+enum PurgedColumn
+{
+	PURGED_COLLECTION,
+	PURGED_LAST_UPDATE_UTC,
+	PURGED_CLIENT_ID,
+	PURGED_OTHERS_UTC
+};
+
+enum HistoryColumn
+{
+	HISTORY_NUMBER,
+	HISTORY_EPOCH,
+	HISTORY_SYSTEM_IDENTIFIER,
+	HISTORY_DATABASE,
+	HISTORY_DOCUMENT,
+	HISTORY_TIMELINE,
+	HISTORY_SURVIVED,
+	HISTORY_LOST_AFTER,
+	HISTORY_CLOCK,
+	HISTORY_NEXT_XID,
+	HISTORY_ARRIVED
+};
+
+#define STORE_COLUMNS_MAX		(HISTORY_ARRIVED + 1)
+
+typedef enum StoreUse
+{
+	STORE_READ,
+	STORE_WRITE					/* one is made if there is none */
+} StoreUse;
+
+typedef struct Store
+{
+	Oid			relations[STORE_RELATIONS];
+	AttrNumber	attnums[STORE_RELATIONS][STORE_COLUMNS_MAX];
+	uint64		version;		/* another one whenever it was checked anew */
+	Oid			owner;			/* of docsync.document */
+	Oid			purged_index;	/* primary key */
+	bool		is_subscribed;	/* a subscription fills docsync.document */
+} Store;
+
+extern void docsync_schema_init(void);
+extern const Store *docsync_schema_open(StoreUse use);
+extern bool docsync_schema_is_checked(void);
+extern void docsync_schema_push_snapshot(void);
+extern void docsync_schema_check_readable(void);
+extern Oid	docsync_schema_of_functions(void);
 
 /*
  * batch.c: JSON to structs, every refusal of bad input
@@ -120,14 +201,12 @@ extern const char *docsync_rule_name(RuleOutcome outcome);
  * clock.c: the last stamp issued
  */
 
-/* Sequences in the schema docsync, microseconds since 1970 */
-#define DOCSYNC_CLOCK			"clock"
-#define DOCSYNC_HORIZON			"horizon"	/* the highest stamp purged */
-
 extern TimestampTz docsync_clock_tick(int count, FullTransactionId *fence);
-extern void docsync_clock_advance(const char *clock, TimestampTz stamp);
-extern TimestampTz docsync_clock_read(const char *clock);
-extern uint64 docsync_clock_epoch(void);
+extern void docsync_clock_advance(TimestampTz stamp);
+extern TimestampTz docsync_clock_read(void);
+extern TimestampTz docsync_clock_read_fence(FullTransactionId *fence);
+extern bool docsync_clock_is_recovered(void);
+extern void docsync_clock_set_noted(void);
 
 /*
  * stamp.c: the writer's side
@@ -144,10 +223,98 @@ extern void docsync_stamp_init(void);
 extern void docsync_stamp_expect(int count);
 extern void docsync_stamp_take(const text *collection, TimestampTz *stamp,
 							   FullTransactionId *fence);
+extern bool docsync_stamp_is_reserved(const text *collection);
+extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
 extern uint32 docsync_stamp_hash(const text *collection);
 extern int	docsync_stamp_format(TimestampTz stamp, char *buf);
+
+/*
+ * digest.c: hashes that clients compute, too
+ */
+#define DIGEST_BUCKETS			256
+
+typedef struct DigestSum
+{
+	uint32		high;
+	uint32		low;
+} DigestSum;
+
+typedef struct Digest
+{
+	int64		count;			/* documents */
+	DigestSum	sums[DIGEST_BUCKETS];
+} Digest;
+
+extern uint32 docsync_digest_hash(const void *bytes, int len, uint32 seed);
+extern int	docsync_digest_bucket(const text *id);
+extern void docsync_digest_add(Digest *digest, const text *id,
+							   int64 client_version,
+							   TimestampTz last_update_utc);
+extern DigestSum docsync_digest_total(const Digest *digest);
+
+/*
+ * cursor.c: where a client goes on from, and times as text
+ */
+#define DOCSYNC_CURSOR_LEN		96
+
+typedef struct Position
+{
+	uint64		epoch;			/* 0: of none yet */
+	TimestampTz stamp;			/* the last one passed; DT_NOBEGIN: none yet */
+	TimestampTz seen;			/* what was purged up to here isn't missed */
+	XLogRecPtr	lsn;			/* a server that hasn't come so far lags */
+	bool		is_bound;		/* to what the next is a hash of */
+	uint32		binding;
+} Position;
+
+extern int	docsync_cursor_format(const Position *position, char *buf);
+extern bool docsync_cursor_parse(const char *text, Position *position);
+extern uint32 docsync_cursor_bind(const text *collection,
+								  const text *client_id, char origin);
+extern bool docsync_cursor_parse_utc(const char *text, TimestampTz *time);
+
+/*
+ * history.c: epochs, and starts after a crash
+ */
+typedef struct HistoryEntry
+{
+	int64		number;
+	uint64		epoch;
+	uint64		system_identifier;
+	Oid			database;
+	Oid			document;
+	TimeLineID	timeline;
+	TimestampTz survived;		/* the highest stamp then */
+	TimestampTz lost_after;		/* nothing up to here can have been lost */
+	TimestampTz clock;			/* later stamps are higher */
+	FullTransactionId next;		/* a fence for stamps up to clock */
+	bool		arrived;		/* fences up to clock are another server's */
+} HistoryEntry;
+
+typedef struct History
+{
+	int			count;
+	HistoryEntry *entries;		/* in their order */
+} History;
+
+extern void docsync_history_init(void);
+extern void docsync_history_notice(void);
+extern History *docsync_history_read(Snapshot snapshot);
+extern const HistoryEntry *docsync_history_newest(const History *history);
+extern uint64 docsync_history_epoch(const History *history);
+extern bool docsync_history_knows(const History *history, uint64 epoch);
+extern bool docsync_history_is_present(const History *history);
+extern bool docsync_history_is_beginning(const History *history,
+										 TimestampTz stamp);
+extern TimestampTz docsync_history_lost_after(const History *history,
+											  uint64 epoch);
+extern const HistoryEntry *docsync_history_find_gap(const History *history,
+													TimestampTz stamp);
+extern FullTransactionId docsync_history_fence(const History *history,
+											   TimestampTz stamp,
+											   FullTransactionId fence);
 
 /*
  * settle.c: the reader's side
@@ -155,6 +322,7 @@ extern int	docsync_stamp_format(TimestampTz stamp, char *buf);
 typedef struct SettleScan
 {
 	Snapshot	snapshot;
+	const History *history;
 	uint32		collection_hash;
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
@@ -162,8 +330,10 @@ typedef struct SettleScan
 } SettleScan;
 
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
+								 const History *history,
 								 const text *collection);
-extern bool docsync_settle_test(SettleScan *scan, FullTransactionId fence);
+extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
+								FullTransactionId fence);
 
 /*
  * store.c: the table
@@ -192,21 +362,57 @@ typedef struct WrittenDocument
  * Called for each row, in the caller's memory context.  What it is given
  * lasts for the call.  Returning false ends the scan.
  */
+typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
 typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
 
+/* How a statement is run */
+#define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
+#define STATEMENT_PINNED		0x02	/* its plan must walk an index */
+#define STATEMENT_UPLOAD		0x04	/* the guard knows it as an upload's */
+#define STATEMENT_PURGE			0x08	/* ... as a purge's */
+#define STATEMENT_AS_OWNER		0x10	/* as the store's owner */
+
+typedef struct StoreStatement
+{
+	const char *text;
+	int			nargs;
+	Oid			argtypes[11];
+	int			flags;
+	struct _SPI_plan *plan;		/* kept; NULL at first */
+} StoreStatement;
+
+extern void docsync_store_make(void);
+extern uint64 docsync_store_execute(StoreStatement *statement,
+									const Datum *args,
+									RowCallback callback, void *arg);
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
 								 StoredCallback callback, void *arg);
+extern void docsync_store_get(text *collection, Datum *ids, int count,
+							  StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
 								bool all_new,
 								WrittenCallback callback, void *arg);
 extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
+extern void docsync_store_scan_back(text *collection, TimestampTz from,
+									StoredCallback callback, void *arg);
 extern bool docsync_store_bury(Datum collection, Datum id);
-extern int64 docsync_store_purge(TimestampTz before, text *collection,
-								 TimestampTz *horizon);
-extern TimestampTz docsync_store_find_purged(text *collection);
+
+/*
+ * purge.c: tombstones go, and what is remembered of them
+ */
+
+/* Up to which stamp tombstones have been removed; DT_NOBEGIN: none */
+typedef struct Horizon
+{
+	TimestampTz all;
+	TimestampTz others;			/* than the client asked for */
+} Horizon;
+
+extern Horizon docsync_purge_find_horizon(const text *collection,
+										  const text *client_id);
 
 /*
  * guard.c: the trigger
@@ -259,32 +465,57 @@ typedef enum QueryOrigin
 	ORIGIN_ANY
 } QueryOrigin;
 
+typedef enum ResyncReason
+{
+	RESYNC_PURGED,				/* tombstones have gone that it hasn't seen */
+	RESYNC_LOST,				/* its position is of another history */
+	RESYNC_USE_CURSOR			/* it can't page by stamps */
+} ResyncReason;
+
 typedef struct Download
 {
 	/* What is asked for */
 	text	   *client_id;		/* NULL with ORIGIN_ANY */
 	text	   *collection;
 	QueryOrigin origin;
-	TimestampTz since;
-	bool		after;			/* only later ones than since */
-	int			max_documents;	/* later than since; -1: all */
+	bool		by_cursor;		/* else by a bare stamp, that one included */
+	Position	position;
+	bool		reconcile;		/* the client can compare */
+	bool		no_tombstones;	/* it can do without those it has "seen" */
+	int			max_documents;	/* later than the position; -1: all */
 	bool		(*put) (const StoredDocument *stored, void *arg);
 	void	   *arg;
 
 	/* What came of it */
-	int			count;			/* documents later than since */
-	TimestampTz last;			/* the last stamp passed, at least since */
+	Position	next;			/* by cursor: where to go on */
+	int			count;			/* documents later than the position */
+	TimestampTz last;			/* the last stamp passed */
 	bool		more;			/* there were more: max_documents, or put
 								 * returned false */
+	bool		is_held;		/* there are more that aren't settled */
+	bool		must_reconcile;
+	TimestampTz lost_after;		/* if so; DT_NOEND: nothing was lost */
+	bool		is_behind;		/* this server is; nothing was looked at */
 
+	/* Under which snapshot */
+	History    *history;
+	Horizon		horizon;
+	XLogRecPtr	lsn;
 	SettleScan	settle;
+	TimestampTz since;			/* the position, in this history */
+	bool		is_beginning;	/* of a bare stamp */
+	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
+	int64		passed;	/* documents looked at */
+	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;
 
 extern QueryOrigin docsync_query_parse_origin(const text *origin);
 extern void docsync_query_check(const Download *download);
+extern void docsync_query_begin(Download *download, StoreUse use);
 extern void docsync_query_run(Download *download);
-extern void docsync_query_refuse(const char *detail) pg_attribute_noreturn();
+extern void docsync_query_end(void);
+extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
  * json.c: documents as JSON
@@ -298,23 +529,6 @@ extern void docsync_json_append_string(StringInfo buf, const char *string,
 extern void docsync_json_append_stamp(StringInfo buf, TimestampTz stamp);
 
 /*
- * cursor.c: where a client goes on from, and times as text
- */
-
-/* Sixteen hexadecimal digits, a dot, microseconds since 1970 */
-#define DOCSYNC_CURSOR_LEN		40
-
-typedef struct Cursor
-{
-	uint64		epoch;
-	TimestampTz stamp;			/* DT_NOBEGIN: none yet */
-} Cursor;
-
-extern int	docsync_cursor_format(const Cursor *cursor, char *buf);
-extern bool docsync_cursor_parse(const char *text, Cursor *cursor);
-extern bool docsync_cursor_parse_utc(const char *text, TimestampTz *time);
-
-/*
  * request.c: what an HTTP request asks for
  */
 typedef struct Request
@@ -324,17 +538,40 @@ typedef struct Request
 	text	   *cursor;
 	text	   *origin;
 	int			max_documents;	/* -1: all */
-	JsonbValue *documents;		/* NULL: none sent */
+	bool		reconcile;
+	bool		state;
+	bool		no_tombstones;
+	text	   *after;			/* of a comparison: the last id looked at */
+	bool		may_write;		/* a sync, even without documents */
+	JsonbValue *documents;		/* NULL: none sent, as are the next two */
+	JsonbValue *buckets;
+	JsonbValue *ids;
 } Request;
 
 extern text *docsync_request_get_text(FunctionCallInfo fcinfo, int n);
 extern int	docsync_request_get_max(FunctionCallInfo fcinfo, int n);
+extern bool docsync_request_get_bool(FunctionCallInfo fcinfo, int n,
+									 bool otherwise);
+extern void docsync_request_need_client_id(const Request *request);
+extern Position docsync_request_parse_cursor(const Request *request,
+											 QueryOrigin origin);
 extern text *docsync_request_url_value(const char *key);
 extern void docsync_request_parse_body(Jsonb *body, Request *request,
 									   const char *const *keys);
+extern int	docsync_request_parse_int(const JsonbValue *value);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
 extern int	docsync_request_sqlstate(int sqlstate);
-extern void docsync_request_set_type(void);
+extern void docsync_request_refuse(int status, const char *code,
+								   const char *message, const char *detail,
+								   const char *hint) pg_attribute_noreturn();
+extern void docsync_request_begin_answer(StringInfo buf);
+extern Datum docsync_request_end_answer(StringInfo buf);
+
+/*
+ * reconcile.c: what a client compares
+ */
+extern void docsync_reconcile_append_state(StringInfo buf,
+										   const Download *download);
 
 #endif							/* DOCSYNC_H */

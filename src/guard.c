@@ -15,12 +15,15 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
+#include "catalog/pg_constraint.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -28,24 +31,33 @@
 
 PG_FUNCTION_INFO_V1(docsync_guard);
 
+/* What a row is given beside a stamp and a fence */
+typedef enum RestampEdit
+{
+	RESTAMP_ONLY,
+	RESTAMP_CLIENT,				/* the server's client_id */
+	RESTAMP_EDIT				/* and a version */
+} RestampEdit;
+
 static bool is_part_of(GuardTask task);
 static HeapTuple guard_insert(Relation rel, HeapTuple new);
 static HeapTuple clamp_fence(Relation rel, HeapTuple new,
 							 FullTransactionId fence);
 static HeapTuple guard_update(Relation rel, HeapTuple old, HeapTuple new);
 static void guard_delete(Relation rel, HeapTuple old);
-static HeapTuple restamp(Relation rel, HeapTuple new, bool server_edit,
+static HeapTuple restamp(Relation rel, HeapTuple new, RestampEdit edit,
 						 int64 server_version);
 static void get_document(Relation rel, HeapTuple tuple,
 						 StoredDocument *stored);
-static Datum get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull);
-static text *get_text(Relation rel, HeapTuple tuple, int attnum);
+static Datum get_attr(Relation rel, HeapTuple tuple, int column, bool *isnull);
+static text *get_text(Relation rel, HeapTuple tuple, int column);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
-						 int attnum);
+						 int column);
 static void check_row(Relation rel, HeapTuple new);
 static void check_size(Relation rel, HeapTuple new);
-static void check_length(Relation rel, HeapTuple new, int attnum, int max_len);
-static void check_relation(Relation rel);
+static void check_length(Relation rel, HeapTuple new, int column, int max_len);
+static void open_store(Relation rel);
+static void check_cascade(Relation rel);
 
 /*
  * At which depth of triggers docsync.document's own is fired by a task: by an
@@ -55,8 +67,11 @@ static void check_relation(Relation rel);
  */
 static GuardFrame current_frame = {.task = GUARD_NOTHING};
 
+/* As the row now being looked at finds it */
+static const Store *store;
+
 /*
- * docsync.guard() RETURNS trigger
+ * docsync_guard() RETURNS trigger
  */
 Datum
 docsync_guard(PG_FUNCTION_ARGS)
@@ -68,10 +83,10 @@ docsync_guard(PG_FUNCTION_ARGS)
 		!TRIGGER_FIRED_BEFORE(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("docsync.guard() was not called as a BEFORE trigger")));
+				 errmsg("docsync_guard() was not called as a BEFORE trigger")));
 
 	rel = trigdata->tg_relation;
-	check_relation(rel);
+	open_store(rel);
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
 		ereport(ERROR,
@@ -83,7 +98,7 @@ docsync_guard(PG_FUNCTION_ARGS)
 	if (!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("docsync.guard() is a row trigger but for TRUNCATE")));
+				 errmsg("docsync_guard() is a row trigger but for TRUNCATE")));
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 	{
@@ -155,16 +170,16 @@ guard_insert(Relation rel, HeapTuple new)
 	FullTransactionId fence;
 
 	last_update_utc = DatumGetTimestampTz(get_attr(rel, new,
-												   Anum_document_last_update_utc,
+												   DOCUMENT_LAST_UPDATE_UTC,
 												   &no_stamp));
-	fence = DatumGetFullTransactionId(get_attr(rel, new, Anum_document_fence,
+	fence = DatumGetFullTransactionId(get_attr(rel, new, DOCUMENT_FENCE,
 											   &no_fence));
 
 	if (no_stamp && no_fence)
 	{
 		if (is_part_of(GUARD_UPLOAD))
 			current_frame.has_replaced = false;
-		return restamp(rel, new, false, 0);
+		return restamp(rel, new, RESTAMP_ONLY, 0);
 	}
 
 	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
@@ -184,7 +199,12 @@ guard_insert(Relation rel, HeapTuple new)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("last_update_utc is infinite, or not after 1970-01-01")));
 
-	docsync_clock_advance(DOCSYNC_CLOCK, last_update_utc);
+	/*
+	 * Readers who are past its stamp by then won't get it; who isn't must wait
+	 * for it, as for what is stamped here.
+	 */
+	docsync_stamp_mark(get_text(rel, new, DOCUMENT_COLLECTION));
+	docsync_clock_advance(last_update_utc);
 	return clamp_fence(rel, new, fence);
 }
 
@@ -197,7 +217,7 @@ static HeapTuple
 clamp_fence(Relation rel, HeapTuple new, FullTransactionId fence)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
-	int			column = Anum_document_fence;
+	int			column = store->attnums[STORE_DOCUMENT][DOCUMENT_FENCE];
 	Datum		value = FullTransactionIdGetDatum(next);
 	bool		isnull = false;
 
@@ -221,29 +241,35 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 	Datum		new_version;
 	int64		now;
 
-	if (!is_same_text(rel, old, new, Anum_document_collection) ||
-		!is_same_text(rel, old, new, Anum_document_id))
+	if (!is_same_text(rel, old, new, DOCUMENT_COLLECTION) ||
+		!is_same_text(rel, old, new, DOCUMENT_ID))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot change a document's collection or id"),
 				 errdetail("Clients would keep the document under its old name for ever."),
 				 errhint("Insert it under the new name and delete the old one.")));
 
-	old_version = DatumGetInt64(get_attr(rel, old, Anum_document_client_version,
+	old_version = DatumGetInt64(get_attr(rel, old, DOCUMENT_CLIENT_VERSION,
 										 &isnull));
-	new_version = get_attr(rel, new, Anum_document_client_version, &isnull);
+	new_version = get_attr(rel, new, DOCUMENT_CLIENT_VERSION, &isnull);
 
 	if (is_part_of(GUARD_UPLOAD))
 	{
 		/* In the memory of the row, so until it has been returned */
 		get_document(rel, heap_copytuple(old), &current_frame.replaced);
 		current_frame.has_replaced = true;
-		return restamp(rel, new, false, 0);
+		return restamp(rel, new, RESTAMP_ONLY, 0);
 	}
 
-	/* If null, the column's NOT NULL will say so. */
+	/*
+	 * A version that somebody has set is the server's, too, unless he says whose
+	 * it is: the client named in the row has never sent it.  If null, the
+	 * column's NOT NULL will say so.
+	 */
 	if (isnull || DatumGetInt64(new_version) != old_version)
-		return restamp(rel, new, false, 0);
+		return restamp(rel, new,
+					   is_same_text(rel, old, new, DOCUMENT_CLIENT_ID) ?
+					   RESTAMP_CLIENT : RESTAMP_ONLY, 0);
 
 	if (old_version == PG_INT64_MAX)
 		ereport(ERROR,
@@ -252,7 +278,7 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 				 errhint("Set client_version to a lower one.")));
 
 	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
-	return restamp(rel, new, true, Max(old_version + 1, now));
+	return restamp(rel, new, RESTAMP_EDIT, Max(old_version + 1, now));
 }
 
 static void
@@ -261,12 +287,14 @@ guard_delete(Relation rel, HeapTuple old)
 	bool		isnull;
 
 	/* A tombstone stays as it is: nothing has changed for anybody. */
-	if (DatumGetBool(get_attr(rel, old, Anum_document_deleted, &isnull)))
+	if (DatumGetBool(get_attr(rel, old, DOCUMENT_DELETED, &isnull)))
 		return;
 
+	check_cascade(rel);
+
 	/* The row is there, and locked; not to find it is not to be let. */
-	if (!docsync_store_bury(get_attr(rel, old, Anum_document_collection, &isnull),
-							get_attr(rel, old, Anum_document_id, &isnull)))
+	if (!docsync_store_bury(get_attr(rel, old, DOCUMENT_COLLECTION, &isnull),
+							get_attr(rel, old, DOCUMENT_ID, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot turn the document into a tombstone"),
@@ -274,38 +302,74 @@ guard_delete(Relation rel, HeapTuple old)
 }
 
 /*
- * The row with a stamp, and if it is the server's edit, with that's version
- * and client_id.
+ * A foreign key that deletes along with the row would be broken in silence, in
+ * either direction: the row stays, as a tombstone.
+ */
+static void
+check_cascade(Relation rel)
+{
+	const char *constraint = NULL;
+	ListCell   *cell;
+
+	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
+	{
+		if (rel->trigdesc->triggers[i].tgfoid == F_RI_FKEY_CASCADE_DEL)
+			constraint = get_constraint_name(rel->trigdesc->triggers[i].tgconstraint);
+	}
+	foreach(cell, RelationGetFKeyList(rel))
+	{
+		Oid			oid = lfirst_node(ForeignKeyCacheInfo, cell)->conoid;
+		HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(oid));
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for constraint %u", oid);
+		if (((Form_pg_constraint) GETSTRUCT(tuple))->confdeltype == FKCONSTR_ACTION_CASCADE)
+			constraint = get_constraint_name(oid);
+		ReleaseSysCache(tuple);
+	}
+
+	if (constraint != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot delete a document along with foreign key \"%s\"", constraint),
+				 errdetail("A deleted document stays, as a tombstone, so ON DELETE CASCADE would be broken in silence."),
+				 errhint("Declare the foreign key without it, and delete what refers to the other by a trigger.")));
+}
+
+/*
+ * The row with a stamp, and if it is the server's edit, with that's client_id
+ * and version.
  */
 static HeapTuple
-restamp(Relation rel, HeapTuple new, bool server_edit, int64 server_version)
+restamp(Relation rel, HeapTuple new, RestampEdit edit, int64 server_version)
 {
+	const AttrNumber *attnums = store->attnums[STORE_DOCUMENT];
 	int			columns[4] = {
-		Anum_document_last_update_utc, Anum_document_fence,
-		Anum_document_client_version, Anum_document_client_id
+		attnums[DOCUMENT_LAST_UPDATE_UTC], attnums[DOCUMENT_FENCE],
+		attnums[DOCUMENT_CLIENT_ID], attnums[DOCUMENT_CLIENT_VERSION]
 	};
 	Datum		values[4];
 	bool		isnull[4] = {false, false, false, false};
 	TimestampTz last_update_utc;
 	FullTransactionId fence;
-	text	   *collection = get_text(rel, new, Anum_document_collection);
+	text	   *collection = get_text(rel, new, DOCUMENT_COLLECTION);
 
 	/* The column's NOT NULL will say so. */
 	if (collection == NULL)
 		return new;
 
+	if (!docsync_stamp_is_reserved(collection))
+		docsync_history_notice();
 	docsync_stamp_take(collection, &last_update_utc, &fence);
 
 	values[0] = TimestampTzGetDatum(last_update_utc);
 	values[1] = FullTransactionIdGetDatum(fence);
-	if (server_edit)
-	{
-		values[2] = Int64GetDatum(server_version);
-		values[3] = CStringGetTextDatum(DOCSYNC_SERVER_ID);
-	}
+	values[2] = edit != RESTAMP_ONLY ? CStringGetTextDatum(DOCSYNC_SERVER_ID) : 0;
+	values[3] = Int64GetDatum(server_version);
 
 	return heap_modify_tuple_by_cols(new, RelationGetDescr(rel),
-									 server_edit ? 4 : 2,
+									 edit == RESTAMP_ONLY ? 2 :
+									 edit == RESTAMP_CLIENT ? 3 : 4,
 									 columns, values, isnull);
 }
 
@@ -314,44 +378,45 @@ get_document(Relation rel, HeapTuple tuple, StoredDocument *stored)
 {
 	bool		isnull;
 
-	stored->id = get_text(rel, tuple, Anum_document_id);
+	stored->id = get_text(rel, tuple, DOCUMENT_ID);
 	stored->client_version =
-		DatumGetInt64(get_attr(rel, tuple, Anum_document_client_version,
+		DatumGetInt64(get_attr(rel, tuple, DOCUMENT_CLIENT_VERSION,
 							   &isnull));
-	stored->client_id = get_text(rel, tuple, Anum_document_client_id);
+	stored->client_id = get_text(rel, tuple, DOCUMENT_CLIENT_ID);
 	stored->last_update_utc =
-		DatumGetTimestampTz(get_attr(rel, tuple, Anum_document_last_update_utc,
+		DatumGetTimestampTz(get_attr(rel, tuple, DOCUMENT_LAST_UPDATE_UTC,
 									 &isnull));
-	stored->deleted = DatumGetBool(get_attr(rel, tuple, Anum_document_deleted,
+	stored->deleted = DatumGetBool(get_attr(rel, tuple, DOCUMENT_DELETED,
 											&isnull));
-	stored->body = get_attr(rel, tuple, Anum_document_body, &isnull);
+	stored->body = get_attr(rel, tuple, DOCUMENT_BODY, &isnull);
 	stored->has_body = !isnull;
 	stored->fence =
-		DatumGetFullTransactionId(get_attr(rel, tuple, Anum_document_fence,
+		DatumGetFullTransactionId(get_attr(rel, tuple, DOCUMENT_FENCE,
 										   &isnull));
 }
 
 static Datum
-get_attr(Relation rel, HeapTuple tuple, int attnum, bool *isnull)
+get_attr(Relation rel, HeapTuple tuple, int column, bool *isnull)
 {
-	return heap_getattr(tuple, attnum, RelationGetDescr(rel), isnull);
+	return heap_getattr(tuple, store->attnums[STORE_DOCUMENT][column],
+						RelationGetDescr(rel), isnull);
 }
 
 /* NULL if it is null. */
 static text *
-get_text(Relation rel, HeapTuple tuple, int attnum)
+get_text(Relation rel, HeapTuple tuple, int column)
 {
 	bool		isnull;
-	Datum		value = get_attr(rel, tuple, attnum, &isnull);
+	Datum		value = get_attr(rel, tuple, column, &isnull);
 
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
 static bool
-is_same_text(Relation rel, HeapTuple old, HeapTuple new, int attnum)
+is_same_text(Relation rel, HeapTuple old, HeapTuple new, int column)
 {
-	text	   *was = get_text(rel, old, attnum);
-	text	   *is = get_text(rel, new, attnum);
+	text	   *was = get_text(rel, old, column);
+	text	   *is = get_text(rel, new, column);
 
 	return is != NULL && docsync_batch_same_text(was, is);
 }
@@ -367,12 +432,12 @@ check_row(Relation rel, HeapTuple new)
 	Datum		deleted;
 
 	/* Of NULLs the columns' NOT NULL will say so. */
-	check_length(rel, new, Anum_document_collection, DOCSYNC_COLLECTION_LEN);
-	check_length(rel, new, Anum_document_id, DOCSYNC_ID_LEN);
-	check_length(rel, new, Anum_document_client_id, DOCSYNC_CLIENT_ID_LEN);
+	check_length(rel, new, DOCUMENT_COLLECTION, DOCSYNC_COLLECTION_LEN);
+	check_length(rel, new, DOCUMENT_ID, DOCSYNC_ID_LEN);
+	check_length(rel, new, DOCUMENT_CLIENT_ID, DOCSYNC_CLIENT_ID_LEN);
 
-	deleted = get_attr(rel, new, Anum_document_deleted, &deleted_isnull);
-	if (heap_attisnull(new, Anum_document_body, RelationGetDescr(rel)) &&
+	deleted = get_attr(rel, new, DOCUMENT_DELETED, &deleted_isnull);
+	if (heap_attisnull(new, DOCUMENT_BODY, RelationGetDescr(rel)) &&
 		!deleted_isnull && !DatumGetBool(deleted))
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
@@ -389,7 +454,7 @@ static void
 check_size(Relation rel, HeapTuple new)
 {
 	bool		isnull;
-	Datum		body = get_attr(rel, new, Anum_document_body, &isnull);
+	Datum		body = get_attr(rel, new, DOCUMENT_BODY, &isnull);
 	JsonbValue	value;
 	int64		size;
 
@@ -407,48 +472,32 @@ check_size(Relation rel, HeapTuple new)
 }
 
 static void
-check_length(Relation rel, HeapTuple new, int attnum, int max_len)
+check_length(Relation rel, HeapTuple new, int column, int max_len)
 {
-	text	   *value = get_text(rel, new, attnum);
+	text	   *value = get_text(rel, new, column);
 
 	if (value != NULL)
 		docsync_batch_check_name(value,
 								 NameStr(TupleDescAttr(RelationGetDescr(rel),
-													   attnum - 1)->attname),
+													   store->attnums[STORE_DOCUMENT][column] - 1)->attname),
 								 max_len);
 }
 
 /*
- * The function is nobody's to use on another table, but a server must not
- * crash when a superuser tries.
+ * The store as it is now.  The statement that fires the trigger has a lock on
+ * the table, so as long as nothing was heard of since it was checked that is
+ * enough; what is stamped opens it in earnest (clock.c).
+ *
+ * The function is nobody's to use on another table.
  */
 static void
-check_relation(Relation rel)
+open_store(Relation rel)
 {
-	static const struct
-	{
-		int			attnum;
-		Oid			type;
-	}			needed[] =
-	{
-		{Anum_document_collection, TEXTOID},
-		{Anum_document_id, TEXTOID},
-		{Anum_document_client_version, INT8OID},
-		{Anum_document_client_id, TEXTOID},
-		{Anum_document_last_update_utc, TIMESTAMPTZOID},
-		{Anum_document_deleted, BOOLOID},
-		{Anum_document_body, JSONBOID},
-		{Anum_document_fence, XID8OID}
-	};
-	TupleDesc	desc = RelationGetDescr(rel);
-
-	for (size_t i = 0; i < lengthof(needed); i++)
-	{
-		if (desc->natts < needed[i].attnum ||
-			TupleDescAttr(desc, needed[i].attnum - 1)->atttypid != needed[i].type)
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("docsync.guard() is for docsync.document, not for \"%s\"",
-							RelationGetRelationName(rel))));
-	}
+	if (store == NULL || !docsync_schema_is_checked())
+		store = docsync_schema_open(STORE_READ);
+	if (RelationGetRelid(rel) != store->relations[STORE_DOCUMENT])
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("docsync_guard() is for docsync.document, not for \"%s\"",
+						RelationGetRelationName(rel))));
 }

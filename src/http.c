@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -41,18 +42,19 @@ typedef struct DocumentPage
 } DocumentPage;
 
 static Datum synchronize(Request *request);
-static void need_client_id(const Request *request);
 static void append_upload(StringInfo buf, Request *request);
 static void append_download(StringInfo buf, Download *download);
 static bool put_document(const StoredDocument *stored, void *arg);
-static TimestampTz parse_cursor(const text *argument, uint64 epoch);
-static void begin_answer(StringInfo buf);
-static Datum end_answer(StringInfo buf);
+static void append_position(StringInfo buf, const Request *request,
+							const Download *download);
+static void append_stamp(StringInfo buf, TimestampTz stamp);
 
 /*
  * docsync_sync("clientId" text DEFAULT NULL, documents json DEFAULT '[]',
  *				cursor text DEFAULT NULL, collection text DEFAULT NULL,
- *				origin text DEFAULT 'other', "maxDocuments" int DEFAULT 1000)
+ *				origin text DEFAULT 'other', "maxDocuments" int DEFAULT 1000,
+ *				reconcile bool DEFAULT false, state bool DEFAULT false,
+ *				tombstones bool DEFAULT true)
  * RETURNS json
  *
  * Upload, then download, in one round trip.  The download sees the upload.
@@ -68,6 +70,10 @@ docsync_sync(PG_FUNCTION_ARGS)
 		.collection = docsync_request_get_text(fcinfo, 3),
 		.origin = docsync_request_get_text(fcinfo, 4),
 		.max_documents = docsync_request_get_max(fcinfo, 5),
+		.reconcile = docsync_request_get_bool(fcinfo, 6, false),
+		.state = docsync_request_get_bool(fcinfo, 7, false),
+		.no_tombstones = !docsync_request_get_bool(fcinfo, 8, true),
+		.may_write = true,
 		.documents = &value
 	};
 
@@ -88,7 +94,9 @@ docsync_sync(PG_FUNCTION_ARGS)
 /*
  * docsync_pull("clientId" text DEFAULT NULL, cursor text DEFAULT NULL,
  *				collection text DEFAULT NULL, origin text DEFAULT NULL,
- *				"maxDocuments" int DEFAULT 1000)
+ *				"maxDocuments" int DEFAULT 1000,
+ *				reconcile bool DEFAULT false, state bool DEFAULT false,
+ *				tombstones bool DEFAULT true)
  * RETURNS json
  *
  * The download alone: for GET, a READ ONLY transaction, a standby.  The
@@ -102,7 +110,10 @@ docsync_pull(PG_FUNCTION_ARGS)
 		.cursor = docsync_request_get_text(fcinfo, 1),
 		.collection = docsync_request_get_text(fcinfo, 2),
 		.origin = docsync_request_get_text(fcinfo, 3),
-		.max_documents = docsync_request_get_max(fcinfo, 4)
+		.max_documents = docsync_request_get_max(fcinfo, 4),
+		.reconcile = docsync_request_get_bool(fcinfo, 5, false),
+		.state = docsync_request_get_bool(fcinfo, 6, false),
+		.no_tombstones = !docsync_request_get_bool(fcinfo, 7, true)
 	};
 
 	docsync_request_resolve(&request);
@@ -125,11 +136,12 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
 		"clientId", "documents", "cursor", "collection", "origin",
-		"maxDocuments", NULL
+		"maxDocuments", "reconcile", "state", "tombstones", NULL
 	};
 	Request		request = {
 		.origin = cstring_to_text("other"),
-		.max_documents = DEFAULT_MAX_DOCUMENTS
+		.max_documents = DEFAULT_MAX_DOCUMENTS,
+		.may_write = true
 	};
 
 	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), &request, keys);
@@ -175,13 +187,13 @@ docsync_docs(PG_FUNCTION_ARGS)
 	if ((from_url = docsync_request_url_value("collection")) != NULL)
 		request.collection = from_url;
 	docsync_request_resolve(&request);
-	need_client_id(&request);
+	docsync_request_need_client_id(&request);
 
-	begin_answer(&buf);
+	docsync_request_begin_answer(&buf);
 	appendStringInfoChar(&buf, '{');
 	append_upload(&buf, &request);
 	appendStringInfoChar(&buf, '}');
-	return end_answer(&buf);
+	return docsync_request_end_answer(&buf);
 }
 
 /*
@@ -204,10 +216,11 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	};
 	text	   *since = docsync_request_get_text(fcinfo, 1);
 	StringInfoData buf;
-	Download	download = {.since = DT_NOBEGIN};
+	Download	download = {.position.stamp = DT_NOBEGIN};
 
 	if (since != NULL &&
-		!docsync_cursor_parse_utc(text_to_cstring(since), &download.since))
+		!docsync_cursor_parse_utc(text_to_cstring(since),
+								  &download.position.stamp))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"sinceUtc\" is not an ISO 8601 time"),
@@ -219,12 +232,14 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	download.origin = docsync_query_parse_origin(request.origin);
 	download.max_documents = docsync_request_get_max(fcinfo, 4);
 	if (download.origin != ORIGIN_ANY)
-		need_client_id(&request);
+		docsync_request_need_client_id(&request);
 	docsync_query_check(&download);
 
-	begin_answer(&buf);
+	docsync_query_begin(&download, STORE_READ);
+	docsync_request_begin_answer(&buf);
 	append_download(&buf, &download);
-	return end_answer(&buf);
+	docsync_query_end();
+	return docsync_request_end_answer(&buf);
 }
 
 /*
@@ -234,60 +249,104 @@ static Datum
 synchronize(Request *request)
 {
 	StringInfoData buf;
-	Cursor		cursor = {.epoch = docsync_clock_epoch()};
-	char		cursor_text[DOCSYNC_CURSOR_LEN];
 	Download	download = {
 		.client_id = request->client_id,
 		.collection = request->collection,
 		.origin = docsync_query_parse_origin(request->origin),
-		.since = parse_cursor(request->cursor, cursor.epoch),
-		.after = true,
+		.by_cursor = true,
+		.reconcile = request->reconcile,
+		.no_tombstones = request->no_tombstones,
 		.max_documents = request->max_documents
 	};
+	bool		may_write = request->may_write && !XactReadOnly &&
+	!RecoveryInProgress();
 
 	if (request->documents != NULL || download.origin != ORIGIN_ANY)
-		need_client_id(request);
+		docsync_request_need_client_id(request);
 	docsync_query_check(&download);
+	download.position = docsync_request_parse_cursor(request, download.origin);
 
-	begin_answer(&buf);
+	if (may_write)
+	{
+		docsync_schema_open(STORE_WRITE);
+		docsync_history_notice();
+	}
+
+	docsync_request_begin_answer(&buf);
 	appendStringInfoChar(&buf, '{');
 	if (request->documents != NULL)
 	{
+		/* Who can't go on is refused before the upload moves the clock. */
+		docsync_query_begin(&download, STORE_WRITE);
+		docsync_query_end();
 		append_upload(&buf, request);
-
-		/* A snapshot that sees the upload, and what others did before it. */
 		CommandCounterIncrement();
-		PushActiveSnapshot(GetTransactionSnapshot());
-
-		/* It doesn't see tombstones that were purged meanwhile. */
-		docsync_query_check(&download);
 	}
 	else
 		appendStringInfoString(&buf, "\"received\":0,\"results\":[]");
 
+	/* A snapshot that sees the upload, and what others did before it */
+	docsync_query_begin(&download, STORE_READ);
 	appendStringInfoString(&buf, ",\"documents\":");
 	append_download(&buf, &download);
-	if (request->documents != NULL)
-		PopActiveSnapshot();
+	append_position(&buf, request, &download);
+	if (request->state && !download.more && !download.is_behind)
+	{
+		appendStringInfoString(&buf, ",\"state\":");
+		docsync_reconcile_append_state(&buf, &download);
+	}
+	docsync_query_end();
 
-	cursor.stamp = download.last;
-	appendStringInfoString(&buf, ",\"cursor\":\"");
-	appendBinaryStringInfo(&buf, cursor_text,
-						   docsync_cursor_format(&cursor, cursor_text));
-	appendStringInfoString(&buf, download.more ?
-						   "\",\"more\":true,\"serverUtc\":" :
-						   "\",\"more\":false,\"serverUtc\":");
+	appendStringInfoString(&buf, ",\"serverUtc\":");
 	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
 	appendStringInfoChar(&buf, '}');
-	return end_answer(&buf);
+	return docsync_request_end_answer(&buf);
 }
 
-/* With the name that HTTP has for it */
+/*
+ * "cursor", "more", and what else is to be said of the position
+ */
 static void
-need_client_id(const Request *request)
+append_position(StringInfo buf, const Request *request,
+				const Download *download)
 {
-	docsync_batch_check_name(request->client_id, "\"clientId\"",
-							 DOCSYNC_CLIENT_ID_LEN);
+	char		cursor[DOCSYNC_CURSOR_LEN];
+
+	appendStringInfoString(buf, ",\"cursor\":");
+	if (download->is_behind)
+		docsync_json_append_string(buf, VARDATA_ANY(request->cursor),
+								   VARSIZE_ANY_EXHDR(request->cursor));
+	else
+	{
+		int			len = docsync_cursor_format(&download->next, cursor);
+
+		appendStringInfoChar(buf, '"');
+		appendBinaryStringInfo(buf, cursor, len);
+		appendStringInfoChar(buf, '"');
+	}
+	appendStringInfoString(buf, download->more ? ",\"more\":true" : ",\"more\":false");
+
+	if (download->is_behind)
+		appendStringInfoString(buf, ",\"behind\":true");
+	else if (download->must_reconcile)
+	{
+		appendStringInfoString(buf, ",\"reconcile\":true,\"lostAfter\":");
+		append_stamp(buf, download->lost_after);
+	}
+}
+
+/*
+ * A stamp, "-infinity" for DT_NOBEGIN, null for DT_NOEND
+ */
+static void
+append_stamp(StringInfo buf, TimestampTz stamp)
+{
+	if (TIMESTAMP_IS_NOBEGIN(stamp))
+		appendStringInfoString(buf, "\"-infinity\"");
+	else if (TIMESTAMP_IS_NOEND(stamp))
+		appendStringInfoString(buf, "null");
+	else
+		docsync_json_append_stamp(buf, stamp);
 }
 
 /*
@@ -354,42 +413,4 @@ put_document(const StoredDocument *stored, void *arg)
 	docsync_json_append_document(page->buf, stored);
 
 	return page->buf->len - page->start < docsync_max_page_size;
-}
-
-static TimestampTz
-parse_cursor(const text *argument, uint64 epoch)
-{
-	Cursor		cursor;
-
-	if (argument == NULL)
-		return DT_NOBEGIN;
-
-	if (!docsync_cursor_parse(text_to_cstring(argument), &cursor))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"cursor\" is not a cursor"),
-				 errhint("Send back the cursor received, or none to start from the beginning.")));
-	if (cursor.epoch != epoch)
-		docsync_query_refuse("The cursor is of another epoch: the server's documents have been replaced since.");
-
-	return cursor.stamp;
-}
-
-/*
- * The answer is written behind the header of the value it becomes, so that it
- * needn't be copied.
- */
-static void
-begin_answer(StringInfo buf)
-{
-	initStringInfo(buf);
-	appendStringInfoSpaces(buf, VARHDRSZ);
-}
-
-static Datum
-end_answer(StringInfo buf)
-{
-	docsync_request_set_type();
-	SET_VARSIZE(buf->data, buf->len);
-	return PointerGetDatum(buf->data);
 }

@@ -1,65 +1,466 @@
 /*-------------------------------------------------------------------------
  *
  * purge.c
- *	  Removes old tombstones, the one way in which a row goes.
+ *	  Removes old tombstones, the one way in which a row goes, and remembers up
+ *	  to which stamp: the horizon.
+ *
+ * 1. A tombstone is removed only if it is settled under the purge's own
+ *	  snapshot, and only as that snapshot sees it, by its very stamp: an upload
+ *	  may bring it back meanwhile.  So whatever horizon a reader's snapshot
+ *	  sees, nothing invisible to it has a stamp at or below.
+ * 2. The horizon is raised in the transaction that removes: a snapshot sees
+ *	  both or neither.
+ * 3. The newest tombstone of a collection stays, and the newest that is of
+ *	  another client than that one: who goes on from a bare stamp, and has just
+ *	  fetched all there is, is then past the horizon.
+ *
+ * It goes in steps of a bounded size, collection by collection in the order of
+ * stamps, and commits after each where it may.  It waits for nobody's row, so
+ * uploads wait for it at most for a step, and two purges never deadlock.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/xid8.h"
 
 #include "docsync.h"
 
 PG_FUNCTION_INFO_V1(docsync_purge);
 
+/* Tombstones removed in a step */
+#define STEP_DOCUMENTS		1000
+
+/* A purge under way.  It outlives transactions, in a memory context of its own. */
+typedef struct Purge
+{
+	MemoryContext context;
+	MemoryContext step_context;	/* emptied after each */
+	text	   *only;			/* the one collection; NULL: all */
+	TimestampTz before;			/* tombstones from here on stay */
+	text	   *collection;		/* the present one; NULL: none yet */
+	TimestampTz passed;			/* in it, up to here all is done */
+	int64		removed;
+} Purge;
+
+/* Tombstones to be removed in a step */
+typedef struct Step
+{
+	SettleScan	settle;
+	TimestampTz keep[2];		/* stamps of those that stay */
+	int			looked_at;
+	int			count;
+	Datum		ids[STEP_DOCUMENTS];
+	Datum		stamps[STEP_DOCUMENTS];
+	TimestampTz last;			/* stamp looked at last */
+	bool		is_held;		/* the next isn't settled yet */
+} Step;
+
+typedef struct Tombstone
+{
+	text	   *client_id;		/* NULL: there is none */
+	TimestampTz last_update_utc;
+} Tombstone;
+
+static StoreStatement next_collection = {
+	"SELECT collection FROM docsync.document"
+	" WHERE deleted AND collection OPERATOR(pg_catalog.>) $1"
+	" ORDER BY collection LIMIT 1",
+	1, {TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+};
+
+static StoreStatement newest = {
+	"SELECT client_id, last_update_utc FROM docsync.document"
+	" WHERE deleted AND collection OPERATOR(pg_catalog.=) $1"
+	"   AND client_id OPERATOR(pg_catalog.<>) $2"
+	" ORDER BY last_update_utc DESC LIMIT 1",
+	2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+};
+
+static StoreStatement old_ones = {
+	"SELECT id, last_update_utc, fence FROM docsync.document"
+	" WHERE deleted AND collection OPERATOR(pg_catalog.=) $1"
+	"   AND last_update_utc OPERATOR(pg_catalog.>) $2"
+	"   AND last_update_utc OPERATOR(pg_catalog.<) $3"
+	" ORDER BY last_update_utc",
+	3, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+};
+
 /*
- * docsync_purge(keep interval DEFAULT '90 days', collection text DEFAULT NULL)
- * RETURNS bigint
+ * Rows are locked in the order that uploads lock them in; one that is locked
+ * is about to come back, and stays.  The horizon merges exactly: the highest
+ * stamp with its client, and the highest of all other clients.
+ */
+static StoreStatement remove_step = {
+	"WITH old AS ("
+	"  SELECT d.id, d.last_update_utc"
+	"    FROM pg_catalog.unnest($2, $3) AS step(id, stamp)"
+	"    JOIN docsync.document AS d ON d.collection OPERATOR(pg_catalog.=) $1"
+	"     AND d.id OPERATOR(pg_catalog.=) step.id"
+	"   WHERE d.deleted AND d.last_update_utc OPERATOR(pg_catalog.=) step.stamp"
+	"   ORDER BY d.id FOR UPDATE OF d SKIP LOCKED),"
+	" gone AS ("
+	"  DELETE FROM docsync.document AS d USING old"
+	"   WHERE d.collection OPERATOR(pg_catalog.=) $1"
+	"     AND d.id OPERATOR(pg_catalog.=) old.id"
+	"     AND d.last_update_utc OPERATOR(pg_catalog.=) old.last_update_utc"
+	"  RETURNING d.client_id, d.last_update_utc),"
+	" top AS ("
+	"  SELECT client_id, last_update_utc FROM gone"
+	"   ORDER BY last_update_utc DESC LIMIT 1),"
+	" horizon AS ("
+	"  INSERT INTO docsync.purged AS p"
+	"         (collection, last_update_utc, client_id, others_utc)"
+	"  SELECT $1, top.last_update_utc, top.client_id,"
+	"         COALESCE((SELECT pg_catalog.max(gone.last_update_utc) FROM gone"
+	"           WHERE gone.client_id OPERATOR(pg_catalog.<>) top.client_id),"
+	"           '-infinity')"
+	"    FROM top"
+	"  ON CONFLICT (collection) DO UPDATE SET"
+	"    others_utc = CASE"
+	"      WHEN p.client_id OPERATOR(pg_catalog.=) excluded.client_id"
+	"        THEN GREATEST(p.others_utc, excluded.others_utc)"
+	"      WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
+	"        THEN GREATEST(p.last_update_utc, excluded.others_utc)"
+	"      ELSE GREATEST(p.others_utc, excluded.last_update_utc) END,"
+	"    client_id = CASE"
+	"      WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
+	"        THEN excluded.client_id ELSE p.client_id END,"
+	"    last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc))"
+	" SELECT pg_catalog.count(*) FROM gone",
+	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}, STATEMENT_PURGE, NULL
+};
+
+static TimestampTz parse_keep(Interval *keep);
+static void check_rights(void);
+static bool take_step(Purge *purge);
+static bool find_next_collection(Purge *purge);
+static void collect(Purge *purge, Step *step);
+static Tombstone find_newest(text *collection, text *not_of);
+static bool put_old(TupleTableSlot *slot, void *arg);
+static bool put_tombstone(TupleTableSlot *slot, void *arg);
+static bool put_text(TupleTableSlot *slot, void *arg);
+static bool put_count(TupleTableSlot *slot, void *arg);
+
+/*
+ * docsync_purge(keep interval DEFAULT '90 days', collection text DEFAULT NULL,
+ *				 INOUT removed bigint DEFAULT NULL)
  *
  * Removes the tombstones that are older than keep, of one collection or of
- * all, and returns how many.  A client that has been away for longer, and so
- * may have missed one of them, is told to start again from the beginning.
+ * all, and says how many.  A client that has been away for longer, and so may
+ * have missed one of them, compares what it has with the store.
  *
- * Locks: the rows removed, until the end of the transaction.
+ * A procedure: called outside a transaction it commits after each step, and
+ * what was done stays done if it is ended.
+ *
+ * Locks: the rows removed and the collection's row of docsync.purged, until the
+ * end of the step's transaction.
  */
 Datum
 docsync_purge(PG_FUNCTION_ARGS)
 {
-	text	   *collection = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
-	TimestampTz now = GetCurrentTransactionStartTimestamp();
-	TimestampTz before;
-	TimestampTz horizon;
-	int64		count;
+	bool		atomic = fcinfo->context == NULL ||
+	!IsA(fcinfo->context, CallContext) ||
+	castNode(CallContext, fcinfo->context)->atomic;
+	Purge		purge = {
+		.context = AllocSetContextCreate(PortalContext, "docsync purge",
+										 ALLOCSET_SMALL_SIZES)
+	};
+	MemoryContext oldcontext = MemoryContextSwitchTo(purge.context);
+	TupleDesc	desc;
+	HeapTuple	tuple;
+	Datum		result;
+	bool		isnull = false;
+	bool		more;
 
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "docsync_purge() doesn't return a row");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("keep is null"),
 				 errhint("Give the time for which tombstones are kept, such as 90 days.")));
-	if (collection != NULL)
-		docsync_batch_check_name(collection, "collection",
+	purge.before = parse_keep(PG_GETARG_INTERVAL_P(0));
+	if (!PG_ARGISNULL(1))
+	{
+		purge.only = DatumGetTextPCopy(PG_GETARG_DATUM(1));
+		docsync_batch_check_name(purge.only, "collection",
 								 DOCSYNC_COLLECTION_LEN);
+	}
+	PreventCommandIfReadOnly("docsync_purge()");
 
-	before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
-													 TimestampTzGetDatum(now),
-													 PG_GETARG_DATUM(0)));
+	purge.step_context = AllocSetContextCreate(purge.context, "docsync purge step",
+											   ALLOCSET_DEFAULT_SIZES);
+	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+
+	for (more = true; more;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(purge.step_context);
+		more = take_step(&purge);
+		MemoryContextReset(purge.step_context);
+		if (more && !atomic)
+			SPI_commit();
+	}
+	SPI_finish();
+
+	MemoryContextSwitchTo(oldcontext);
+	result = Int64GetDatum(purge.removed);
+	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
+	MemoryContextDelete(purge.context);
+	return HeapTupleGetDatum(tuple);
+}
+
+/*
+ * The horizon of a collection, as the active snapshot sees it.
+ *
+ * Read past privileges and row-level security: what a reader has missed
+ * doesn't depend on the reader's rights, and the table names the collections of
+ * others.
+ */
+Horizon
+docsync_purge_find_horizon(const text *collection, const text *client_id)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
+	const AttrNumber *attnums = store->attnums[STORE_PURGED];
+	Relation	rel = table_open(store->relations[STORE_PURGED], NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	Horizon		horizon = {DT_NOBEGIN, DT_NOBEGIN};
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+
+	ScanKeyEntryInitialize(&key, 0, attnums[PURGED_COLLECTION],
+						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(collection));
+	scan = systable_beginscan(rel, store->purged_index, true,
+							  GetActiveSnapshot(), 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		text	   *of = DatumGetTextPP(heap_getattr(tuple,
+													 attnums[PURGED_CLIENT_ID],
+													 desc, &isnull));
+
+		horizon.all = DatumGetTimestampTz(heap_getattr(tuple,
+													   attnums[PURGED_LAST_UPDATE_UTC],
+													   desc, &isnull));
+		horizon.others = horizon.all;
+		if (client_id != NULL && docsync_batch_same_text(of, client_id))
+			horizon.others = DatumGetTimestampTz(heap_getattr(tuple,
+															  attnums[PURGED_OTHERS_UTC],
+															  desc, &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+
+	return horizon;
+}
+
+static TimestampTz
+parse_keep(Interval *keep)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	TimestampTz before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
+																 TimestampTzGetDatum(now),
+																 PointerGetDatum(keep)));
+
 	if (before > now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep is negative"),
 				 errhint("Give the time for which tombstones are kept, such as 90 days.")));
+	return before;
+}
 
-	count = docsync_store_purge(before, collection, &horizon);
+/*
+ * The same error for whoever may not, whatever there is: else a role could find
+ * out by this which collections there are.
+ */
+static void
+check_rights(void)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
 
-	/*
-	 * At once, before the tombstones are gone for others: a reader that finds
-	 * the horizon ahead looks at what its own snapshot sees.
-	 */
-	if (count > 0)
-		docsync_clock_advance(DOCSYNC_HORIZON, horizon);
+	if (pg_class_aclcheck(store->relations[STORE_DOCUMENT], GetUserId(),
+						  ACL_DELETE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.document");
+	if (pg_class_aclmask(store->relations[STORE_PURGED], GetUserId(),
+						 ACL_SELECT | ACL_INSERT | ACL_UPDATE, ACLMASK_ALL) !=
+		(ACL_SELECT | ACL_INSERT | ACL_UPDATE))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.purged");
+}
 
-	PG_RETURN_INT64(count);
+/*
+ * Removes what can be removed in a step, under a snapshot of its own; false if
+ * all has been done.
+ */
+static bool
+take_step(Purge *purge)
+{
+	Step	   *step = palloc0(sizeof(Step));
+	int64		removed = 0;
+	bool		more;
+
+	check_rights();
+	docsync_history_notice();
+	docsync_schema_push_snapshot();
+
+	more = purge->collection != NULL || find_next_collection(purge);
+	if (more)
+	{
+		collect(purge, step);
+		if (step->count > 0)
+		{
+			Datum		args[] = {
+				PointerGetDatum(purge->collection),
+				PointerGetDatum(construct_array(step->ids, step->count, TEXTOID,
+												-1, false, TYPALIGN_INT)),
+				PointerGetDatum(construct_array(step->stamps, step->count,
+												TIMESTAMPTZOID,
+												sizeof(TimestampTz),
+												FLOAT8PASSBYVAL,
+												TYPALIGN_DOUBLE))
+			};
+
+			docsync_store_execute(&remove_step, args, put_count, &removed);
+			purge->removed += removed;
+		}
+		purge->passed = step->last;
+		if (step->is_held || step->looked_at < STEP_DOCUMENTS)
+			more = find_next_collection(purge);
+	}
+	PopActiveSnapshot();
+
+	return more;
+}
+
+static bool
+find_next_collection(Purge *purge)
+{
+	text	   *last = purge->collection;
+	text	   *next = NULL;
+	MemoryContext oldcontext = MemoryContextSwitchTo(purge->context);
+
+	if (purge->only != NULL)
+		next = last == NULL ? purge->only : NULL;
+	else
+	{
+		Datum		arg = PointerGetDatum(last != NULL ? last : cstring_to_text(""));
+
+		docsync_store_execute(&next_collection, &arg, put_text, &next);
+	}
+	MemoryContextSwitchTo(oldcontext);
+
+	purge->collection = next;
+	purge->passed = DT_NOBEGIN;
+	return next != NULL;
+}
+
+/*
+ * Finds the tombstones of a step.
+ */
+static void
+collect(Purge *purge, Step *step)
+{
+	Datum		args[] = {
+		PointerGetDatum(purge->collection),
+		TimestampTzGetDatum(purge->passed),
+		TimestampTzGetDatum(purge->before)
+	};
+	Tombstone	first = find_newest(purge->collection, cstring_to_text(""));
+	Tombstone	second = {0};
+
+	step->last = purge->passed;
+	if (first.client_id == NULL)
+		return;
+	second = find_newest(purge->collection, first.client_id);
+
+	step->keep[0] = first.last_update_utc;
+	step->keep[1] = second.client_id != NULL ? second.last_update_utc : DT_NOBEGIN;
+	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
+						 docsync_history_read(GetActiveSnapshot()),
+						 purge->collection);
+	docsync_store_execute(&old_ones, args, put_old, step);
+}
+
+/*
+ * The newest tombstone of a collection that isn't of a client
+ */
+static Tombstone
+find_newest(text *collection, text *not_of)
+{
+	Tombstone	tombstone = {0};
+	Datum		args[] = {PointerGetDatum(collection), PointerGetDatum(not_of)};
+
+	docsync_store_execute(&newest, args, put_tombstone, &tombstone);
+	return tombstone;
+}
+
+static bool
+put_old(TupleTableSlot *slot, void *arg)
+{
+	Step	   *step = (Step *) arg;
+	TimestampTz stamp = DatumGetTimestampTz(slot->tts_values[1]);
+
+	/* Spec purge-settled fails without it. */
+	if (!docsync_settle_test(&step->settle, stamp,
+							 DatumGetFullTransactionId(slot->tts_values[2])))
+	{
+		step->is_held = true;
+		return false;
+	}
+
+	step->last = stamp;
+	if (stamp != step->keep[0] && stamp != step->keep[1])
+	{
+		step->ids[step->count] = PointerGetDatum(DatumGetTextPCopy(slot->tts_values[0]));
+		step->stamps[step->count++] = TimestampTzGetDatum(stamp);
+	}
+	return ++step->looked_at < STEP_DOCUMENTS;
+}
+
+static bool
+put_tombstone(TupleTableSlot *slot, void *arg)
+{
+	Tombstone  *tombstone = (Tombstone *) arg;
+
+	tombstone->client_id = DatumGetTextPCopy(slot->tts_values[0]);
+	tombstone->last_update_utc = DatumGetTimestampTz(slot->tts_values[1]);
+	return false;
+}
+
+static bool
+put_text(TupleTableSlot *slot, void *arg)
+{
+	*(text **) arg = DatumGetTextPCopy(slot->tts_values[0]);
+	return false;
+}
+
+static bool
+put_count(TupleTableSlot *slot, void *arg)
+{
+	*(int64 *) arg = DatumGetInt64(slot->tts_values[0]);
+	return true;
 }

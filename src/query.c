@@ -3,11 +3,26 @@
  * query.c
  *	  Download: what did others change since?
  *
+ * A client goes on from a position: a cursor, or a bare stamp.  What it has may
+ * be out of reach from there, for two reasons: tombstones that it hasn't seen
+ * have been purged, or the position was given out by another history of the
+ * store, which a failover or a restore has cut off.  The remedy is the same: it
+ * compares what it has with the store.  Who can do that (reconcile) is told,
+ * once, and goes on; who can't is refused, and begins from nothing.
+ *
+ * A client is told if and only if the horizon is above both the stamp of its
+ * position and what that has seen.  Seen is the horizon that a first page, or a
+ * page that tells, was read under.  So who has been told isn't told again, and
+ * who begins isn't stopped at its second page.  (doc/stamps.md, "Purge")
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlogrecovery.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -17,11 +32,23 @@
 
 PG_FUNCTION_INFO_V1(docsync_query_since);
 
-static void check_since(TimestampTz since);
-static void check_purged(text *collection, TimestampTz since);
+static void judge(Download *download);
+static void judge_cursor(Download *download);
+static bool is_of_other_history(Download *download);
+static bool is_behind(const Download *download);
+static void find_base(Download *download);
+static bool on_base(const StoredDocument *stored, void *arg);
+static void begin_from_nothing(Download *download);
+static void judge_stamp(Download *download);
+static void judge_first(Download *download, const StoredDocument *stored);
+static void judge_next(Download *download);
+static TimestampTz horizon_of(const Download *download);
 static bool is_wanted(const Download *download, const StoredDocument *stored);
+static bool is_needless(const Download *download,
+						const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
 static bool put_row(const StoredDocument *stored, void *arg);
+static void check_row_type(TupleDesc desc);
 
 /*
  * docsync_query_since(client_id text,
@@ -29,17 +56,18 @@ static bool put_row(const StoredDocument *stored, void *arg);
  *					   origin text DEFAULT 'other',
  *					   collection text DEFAULT 'default',
  *					   max_documents int DEFAULT NULL)
- * RETURNS SETOF docsync.change
+ * RETURNS SETOF docsync_change
  *
  * The settled documents from since_utc on, in the order of their stamps, as
- * the query's snapshot sees them.  Takes no lock that anybody waits for.
+ * a snapshot sees them that is taken in the call.  Takes no lock that an upload
+ * waits for.
  */
 Datum
 docsync_query_since(PG_FUNCTION_ARGS)
 {
 	Download	download = {
 		.client_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
-		.since = PG_ARGISNULL(1) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(1),
+		.position.stamp = PG_ARGISNULL(1) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(1),
 		.origin = docsync_query_parse_origin(PG_ARGISNULL(2) ? NULL :
 											 PG_GETARG_TEXT_PP(2)),
 		.collection = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3),
@@ -57,11 +85,11 @@ docsync_query_since(PG_FUNCTION_ARGS)
 
 	docsync_query_check(&download);
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (((ReturnSetInfo *) fcinfo->resultinfo)->setDesc->natts != 6)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("type docsync.change has been altered")));
+	check_row_type(((ReturnSetInfo *) fcinfo->resultinfo)->setDesc);
+
+	docsync_query_begin(&download, STORE_READ);
 	docsync_query_run(&download);
+	docsync_query_end();
 
 	return (Datum) 0;
 }
@@ -93,8 +121,7 @@ docsync_query_parse_origin(const text *origin)
 }
 
 /*
- * Refuses what can't be asked for.  A sync has to do so before its upload moves
- * the clock.
+ * Refuses what nobody may ask for, before the store is looked at.
  */
 void
 docsync_query_check(const Download *download)
@@ -105,12 +132,49 @@ docsync_query_check(const Download *download)
 	docsync_request_check_claim(download->client_id);
 	docsync_batch_check_name(download->collection, "collection",
 							 DOCSYNC_COLLECTION_LEN);
-	check_since(download->since);
-	check_purged(download->collection, download->since);
+	if (download->position.stamp == DT_NOEND)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("since_utc is infinity"),
+				 errhint("Give the highest last_update_utc received, or -infinity for everything.")));
 }
 
 /*
- * Runs a download, which has been checked, with the active snapshot.
+ * Opens the store, takes a snapshot, and finds out from where the download goes
+ * on; refuses a client that can't.  A sync does so before its upload moves the
+ * clock, and again after it.  docsync_query_end() follows.
+ */
+void
+docsync_query_begin(Download *download, StoreUse use)
+{
+	docsync_schema_open(use);
+	docsync_schema_check_readable();
+
+	/*
+	 * Before the snapshot on a standby, after it on a primary: whoever has come
+	 * to this position sees all that the snapshot sees.
+	 */
+	download->lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
+		InvalidXLogRecPtr;
+	docsync_schema_push_snapshot();
+	if (download->lsn == InvalidXLogRecPtr)
+		download->lsn = GetXLogInsertRecPtr();
+
+	download->history = docsync_history_read(GetActiveSnapshot());
+	download->horizon = docsync_purge_find_horizon(download->collection,
+												   download->origin == ORIGIN_OTHER ?
+												   download->client_id : NULL);
+	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
+						 download->history, download->collection);
+
+	download->since = download->position.stamp;
+	download->next = download->position;
+	download->must_reconcile = download->is_behind = false;
+	judge(download);
+}
+
+/*
+ * Runs a download that has begun.
  */
 void
 docsync_query_run(Download *download)
@@ -122,82 +186,276 @@ docsync_query_run(Download *download)
 	docsync_stamp_forget();
 
 	download->last = download->since;
-	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
-						 download->collection);
+	if (download->is_behind)
+		return;
 	docsync_store_scan(download->collection, download->since, on_stored,
 					   download);
+
+	if (download->by_cursor)
+	{
+		uint64		epoch = docsync_history_epoch(download->history);
+
+		download->next.epoch = epoch;
+		download->next.stamp = download->last;
+
+		/* Who has got no further is as well off where he was: the same cursor. */
+		if (download->position.epoch != epoch)
+			download->next.lsn = download->lsn;
+		else if (download->next.stamp != download->position.stamp ||
+				 download->next.seen != download->position.seen)
+			download->next.lsn = Max(download->position.lsn, download->lsn);
+	}
+	else if (download->passed == 0 && download->gap != NULL)
+		docsync_query_refuse(RESYNC_LOST);
+}
+
+void
+docsync_query_end(void)
+{
+	PopActiveSnapshot();
 }
 
 /*
- * Whoever has a stamp that was never issued has it from another history of
- * this store, such as from before a backup was restored.  To answer "nothing
- * new" would be to lose what was issued since under lower stamps.
+ * Refuses a client that can't go on from where it is.  The message becomes
+ * the status line over HTTP: it must not have anything of the request in it;
+ * nor must any of it tell of stamps or collections, since who asks may see
+ * none.
+ */
+void
+docsync_query_refuse(ResyncReason reason)
+{
+	static const struct
+	{
+		const char *code;
+		const char *detail;
+		const char *hint;
+	}			texts[] = {
+		[RESYNC_PURGED] = {
+			"resync_purged",
+			"{\"reason\": \"purged\", \"text\": \"Tombstones that this client has not seen have been removed.\"}",
+			"Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor."
+		},
+		[RESYNC_LOST] = {
+			"resync_lost",
+			"{\"reason\": \"lost\", \"text\": \"The position was given out by another history of this store: it has been restored, or has failed over, since.\"}",
+			"Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor, and send all you have again."
+		},
+		[RESYNC_USE_CURSOR] = {
+			"use_cursor",
+			"{\"reason\": \"pages\", \"text\": \"Tombstones have been removed from this collection: its documents can't be fetched in pages by stamps alone.\"}",
+			"Fetch all at once, without a maximum, or use a cursor: docsync_pull."
+		}
+	};
+
+	docsync_request_refuse(reason == RESYNC_USE_CURSOR ? 409 : 410,
+						   texts[reason].code,
+						   reason == RESYNC_USE_CURSOR ? "use a cursor" : "resync required",
+						   texts[reason].detail, texts[reason].hint);
+}
+
+static void
+judge(Download *download)
+{
+	if (download->by_cursor)
+		judge_cursor(download);
+	else
+		judge_stamp(download);
+}
+
+static void
+judge_cursor(Download *download)
+{
+	const Position *position = &download->position;
+
+	if (TIMESTAMP_IS_NOBEGIN(position->stamp))
+	{
+		begin_from_nothing(download);
+		return;
+	}
+
+	if (is_behind(download))
+	{
+		download->is_behind = true;
+		return;
+	}
+	if (is_of_other_history(download))
+	{
+		if (!download->reconcile)
+			docsync_query_refuse(RESYNC_LOST);
+		download->must_reconcile = true;
+		find_base(download);
+	}
+	else if (download->horizon.all > Max(position->stamp, position->seen))
+	{
+		if (!download->reconcile)
+			docsync_query_refuse(RESYNC_PURGED);
+		download->must_reconcile = true;
+		download->lost_after = DT_NOEND;
+	}
+	else
+		return;
+
+	/* Told: the comparison that follows shows what was purged until now. */
+	download->next.seen = download->horizon.all;
+}
+
+/*
+ * A position of the present epoch may be another history's all the same: if it
+ * is above the clock, or in a gap, such as a start after a crash leaves between
+ * what has survived and what comes then.
+ */
+static bool
+is_of_other_history(Download *download)
+{
+	const Position *position = &download->position;
+	const HistoryEntry *gap;
+
+	download->lost_after =
+		docsync_history_lost_after(download->history, position->epoch);
+	if (position->epoch != docsync_history_epoch(download->history))
+		return true;
+
+	gap = docsync_history_find_gap(download->history, position->stamp);
+	if (gap != NULL)
+	{
+		download->lost_after = gap->lost_after;
+		return true;
+	}
+	if (!RecoveryInProgress() && position->stamp > docsync_clock_read())
+	{
+		ereport(WARNING,
+				(errmsg("a cursor is ahead of docsync's clock, and of the present epoch"),
+				 errhint("The store may have been replaced by an earlier state; docsync_new_epoch() tells all clients.")));
+		download->lost_after = DT_NOBEGIN;
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Is there more than this server knows?  A standby may not have replayed what the
+ * client has been given elsewhere.  A primary may be one that was promoted a
+ * moment ago, and nobody has begun its epoch yet.
+ */
+static bool
+is_behind(const Download *download)
+{
+	const Position *position = &download->position;
+
+	if (!RecoveryInProgress())
+		return position->epoch == docsync_history_epoch(download->history) &&
+			position->stamp > docsync_clock_read() &&
+			!docsync_history_is_present(download->history);
+
+	if (position->epoch == docsync_history_epoch(download->history))
+		return position->lsn > download->lsn;
+	return !docsync_history_knows(download->history, position->epoch);
+}
+
+/*
+ * Goes on from the highest document at or below the position's stamp that is
+ * settled, or from the beginning: in this history only that is a position.  The
+ * stamp itself may be one that somebody here is about to write below.
+ */
+static void
+find_base(Download *download)
+{
+	download->since = DT_NOBEGIN;
+	docsync_store_scan_back(download->collection, download->position.stamp,
+							on_base, download);
+}
+
+static bool
+on_base(const StoredDocument *stored, void *arg)
+{
+	Download   *download = (Download *) arg;
+	SettleScan	settle = download->settle;
+
+	/* Documents come in the other order, so each test begins anew. */
+	if (!docsync_settle_test(&settle, stored->last_update_utc, stored->fence))
+		return true;
+
+	download->since = stored->last_update_utc;
+	return false;
+}
+
+/*
+ * Who begins has nothing that could have been deleted: it needs no tombstone that
+ * was there before its first page.  What can't be seen yet gets a stamp above the
+ * clock, if the fence that was read with the clock is settled.
+ */
+static void
+begin_from_nothing(Download *download)
+{
+	download->next.seen = download->horizon.all;
+	if (!RecoveryInProgress())
+	{
+		SettleScan	settle = download->settle;
+		FullTransactionId fence;
+		TimestampTz clock = docsync_clock_read_fence(&fence);
+
+		if (docsync_settle_test(&settle, clock, fence))
+			download->next.seen = Max(download->next.seen, clock);
+	}
+}
+
+/*
+ * A bare stamp later than the clock was never issued here.  To answer "nothing
+ * new" would be to lose what is issued from now on under lower stamps.
  *
  * A standby can't tell: it may just be behind.  There the client finds
  * nothing, keeps its stamp, and asks again.
  */
 static void
-check_since(TimestampTz since)
+judge_stamp(Download *download)
 {
-	if (since == DT_NOEND)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("since_utc is infinity"),
-				 errhint("Give the highest last_update_utc received, or -infinity for everything.")));
+	TimestampTz since = download->since;
 
-	if (RecoveryInProgress())
-		return;
+	download->passed = 0;
+	download->last_given = DT_NOBEGIN;
+	download->is_beginning = docsync_history_is_beginning(download->history,
+														  since);
+	download->gap = download->is_beginning ? NULL :
+		docsync_history_find_gap(download->history, since);
 
-	if (since > docsync_clock_read(DOCSYNC_CLOCK))
-	{
-		char text[	DOCSYNC_STAMP_LEN];
-
-		docsync_stamp_format(since, text);
-		docsync_query_refuse(psprintf("The client has seen %s, a stamp that this server has never issued; it may have been restored to an earlier time.",
-									  text));
-	}
+	if (!RecoveryInProgress() && !download->is_beginning &&
+		since > docsync_clock_read())
+		docsync_query_refuse(RESYNC_LOST);
 }
 
 /*
- * Whoever hasn't seen a tombstone that is gone still has the document; not so
- * who begins, which clients also say as 1970-01-01 or 0001-01-01.
- *
- * The horizon of all collections is a look at a page, and nearly all clients
- * are past it.
+ * The first document at or after a bare stamp that lies in a gap: if it bears
+ * that very stamp, this was issued here.
  */
 static void
-check_purged(text *collection, TimestampTz since)
+judge_first(Download *download, const StoredDocument *stored)
 {
-	TimestampTz purged;
-	char		since_text[DOCSYNC_STAMP_LEN];
-	char		purged_text[DOCSYNC_STAMP_LEN];
-
-	if (since <= SetEpochTimestamp() ||
-		since >= docsync_clock_read(DOCSYNC_HORIZON))
-		return;
-
-	purged = docsync_store_find_purged(collection);
-	if (since >= purged)
-		return;
-
-	docsync_stamp_format(since, since_text);
-	docsync_stamp_format(purged, purged_text);
-	docsync_query_refuse(psprintf("The client has seen %s, tombstones up to %s have been removed.",
-								  since_text, purged_text));
+	if (download->gap != NULL && stored->last_update_utc != download->since)
+		docsync_query_refuse(RESYNC_LOST);
 }
 
 /*
- * Refuses a client that can't go on from where it is.  The message becomes
- * the status line over HTTP: it must not have anything of the request in it.
+ * A later document is about to be given to who goes on from a bare stamp: then
+ * he mustn't have missed anything before.  Not earlier: who starts again and
+ * finds nothing later would be told the same at each poll.
  */
-void
-docsync_query_refuse(const char *detail)
+static void
+judge_next(Download *download)
 {
-	ereport(ERROR,
-			(errcode(docsync_request_sqlstate(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)),
-			 errmsg("resync required"),
-			 errdetail("%s", detail),
-			 errhint("Start again from the beginning, without a cursor.")));
+	if (!download->is_beginning && horizon_of(download) > download->since)
+		docsync_query_refuse(RESYNC_PURGED);
+}
+
+/*
+ * Up to which stamp tombstones are gone that a client who goes on from a bare
+ * stamp would have been given.  By cursor it is that of all: a cursor passes the
+ * client's own, too.
+ */
+static TimestampTz
+horizon_of(const Download *download)
+{
+	return download->origin == ORIGIN_OTHER ? download->horizon.others :
+		download->horizon.all;
 }
 
 /*
@@ -216,6 +474,17 @@ is_wanted(const Download *download, const StoredDocument *stored)
 }
 
 /*
+ * A tombstone that who has just begun can do without
+ */
+static bool
+is_needless(const Download *download, const StoredDocument *stored)
+{
+	return stored->deleted && download->by_cursor &&
+		download->no_tombstones &&
+		stored->last_update_utc <= download->next.seen;
+}
+
+/*
  * StoredCallback: passes a document on, and ends the scan at the first that
  * isn't settled, or when there are enough.
  */
@@ -226,18 +495,34 @@ on_stored(const StoredDocument *stored, void *arg)
 	bool		is_later = stored->last_update_utc > download->since;
 
 	/* Spec late-commit fails without it. */
-	if (!docsync_settle_test(&download->settle, stored->fence))
+	if (!docsync_settle_test(&download->settle, stored->last_update_utc,
+							 stored->fence))
+	{
+		download->is_held = true;
 		return false;
+	}
 
-	if ((is_later || !download->after) && is_wanted(download, stored))
+	if (!download->by_cursor && download->passed++ == 0)
+		judge_first(download, stored);
+
+	if ((is_later || !download->by_cursor) && is_wanted(download, stored) &&
+		!is_needless(download, stored))
 	{
 		if (is_later && (download->is_full ||
 						 download->count == download->max_documents))
 		{
 			download->more = true;
+
+			/* The next page would be refused, for ever. */
+			if (!download->by_cursor && download->is_beginning &&
+				horizon_of(download) > download->last_given)
+				docsync_query_refuse(RESYNC_USE_CURSOR);
 			return false;
 		}
+		if (is_later && !download->by_cursor)
+			judge_next(download);
 		download->count += is_later;
+		download->last_given = stored->last_update_utc;
 
 		/* At least one that is later, or the client wouldn't get further. */
 		if (!download->put(stored, download->arg))
@@ -265,4 +550,20 @@ put_row(const StoredDocument *stored, void *arg)
 
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return true;
+}
+
+static void
+check_row_type(TupleDesc desc)
+{
+	static const Oid types[] = {
+		TEXTOID, INT8OID, TEXTOID, TIMESTAMPTZOID, BOOLOID, JSONBOID
+	};
+	bool		same = desc->natts == lengthof(types);
+
+	for (int i = 0; same && i < desc->natts; i++)
+		same = TupleDescAttr(desc, i)->atttypid == types[i];
+	if (!same)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("type docsync_change has been altered")));
 }

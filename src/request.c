@@ -24,13 +24,14 @@
 #define DEFAULT_COLLECTION		"default"
 
 #define HINT_BODY \
-	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer."
+	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
 
 static void parse_field(const char *key, JsonbValue *value, Request *request);
 static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
 static void check_max_documents(int max_documents);
+static void set_type(void);
 
 /*
  * Reads an object that may have the given keys.
@@ -80,31 +81,31 @@ docsync_request_parse_body(Jsonb *body, Request *request, const char *const *key
 static void
 parse_field(const char *key, JsonbValue *value, Request *request)
 {
+	JsonbValue **array = strcmp(key, "documents") == 0 ? &request->documents :
+	strcmp(key, "buckets") == 0 ? &request->buckets :
+	strcmp(key, "ids") == 0 ? &request->ids : NULL;
+	bool	   *flag = strcmp(key, "reconcile") == 0 ? &request->reconcile :
+	strcmp(key, "state") == 0 ? &request->state :
+	strcmp(key, "tombstones") == 0 ? &request->no_tombstones : NULL;
 	text	  **field = strcmp(key, "clientId") == 0 ? &request->client_id :
 	strcmp(key, "collection") == 0 ? &request->collection :
 	strcmp(key, "cursor") == 0 ? &request->cursor :
+	strcmp(key, "after") == 0 ? &request->after :
 	strcmp(key, "origin") == 0 ? &request->origin : NULL;
 
-	if (strcmp(key, "documents") == 0)
+	if (array != NULL)
 	{
-		request->documents = palloc(sizeof(JsonbValue));
-		*request->documents = *value;
+		*array = palloc(sizeof(JsonbValue));
+		**array = *value;
 	}
+	else if (flag != NULL && value->type == jbvBool)
+		*flag = (flag == &request->no_tombstones) != value->val.boolean;
 	else if (field != NULL && value->type == jbvString)
 		*field = cstring_to_text_with_len(value->val.string.val,
 										  value->val.string.len);
-	else if (field == NULL && value->type == jbvNumeric)
+	else if (field == NULL && flag == NULL && value->type == jbvNumeric)
 	{
-		bool		overflow;
-		Datum		rounded;
-
-		request->max_documents =
-			numeric_int4_opt_error(value->val.numeric, &overflow);
-		rounded = NumericGetDatum(int64_to_numeric(request->max_documents));
-		if (overflow ||
-			!DatumGetBool(DirectFunctionCall2(numeric_eq, rounded,
-											  NumericGetDatum(value->val.numeric))))
-			request->max_documents = 0;
+		request->max_documents = docsync_request_parse_int(value);
 		check_max_documents(request->max_documents);
 	}
 	else
@@ -113,6 +114,23 @@ parse_field(const char *key, JsonbValue *value, Request *request)
 				 errmsg("\"%s\": wrong type", key),
 				 errdetail("It is %s.", docsync_batch_type_name(value)),
 				 errhint(HINT_BODY)));
+}
+
+/*
+ * A JSON number as an integer; -1 if it is negative, too large, or a fraction.
+ */
+int
+docsync_request_parse_int(const JsonbValue *value)
+{
+	bool		overflow;
+	int			number = numeric_int4_opt_error(value->val.numeric, &overflow);
+	Datum		rounded = NumericGetDatum(int64_to_numeric(number));
+
+	if (overflow || number < 0 ||
+		!DatumGetBool(DirectFunctionCall2(numeric_eq, rounded,
+										  NumericGetDatum(value->val.numeric))))
+		return -1;
+	return number;
 }
 
 /*
@@ -132,19 +150,52 @@ docsync_request_sqlstate(int sqlstate)
 	{
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return MAKE_SQLSTATE('P', 'T', '4', '1', '3');
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-			return MAKE_SQLSTATE('P', 'T', '4', '1', '0');
 		default:
 			return sqlstate;
 	}
 }
 
 /*
+ * Refuses a request with an HTTP status and a code that machines can go by.
+ * detail is JSON.  In SQL the status is SQLSTATE 55000, and the code is in the
+ * detail; for PostgREST the whole answer is put into the message, as it wants it.
+ */
+void
+docsync_request_refuse(int status, const char *code, const char *message,
+					   const char *detail, const char *hint)
+{
+	const char *method = GetConfigOption("request.method", true, false);
+	StringInfoData buf;
+
+	if (method == NULL || *method == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s", message),
+				 errdetail("%s", detail),
+				 errhint("%s", hint)));
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "{\"code\":");
+	docsync_json_append_string(&buf, code, strlen(code));
+	appendStringInfoString(&buf, ",\"message\":");
+	docsync_json_append_string(&buf, message, strlen(message));
+	appendStringInfoString(&buf, ",\"details\":");
+	docsync_json_append_string(&buf, detail, strlen(detail));
+	appendStringInfoString(&buf, ",\"hint\":");
+	docsync_json_append_string(&buf, hint, strlen(hint));
+	appendStringInfoChar(&buf, '}');
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')),
+			 errmsg("%s", buf.data),
+			 errdetail("{\"status\":%d,\"headers\":{}}", status)));
+}
+
+/*
  * Tells PostgREST the type of an answer, which it is to pass on as it is
  * (see the domain of the functions), unless somebody has set headers already.
  */
-void
-docsync_request_set_type(void)
+static void
+set_type(void)
 {
 	const char *method = GetConfigOption("request.method", true, false);
 	const char *headers = GetConfigOption("response.headers", true, false);
@@ -332,6 +383,51 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	return value;
 }
 
+bool
+docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
+{
+	return PG_ARGISNULL(n) ? otherwise : PG_GETARG_BOOL(n);
+}
+
+/* With the name that HTTP has for it */
+void
+docsync_request_need_client_id(const Request *request)
+{
+	docsync_batch_check_name(request->client_id, "\"clientId\"",
+							 DOCSYNC_CLIENT_ID_LEN);
+}
+
+/*
+ * The request's cursor, which must be one of its collection, client and origin,
+ * or the beginning.  Bound to these for the next one.
+ */
+Position
+docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
+{
+	Position	position = {.stamp = DT_NOBEGIN, .seen = DT_NOBEGIN};
+	uint32		binding = docsync_cursor_bind(request->collection,
+											  request->client_id,
+											  (char) origin);
+
+	if (request->cursor != NULL)
+	{
+		if (!docsync_cursor_parse(text_to_cstring(request->cursor), &position))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"cursor\" is not a cursor"),
+					 errhint("Send back the cursor received, or none to start from the beginning.")));
+		if (position.is_bound && position.binding != binding)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"cursor\" is of another collection, clientId or origin"),
+					 errhint("Keep a cursor for each, and start from the beginning where there is none.")));
+	}
+
+	position.is_bound = true;
+	position.binding = binding;
+	return position;
+}
+
 int
 docsync_request_get_max(FunctionCallInfo fcinfo, int n)
 {
@@ -353,4 +449,23 @@ check_max_documents(int max_documents)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"maxDocuments\" is out of range"),
 				 errhint("Give an integer from 1 on.")));
+}
+
+/*
+ * The answer is written behind the header of the value it becomes, so that it
+ * needn't be copied.
+ */
+void
+docsync_request_begin_answer(StringInfo buf)
+{
+	initStringInfo(buf);
+	appendStringInfoSpaces(buf, VARHDRSZ);
+}
+
+Datum
+docsync_request_end_answer(StringInfo buf)
+{
+	set_type();
+	SET_VARSIZE(buf->data, buf->len);
+	return PointerGetDatum(buf->data);
 }

@@ -34,9 +34,10 @@ static bool is_ignorable(const SettleScan *scan, TransactionId xid);
  */
 void
 docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
-					 const text *collection)
+					 const History *history, const text *collection)
 {
 	scan->snapshot = snapshot;
+	scan->history = history;
 	scan->collection_hash = docsync_stamp_hash(collection);
 	scan->next = ReadNextFullTransactionId();
 	scan->known = widen(snapshot->xmin, scan->next);
@@ -51,12 +52,22 @@ docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
  * later than all that the snapshot sees.
  */
 bool
-docsync_settle_test(SettleScan *scan, FullTransactionId fence)
+docsync_settle_test(SettleScan *scan, TimestampTz stamp,
+					FullTransactionId fence)
 {
 	Snapshot	snapshot = scan->snapshot;
 	FullTransactionId xid;
 
 	/* The fast path, and nearly always the only one */
+	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
+		return true;
+
+	/*
+	 * Stamped in another cluster, or before a crash or a promotion made the
+	 * server forget ids that nothing had been written under: there may be a
+	 * lower fence than its own.
+	 */
+	fence = docsync_history_fence(scan->history, stamp, fence);
 	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
 		return true;
 
@@ -68,9 +79,8 @@ docsync_settle_test(SettleScan *scan, FullTransactionId fence)
 		return false;
 
 	/*
-	 * Stamped in another cluster, or before a crash or a promotion made the
-	 * server forget ids that nothing had been written under.  Whoever gets
-	 * such an id from now on is stamped later.
+	 * The same, where nobody has taken note of it yet.  Whoever gets such an id
+	 * from now on is stamped later.
 	 */
 	if (FullTransactionIdFollows(fence, scan->next))
 		fence = scan->next;

@@ -38,13 +38,6 @@
 #include "docsync.h"
 
 /*
- * Marks are advisory locks of classes of their own, out of reach of SQL's
- * pg_advisory_lock(), which has the classes 1 and 2.
- */
-#define MARK_COLLECTION		0xD0C5	/* (transaction id, hash of collection) */
-#define MARK_ALL			0xD0C6	/* (transaction id) */
-
-/*
  * A transaction that writes to more collections than this marks them all at
  * once, lest it exhaust the lock table.
  */
@@ -106,9 +99,7 @@ docsync_stamp_take(const text *collection, TimestampTz *stamp,
 {
 	int			len = VARSIZE_ANY_EXHDR(collection);
 
-	if (reservation.count == 0 ||
-		reservation.collection_len != len ||
-		memcmp(reservation.collection, VARDATA_ANY(collection), len) != 0)
+	if (!docsync_stamp_is_reserved(collection))
 	{
 		int			count = Max(expected, 1);
 		TransactionId xid = GetTopTransactionId();
@@ -135,6 +126,27 @@ docsync_stamp_take(const text *collection, TimestampTz *stamp,
 	*stamp = reservation.next++;
 	*fence = reservation.fence;
 	reservation.count--;
+}
+
+/*
+ * Is there a stamp left for a document of the collection?
+ */
+bool
+docsync_stamp_is_reserved(const text *collection)
+{
+	int			len = VARSIZE_ANY_EXHDR(collection);
+
+	return reservation.count > 0 && reservation.collection_len == len &&
+		memcmp(reservation.collection, VARDATA_ANY(collection), len) == 0;
+}
+
+/*
+ * Takes the mark of a collection for a document that brings its own stamp.
+ */
+void
+docsync_stamp_mark(const text *collection)
+{
+	mark(GetTopTransactionId(), docsync_stamp_hash(collection));
 }
 
 /*
@@ -167,11 +179,11 @@ docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash)
 {
 	LOCKTAG		tag;
 
-	mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
+	mark_tag(&tag, xid, collection_hash, DOCSYNC_LOCK_COLLECTION);
 	if (is_held(&tag))
 		return true;
 
-	mark_tag(&tag, xid, 0, MARK_ALL);
+	mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 	return is_held(&tag);
 }
 
@@ -218,9 +230,9 @@ mark(TransactionId xid, uint32 collection_hash)
 	ResourceOwner owner = CurrentResourceOwner;
 	LOCKTAG		tag;
 
-	mark_tag(&tag, xid, collection_hash, MARK_COLLECTION);
+	mark_tag(&tag, xid, collection_hash, DOCSYNC_LOCK_COLLECTION);
 	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock))
-		mark_tag(&tag, xid, 0, MARK_ALL);
+		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 
 	/*
 	 * For the (sub)transaction, as its id is, not for the portal that we may

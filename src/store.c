@@ -3,11 +3,14 @@
  * store.c
  *	  The table: query texts, kept plans, rows to structs.
  *
- * All but one look is done as the caller, so that privileges and row-level
- * security on docsync.document apply; the plan cache makes another plan where
- * another user's policies need one.  The only file that uses SPI.
+ * What concerns documents is done as the caller, so that privileges and
+ * row-level security on docsync.document apply; the plan cache makes another
+ * plan where another user's policies need one.  The only file that uses SPI:
+ * rooms with tables of their own have their statements run here.
  *
- * Every name in a query text is qualified: search_path is the caller's.
+ * Every name in a query text is qualified: search_path is the caller's.  Whoever
+ * has a statement run has opened the store (schema.c), so its names mean what
+ * was checked.
  *
  * Rows don't go by way of SPI's tuple table but straight to a callback, which
  * can end a scan at any row.
@@ -16,8 +19,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "jit/jit.h"
@@ -28,7 +29,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -38,19 +38,25 @@ typedef enum Statement
 {
 	STATEMENT_FIND,
 	STATEMENT_FIND_ONE,
+	STATEMENT_GET,
 	STATEMENT_SCAN,
+	STATEMENT_SCAN_BACK,
 	STATEMENT_WRITE,
 	STATEMENT_WRITE_ONE,
 	STATEMENT_CREATE,
 	STATEMENT_CREATE_ONE,
-	STATEMENT_BURY,
-	STATEMENT_PURGE,
-	STATEMENT_FIND_PURGED
+	STATEMENT_BURY
 } Statement;
 
 #define STORED_COLUMNS \
 	"SELECT id, client_version, client_id, last_update_utc, deleted, body, fence" \
 	"  FROM docsync.document"
+
+#define BY_IDS \
+	"SELECT d.* FROM pg_catalog.unnest($2) AS sent(id) CROSS JOIN LATERAL (" \
+	STORED_COLUMNS \
+	" WHERE collection OPERATOR(pg_catalog.=) $1" \
+	"   AND id OPERATOR(pg_catalog.=) sent.id OFFSET 0) AS d"
 
 #define WRITE(source) \
 	"INSERT INTO docsync.document AS d" \
@@ -86,15 +92,7 @@ typedef enum Statement
 #define WRITTEN \
 	" RETURNING d.id, d.client_version, d.last_update_utc"
 
-typedef struct StatementText
-{
-	const char *text;
-	int			nargs;
-	Oid			argtypes[6];
-	bool		pinned;			/* plan must walk an index, see run() */
-} StatementText;
-
-static const StatementText statements[] = {
+static StoreStatement statements[] = {
 
 	/*
 	 * A look-up for each id, by the primary key.  With ANY ($2) a plan that
@@ -103,25 +101,34 @@ static const StatementText statements[] = {
 	 * it.
 	 */
 	[STATEMENT_FIND] = {
-		"SELECT d.* FROM pg_catalog.unnest($2) AS sent(id) CROSS JOIN LATERAL ("
-		STORED_COLUMNS
-		" WHERE collection OPERATOR(pg_catalog.=) $1"
-		"   AND id OPERATOR(pg_catalog.=) sent.id OFFSET 0) AS d",
-		2, {TEXTOID, TEXTARRAYOID}, true
+		BY_IDS,
+		2, {TEXTOID, TEXTARRAYOID}, STATEMENT_PINNED, NULL
+	},
+	[STATEMENT_GET] = {
+		BY_IDS,
+		2, {TEXTOID, TEXTARRAYOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
 	},
 	[STATEMENT_SCAN] = {
 		STORED_COLUMNS
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND last_update_utc OPERATOR(pg_catalog.>=) $2"
 		" ORDER BY last_update_utc",
-		2, {TEXTOID, TIMESTAMPTZOID}, true
+		2, {TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+	},
+
+	[STATEMENT_SCAN_BACK] = {
+		STORED_COLUMNS
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND last_update_utc OPERATOR(pg_catalog.<=) $2"
+		" ORDER BY last_update_utc DESC",
+		2, {TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
 	},
 
 	[STATEMENT_FIND_ONE] = {
 		STORED_COLUMNS
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND id OPERATOR(pg_catalog.=) $2",
-		2, {TEXTOID, TEXTOID}, true
+		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED, NULL
 	},
 
 	/*
@@ -130,90 +137,59 @@ static const StatementText statements[] = {
 	 */
 	[STATEMENT_WRITE] = {
 		WRITE(FROM_ARRAYS) WINS WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, false
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_UPLOAD, NULL
 	},
 	[STATEMENT_WRITE_ONE] = {
 		WRITE(FROM_VALUES) WINS WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, false
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_UPLOAD, NULL
 	},
 	[STATEMENT_CREATE] = {
 		WRITE(FROM_ARRAYS) WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, false
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_UPLOAD, NULL
 	},
 
 	[STATEMENT_CREATE_ONE] = {
 		WRITE(FROM_VALUES) " ON CONFLICT (collection, id) DO NOTHING" WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, false
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_UPLOAD, NULL
 	},
 
 	[STATEMENT_BURY] = {
 		"UPDATE docsync.document SET deleted = true, body = NULL"
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND id OPERATOR(pg_catalog.=) $2",
-		2, {TEXTOID, TEXTOID}, true
-	},
-
-	/*
-	 * Rows and horizon go in one transaction: a snapshot sees one of them.
-	 * Rows are locked in the order that uploads lock them in; one that an
-	 * upload has locked is about to come back, and not for us.
-	 */
-	[STATEMENT_PURGE] = {
-		"WITH old AS ("
-		"  SELECT collection, id FROM docsync.document"
-		"   WHERE deleted AND last_update_utc OPERATOR(pg_catalog.<) $1"
-		"     AND ($2 OPERATOR(pg_catalog.=) '' OR"
-		"          collection OPERATOR(pg_catalog.=) $2)"
-		"   ORDER BY collection, id FOR UPDATE SKIP LOCKED),"
-		" gone AS ("
-		"  DELETE FROM docsync.document AS d USING old"
-		"   WHERE d.collection OPERATOR(pg_catalog.=) old.collection"
-		"     AND d.id OPERATOR(pg_catalog.=) old.id"
-		"  RETURNING d.collection, d.last_update_utc),"
-		" horizon AS ("
-		"  INSERT INTO docsync.purged AS p (collection, last_update_utc)"
-		"  SELECT collection, pg_catalog.max(last_update_utc)"
-		"    FROM gone GROUP BY collection"
-		"  ON CONFLICT (collection) DO UPDATE"
-		"    SET last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc))"
-		" SELECT pg_catalog.count(*), pg_catalog.max(last_update_utc) FROM gone",
-		2, {TIMESTAMPTZOID, TEXTOID}, false
-	},
-
-	[STATEMENT_FIND_PURGED] = {
-		"SELECT 1::pg_catalog.int8, last_update_utc FROM docsync.purged"
-		" WHERE collection OPERATOR(pg_catalog.=) $1",
-		1, {TEXTOID}, true
+		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED, NULL
 	}
 };
-
-static SPIPlanPtr plans[lengthof(statements)];
-
-typedef struct PurgeResult
-{
-	int64		count;
-	TimestampTz horizon;
-} PurgeResult;
 
 typedef struct RowReceiver
 {
 	DestReceiver pub;
 	MemoryContext context;		/* the callback's */
-	bool		(*receive) (TupleTableSlot *slot, struct RowReceiver *self);
-	StoredCallback stored;
-	WrittenCallback written;
+	RowCallback callback;
 	void	   *arg;
 } RowReceiver;
 
-static void run_guarded(GuardTask task, Statement statement,
-						const Datum *args, RowReceiver *receiver);
-static uint64 run(Statement statement, const Datum *args, bool read_only,
-				  RowReceiver *receiver);
+typedef struct StoredReceiver
+{
+	StoredCallback callback;
+	void	   *arg;
+} StoredReceiver;
+
+typedef struct WrittenReceiver
+{
+	WrittenCallback callback;
+	void	   *arg;
+} WrittenReceiver;
+
+static uint64 run_as(const StoreStatement *statement, SPIPlanPtr plan,
+					 const SPIExecuteOptions *options);
+static uint64 run(const StoreStatement *statement, SPIPlanPtr plan,
+				  const SPIExecuteOptions *options);
 static int	run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options);
-static SPIPlanPtr get_plan(Statement statement);
-static bool receive_stored(TupleTableSlot *slot, RowReceiver *self);
-static bool receive_written(TupleTableSlot *slot, RowReceiver *self);
-static bool receive_purge(TupleTableSlot *slot, RowReceiver *self);
+static SPIPlanPtr get_plan(StoreStatement *statement);
+static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
+static bool receive_stored(TupleTableSlot *slot, void *arg);
+static bool receive_written(TupleTableSlot *slot, void *arg);
 
 /*
  * Looks up the documents with the given ids, as of now, and returns how many
@@ -223,19 +199,35 @@ uint64
 docsync_store_find(text *collection, Datum *ids, int count,
 				   StoredCallback callback, void *arg)
 {
-	RowReceiver receiver = {
-		.receive = receive_stored,
-		.stored = callback,
-		.arg = arg
-	};
+	StoredReceiver receiver = {callback, arg};
 	Datum		args[] = {PointerGetDatum(collection), ids[0]};
 
 	if (count == 1)
-		return run(STATEMENT_FIND_ONE, args, false, &receiver);
+		return docsync_store_execute(&statements[STATEMENT_FIND_ONE], args,
+									 receive_stored, &receiver);
 
 	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
 											  TYPALIGN_INT));
-	return run(STATEMENT_FIND, args, false, &receiver);
+	return docsync_store_execute(&statements[STATEMENT_FIND], args,
+								 receive_stored, &receiver);
+}
+
+/*
+ * The same in the order of the ids, with the active snapshot.
+ */
+void
+docsync_store_get(text *collection, Datum *ids, int count,
+				  StoredCallback callback, void *arg)
+{
+	StoredReceiver receiver = {callback, arg};
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+										TYPALIGN_INT))
+	};
+
+	docsync_store_execute(&statements[STATEMENT_GET], args, receive_stored,
+						  &receiver);
 }
 
 /*
@@ -246,17 +238,31 @@ void
 docsync_store_scan(text *collection, TimestampTz since,
 				   StoredCallback callback, void *arg)
 {
-	RowReceiver receiver = {
-		.receive = receive_stored,
-		.stored = callback,
-		.arg = arg
-	};
+	StoredReceiver receiver = {callback, arg};
 	Datum		args[] = {
 		PointerGetDatum(collection),
 		TimestampTzGetDatum(since)
 	};
 
-	run(STATEMENT_SCAN, args, true, &receiver);
+	docsync_store_execute(&statements[STATEMENT_SCAN], args, receive_stored,
+						  &receiver);
+}
+
+/*
+ * The same from a stamp back, from the highest on down.
+ */
+void
+docsync_store_scan_back(text *collection, TimestampTz from,
+						StoredCallback callback, void *arg)
+{
+	StoredReceiver receiver = {callback, arg};
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		TimestampTzGetDatum(from)
+	};
+
+	docsync_store_execute(&statements[STATEMENT_SCAN_BACK], args,
+						  receive_stored, &receiver);
 }
 
 /*
@@ -277,11 +283,7 @@ docsync_store_write(text *collection, text *client_id,
 					SentDocument **documents, int count, bool all_new,
 					WrittenCallback callback, void *arg)
 {
-	RowReceiver receiver = {
-		.receive = receive_written,
-		.written = callback,
-		.arg = arg
-	};
+	WrittenReceiver receiver = {callback, arg};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "docsync write",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -333,7 +335,8 @@ docsync_store_write(text *collection, text *client_id,
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	run_guarded(GUARD_UPLOAD, statement, args, &receiver);
+	docsync_store_execute(&statements[statement], args, receive_written,
+						  &receiver);
 
 	MemoryContextDelete(context);
 }
@@ -344,168 +347,50 @@ docsync_store_write(text *collection, text *client_id,
 bool
 docsync_store_bury(Datum collection, Datum id)
 {
-	RowReceiver receiver = {0};
 	Datum		args[] = {collection, id};
 
-	return run(STATEMENT_BURY, args, false, &receiver) > 0;
+	return docsync_store_execute(&statements[STATEMENT_BURY], args, NULL,
+								 NULL) > 0;
 }
 
 /*
- * Removes the tombstones with stamps before the given one, of one collection
- * or, if that is NULL, of all.  Returns how many, and the highest of their
- * stamps, which is not set if there were none.
+ * Has docsync_create_store() make the store, as the caller.
  */
-int64
-docsync_store_purge(TimestampTz before, text *collection,
-					TimestampTz *horizon)
+void
+docsync_store_make(void)
 {
-	PurgeResult result = {0};
-	RowReceiver receiver = {
-		.receive = receive_purge,
-		.arg = &result
-	};
-	Datum		args[] = {
-		TimestampTzGetDatum(before),
-		PointerGetDatum(collection != NULL ? collection : cstring_to_text(""))
-	};
-
-	run_guarded(GUARD_PURGE, STATEMENT_PURGE, args, &receiver);
-
-	*horizon = result.horizon;
-	return result.count;
-}
-
-/*
- * The highest stamp of a tombstone removed from the collection, as the active
- * snapshot sees it.
- *
- * Read as the owner of the table: what a reader has missed doesn't depend on
- * the reader's rights, and the table names the collections of others.
- */
-TimestampTz
-docsync_store_find_purged(text *collection)
-{
-	PurgeResult result = {.horizon = DT_NOBEGIN};
-	RowReceiver receiver = {
-		.receive = receive_purge,
-		.arg = &result
-	};
-	Datum		args[] = {PointerGetDatum(collection)};
-	Oid			relid = get_relname_relid("purged",
-										  get_namespace_oid("docsync", false));
-	Relation	rel = table_open(relid, AccessShareLock);
-	Oid			user;
-	int			context;
-
-	/* If there is an error, the end of the (sub)transaction restores them. */
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(rel->rd_rel->relowner,
-						   context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_NOFORCE_RLS);
-	run(STATEMENT_FIND_PURGED, args, true, &receiver);
-	SetUserIdAndSecContext(user, context);
-
-	table_close(rel, NoLock);
-	return result.horizon;
-}
-
-/*
- * Runs a statement that the guard has to know of.
- */
-static void
-run_guarded(GuardTask task, Statement statement, const Datum *args,
-			RowReceiver *receiver)
-{
-	GuardFrame	frame = docsync_guard_enter(task);
-
-	PG_TRY();
-	{
-		run(statement, args, false, receiver);
-	}
-	PG_FINALLY();
-	{
-		docsync_guard_leave(&frame);
-	}
-	PG_END_TRY();
-}
-
-static bool
-receive_row(TupleTableSlot *slot, DestReceiver *self)
-{
-	RowReceiver *receiver = (RowReceiver *) self;
-	MemoryContext oldcontext;
-	bool		more;
-
-	slot_getallattrs(slot);
-
-	oldcontext = MemoryContextSwitchTo(receiver->context);
-	more = receiver->receive(slot, receiver);
-	MemoryContextSwitchTo(oldcontext);
-
-	return more;
-}
-
-static bool
-receive_stored(TupleTableSlot *slot, RowReceiver *self)
-{
-	Datum	   *values = slot->tts_values;
-	StoredDocument stored = {
-		.id = DatumGetTextPP(values[0]),
-		.client_version = DatumGetInt64(values[1]),
-		.client_id = DatumGetTextPP(values[2]),
-		.last_update_utc = DatumGetTimestampTz(values[3]),
-		.deleted = DatumGetBool(values[4]),
-		.has_body = !slot->tts_isnull[5],
-		.body = values[5],
-		.fence = DatumGetFullTransactionId(values[6])
-	};
-
-	return self->stored == NULL || self->stored(&stored, self->arg);
-}
-
-static bool
-receive_written(TupleTableSlot *slot, RowReceiver *self)
-{
-	Datum	   *values = slot->tts_values;
-	WrittenDocument written = {
-		.id = DatumGetTextPP(values[0]),
-		.client_version = DatumGetInt64(values[1]),
-		.last_update_utc = DatumGetTimestampTz(values[2]),
-		.replaced = docsync_guard_replaced()
-	};
-
-	self->written(&written, self->arg);
-	return true;
-}
-
-static bool
-receive_purge(TupleTableSlot *slot, RowReceiver *self)
-{
-	PurgeResult *result = (PurgeResult *) self->arg;
-
-	result->count = DatumGetInt64(slot->tts_values[0]);
-	result->horizon = DatumGetTimestampTz(slot->tts_values[1]);
-	return true;
-}
-
-/*
- * Runs a statement and returns the number of rows.  Memory: what SPI needs is
- * gone on return.
- *
- * A pinned plan walks an index in order and can stop early, whatever the
- * planner's statistics say: with stale ones it would fetch and sort all that
- * comes after a stamp.  JIT is off since such a plan is costed as if it ran
- * to the end, and compiling would take longer than all it does.
- */
-static uint64
-run(Statement statement, const Datum *args, bool read_only, RowReceiver *receiver)
-{
-	SPIExecuteOptions options = {
-		.read_only = read_only,
-		.dest = &receiver->pub
-	};
-	ParamListInfo params = makeParamList(statements[statement].nargs);
+	const char *namespace =
+	quote_identifier(get_namespace_name(docsync_schema_of_functions()));
 	int			result;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	result = SPI_execute(psprintf("SELECT %s.docsync_create_store()", namespace),
+						 false, 0);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
+	SPI_finish();
+}
+
+/*
+ * Runs a statement and returns the number of rows, each of which goes to the
+ * callback, in the caller's memory context, unless that is NULL.  Returning
+ * false ends it.  Memory: what SPI needs is gone on return.
+ */
+uint64
+docsync_store_execute(StoreStatement *statement, const Datum *args,
+					  RowCallback callback, void *arg)
+{
+	RowReceiver receiver = {
+		.context = CurrentMemoryContext,
+		.callback = callback,
+		.arg = arg
+	};
+	SPIExecuteOptions options = {
+		.read_only = (statement->flags & STATEMENT_READ_ONLY) != 0,
+		.dest = &receiver.pub
+	};
+	ParamListInfo params = makeParamList(statement->nargs);
 	uint64		rows;
 
 	for (int i = 0; i < params->numParams; i++)
@@ -513,33 +398,89 @@ run(Statement statement, const Datum *args, bool read_only, RowReceiver *receive
 		params->params[i].value = args[i];
 		/* A body is the one argument that may be NULL. */
 		params->params[i].isnull =
-			statements[statement].argtypes[i] == JSONBOID && args[i] == 0;
+			statement->argtypes[i] == JSONBOID && args[i] == 0;
 		params->params[i].pflags = PARAM_FLAG_CONST;
-		params->params[i].ptype = statements[statement].argtypes[i];
+		params->params[i].ptype = statement->argtypes[i];
 	}
 	options.params = params;
 
-	receiver->pub = *None_Receiver;
-	receiver->pub.receiveSlot = receive_row;
-	receiver->context = CurrentMemoryContext;
+	receiver.pub = *None_Receiver;
+	receiver.pub.receiveSlot = receive_row;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	rows = run_as(statement, get_plan(statement), &options);
+	SPI_finish();
 
-	if (statements[statement].pinned)
-		result = run_pinned(get_plan(statement), &options);
+	pfree(params);
+	return rows;
+}
+
+/*
+ * Runs a plan as whom it is to be run, and with the guard's knowledge.
+ */
+static uint64
+run_as(const StoreStatement *statement, SPIPlanPtr plan,
+	   const SPIExecuteOptions *options)
+{
+	uint64		rows;
+
+	if (statement->flags & (STATEMENT_UPLOAD | STATEMENT_PURGE))
+	{
+		GuardFrame	frame = docsync_guard_enter(statement->flags & STATEMENT_UPLOAD ?
+												GUARD_UPLOAD : GUARD_PURGE);
+
+		PG_TRY();
+		{
+			rows = run(statement, plan, options);
+		}
+		PG_FINALLY();
+		{
+			docsync_guard_leave(&frame);
+		}
+		PG_END_TRY();
+	}
+	else if (statement->flags & STATEMENT_AS_OWNER)
+	{
+		Oid			user;
+		int			context;
+
+		/* If there is an error, the end of the (sub)transaction restores them. */
+		GetUserIdAndSecContext(&user, &context);
+		SetUserIdAndSecContext(docsync_schema_open(STORE_READ)->owner,
+							   context | SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION |
+							   SECURITY_NOFORCE_RLS);
+		rows = run(statement, plan, options);
+		SetUserIdAndSecContext(user, context);
+	}
 	else
-		result = SPI_execute_plan_extended(get_plan(statement), &options);
+		rows = run(statement, plan, options);
+
+	return rows;
+}
+
+/*
+ * A pinned plan walks an index in order and can stop early, whatever the
+ * planner's statistics say: with stale ones it would fetch and sort all that
+ * comes after a stamp.  JIT is off since such a plan is costed as if it ran
+ * to the end, and compiling would take longer than all it does.
+ */
+static uint64
+run(const StoreStatement *statement, SPIPlanPtr plan,
+	const SPIExecuteOptions *options)
+{
+	int			result;
+
+	if (statement->flags & STATEMENT_PINNED)
+		result = run_pinned(plan, options);
+	else
+		result = SPI_execute_plan_extended(plan, options);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(result));
 
-	rows = SPI_processed;
-
-	SPI_finish();
-	pfree(params);
-
-	return rows;
+	return SPI_processed;
 }
 
 /*
@@ -577,14 +518,14 @@ run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options)
 }
 
 static SPIPlanPtr
-get_plan(Statement statement)
+get_plan(StoreStatement *statement)
 {
-	if (plans[statement] == NULL)
+	if (statement->plan == NULL)
 	{
 		SPIPlanPtr	plan;
 
-		plan = SPI_prepare_cursor(statements[statement].text, statements[statement].nargs,
-								  (Oid *) statements[statement].argtypes,
+		plan = SPI_prepare_cursor(statement->text, statement->nargs,
+								  statement->argtypes,
 								  CURSOR_OPT_GENERIC_PLAN |
 								  CURSOR_OPT_FAST_PLAN);
 		if (plan == NULL)
@@ -592,8 +533,62 @@ get_plan(Statement statement)
 				 SPI_result_code_string(SPI_result));
 
 		SPI_keepplan(plan);
-		plans[statement] = plan;
+		statement->plan = plan;
 	}
 
-	return plans[statement];
+	return statement->plan;
+}
+
+static bool
+receive_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+	MemoryContext oldcontext;
+	bool		more;
+
+	if (receiver->callback == NULL)
+		return true;
+
+	slot_getallattrs(slot);
+
+	oldcontext = MemoryContextSwitchTo(receiver->context);
+	more = receiver->callback(slot, receiver->arg);
+	MemoryContextSwitchTo(oldcontext);
+
+	return more;
+}
+
+static bool
+receive_stored(TupleTableSlot *slot, void *arg)
+{
+	StoredReceiver *receiver = (StoredReceiver *) arg;
+	Datum	   *values = slot->tts_values;
+	StoredDocument stored = {
+		.id = DatumGetTextPP(values[0]),
+		.client_version = DatumGetInt64(values[1]),
+		.client_id = DatumGetTextPP(values[2]),
+		.last_update_utc = DatumGetTimestampTz(values[3]),
+		.deleted = DatumGetBool(values[4]),
+		.has_body = !slot->tts_isnull[5],
+		.body = values[5],
+		.fence = DatumGetFullTransactionId(values[6])
+	};
+
+	return receiver->callback == NULL || receiver->callback(&stored, receiver->arg);
+}
+
+static bool
+receive_written(TupleTableSlot *slot, void *arg)
+{
+	WrittenReceiver *receiver = (WrittenReceiver *) arg;
+	Datum	   *values = slot->tts_values;
+	WrittenDocument written = {
+		.id = DatumGetTextPP(values[0]),
+		.client_version = DatumGetInt64(values[1]),
+		.last_update_utc = DatumGetTimestampTz(values[2]),
+		.replaced = docsync_guard_replaced()
+	};
+
+	receiver->callback(&written, receiver->arg);
+	return true;
 }

@@ -138,6 +138,8 @@ docsync_upsert_apply(text *client_id, text *collection,
 	PreventCommandIfReadOnly("docsync_upsert()");
 	PreventCommandIfParallelMode("docsync_upsert()");
 
+	docsync_schema_open(STORE_WRITE);
+
 	upload->client_id = client_id;
 	upload->collection = collection;
 	upload->batch = docsync_batch_parse(documents);

@@ -62,8 +62,8 @@ SELECT regress_docsync_many() \g /dev/null
 SELECT cmp_ok((SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '<', 80,
 	'subtransactions rolled back do not bring more marks');
 
-ALTER TYPE docsync.change ADD ATTRIBUTE extra text;
-SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync.change has been altered', 'no crash');
+ALTER TYPE docsync_change ADD ATTRIBUTE extra text;
+SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync_change has been altered', 'no crash');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -17,6 +17,7 @@ SET client_min_messages = warning;
 BEGIN;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
+DO $$ BEGIN PERFORM docsync_create_store(); END $$;
 SELECT plan(16);
 
 -- This process's memory at its peak, in MB.  (Shared memory is in it from the

@@ -5,6 +5,7 @@ BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
+DO $$ BEGIN PERFORM docsync_create_store(); END $$;
 SELECT plan(132);
 
 -- Rows that a command reads: entries of docsync.document's indexes, and what
@@ -134,6 +135,8 @@ CREATE FUNCTION pg_temp.grown(documents int, collections int) RETURNS SETOF text
 	LANGUAGE plpgsql
 AS $$
 BEGIN
+	SET client_min_messages = warning;
+	DROP SCHEMA docsync CASCADE;
 	DROP EXTENSION docsync;
 	CREATE EXTENSION docsync;
 	INSERT INTO docsync.document (collection, id, client_version, client_id, body)

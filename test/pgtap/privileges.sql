@@ -6,6 +6,7 @@ CREATE EXTENSION IF NOT EXISTS pgtap;
 DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA "Sync; Api";
 CREATE EXTENSION docsync SCHEMA "Sync; Api";
+DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
@@ -66,7 +67,7 @@ SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'a stranger
 	'SELECT * FROM docsync.document',
 	'SELECT * FROM docsync.purged',
 	'SELECT last_value FROM docsync.clock',
-	'SELECT NULL::docsync.change']) AS command;
+	'SELECT NULL::docsync_change']) AS command;
 GRANT USAGE ON SCHEMA docsync, "Sync; Api" TO regress_docsync_stranger;
 SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the schemas: ' || regexp_replace(command, '\s+', ' ', 'g'))
   FROM unnest(ARRAY[
@@ -78,9 +79,9 @@ SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the
 	$$SELECT "Sync; Api".docsync_docs_query('any')$$,
 	$$SELECT "Sync; Api".docsync_docs_sync('{}')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
-	$$SELECT "Sync; Api".docsync_purge()$$,
+	$$CALL "Sync; Api".docsync_purge()$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
-	$$CREATE TEMP TABLE own (a int); CREATE TRIGGER own BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION docsync.guard()$$,
+	$$CREATE TEMP TABLE own (a int); CREATE TRIGGER own BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION docsync_guard()$$,
 	$$SELECT id FROM docsync.document$$,
 	$$SELECT last_value FROM docsync.clock$$,
 	$$SELECT last_value FROM docsync.epoch$$,
@@ -126,7 +127,7 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), 'OK', 'granted:
 	  UPDATE docsync.document SET body = '2' WHERE id = 'a'$$]) AS command;
 -- Also when tombstones have been purged, and the way leads by docsync.purged
 INSERT INTO docsync.document (id, last_update_utc, deleted, fence) VALUES ('old', '2001-02-03', true, '3');
-SELECT "Sync; Api".docsync_purge() AS purged \gset
+CALL "Sync; Api".docsync_purge() AS purged \gset
 SELECT is(pg_temp.try('regress docsync "Müller"; --', $$SELECT "Sync; Api".docsync_query_since('tablet', '2001-02-03', collection => 'other')$$), 'OK',
 	'granted: a download after a purge');
 
@@ -148,13 +149,13 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$LOCK docsync.document IN ACCESS EXCLUSIVE MODE$$,
 	$$ALTER TABLE docsync.document DISABLE TRIGGER ALL$$,
 	$$SET session_replication_role = replica$$,
-	$$CREATE TRIGGER own BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION docsync.guard()$$,
+	$$CREATE TRIGGER own BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION docsync_guard()$$,
 	$$SELECT FROM docsync.purged$$,
 	$$INSERT INTO docsync.purged VALUES ('default', now())$$,
 	$$UPDATE docsync.purged SET last_update_utc = 'infinity'$$,
 	$$DELETE FROM docsync.purged$$,
-	$$SELECT "Sync; Api".docsync_purge()$$,
-	$$SELECT "Sync; Api".docsync_purge('1 day', 'default')$$,
+	$$CALL "Sync; Api".docsync_purge()$$,
+	$$CALL "Sync; Api".docsync_purge('1 day', 'default')$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
 	$$CREATE TABLE docsync.own (a int)$$]) AS command;

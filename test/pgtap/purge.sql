@@ -4,6 +4,7 @@ BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
+DO $$ BEGIN PERFORM docsync_create_store(); END $$;
 SELECT plan(61);
 SET LOCAL TimeZone = 'UTC';
 
@@ -43,12 +44,12 @@ INSERT INTO docsync.document (collection, id, deleted) VALUES ('default', 'new',
 ------------------------------------------------------------------------------
 -- What is refused
 ------------------------------------------------------------------------------
-SELECT throws_ok('SELECT docsync_purge(NULL)', '22004', 'keep is null');
-SELECT throws_ok($$SELECT docsync_purge(interval '-1 us')$$, '22023', 'keep is negative');
-SELECT throws_ok($$SELECT docsync_purge(interval '1 day -25 hours')$$, '22023', 'keep is negative');
-SELECT throws_ok($$SELECT docsync_purge('1 day', '')$$, '22023', 'collection is empty');
-SELECT throws_ok($$SELECT docsync_purge('1 day', repeat('x', 201))$$, '22023', 'collection is too long');
-SELECT throws_ok($$SELECT docsync_purge('1000000 years')$$, '22008', 'timestamp out of range');
+SELECT throws_ok('CALL docsync_purge(NULL)', '22004', 'keep is null');
+SELECT throws_ok($$CALL docsync_purge(interval '-1 us')$$, '22023', 'keep is negative');
+SELECT throws_ok($$CALL docsync_purge(interval '1 day -25 hours')$$, '22023', 'keep is negative');
+SELECT throws_ok($$CALL docsync_purge('1 day', '')$$, '22023', 'collection is empty');
+SELECT throws_ok($$CALL docsync_purge('1 day', repeat('x', 201))$$, '22023', 'collection is too long');
+SELECT throws_ok($$CALL docsync_purge('1000000 years')$$, '22008', 'timestamp out of range');
 SELECT is(pg_temp.left_in('default'), 'd1 t2 t3 d4 t5 d6 new', 'nothing of it purges anything');
 
 ------------------------------------------------------------------------------

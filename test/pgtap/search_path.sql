@@ -93,8 +93,12 @@ $$;
 
 -- Created, in a schema of its own and in the hostile one
 CREATE EXTENSION docsync SCHEMA hostile;
+DO $$ BEGIN PERFORM hostile.docsync_create_store(); END $$;
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
 CREATE EXTENSION docsync SCHEMA api;
+DO $$ BEGIN PERFORM api.docsync_create_store(); END $$;
 
 -- What is read in psql's variables and compared after the search_path is reset
 SELECT api.docsync_grant('regress_docsync_path') AS granted \gset

@@ -7,6 +7,7 @@ CREATE EXTENSION IF NOT EXISTS pgtap;
 DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA api;
 CREATE EXTENSION docsync SCHEMA api;
+DO $$ BEGIN PERFORM api.docsync_create_store(); END $$;
 SELECT plan(28);
 
 -- All that belongs to the extension
@@ -39,20 +40,20 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C", pg_get_function_result(oid) COLLATE "C"
 	  FROM pg_proc WHERE pronamespace IN ('api'::regnamespace, 'docsync'::regnamespace) ORDER BY 1$$,
 	$$VALUES
-	('docsync_docs'::name COLLATE "C", 'jsonb' COLLATE "C", 'docsync."*/*"' COLLATE "C"),
+	('docsync_docs'::name COLLATE "C", 'jsonb' COLLATE "C", '"*/*"' COLLATE "C"),
 	('docsync_docs_query', 'origin text DEFAULT ''other''::text, "sinceUtc" text DEFAULT NULL::text, "clientId" text DEFAULT NULL::text, '
-		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', 'docsync."*/*"'),
-	('docsync_docs_sync', 'jsonb', 'docsync."*/*"'),
+		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', '"*/*"'),
+	('docsync_docs_sync', 'jsonb', '"*/*"'),
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
-		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000', 'docsync."*/*"'),
+		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000', '"*/*"'),
 	('docsync_purge', 'keep interval DEFAULT ''90 days''::interval, collection text DEFAULT NULL::text', 'bigint'),
 	('docsync_query_since', 'client_id text, since_utc timestamp with time zone DEFAULT ''-infinity''::timestamp with time zone, '
 		'origin text DEFAULT ''other''::text, collection text DEFAULT ''default''::text, max_documents integer DEFAULT NULL::integer',
-		'SETOF docsync.change'),
+		'SETOF docsync_change'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
-		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', 'docsync."*/*"'),
+		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000', '"*/*"'),
 	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text',
 		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb)'),
 	('guard', '', 'trigger')$$,
@@ -99,8 +100,8 @@ SELECT is(pg_temp.columns('docsync.document'), 'collection text not null C defau
 	'client_id text not null C default, last_update_utc timestamp with time zone not null, deleted boolean not null default, body jsonb, '
 	'fence xid8 not null', 'columns of docsync.document');
 SELECT is(pg_temp.columns('docsync.purged'), 'collection text not null C, last_update_utc timestamp with time zone not null', 'columns of docsync.purged');
-SELECT is(pg_temp.columns('docsync.change'), 'id text, client_version bigint, client_id text, last_update_utc timestamp with time zone, '
-	'deleted boolean, body jsonb', 'columns of docsync.change');
+SELECT is(pg_temp.columns('docsync_change'), 'id text, client_version bigint, client_id text, last_update_utc timestamp with time zone, '
+	'deleted boolean, body jsonb', 'columns of docsync_change');
 SELECT col_is_pk('docsync', 'document', ARRAY['collection', 'id'], 'a document''s key');
 SELECT col_is_pk('docsync', 'purged', 'collection', 'one horizon a collection');
 SELECT indexes_are('docsync', 'document', ARRAY['document_pkey', 'document_stamp']);

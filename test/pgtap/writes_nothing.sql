@@ -8,6 +8,7 @@ CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS pg_buffercache;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
+DO $$ BEGIN PERFORM docsync_create_store(); END $$;
 -- Autovacuum would write.
 ALTER TABLE docsync.document SET (autovacuum_enabled = false, toast.autovacuum_enabled = false);
 SELECT plan(19);
@@ -117,5 +118,8 @@ SELECT is(:'traces'::text, 'wrote, WAL, a transaction id, a stamp, or was about 
 SELECT is((SELECT array_agg(id) FROM docsync.document WHERE xmin = (SELECT xmin FROM docsync.document WHERE id = 'new')), '{new}', '... of itself alone');
 
 SELECT * FROM finish();
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
 CREATE EXTENSION docsync;
+DO $$ BEGIN PERFORM docsync_create_store(); END $$;

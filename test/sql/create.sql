@@ -3,6 +3,7 @@
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
 
 -- A batch of count documents, d001 and so on
 CREATE FUNCTION pg_temp.batch(count int, version int DEFAULT 2) RETURNS jsonb
@@ -233,6 +234,8 @@ SELECT outcome, count(*) FROM docsync_upsert('tablet', pg_temp.batch(60), 'allow
 RESET ROLE;
 SELECT collection, client_id, count(*) FROM docsync.document WHERE collection IN ('hidden', 'refused', 'allowed') GROUP BY 1, 2 ORDER BY 1;
 
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync CASCADE;
 DROP OWNED BY regress_docsync_create;
 DROP ROLE regress_docsync_create;

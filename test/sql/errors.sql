@@ -2,6 +2,7 @@
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
 CREATE ROLE regress_docsync_client;
 SELECT docsync_grant('regress_docsync_client');
 SELECT outcome FROM docsync_upsert('tablet', '[{"id": "kept", "clientVersion": 1, "body": 1}]');
@@ -281,13 +282,13 @@ SELECT * FROM docsync_query_since('tablet', origin => 'Other');
 :after
 SELECT * FROM docsync_query_since('tablet', 'infinity');
 :after
-SELECT docsync_purge(NULL);
+CALL docsync_purge(NULL);
 :after
-SELECT docsync_purge('-1 day');
+CALL docsync_purge('-1 day');
 :after
-SELECT docsync_purge('1 day', '');
+CALL docsync_purge('1 day', '');
 :after
-SELECT docsync_purge('1 day', repeat('é', 100) || 'x');
+CALL docsync_purge('1 day', repeat('é', 100) || 'x');
 :after
 SELECT * FROM docsync_query_since('tablet', max_documents => -1);
 :after
@@ -397,6 +398,8 @@ SELECT * FROM docsync_upsert('regress_docsync_client', '[
 RESET ROLE;
 SELECT array_agg(id) FROM docsync.document;
 
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
 DROP OWNED BY regress_docsync_client, regress_docsync_stranger;
 DROP ROLE regress_docsync_client, regress_docsync_stranger;

@@ -5,6 +5,7 @@
 \pset format unaligned
 \pset tuples_only on
 CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
 SELECT count(setval('docsync.epoch', x'5f3a9c0d1e2b4a77'::bigint)) AS epoch \gset
 
 -- Times of today, which the rest hasn't, as NOW
@@ -460,4 +461,6 @@ DROP EXTENSION dblink;
 -- Nothing is left in the session.
 SELECT name, setting FROM pg_settings WHERE name ~ '^(docsync\.|enable_(seqscan|sort|bitmapscan|indexscan)$|jit$)' AND source = 'session';
 DROP VIEW pg_temp.differs;
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;

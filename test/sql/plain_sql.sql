@@ -2,6 +2,7 @@
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
 
 -- written: the rows with a stamp issued since the variable "clock", without
 -- times.  "now" stands for a client_version that is the transaction's time in ms.
@@ -209,21 +210,23 @@ RESET ROLE;
 
 -- The guard is for this table alone.
 CREATE TABLE pg_temp.other (a int);
-CREATE TRIGGER guard BEFORE INSERT ON pg_temp.other FOR EACH ROW EXECUTE FUNCTION docsync.guard();
+CREATE TRIGGER guard BEFORE INSERT ON pg_temp.other FOR EACH ROW EXECUTE FUNCTION docsync_guard();
 INSERT INTO pg_temp.other VALUES (1);
 \echo :LAST_ERROR_SQLSTATE
 DROP TRIGGER guard ON pg_temp.other;
-CREATE TRIGGER guard AFTER INSERT ON pg_temp.other FOR EACH ROW EXECUTE FUNCTION docsync.guard();
+CREATE TRIGGER guard AFTER INSERT ON pg_temp.other FOR EACH ROW EXECUTE FUNCTION docsync_guard();
 INSERT INTO pg_temp.other VALUES (1);
 \echo :LAST_ERROR_SQLSTATE
-CREATE TRIGGER guard BEFORE INSERT ON docsync.document FOR EACH STATEMENT EXECUTE FUNCTION docsync.guard();
+CREATE TRIGGER guard BEFORE INSERT ON docsync.document FOR EACH STATEMENT EXECUTE FUNCTION docsync_guard();
 INSERT INTO docsync.document (id, body) VALUES ('statement', '1');
 \echo :LAST_ERROR_SQLSTATE
 DROP TRIGGER guard ON docsync.document;
 DROP TABLE pg_temp.other;
-SELECT docsync.guard();
+SELECT docsync_guard();
 \echo :LAST_ERROR_SQLSTATE
 
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
 DROP OWNED BY regress_docsync_app;
 DROP ROLE regress_docsync_app;

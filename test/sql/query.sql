@@ -2,6 +2,7 @@
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
 
 SELECT id, outcome FROM docsync_upsert('tablet', '[
 	{"id": "t1", "clientVersion": 1, "body": {"by": "tablet"}},
@@ -134,4 +135,6 @@ DELETE FROM docsync.document WHERE id = 'p1';
 FETCH ALL FROM documents;
 CLOSE documents;
 
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;

@@ -2,6 +2,7 @@
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
 
 -- upload: docsync_upsert without the times.  "stamp" is new if it was issued
 -- by this call, and the winner's LastUpdateUtc is true if it says the same as
@@ -289,4 +290,6 @@ SELECT outcome FROM docsync_upsert('tablet', '[
 SELECT count(*) FROM docsync.document WHERE collection = 'suppressed';
 DROP TRIGGER own ON docsync.document;
 
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync CASCADE;

@@ -32,7 +32,7 @@ my $writer = connect_to($old);
 
 $writer->upload('w', 'a', map { document("d$_", 1, qq("the body of $_")) } 1 .. 500);
 $writer->upload('w', 'b', document('deleted', 1), document('kept', 1, 'null'));
-$writer->do("SELECT docsync_purge('0', 'b')");
+$writer->do("CALL docsync_purge('0', 'b')");
 $writer->upload('w', 'b', document('deleted, not purged', 1));
 
 # A client of the old server, which knows a part

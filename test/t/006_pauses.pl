@@ -98,7 +98,7 @@ sub purge_during_a_sync
 	$other->do("DELETE FROM docsync.document WHERE collection = 'sync' AND id = 'purged'", 'BEGIN');
 	$other->upload('o', 'sync', document('contended', 2, '2'));
 	waits($client, "SELECT docsync_sync('c', '[@{[document('contended', 3, 3)]}]', '$cursor', 'sync')", 'transactionid');
-	$late->do("SELECT docsync_purge('0', 'sync')");
+	$late->do("CALL docsync_purge('0', 'sync')");
 	$other->do('COMMIT');
 
 	ok(!eval { $client->finish; 1 }, 'a client whose tombstones are purged while it uploads is refused');

@@ -223,7 +223,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	$http->post('/Docs?clientId=c1&collection=anna/purge', [ { id => 'deleted', clientVersion => 2, deleted => JSON::PP::true } ]);
 	my $new = pull(collection => 'anna/purge');
 	is($http->get("/Docs/Pull?collection=anna/purge&cursor=$old->{cursor}")->{status}, 200, 'before a purge');
-	is($session->value(q{SELECT docsync_purge('0 days', 'anna/purge')}), 1, 'a purge');
+	is($session->value(q{CALL docsync_purge('0 days', 'anna/purge')}), 1, 'a purge');
 
 	for my $case (
 		[ 'GET', "/Docs/Pull?collection=anna/purge&cursor=$old->{cursor}" ],

@@ -58,7 +58,7 @@ sub new_node
 	$node->init(allows_streaming => 1, %options);
 	$node->append_conf('postgresql.conf', $SETTINGS . $conf);
 	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION docsync');
+	$node->safe_psql('postgres', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
 	return $node;
 }
 
