@@ -28,7 +28,7 @@
 #define QUOTE_LEN	40
 
 #define HINT_DOCUMENT \
-	"A document is {\"id\": text, \"clientVersion\": integer, \"body\": any JSON, \"deleted\": boolean}."
+	"A document is {\"id\": text, \"clientVersion\": integer, \"body\": any JSON, \"deleted\": boolean}, and may have \"baseVersion\": integer or null, \"baseUtc\": time."
 
 typedef enum Key
 {
@@ -36,6 +36,8 @@ typedef enum Key
 	KEY_CLIENT_VERSION,
 	KEY_BODY,
 	KEY_DELETED,
+	KEY_BASE_VERSION,
+	KEY_BASE_UTC,
 	KEY_LAST_UPDATE_UTC,		/* accepted and ignored, as is the next */
 	KEY_CLIENT_ID,
 	KEY_UNKNOWN
@@ -46,6 +48,8 @@ static const char *const key_names[] = {
 	[KEY_CLIENT_VERSION] = "clientVersion",
 	[KEY_BODY] = "body",
 	[KEY_DELETED] = "deleted",
+	[KEY_BASE_VERSION] = "baseVersion",
+	[KEY_BASE_UTC] = "baseUtc",
 	[KEY_LAST_UPDATE_UTC] = "LastUpdateUtc",
 	[KEY_CLIENT_ID] = "clientId",
 };
@@ -56,7 +60,9 @@ static void parse_document(SentDocument *sent, JsonbContainer *object,
 						   int64 max_version);
 static Key	find_key(const JsonbValue *key);
 static void parse_id(SentDocument *sent, const JsonbValue *value);
-static void parse_client_version(SentDocument *sent, const JsonbValue *value);
+static int64 parse_version(int ordinal, Key key, const JsonbValue *value);
+static void parse_base_version(SentDocument *sent, const JsonbValue *value);
+static void parse_base_utc(SentDocument *sent, const JsonbValue *value);
 static void parse_deleted(SentDocument *sent, const JsonbValue *value);
 static void parse_body(SentDocument *sent, const JsonbValue *value);
 static int64 printed_within(const JsonbContainer *container);
@@ -371,13 +377,20 @@ parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
 					parse_id(sent, &value);
 					break;
 				case KEY_CLIENT_VERSION:
-					parse_client_version(sent, &value);
+					sent->client_version = parse_version(sent->ordinal, key,
+														 &value);
 					break;
 				case KEY_BODY:
 					parse_body(sent, &value);
 					break;
 				case KEY_DELETED:
 					parse_deleted(sent, &value);
+					break;
+				case KEY_BASE_VERSION:
+					parse_base_version(sent, &value);
+					break;
+				case KEY_BASE_UTC:
+					parse_base_utc(sent, &value);
 					break;
 				default:
 					break;
@@ -391,6 +404,8 @@ parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
 		refuse_missing(sent->ordinal, KEY_CLIENT_VERSION);
 	if (!seen[KEY_BODY] && !sent->deleted)
 		refuse_missing(sent->ordinal, KEY_BODY);
+	if (sent->has_base_utc && !sent->has_base)
+		refuse_missing(sent->ordinal, KEY_BASE_VERSION);
 
 	if (sent->client_version > max_version)
 		ereport(ERROR,
@@ -439,22 +454,23 @@ parse_id(SentDocument *sent, const JsonbValue *value)
 /*
  * JSON knows one kind of number: 17.0 is the integer 17.
  */
-static void
-parse_client_version(SentDocument *sent, const JsonbValue *value)
+static int64
+parse_version(int ordinal, Key key, const JsonbValue *value)
 {
+	int64		version;
 	char	   *number;
 	char	   *end;
 	bool		out_of_range;
 
 	if (value->type != jbvNumeric)
-		refuse_type(sent->ordinal, KEY_CLIENT_VERSION, value,
+		refuse_type(ordinal, key, value,
 					"A clientVersion is an integer of 64 bits.");
 
 	number = DatumGetCString(DirectFunctionCall1(numeric_out,
 												 NumericGetDatum(value->val.numeric)));
 
 	errno = 0;
-	sent->client_version = strtoi64(number, &end, 10);
+	version = strtoi64(number, &end, 10);
 	out_of_range = errno == ERANGE;
 	if (*end == '.')
 		end += 1 + strspn(end + 1, "0");
@@ -462,13 +478,44 @@ parse_client_version(SentDocument *sent, const JsonbValue *value)
 	if (out_of_range || *end != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("document %d, \"clientVersion\": %s", sent->ordinal,
+				 errmsg("document %d, \"%s\": %s", ordinal, key_names[key],
 						out_of_range ? "out of range" : "not an integer"),
 				 errdetail("It is %s.", docsync_batch_quote(number, strlen(number))),
 				 errhint("A clientVersion is an integer from " INT64_FORMAT " to " INT64_FORMAT ".",
 						 PG_INT64_MIN, PG_INT64_MAX)));
 
 	pfree(number);
+	return version;
+}
+
+static void
+parse_base_version(SentDocument *sent, const JsonbValue *value)
+{
+	sent->has_base = true;
+	sent->base_exists = value->type != jbvNull;
+	if (sent->base_exists)
+		sent->base_version = parse_version(sent->ordinal, KEY_BASE_VERSION,
+										   value);
+}
+
+static void
+parse_base_utc(SentDocument *sent, const JsonbValue *value)
+{
+	if (value->type == jbvNull)
+		return;
+	if (value->type != jbvString)
+		refuse_type(sent->ordinal, KEY_BASE_UTC, value,
+					"A baseUtc is the LastUpdateUtc received.");
+
+	if (!docsync_cursor_parse_utc(pnstrdup(value->val.string.val,
+										   value->val.string.len),
+								  &sent->base_utc))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("document %d, \"baseUtc\": not an ISO 8601 time",
+						sent->ordinal),
+				 errhint("Send back the LastUpdateUtc received.")));
+	sent->has_base_utc = true;
 }
 
 static void

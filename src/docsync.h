@@ -140,6 +140,11 @@ typedef struct SentDocument
 	bool		deleted;
 	bool		has_body;		/* false: SQL NULL */
 	JsonbValue	body;			/* points into the batch */
+	bool		has_base;		/* only if the service has just this: */
+	bool		base_exists;	/* false: nothing */
+	int64		base_version;
+	bool		has_base_utc;
+	TimestampTz base_utc;
 } SentDocument;
 
 /* The documents of one id */
@@ -180,7 +185,8 @@ typedef enum RuleOutcome
 	RULE_CREATED,
 	RULE_UPDATED,
 	RULE_UNCHANGED,
-	RULE_DISCARDED
+	RULE_DISCARDED,
+	RULE_CONFLICT
 } RuleOutcome;
 
 /* What the service has, as far as the rule asks. */
@@ -188,6 +194,7 @@ typedef struct RuleHeld
 {
 	bool		exists;
 	int64		client_version;
+	TimestampTz last_update_utc;	/* DT_NOEND: not known yet */
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
 	Jsonb	   *body;			/* NULL: none */
@@ -366,12 +373,16 @@ typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
 typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
 
+/*
+ * Called with the stored row that a written one is about to replace, which is
+ * locked.  If it returns false the row stays as it is.
+ */
+typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
+
 /* How a statement is run */
 #define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
 #define STATEMENT_PINNED		0x02	/* its plan must walk an index */
-#define STATEMENT_UPLOAD		0x04	/* the guard knows it as an upload's */
-#define STATEMENT_PURGE			0x08	/* ... as a purge's */
-#define STATEMENT_AS_OWNER		0x10	/* as the store's owner */
+#define STATEMENT_AS_OWNER		0x04	/* as the store's owner */
 
 typedef struct StoreStatement
 {
@@ -393,7 +404,8 @@ extern void docsync_store_get(text *collection, Datum *ids, int count,
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
 								bool all_new,
-								WrittenCallback callback, void *arg);
+								WrittenCallback callback,
+								ReplaceCallback may_replace, void *arg);
 extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
 extern void docsync_store_scan_back(text *collection, TimestampTz from,
@@ -428,11 +440,14 @@ typedef struct GuardFrame
 {
 	GuardTask	task;
 	int			depth;			/* of triggers */
+	ReplaceCallback may_replace;	/* NULL: always */
+	void	   *arg;
 	bool		has_replaced;
 	StoredDocument replaced;	/* by the row being written */
 } GuardFrame;
 
-extern GuardFrame docsync_guard_enter(GuardTask task);
+extern GuardFrame docsync_guard_enter(GuardTask task,
+									  ReplaceCallback may_replace, void *arg);
 extern void docsync_guard_leave(const GuardFrame *outer);
 extern const StoredDocument *docsync_guard_replaced(void);
 
@@ -445,9 +460,10 @@ typedef struct UploadResult
 {
 	const SentDocument *sent;
 	RuleOutcome outcome;
+	bool		exists;			/* the service has one after the upload */
 	int64		client_version; /* the service's after the upload, as are */
 	TimestampTz last_update_utc;	/* these two */
-	Jsonb	   *winner;			/* NULL unless discarded */
+	Jsonb	   *winner;			/* NULL unless discarded, or in conflict */
 } UploadResult;
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,

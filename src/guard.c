@@ -126,12 +126,14 @@ docsync_guard(PG_FUNCTION_ARGS)
  * back, even if there is an error.
  */
 GuardFrame
-docsync_guard_enter(GuardTask task)
+docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
 {
 	GuardFrame	outer = current_frame;
 
 	current_frame.task = task;
 	current_frame.depth = DatumGetInt32(pg_trigger_depth(NULL)) + 1;
+	current_frame.may_replace = may_replace;
+	current_frame.arg = arg;
 	current_frame.has_replaced = false;
 
 	return outer;
@@ -258,6 +260,9 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 		/* In the memory of the row, so until it has been returned */
 		get_document(rel, heap_copytuple(old), &current_frame.replaced);
 		current_frame.has_replaced = true;
+		if (current_frame.may_replace != NULL &&
+			!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
+			return NULL;
 		return restamp(rel, new, RESTAMP_ONLY, 0);
 	}
 

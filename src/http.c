@@ -370,10 +370,16 @@ append_upload(StringInfo buf, Request *request)
 
 		appendStringInfoString(buf, i == 0 ? "{\"id\":" : ",{\"id\":");
 		docsync_json_append_string(buf, result.sent->id, result.sent->id_len);
-		appendStringInfo(buf, ",\"outcome\":\"%s\",\"clientVersion\":" INT64_FORMAT ",\"LastUpdateUtc\":",
-						 docsync_rule_name(result.outcome),
-						 result.client_version);
-		docsync_json_append_stamp(buf, result.last_update_utc);
+		appendStringInfo(buf, ",\"outcome\":\"%s\"",
+						 docsync_rule_name(result.outcome));
+		if (result.exists)
+		{
+			appendStringInfo(buf, ",\"clientVersion\":" INT64_FORMAT ",\"LastUpdateUtc\":",
+							 result.client_version);
+			docsync_json_append_stamp(buf, result.last_update_utc);
+		}
+		else
+			appendStringInfoString(buf, ",\"clientVersion\":null,\"LastUpdateUtc\":null");
 		appendStringInfoString(buf, ",\"winner\":");
 		if (result.winner == NULL)
 			appendStringInfoString(buf, "null");

@@ -147,12 +147,13 @@ static StoreStatement remove_step = {
 	"        THEN excluded.client_id ELSE p.client_id END,"
 	"    last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc))"
 	" SELECT pg_catalog.count(*) FROM gone",
-	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}, STATEMENT_PURGE, NULL
+	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}, 0, NULL
 };
 
 static TimestampTz parse_keep(Interval *keep);
 static void check_rights(void);
 static bool take_step(Purge *purge);
+static int64 remove_tombstones(const Datum *args);
 static bool find_next_collection(Purge *purge);
 static void collect(Purge *purge, Step *step);
 static Tombstone find_newest(text *collection, text *not_of);
@@ -320,7 +321,6 @@ static bool
 take_step(Purge *purge)
 {
 	Step	   *step = palloc0(sizeof(Step));
-	int64		removed = 0;
 	bool		more;
 
 	check_rights();
@@ -344,8 +344,7 @@ take_step(Purge *purge)
 												TYPALIGN_DOUBLE))
 			};
 
-			docsync_store_execute(&remove_step, args, put_count, &removed);
-			purge->removed += removed;
+			purge->removed += remove_tombstones(args);
 		}
 		purge->passed = step->last;
 		if (step->is_held || step->looked_at < STEP_DOCUMENTS)
@@ -354,6 +353,25 @@ take_step(Purge *purge)
 	PopActiveSnapshot();
 
 	return more;
+}
+
+static int64
+remove_tombstones(const Datum *args)
+{
+	GuardFrame	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
+	int64		removed = 0;
+
+	PG_TRY();
+	{
+		docsync_store_execute(&remove_step, args, put_count, &removed);
+	}
+	PG_FINALLY();
+	{
+		docsync_guard_leave(&frame);
+	}
+	PG_END_TRY();
+
+	return removed;
 }
 
 static bool

@@ -11,6 +11,12 @@
  *	  the same, not 0				else					discarded
  *	  higher						lower					discarded
  *
+ * A document may name what it is based on (baseVersion: that the service has just
+ * this version, or nothing).  Then it wins only if that is so as well; else it is
+ * in conflict.  What comes from a client that compared what it has with the
+ * store is sent like that, maybe by thousands: the same version with the same
+ * content is unchanged then whoever sent it first.
+ *
  * The ON CONFLICT ... WHERE of store.c decides the same once more, on the row
  * as it is when it has been locked.  Whoever changes one changes the other.
  *
@@ -50,9 +56,30 @@ same_body(Jsonb *held, const SentDocument *sent)
 	return compareJsonbContainers(&held->root, container) == 0;
 }
 
+static bool
+is_retry(const RuleHeld *held, const SentDocument *sent)
+{
+	return held->exists && held->client_version == sent->client_version &&
+		(held->same_client || sent->has_base) &&
+		held->deleted == sent->deleted && same_body(held->body, sent);
+}
+
+/* Does the service have what the document is based on? */
+static bool
+is_base(const RuleHeld *held, const SentDocument *sent)
+{
+	return held->exists == sent->base_exists &&
+		(!held->exists ||
+		 (held->client_version == sent->base_version &&
+		  (!sent->has_base_utc || held->last_update_utc == sent->base_utc)));
+}
+
 RuleOutcome
 docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 {
+	if (sent->has_base && !is_base(held, sent))
+		return is_retry(held, sent) ? RULE_UNCHANGED : RULE_CONFLICT;
+
 	if (!held->exists)
 		return RULE_CREATED;
 	if (held->client_version < sent->client_version)
@@ -61,8 +88,7 @@ docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 		return RULE_DISCARDED;
 
 	/* A retry after a lost answer must not look like an edit. */
-	if (held->same_client && held->deleted == sent->deleted &&
-		same_body(held->body, sent))
+	if (is_retry(held, sent))
 		return RULE_UNCHANGED;
 
 	return sent->client_version == 0 ? RULE_UPDATED : RULE_DISCARDED;
@@ -81,6 +107,8 @@ docsync_rule_name(RuleOutcome outcome)
 			return "unchanged";
 		case RULE_DISCARDED:
 			return "discarded";
+		case RULE_CONFLICT:
+			return "conflict";
 	}
 	elog(ERROR, "unrecognized outcome: %d", (int) outcome);
 }

@@ -137,20 +137,20 @@ static StoreStatement statements[] = {
 	 */
 	[STATEMENT_WRITE] = {
 		WRITE(FROM_ARRAYS) WINS WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_UPLOAD, NULL
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, 0, NULL
 	},
 	[STATEMENT_WRITE_ONE] = {
 		WRITE(FROM_VALUES) WINS WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_UPLOAD, NULL
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, 0, NULL
 	},
 	[STATEMENT_CREATE] = {
 		WRITE(FROM_ARRAYS) WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_UPLOAD, NULL
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, 0, NULL
 	},
 
 	[STATEMENT_CREATE_ONE] = {
 		WRITE(FROM_VALUES) " ON CONFLICT (collection, id) DO NOTHING" WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_UPLOAD, NULL
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, 0, NULL
 	},
 
 	[STATEMENT_BURY] = {
@@ -270,6 +270,9 @@ docsync_store_scan_back(text *collection, TimestampTz from,
  * callback is given those that were written; the others were stored by
  * somebody else meanwhile, and win.
  *
+ * may_replace, unless it is NULL, is asked about each stored document that one of
+ * ours is to replace.
+ *
  * With all_new, none of the documents was stored when we looked.  If one is
  * now, there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document
  * the callback doesn't hear.  Without ON CONFLICT, which looks into the index
@@ -281,8 +284,10 @@ docsync_store_scan_back(text *collection, TimestampTz from,
 void
 docsync_store_write(text *collection, text *client_id,
 					SentDocument **documents, int count, bool all_new,
-					WrittenCallback callback, void *arg)
+					WrittenCallback callback, ReplaceCallback may_replace,
+					void *arg)
 {
+	GuardFrame	frame;
 	WrittenReceiver receiver = {callback, arg};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "docsync write",
@@ -335,8 +340,17 @@ docsync_store_write(text *collection, text *client_id,
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	docsync_store_execute(&statements[statement], args, receive_written,
-						  &receiver);
+	frame = docsync_guard_enter(GUARD_UPLOAD, may_replace, arg);
+	PG_TRY();
+	{
+		docsync_store_execute(&statements[statement], args, receive_written,
+							  &receiver);
+	}
+	PG_FINALLY();
+	{
+		docsync_guard_leave(&frame);
+	}
+	PG_END_TRY();
 
 	MemoryContextDelete(context);
 }
@@ -417,7 +431,7 @@ docsync_store_execute(StoreStatement *statement, const Datum *args,
 }
 
 /*
- * Runs a plan as whom it is to be run, and with the guard's knowledge.
+ * Runs a plan as whom it is to be run.
  */
 static uint64
 run_as(const StoreStatement *statement, SPIPlanPtr plan,
@@ -425,22 +439,7 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 {
 	uint64		rows;
 
-	if (statement->flags & (STATEMENT_UPLOAD | STATEMENT_PURGE))
-	{
-		GuardFrame	frame = docsync_guard_enter(statement->flags & STATEMENT_UPLOAD ?
-												GUARD_UPLOAD : GUARD_PURGE);
-
-		PG_TRY();
-		{
-			rows = run(statement, plan, options);
-		}
-		PG_FINALLY();
-		{
-			docsync_guard_leave(&frame);
-		}
-		PG_END_TRY();
-	}
-	else if (statement->flags & STATEMENT_AS_OWNER)
+	if (statement->flags & STATEMENT_AS_OWNER)
 	{
 		Oid			user;
 		int			context;

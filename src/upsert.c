@@ -54,8 +54,12 @@ typedef struct UploadGroup
 	bool		created;
 	bool		written;
 	bool		judged;			/* by the rule */
+	bool		has_base;		/* one of the documents names what it is based on */
+	bool		again;			/* it is being written for the second time */
+	bool		exists;			/* the service has one */
 	int64		client_version;
 	TimestampTz last_update_utc;
+	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
 	Jsonb	   *winner;			/* NULL: none needed */
 } UploadGroup;
 
@@ -67,13 +71,14 @@ struct Upload
 	UploadGroup *groups;		/* by id, as the batch's */
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	bool		has_base;		/* one of the groups has */
 	MemoryContext scratch;		/* for a document at a time */
 	int64		winners_size;	/* bytes, as jsonb */
 };
 
 static void upload_begin(Upload *upload);
 static bool upload_guess(Upload *upload);
-static void upload_look_up(Upload *upload, bool lost);
+static bool upload_look_up(Upload *upload, bool lost);
 static bool upload_write(Upload *upload, bool guessed);
 static bool upload_create(Upload *upload, SentDocument **writes, int count);
 static void upload_statements(Upload *upload, SentDocument **writes,
@@ -82,6 +87,7 @@ static void upload_judge(Upload *upload, UploadGroup *group,
 						 const StoredDocument *stored);
 static bool on_stored(const StoredDocument *stored, void *arg);
 static void on_written(const WrittenDocument *written, void *arg);
+static bool may_replace(const StoredDocument *stored, void *arg);
 static Jsonb *make_winner(Upload *upload, const StoredDocument *stored);
 static bool has_loser(Upload *upload, UploadGroup *group);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
@@ -152,7 +158,11 @@ docsync_upsert_apply(text *client_id, text *collection,
 			upload_look_up(upload, false);
 			upload_write(upload, false);
 		}
-		upload_look_up(upload, true);
+		if (upload_look_up(upload, true))
+		{
+			upload_write(upload, false);
+			upload_look_up(upload, true);
+		}
 	}
 
 	return upload;
@@ -175,9 +185,11 @@ docsync_upsert_result(const Upload *upload, int i)
 
 	result.sent = &upload->batch->documents[i];
 	result.outcome = upload->outcomes[i];
+	result.exists = group->exists;
 	result.client_version = group->client_version;
 	result.last_update_utc = group->last_update_utc;
-	result.winner = result.outcome == RULE_DISCARDED ? group->winner : NULL;
+	result.winner = result.outcome == RULE_DISCARDED ||
+		result.outcome == RULE_CONFLICT ? group->winner : NULL;
 
 	return result;
 }
@@ -190,7 +202,14 @@ upload_begin(Upload *upload)
 	upload->ngroups = batch->ngroups;
 	upload->groups = palloc0(sizeof(UploadGroup) * batch->ngroups);
 	for (int i = 0; i < batch->ngroups; i++)
-		upload->groups[i].sent = &batch->groups[i];
+	{
+		UploadGroup *group = &upload->groups[i];
+
+		group->sent = &batch->groups[i];
+		for (int j = 0; j < group->sent->count; j++)
+			group->has_base = group->has_base || group->sent->documents[j]->has_base;
+		upload->has_base = upload->has_base || group->has_base;
+	}
 
 	upload->outcomes = palloc0(sizeof(RuleOutcome) * batch->count);
 	upload->scratch = AllocSetContextCreate(CurrentMemoryContext,
@@ -228,11 +247,15 @@ upload_guess(Upload *upload)
 
 /*
  * Looks up what is stored and applies the rule: first to all ids, then to
- * those that were to be written and were not.
+ * those that were to be written and were not.  These have lost a race, unless
+ * the stored document has changed since it was compared with what ours is based
+ * on: then it is locked now, and if ours wins over it, there is something to
+ * write again, and true is returned.
  */
-static void
+static bool
 upload_look_up(Upload *upload, bool lost)
 {
+	bool		again = false;
 	Datum	   *ids = palloc(sizeof(Datum) * upload->ngroups);
 	int			count = 0;
 
@@ -246,7 +269,7 @@ upload_look_up(Upload *upload, bool lost)
 		ids[count++] = docsync_batch_id(group->sent);
 	}
 	if (count == 0)
-		return;
+		return false;
 
 	docsync_store_find(upload->collection, ids, count, on_stored, upload);
 
@@ -256,13 +279,18 @@ upload_look_up(Upload *upload, bool lost)
 
 		if (!lost && !group->judged)
 			upload_judge(upload, group, NULL);
-		if (lost && group->write != NULL && !group->written)
+		if (!lost || group->write == NULL || group->written)
+			continue;
+		if (group->has_base && !group->again)
+			again = group->again = true;
+		else
 			ereport(ERROR,
 					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 					 errmsg("document %d was not stored",
 							group->write->ordinal),
 					 errdetail("A trigger on docsync.document may have suppressed it.")));
 	}
+	return again;
 }
 
 /*
@@ -280,7 +308,7 @@ upload_write(Upload *upload, bool guessed)
 	{
 		UploadGroup *group = &upload->groups[i];
 
-		if (group->write != NULL)
+		if (group->write != NULL && !group->written)
 		{
 			writes[count++] = group->write;
 			all_new = all_new && group->created;
@@ -342,8 +370,8 @@ upload_create(Upload *upload, SentDocument **writes, int count)
 			ReThrowError(error);
 		FreeErrorData(error);
 
-		for (int i = 0; i < upload->ngroups; i++)
-			upload->groups[i].written = false;
+		for (int i = 0; i < count; i++)
+			upload->groups[upload->batch->group_of[writes[i]->ordinal - 1]].written = false;
 		upload->winners_size = 0;
 		done = false;
 	}
@@ -374,7 +402,8 @@ upload_statements(Upload *upload, SentDocument **writes, int count,
 
 		docsync_stamp_expect(all_new ? some : 2 * some);
 		docsync_store_write(upload->collection, upload->client_id,
-							writes + i, some, all_new, on_written, upload);
+							writes + i, some, all_new, on_written,
+							upload->has_base ? may_replace : NULL, upload);
 	}
 	docsync_stamp_forget();
 }
@@ -392,6 +421,7 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	if (stored != NULL)
 	{
 		at_first.client_version = stored->client_version;
+		at_first.last_update_utc = stored->last_update_utc;
 		at_first.same_client = docsync_batch_same_text(stored->client_id,
 													   upload->client_id);
 		at_first.deleted = stored->deleted;
@@ -399,7 +429,7 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 		/* Detoast the body only if the rule will look at it. */
 		for (int i = 0; i < group->sent->count; i++)
 		{
-			if (at_first.same_client && stored->has_body &&
+			if ((at_first.same_client || group->has_base) && stored->has_body &&
 				at_first.body == NULL &&
 				group->sent->documents[i]->client_version == stored->client_version)
 				at_first.body = DatumGetJsonbP(stored->body);
@@ -407,6 +437,8 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	}
 
 	held = at_first;
+	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
+	group->exists = stored != NULL;
 	group->write = NULL;
 	group->created = !held.exists;
 	group->judged = true;
@@ -423,6 +455,7 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 
 			held.exists = true;
 			held.client_version = sent->client_version;
+			held.last_update_utc = DT_NOEND;
 			held.same_client = true;
 			held.deleted = sent->deleted;
 			/* There is another to compare it with? */
@@ -476,13 +509,17 @@ on_written(const WrittenDocument *written, void *arg)
 
 	/*
 	 * Somebody may have written it since we looked.  We have won all the
-	 * same, but an earlier one of ours may not have.
+	 * same, but an earlier one of ours may not have.  Where one names what it is
+	 * based on, may_replace() has seen to it that nobody has; at most a
+	 * tombstone has been purged, and that nobody is to hear of.
 	 */
-	if (group->sent->count > 1 || group->created != (written->replaced == NULL))
+	if (!group->has_base &&
+		(group->sent->count > 1 || group->created != (written->replaced == NULL)))
 		upload_judge(upload, group, written->replaced);
 	Assert(group->write == sent);
 
 	group->written = true;
+	group->exists = true;
 	group->client_version = written->client_version;
 	group->last_update_utc = written->last_update_utc;
 
@@ -501,6 +538,20 @@ on_written(const WrittenDocument *written, void *arg)
 
 		group->winner = make_winner(upload, &stored);
 	}
+}
+
+/*
+ * ReplaceCallback: a document that is based on another may replace only what it
+ * was compared with.
+ */
+static bool
+may_replace(const StoredDocument *stored, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
+															stored->id)];
+
+	return !group->has_base || group->judged_on == stored->last_update_utc;
 }
 
 /*
@@ -533,7 +584,9 @@ has_loser(Upload *upload, UploadGroup *group)
 {
 	for (int i = 0; i < group->sent->count; i++)
 	{
-		if (upload->outcomes[group->sent->documents[i]->ordinal - 1] == RULE_DISCARDED)
+		RuleOutcome outcome = upload->outcomes[group->sent->documents[i]->ordinal - 1];
+
+		if (outcome == RULE_DISCARDED || outcome == RULE_CONFLICT)
 			return true;
 	}
 	return false;
@@ -561,6 +614,7 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 		values[2] = CStringGetTextDatum(docsync_rule_name(result.outcome));
 		values[3] = Int64GetDatum(result.client_version);
 		values[4] = TimestampTzGetDatum(result.last_update_utc);
+		nulls[3] = nulls[4] = !result.exists;
 		values[5] = JsonbPGetDatum(result.winner);
 		nulls[5] = result.winner == NULL;
 
