@@ -283,7 +283,6 @@ judge_cursor(Download *download)
 		if (!download->reconcile)
 			docsync_query_refuse(RESYNC_LOST);
 		download->must_reconcile = true;
-		find_base(download);
 	}
 	else if (download->horizon.all > Max(position->stamp, position->seen))
 	{
@@ -308,18 +307,22 @@ static bool
 is_of_other_history(Download *download)
 {
 	const Position *position = &download->position;
-	const HistoryEntry *gap;
+	const HistoryEntry *gap = docsync_history_find_gap(download->history,
+													   position->stamp);
 
-	download->lost_after =
-		docsync_history_lost_after(download->history, position->epoch);
 	if (position->epoch != docsync_history_epoch(download->history))
+	{
+		download->lost_after = docsync_history_lost_after(download->history,
+														  position->epoch);
+		find_base(download);
 		return true;
-
-	gap = docsync_history_find_gap(download->history, position->stamp);
+	}
 	if (gap != NULL)
 	{
+		/* Some may have been stamped while the row was on its way. */
+		find_base(download);
 		download->lost_after = gap->lost_after;
-		return true;
+		return download->since != position->stamp;
 	}
 	if (!RecoveryInProgress() && position->stamp > docsync_clock_read())
 	{
@@ -327,6 +330,7 @@ is_of_other_history(Download *download)
 				(errmsg("a cursor is ahead of docsync's clock, and of the present epoch"),
 				 errhint("The store may have been replaced by an earlier state; docsync_new_epoch() tells all clients.")));
 		download->lost_after = DT_NOBEGIN;
+		find_base(download);
 		return true;
 	}
 	return false;
