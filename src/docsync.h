@@ -242,6 +242,9 @@ extern int	docsync_stamp_format(TimestampTz stamp, char *buf);
  */
 #define DIGEST_BUCKETS			256
 
+/* A sum as text, with a terminator */
+#define DOCSYNC_DIGEST_LEN		17
+
 typedef struct DigestSum
 {
 	uint32		high;
@@ -410,6 +413,7 @@ extern void docsync_store_scan(text *collection, TimestampTz since,
 							   StoredCallback callback, void *arg);
 extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
+extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
 
 /*
@@ -555,7 +559,7 @@ typedef struct Request
 	text	   *origin;
 	int			max_documents;	/* -1: all */
 	bool		reconcile;
-	bool		state;
+	text	   *state;			/* "true", or the client's digest; NULL: no */
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
 	bool		may_write;		/* a sync, even without documents */
@@ -588,6 +592,7 @@ extern Datum docsync_request_end_answer(StringInfo buf);
  * reconcile.c: what a client compares
  */
 extern void docsync_reconcile_append_state(StringInfo buf,
-										   const Download *download);
+										   const Download *download,
+										   const char *own);
 
 #endif							/* DOCSYNC_H */

@@ -53,7 +53,7 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
  * docsync_sync("clientId" text DEFAULT NULL, documents json DEFAULT '[]',
  *				cursor text DEFAULT NULL, collection text DEFAULT NULL,
  *				origin text DEFAULT 'other', "maxDocuments" int DEFAULT 1000,
- *				reconcile bool DEFAULT false, state bool DEFAULT false,
+ *				reconcile bool DEFAULT false, state text DEFAULT NULL,
  *				tombstones bool DEFAULT true)
  * RETURNS json
  *
@@ -71,7 +71,7 @@ docsync_sync(PG_FUNCTION_ARGS)
 		.origin = docsync_request_get_text(fcinfo, 4),
 		.max_documents = docsync_request_get_max(fcinfo, 5),
 		.reconcile = docsync_request_get_bool(fcinfo, 6, false),
-		.state = docsync_request_get_bool(fcinfo, 7, false),
+		.state = docsync_request_get_text(fcinfo, 7),
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 8, true),
 		.may_write = true,
 		.documents = &value
@@ -95,7 +95,7 @@ docsync_sync(PG_FUNCTION_ARGS)
  * docsync_pull("clientId" text DEFAULT NULL, cursor text DEFAULT NULL,
  *				collection text DEFAULT NULL, origin text DEFAULT NULL,
  *				"maxDocuments" int DEFAULT 1000,
- *				reconcile bool DEFAULT false, state bool DEFAULT false,
+ *				reconcile bool DEFAULT false, state text DEFAULT NULL,
  *				tombstones bool DEFAULT true)
  * RETURNS json
  *
@@ -112,7 +112,7 @@ docsync_pull(PG_FUNCTION_ARGS)
 		.origin = docsync_request_get_text(fcinfo, 3),
 		.max_documents = docsync_request_get_max(fcinfo, 4),
 		.reconcile = docsync_request_get_bool(fcinfo, 5, false),
-		.state = docsync_request_get_bool(fcinfo, 6, false),
+		.state = docsync_request_get_text(fcinfo, 6),
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 7, true)
 	};
 
@@ -290,10 +290,11 @@ synchronize(Request *request)
 	appendStringInfoString(&buf, ",\"documents\":");
 	append_download(&buf, &download);
 	append_position(&buf, request, &download);
-	if (request->state && !download.more && !download.is_behind)
+	if (request->state != NULL && !download.more && !download.is_behind)
 	{
 		appendStringInfoString(&buf, ",\"state\":");
-		docsync_reconcile_append_state(&buf, &download);
+		docsync_reconcile_append_state(&buf, &download,
+									   text_to_cstring(request->state));
 	}
 	docsync_query_end();
 

@@ -11,7 +11,8 @@
  * once, and goes on; who can't is refused, and begins from nothing.
  *
  * A client is told if and only if the horizon is above both the stamp of its
- * position and what that has seen.  Seen is the horizon that a first page, or a
+ * position and what that has seen.  (Who sees no document of a collection is
+ * told nothing of it, not even that it is there.)  Seen is the horizon that a first page, or a
  * page that tells, was read under.  So who has been told isn't told again, and
  * who begins isn't stopped at its second page.  (doc/stamps.md, "Purge")
  *
@@ -284,7 +285,8 @@ judge_cursor(Download *download)
 			docsync_query_refuse(RESYNC_LOST);
 		download->must_reconcile = true;
 	}
-	else if (download->horizon.all > Max(position->stamp, position->seen))
+	else if (download->horizon.all > Max(position->stamp, position->seen) &&
+			 docsync_store_sees_any(download->collection))
 	{
 		if (!download->reconcile)
 			docsync_query_refuse(RESYNC_PURGED);
@@ -391,7 +393,8 @@ on_base(const StoredDocument *stored, void *arg)
 static void
 begin_from_nothing(Download *download)
 {
-	download->next.seen = download->horizon.all;
+	if (docsync_store_sees_any(download->collection))
+		download->next.seen = download->horizon.all;
 	if (!RecoveryInProgress())
 	{
 		SettleScan	settle = download->settle;

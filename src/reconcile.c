@@ -91,12 +91,6 @@ static StoreStatement list = {
 	2, {TEXTOID, TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_PINNED, NULL
 };
 
-static StoreStatement any_row = {
-	"SELECT 1 FROM docsync.document"
-	" WHERE collection OPERATOR(pg_catalog.=) $1 LIMIT 1",
-	1, {TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_PINNED, NULL
-};
-
 static bool find_cached(const Download *download, Digest *digest);
 static void keep_cached(const Download *download, const Digest *digest);
 static bool lock_state(LOCKTAG *tag);
@@ -163,8 +157,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	/* Who sees nothing of a collection isn't told that there is one. */
 	appendStringInfoString(&buf, ",\"purgedThrough\":");
 	if (!download.is_behind && !TIMESTAMP_IS_NOBEGIN(download.horizon.all) &&
-		(page.looked_at > 0 ||
-		 docsync_store_execute(&any_row, args, NULL, NULL) > 0))
+		(page.looked_at > 0 || docsync_store_sees_any(request.collection)))
 		docsync_json_append_stamp(&buf, download.horizon.all);
 	else
 		appendStringInfoString(&buf, "null");
@@ -213,11 +206,14 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 /*
  * {"count", "digest", "sums"} of the live documents that the caller sees under
  * the snapshot of a download that has reached the end; null where that can't be
- * had: something visible isn't settled yet, or others are at it.
+ * had: something visible isn't settled yet, or others are at it.  A client that
+ * has told its own digest doesn't need the sums if that is the same.
  */
 void
-docsync_reconcile_append_state(StringInfo buf, const Download *download)
+docsync_reconcile_append_state(StringInfo buf, const Download *download,
+							   const char *own)
 {
+	char		text[DOCSYNC_DIGEST_LEN];
 	Digest	   *digest = palloc0(sizeof(Digest));
 	DigestSum	total;
 
@@ -237,8 +233,16 @@ docsync_reconcile_append_state(StringInfo buf, const Download *download)
 	}
 
 	total = docsync_digest_total(digest);
-	appendStringInfo(buf, "{\"count\":" INT64_FORMAT ",\"digest\":\"%08x%08x\",\"sums\":[",
-					 digest->count, total.high, total.low);
+	snprintf(text, sizeof(text), "%08x%08x", total.high, total.low);
+	appendStringInfo(buf, "{\"count\":" INT64_FORMAT ",\"digest\":\"%s\"",
+					 digest->count, text);
+	if (strcmp(text, own) == 0)
+	{
+		appendStringInfoChar(buf, '}');
+		return;
+	}
+
+	appendStringInfoString(buf, ",\"sums\":[");
 	for (int i = 0; i < DIGEST_BUCKETS; i++)
 		appendStringInfo(buf, i == 0 ? "\"%08x%08x\"" : ",\"%08x%08x\"",
 						 digest->sums[i].high, digest->sums[i].low);

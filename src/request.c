@@ -85,12 +85,12 @@ parse_field(const char *key, JsonbValue *value, Request *request)
 	strcmp(key, "buckets") == 0 ? &request->buckets :
 	strcmp(key, "ids") == 0 ? &request->ids : NULL;
 	bool	   *flag = strcmp(key, "reconcile") == 0 ? &request->reconcile :
-	strcmp(key, "state") == 0 ? &request->state :
 	strcmp(key, "tombstones") == 0 ? &request->no_tombstones : NULL;
 	text	  **field = strcmp(key, "clientId") == 0 ? &request->client_id :
 	strcmp(key, "collection") == 0 ? &request->collection :
 	strcmp(key, "cursor") == 0 ? &request->cursor :
 	strcmp(key, "after") == 0 ? &request->after :
+	strcmp(key, "state") == 0 ? &request->state :
 	strcmp(key, "origin") == 0 ? &request->origin : NULL;
 
 	if (array != NULL)
@@ -100,6 +100,8 @@ parse_field(const char *key, JsonbValue *value, Request *request)
 	}
 	else if (flag != NULL && value->type == jbvBool)
 		*flag = (flag == &request->no_tombstones) != value->val.boolean;
+	else if (field == &request->state && value->type == jbvBool)
+		request->state = value->val.boolean ? cstring_to_text("true") : NULL;
 	else if (field != NULL && value->type == jbvString)
 		*field = cstring_to_text_with_len(value->val.string.val,
 										  value->val.string.len);
@@ -233,6 +235,20 @@ docsync_request_resolve(Request *request)
 		request->collection = get_field(claims, "collection");
 	if (request->collection == NULL)
 		request->collection = cstring_to_text(DEFAULT_COLLECTION);
+
+	if (request->state != NULL)
+	{
+		char	   *state = text_to_cstring(request->state);
+
+		if (strcmp(state, "false") == 0)
+			request->state = NULL;
+		else if (strcmp(state, "true") != 0 &&
+				 strspn(state, "0123456789abcdef") != DOCSYNC_DIGEST_LEN - 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"state\" is neither true nor a digest"),
+					 errhint("A digest is 16 hexadecimal digits.")));
+	}
 }
 
 /*

@@ -41,6 +41,7 @@ typedef enum Statement
 	STATEMENT_GET,
 	STATEMENT_SCAN,
 	STATEMENT_SCAN_BACK,
+	STATEMENT_SEE_ANY,
 	STATEMENT_WRITE,
 	STATEMENT_WRITE_ONE,
 	STATEMENT_CREATE,
@@ -122,6 +123,12 @@ static StoreStatement statements[] = {
 		"   AND last_update_utc OPERATOR(pg_catalog.<=) $2"
 		" ORDER BY last_update_utc DESC",
 		2, {TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+	},
+
+	[STATEMENT_SEE_ANY] = {
+		"SELECT 1 FROM docsync.document"
+		" WHERE collection OPERATOR(pg_catalog.=) $1 LIMIT 1",
+		1, {TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
 	},
 
 	[STATEMENT_FIND_ONE] = {
@@ -263,6 +270,18 @@ docsync_store_scan_back(text *collection, TimestampTz from,
 
 	docsync_store_execute(&statements[STATEMENT_SCAN_BACK], args,
 						  receive_stored, &receiver);
+}
+
+/*
+ * Does the caller see any document of the collection, with the active snapshot?
+ */
+bool
+docsync_store_sees_any(text *collection)
+{
+	Datum		arg = PointerGetDatum(collection);
+
+	return docsync_store_execute(&statements[STATEMENT_SEE_ANY], &arg, NULL,
+								 NULL) > 0;
 }
 
 /*
