@@ -36,6 +36,7 @@ PG_FUNCTION_INFO_V1(docsync_query_since);
 static void judge(Download *download);
 static void judge_cursor(Download *download);
 static bool is_of_other_history(Download *download);
+static bool is_above_clock(TimestampTz stamp);
 static bool is_behind(const Download *download);
 static void find_base(Download *download);
 static bool on_base(const StoredDocument *stored, void *arg);
@@ -326,7 +327,7 @@ is_of_other_history(Download *download)
 		download->lost_after = gap->lost_after;
 		return download->since != position->stamp;
 	}
-	if (!RecoveryInProgress() && position->stamp > docsync_clock_read())
+	if (!RecoveryInProgress() && is_above_clock(position->stamp))
 	{
 		ereport(WARNING,
 				(errmsg("a cursor is ahead of docsync's clock, and of the present epoch"),
@@ -336,6 +337,25 @@ is_of_other_history(Download *download)
 		return true;
 	}
 	return false;
+}
+
+/*
+ * Is a stamp above the last one issued?  The clock doesn't go back as long as the
+ * store is the same, so it isn't asked about what it has passed.
+ */
+static bool
+is_above_clock(TimestampTz stamp)
+{
+	static uint64 version = 0;
+	static TimestampTz clock;
+	const Store *store = docsync_schema_open(STORE_READ);
+
+	if (version != store->version || stamp > clock)
+	{
+		clock = docsync_clock_read();
+		version = store->version;
+	}
+	return stamp > clock;
 }
 
 /*
@@ -350,7 +370,7 @@ is_behind(const Download *download)
 
 	if (!RecoveryInProgress())
 		return position->epoch == docsync_history_epoch(download->history) &&
-			position->stamp > docsync_clock_read() &&
+			is_above_clock(position->stamp) &&
 			!docsync_history_is_present(download->history);
 
 	if (position->epoch == docsync_history_epoch(download->history))
@@ -426,7 +446,7 @@ judge_stamp(Download *download)
 		docsync_history_find_gap(download->history, since);
 
 	if (!RecoveryInProgress() && !download->is_beginning &&
-		since > docsync_clock_read())
+		is_above_clock(since))
 		docsync_query_refuse(RESYNC_LOST);
 }
 

@@ -50,6 +50,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -128,6 +129,9 @@ static Store store;
 static bool is_valid = false;
 static uint64 changes = 0;		/* that we have heard of */
 
+/* The transaction in which it was opened last, and its tables were locked */
+static LocalTransactionId opened_in = InvalidLocalTransactionId;
+
 static bool find_relations(void);
 static void lock_relations(bool unlock);
 static void refuse_missing(void) pg_attribute_noreturn();
@@ -146,6 +150,8 @@ static bool is_subscribed(void);
 static void check_rewritten(void);
 static void on_relation(Datum arg, Oid relid);
 static void on_catalog(Datum arg, int cacheid, uint32 hashvalue);
+static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
+					   SubTransactionId parent_subid, void *arg);
 
 /*
  * docsync_check_store() RETURNS void
@@ -199,6 +205,7 @@ docsync_schema_init(void)
 	CacheRegisterRelcacheCallback(on_relation, (Datum) 0);
 	for (size_t i = 0; i < lengthof(catalogs); i++)
 		CacheRegisterSyscacheCallback(catalogs[i], on_catalog, (Datum) 0);
+	RegisterSubXactCallback(at_subxact, NULL);
 }
 
 /*
@@ -208,6 +215,9 @@ docsync_schema_init(void)
 const Store *
 docsync_schema_open(StoreUse use)
 {
+	if (is_valid && opened_in == MyProc->lxid)
+		return &store;
+
 	for (;;)
 	{
 		if (!is_valid && !find_relations())
@@ -221,7 +231,10 @@ docsync_schema_open(StoreUse use)
 
 		lock_relations(false);
 		if (is_valid)
+		{
+			opened_in = MyProc->lxid;
 			return &store;
+		}
 
 		/* A name may have gone to another relation before we had the lock. */
 		{
@@ -237,7 +250,10 @@ docsync_schema_open(StoreUse use)
 				store.version = changes + 1;
 				is_valid = before == changes;
 				if (is_valid)
+				{
+					opened_in = MyProc->lxid;
 					return &store;
+				}
 			}
 			else
 			{
@@ -690,6 +706,15 @@ on_relation(Datum arg, Oid relid)
 			return;
 		}
 	}
+}
+
+/* The locks may have been taken in the subtransaction, and be gone. */
+static void
+at_subxact(SubXactEvent event, SubTransactionId my_subid,
+		   SubTransactionId parent_subid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		opened_in = InvalidLocalTransactionId;
 }
 
 static void
