@@ -113,7 +113,8 @@ static StoreStatement old_ones = {
 static StoreStatement remove_step = {
 	"WITH old AS ("
 	"  SELECT d.id, d.last_update_utc"
-	"    FROM pg_catalog.unnest($2, $3) AS step(id, stamp)"
+	"    FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3))"
+	"         AS step(id, stamp)"
 	"    JOIN docsync.document AS d ON d.collection OPERATOR(pg_catalog.=) $1"
 	"     AND d.id OPERATOR(pg_catalog.=) step.id"
 	"   WHERE d.deleted AND d.last_update_utc OPERATOR(pg_catalog.=) step.stamp"
@@ -147,7 +148,7 @@ static StoreStatement remove_step = {
 	"        THEN excluded.client_id ELSE p.client_id END,"
 	"    last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc))"
 	" SELECT pg_catalog.count(*) FROM gone",
-	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}, 0, NULL
+	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}, STATEMENT_PINNED, NULL
 };
 
 static TimestampTz parse_keep(Interval *keep);
