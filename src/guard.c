@@ -434,6 +434,7 @@ static void
 check_row(Relation rel, HeapTuple new)
 {
 	bool		deleted_isnull;
+	bool		body_isnull;
 	Datum		deleted;
 
 	/* Of NULLs the columns' NOT NULL will say so. */
@@ -442,8 +443,8 @@ check_row(Relation rel, HeapTuple new)
 	check_length(rel, new, DOCUMENT_CLIENT_ID, DOCSYNC_CLIENT_ID_LEN);
 
 	deleted = get_attr(rel, new, DOCUMENT_DELETED, &deleted_isnull);
-	if (heap_attisnull(new, DOCUMENT_BODY, RelationGetDescr(rel)) &&
-		!deleted_isnull && !DatumGetBool(deleted))
+	get_attr(rel, new, DOCUMENT_BODY, &body_isnull);
+	if (body_isnull && !deleted_isnull && !DatumGetBool(deleted))
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("the document has no body"),
