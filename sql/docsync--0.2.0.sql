@@ -382,6 +382,14 @@ BEGIN
 		INSERT (collection, id, client_version, client_id, deleted, body),
 		UPDATE (client_version, client_id, deleted, body)
 		ON docsync.document TO %s', role);
+
+	-- Who has a privilege, and may not give it, is but warned by GRANT.
+	IF NOT has_schema_privilege(role, 'docsync', 'USAGE') OR NOT has_table_privilege(role, 'docsync.document', 'SELECT') OR
+	   NOT has_column_privilege(role, 'docsync.document', 'body', 'INSERT') OR NOT has_column_privilege(role, 'docsync.document', 'body', 'UPDATE') THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = 'permission denied to grant the use of docsync',
+			HINT = 'The owner of schema docsync grants it.';
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
