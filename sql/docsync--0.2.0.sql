@@ -65,7 +65,8 @@ CREATE FUNCTION @extschema@.docsync_new_epoch() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
-'Begins an epoch: all clients compare what they have with the store, or begin again. For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
+'Begins an epoch: all clients compare what they have with the store, or begin again.
+For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
 
 CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -223,7 +224,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
-'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers. For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
+'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
+For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
 
 ------------------------------------------------------------------------------
 -- functions for SQL, in the schema the extension is created in
@@ -266,7 +268,8 @@ CREATE PROCEDURE @extschema@.docsync_purge(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C;
 COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text, pg_catalog.int8) IS
-'Removes the tombstones older than keep, of one collection or of all, and says how many. Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
+'Removes the tombstones older than keep, of one collection or of all, and says how many.
+Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
 A client that has been away for longer compares what it has with the store.';
 
 ------------------------------------------------------------------------------
