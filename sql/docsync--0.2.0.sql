@@ -126,11 +126,12 @@ BEGIN
 
 	-- In this order: of two indexes that seem to cost the same, as they do in a
 	-- small table, the planner takes the younger, and it keeps that plan for long.
-	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
+	-- A purge must not take another than that of the tombstones.
 	CREATE INDEX IF NOT EXISTS document_stamp ON docsync.document (collection, last_update_utc);
 	IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'docsync.document'::regclass AND contype = 'p') THEN
 		ALTER TABLE docsync.document ADD CONSTRAINT document_pkey PRIMARY KEY (collection, id);
 	END IF;
+	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
 
 	IF to_regclass('docsync.clock') IS NULL THEN
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
