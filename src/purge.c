@@ -194,6 +194,8 @@ docsync_purge(PG_FUNCTION_ARGS)
 	bool		isnull = false;
 	bool		more;
 
+	/* First of all: 0.1's was a function, and is told what to do. */
+	docsync_schema_open(STORE_READ);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "docsync_purge() doesn't return a row");
 	if (PG_ARGISNULL(0))

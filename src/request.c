@@ -399,10 +399,13 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	return value;
 }
 
+/*
+ * A boolean argument.  Before ALTER EXTENSION UPDATE the function may have fewer.
+ */
 bool
 docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 {
-	return PG_ARGISNULL(n) ? otherwise : PG_GETARG_BOOL(n);
+	return n >= PG_NARGS() || PG_ARGISNULL(n) ? otherwise : PG_GETARG_BOOL(n);
 }
 
 /* With the name that HTTP has for it */

@@ -356,6 +356,15 @@ lock_relations(bool unlock)
 static void
 refuse_missing(void)
 {
+	if (OidIsValid(store.relations[STORE_DOCUMENT]) &&
+		OidIsValid(getExtensionOfObject(RelationRelationId,
+										store.relations[STORE_DOCUMENT])))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("docsync's store is still that of version 0.1"),
+				 errdetail("The library is a later one, the extension has not been updated."),
+				 errhint("ALTER EXTENSION docsync UPDATE;")));
+
 	for (int i = 0; i < STORE_RELATIONS; i++)
 	{
 		if (!OidIsValid(store.relations[i]) && OidIsValid(store.relations[STORE_DOCUMENT]))
