@@ -332,6 +332,8 @@ begin(Request *request, Download *download)
 		request->client_id != NULL ? ORIGIN_OTHER : ORIGIN_ANY;
 	download->by_cursor = true;
 	download->reconcile = true;
+	if (request->client_id != NULL || download->origin != ORIGIN_ANY)
+		docsync_request_need_client_id(request);
 	docsync_query_check(download);
 	download->position = docsync_request_parse_cursor(request, download->origin);
 	docsync_query_begin(download, STORE_READ);
