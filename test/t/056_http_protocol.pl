@@ -1,0 +1,124 @@
+# doc/protocol.md: its examples are sent, in their order, and answered as it says.
+#
+# Times, cursors and digests are the test's own: each time or cursor that the
+# document shows stands for what came in its place, wherever it is shown again.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use DocsyncTest::Http;
+use JSON::PP;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
+my $node = new_node('main');
+my $http = DocsyncTest::Http->new($node);
+my $session = $http->session;
+my $text = slurp_file("$ENV{TESTDIR}/doc/protocol.md");
+my ($cursor, %time) = ('');
+my $answer;
+
+while ($text =~ /^```(http|json|sql)(?: (\d+))?\n(.*?)^```/msg)
+{
+	my ($kind, $status, $block) = ($1, $2 // 200, $3);
+
+	if ($kind eq 'sql')
+	{
+		# A procedure that commits can't be one of several commands in a string.
+		$session->do($_) for grep { /\S/ } split /;\n/, $block;
+	}
+	elsif ($kind eq 'http')
+	{
+		my ($method, $path, $body) = $block =~ /^(GET|POST) (\S+)\n(.*)/s or BAIL_OUT("not a request: $block");
+
+		s/CURSOR/$cursor/g for $path, $body;
+		$answer = $http->request($method, $path, $body);
+		$answer->{name} = "$method $path";
+	}
+	else
+	{
+		my $got = DocsyncTest::Http::value_of($answer);
+
+		is($answer->{status}, $status, "$answer->{name}: status $status");
+		is_deeply(shown($got, decode_json($block)), decode_json($block), "$answer->{name}: as shown") or diag($answer->{content});
+		$cursor = $got->{cursor} if ref $got eq 'HASH' && defined $got->{cursor};
+	}
+}
+
+# The hash, by a hand that isn't docsync's
+my @vectors = $text =~ /^\| (?:`([^`]*)`|\(empty\)) \| ([0-9a-f]{8}) \| ([0-9a-f]{8}) \|$/mg;
+cmp_ok(scalar @vectors, '>=', 15, 'there are vectors');
+while (my ($bytes, $high, $low) = splice @vectors, 0, 3)
+{
+	$bytes //= '';
+	is(sprintf('%08x %08x', murmur3($bytes, 0), murmur3($bytes, 0x5bd1e995)), "$high $low", "vector \"$bytes\"");
+}
+
+# The digest of what is there, from the documents alone
+my ($state) = $JSON->decode($session->value(q{SELECT api.docsync_pull('tablet', state => 'true', collection => 'anna')}))->{state};
+my ($high, $low, @sums) = (0, 0, map { [ 0, 0 ] } 1 .. 256);
+for my $row (@{ $session->rows(q{SELECT id, client_version, to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+								   FROM docsync.document WHERE collection = 'anna' AND NOT deleted}) })
+{
+	my $bytes = sprintf '%d:%s,%s,%s', length $row->[0], @$row;
+	my $sum = $sums[ murmur3($row->[0], 0) % 256 ];
+
+	$sum->[0] += murmur3($bytes, 0);
+	$sum->[1] += murmur3($bytes, 0x5bd1e995);
+}
+is($state->{count}, 1, 'one document is live');
+is_deeply($state->{sums}, [ map { sprintf '%08x%08x', map { $_ % 2**32 } @$_ } @sums ], 'its sums are those of the document');
+my $digest = $state->{digest};
+is($session->value(qq{SELECT api.docsync_pull('tablet', state => '$digest', collection => 'anna')::jsonb -> 'state'}),
+	qq({"count": 1, "digest": "$digest"}), 'who has the same digest needs no sums');
+
+done_testing();
+
+# What came, with times, cursors, digests as the document shows them where they
+# may be so: a time that it shows twice must be the same time twice.
+sub shown
+{
+	my ($got, $shown) = @_;
+
+	if (ref $got eq 'HASH' && ref $shown eq 'HASH')
+	{
+		return { map { $_ => $_ eq 'sums' ? [] : shown($got->{$_}, $shown->{$_}) } keys %$got };
+	}
+	return [ map { shown($got->[$_], $shown->[$_]) } 0 .. $#$got ] if ref $got eq 'ARRAY' && ref $shown eq 'ARRAY';
+	return $got if ref $got || ref $shown || !defined $got || !defined $shown;
+
+	my $time = qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
+	if ($shown =~ $time && $got =~ $time)
+	{
+		return $shown if $shown =~ /:0[1-9]\.000000Z$/;    # serverUtc
+		$time{$shown} //= $got;
+		return $time{$shown} eq $got ? $shown : $got;
+	}
+	return $shown if $shown eq 'CURSOR' && $got =~ /^[0-9a-f]{16}\.\d+\.\d+\.[0-9a-f]+\.[0-9a-f]{8}$/;
+	return $shown if $shown eq 'DIGEST' && $got =~ /^[0-9a-f]{16}$/;
+	return $got;
+}
+
+sub murmur3
+{
+	my ($bytes, $h) = @_;
+	my $mul = sub { my ($a, $b) = @_; return (($a * ($b & 0xffff)) + ((($a * ($b >> 16)) & 0xffff) << 16)) & 0xffffffff };
+	my $rotl = sub { my ($x, $r) = @_; return (($x << $r) | ($x >> (32 - $r))) & 0xffffffff };
+	my $mix = sub { return $mul->($rotl->($mul->($_[0], 0xcc9e2d51), 15), 0x1b873593) };
+	my $length = length $bytes;
+
+	for my $k (unpack 'V*', substr $bytes, 0, $length - $length % 4)
+	{
+		$h ^= $mix->($k);
+		$h = ($mul->($rotl->($h, 13), 5) + 0xe6546b64) & 0xffffffff;
+	}
+	$h ^= $mix->(unpack 'V', substr($bytes, $length - $length % 4) . "\0" x 4);
+	$h ^= $length;
+	$h = $mul->($h ^ ($h >> 16), 0x85ebca6b);
+	$h = $mul->($h ^ ($h >> 13), 0xc2b2ae35);
+	return $h ^ ($h >> 16);
+}
