@@ -126,7 +126,7 @@ SELECT api.docsync_sync('watch', '[{"id": "s", "clientVersion": 1, "body": 1}]',
 SELECT api.docsync_pull('watch', origin => 'own') AS pull \gset
 SELECT api.docsync_docs('{"clientId": "watch", "documents": [{"id": "s", "clientVersion": 0, "body": 1}]}') AS docs \gset
 SELECT api.docsync_docs_query('own', '2001-01-01T00:00:00Z', 'watch') AS docs_query \gset
-SELECT api.docsync_pull('watch', origin => 'own', state => true, reconcile => true, cursor => '0000000000000001.1') AS told \gset
+SELECT api.docsync_pull('watch', origin => 'own', state => 'true', reconcile => true, cursor => '0000000000000001.1') AS told \gset
 SELECT api.docsync_docs_reconcile('{"clientId": "watch"}') AS list \gset
 SELECT api.docsync_docs_get('{"clientId": "watch", "ids": ["z", "s"]}') AS got \gset
 RESET ROLE;

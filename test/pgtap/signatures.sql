@@ -57,7 +57,7 @@ SELECT results_eq($$
 	('docsync_guard', '', 'trigger'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
-		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state boolean DEFAULT false, '
+		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state text DEFAULT NULL::text, '
 		'tombstones boolean DEFAULT true', 'api."*/*"'),
 	('docsync_purge', 'IN keep interval DEFAULT ''90 days''::interval, IN collection text DEFAULT NULL::text, INOUT removed bigint DEFAULT NULL::bigint', NULL),
 	('docsync_query_since', 'client_id text, since_utc timestamp with time zone DEFAULT ''-infinity''::timestamp with time zone, '
@@ -65,7 +65,7 @@ SELECT results_eq($$
 		'SETOF api.docsync_change'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000, '
-		'reconcile boolean DEFAULT false, state boolean DEFAULT false, tombstones boolean DEFAULT true', 'api."*/*"'),
+		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true', 'api."*/*"'),
 	('docsync_unset_fence', '', 'xid8'),
 	('docsync_unset_stamp', '', 'timestamp with time zone'),
 	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text',

@@ -93,7 +93,7 @@ INSERT INTO call (name, command) VALUES
 	('query_since', $$SELECT docsync_query_since('phone')$$),
 	('pull', $$SELECT docsync_pull()$$),
 	('the protocol''s download', $$SELECT docsync_docs_query('any')$$),
-	('state', $$SELECT docsync_pull(state => true, "maxDocuments" => NULL)$$),
+	('state', $$SELECT docsync_pull(state => 'true', "maxDocuments" => NULL)$$),
 	('the list', $$SELECT docsync_docs_reconcile('{}')$$),
 	('documents by id', $$SELECT docsync_docs_get('{"ids": ["17", "none"]}')$$),
 	('a check', $$SELECT docsync_check_store()$$),
