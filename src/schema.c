@@ -144,6 +144,8 @@ static void check_owner(const char *kind, const char *name, Oid owner,
 						Oid extension_owner);
 static void check_relation(StoreRelation which);
 static AttrNumber check_column(Relation rel, const NeededColumn *column);
+static Oid	check_primary_key(Relation rel, const AttrNumber *attnums,
+							  int count, const char *columns);
 static void check_triggers(Relation rel, Oid extension);
 static bool is_guard(const Trigger *trigger, Oid extension);
 static bool is_subscribed(void);
@@ -410,6 +412,7 @@ check(void)
 
 	rel = table_open(store.relations[STORE_DOCUMENT], NoLock);
 	store.owner = rel->rd_rel->relowner;
+	check_primary_key(rel, store.attnums[STORE_DOCUMENT], 2, "collection, id");
 	check_triggers(rel, extension);
 	if (find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		ereport(ERROR,
@@ -420,12 +423,8 @@ check(void)
 	table_close(rel, NoLock);
 
 	rel = table_open(store.relations[STORE_PURGED], NoLock);
-	store.purged_index = RelationGetPrimaryKeyIndex(rel);
-	if (!OidIsValid(store.purged_index))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("\"docsync.purged\" has no primary key"),
-				 errhint("ALTER TABLE docsync.purged ADD PRIMARY KEY (collection);")));
+	store.purged_index = check_primary_key(rel, store.attnums[STORE_PURGED],
+										   1, "collection");
 	table_close(rel, NoLock);
 
 	store.is_subscribed = is_subscribed();
@@ -574,10 +573,15 @@ check_column(Relation rel, const NeededColumn *column)
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" of \"docsync.%s\" has been altered",
 							column->name, RelationGetRelationName(rel)),
-					 errdetail("It must be a plain column of type %s%s, and is of type %s.",
+					 errdetail("It must be a plain column of type %s%s, and is %s of type %s%s.",
 							   format_type_be(column->type),
 							   column->type == TEXTOID ? " with the collation \"C\"" : "",
-							   format_type_with_typemod(attr->atttypid, attr->atttypmod)),
+							   attr->attgenerated != '\0' ? "a generated one" :
+							   attr->attidentity != '\0' ? "an identity column" : "one",
+							   format_type_with_typemod(attr->atttypid, attr->atttypmod),
+							   !OidIsValid(attr->attcollation) ? "" :
+							   psprintf(" with the collation \"%s\"",
+										get_collation_name(attr->attcollation))),
 					 errhint(HINT_MEND)));
 		if (column->not_null && !attr->attnotnull)
 			ereport(ERROR,
@@ -594,6 +598,36 @@ check_column(Relation rel, const NeededColumn *column)
 			 errmsg("column \"%s\" of \"docsync.%s\" does not exist",
 					column->name, RelationGetRelationName(rel)),
 			 errhint(HINT_MEND)));
+}
+
+/*
+ * The primary key, by which uploads find what is stored and know that it is so
+ * but once.  It is on the given columns, in their order, and not deferrable.
+ */
+static Oid
+check_primary_key(Relation rel, const AttrNumber *attnums, int count,
+				  const char *columns)
+{
+	Oid			oid = RelationGetPrimaryKeyIndex(rel);
+	bool		same = OidIsValid(oid);
+
+	if (same)
+	{
+		Relation	index = index_open(oid, AccessShareLock);
+
+		same = IndexRelationGetNumberOfKeyAttributes(index) == count;
+		for (int i = 0; same && i < count; i++)
+			same = index->rd_index->indkey.values[i] == attnums[i];
+		index_close(index, NoLock);
+	}
+	if (!same)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("\"docsync.%s\" has no primary key (%s)",
+						RelationGetRelationName(rel), columns),
+				 errhint("ALTER TABLE docsync.%s ADD PRIMARY KEY (%s);",
+						 RelationGetRelationName(rel), columns)));
+	return oid;
 }
 
 /*

@@ -15,6 +15,7 @@ INSERT INTO regress_docsync_batch
 \connect -
 SET client_min_messages = warning;
 BEGIN;
+DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;

@@ -3,10 +3,11 @@
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(132);
+SELECT plan(193);
 
 -- Rows that a command reads: entries of docsync.document's indexes, and what
 -- sequential scans return
@@ -30,7 +31,7 @@ $$;
 
 -- The calls, each about ten documents or fewer
 CREATE TEMP SEQUENCE version;
-CREATE TEMP TABLE middle (stamp timestamptz, cursor text);
+CREATE TEMP TABLE middle (stamp timestamptz, cursor text, other_cursor text);
 CREATE TEMP TABLE victim (row tid);
 CREATE TEMP TABLE call (place serial, name text, command text);
 INSERT INTO call (name, command) VALUES
@@ -39,6 +40,11 @@ INSERT INTO call (name, command) VALUES
 	('from the clock on', $$SELECT count(*) FROM docsync_query_since('reader', (SELECT 'epoch'::timestamptz + last_value * interval '1 us' FROM docsync.clock))$$),
 	('pull', $$SELECT docsync_pull(cursor => (SELECT cursor FROM middle), "maxDocuments" => 10)$$),
 	('sync', $$SELECT docsync_sync('reader', '[{"id": "17", "clientVersion": 0, "body": 1}]', "maxDocuments" => 10)$$),
+	('pull of one who has to compare', $$SELECT docsync_pull(cursor => (SELECT other_cursor FROM middle), reconcile => true, "maxDocuments" => 10)$$),
+	('the list', $$SELECT docsync_docs_reconcile('{"after": "17", "maxDocuments": 10}')$$),
+	('ten by id', $$SELECT docsync_docs_get((SELECT jsonb_build_object('ids', jsonb_agg(i::text)) FROM generate_series(101, 110) AS i))$$),
+	('purge', $$CALL docsync_purge('1 day', 'default')$$),
+	('purge of all collections', $$CALL docsync_purge('1 day')$$),
 	('the protocol''s query', $$SELECT docsync_docs_query(origin => 'any', "maxDocuments" => 10)$$),
 	('upload of one that is discarded', $$SELECT count(*) FROM docsync_upsert('tablet', '[{"id": "17", "clientVersion": 0, "body": 1}]')$$),
 	('upload of one that is updated', $$SELECT count(*) FROM docsync_upsert('tablet', jsonb_build_array(jsonb_build_object('id', '17', 'clientVersion', nextval('version'), 'body', 1)))$$),
@@ -75,14 +81,14 @@ $$;
 ------------------------------------------------------------------------------
 -- Plans that were made when the table had one document, and no statistics
 ------------------------------------------------------------------------------
-INSERT INTO middle VALUES ('-infinity', NULL);
+INSERT INTO middle VALUES ('-infinity', NULL, NULL);
 INSERT INTO docsync.document (id, body) VALUES ('gone', '1');
 INSERT INTO victim SELECT ctid FROM docsync.document;
 SELECT count(pg_temp.all_calls()) \gset
 TRUNCATE victim;
 INSERT INTO docsync.document (id, client_version, client_id, body)
 	SELECT i::text, 0, 'tablet', '1' FROM generate_series(1, 20000) AS i ON CONFLICT DO NOTHING;
-UPDATE middle SET stamp = last_update_utc, cursor = (SELECT lpad(to_hex(last_value), 16, '0') FROM docsync.epoch) || '.' || (extract(epoch FROM last_update_utc) * 1000000)::bigint
+UPDATE middle SET stamp = last_update_utc, other_cursor = '0000000000000001.' || (extract(epoch FROM last_update_utc) * 1000000)::bigint, cursor = (SELECT lpad(to_hex(epoch), 16, '0') FROM docsync.history) || '.' || (extract(epoch FROM last_update_utc) * 1000000)::bigint
   FROM docsync.document WHERE collection = 'default' AND id = '10000';
 SELECT ok(docsync_pull(cursor => (SELECT cursor FROM middle), "maxDocuments" => 1)::jsonb #>> '{documents,0,id}' = '10001', 'the middle is the middle');
 SELECT pg_temp.few('planned when there was one document');
@@ -90,6 +96,12 @@ DISCARD PLANS;
 SELECT pg_temp.few('without statistics');
 ANALYZE docsync.document;
 SELECT pg_temp.few('with statistics');
+
+-- So is an epoch: the highest stamps are found by an index.
+SAVEPOINT s;
+SELECT pg_temp.rows_read('SELECT docsync_new_epoch()') AS read \gset
+ROLLBACK TO s;
+SELECT cmp_ok(:read, '<', 1000, 'an epoch begins');
 
 -- A collection's size is nothing to another.
 INSERT INTO docsync.document (collection, id, body) SELECT 'small', i::text, '1' FROM generate_series(1, 10) AS i;
@@ -139,6 +151,7 @@ BEGIN
 	DROP SCHEMA docsync CASCADE;
 	DROP EXTENSION docsync;
 	CREATE EXTENSION docsync;
+	PERFORM docsync_create_store();
 	INSERT INTO docsync.document (collection, id, client_version, client_id, body)
 		SELECT CASE i % collections WHEN 0 THEN 'default' ELSE 'other ' || i % collections END, i::text, 0, 'tablet', '1'
 		  FROM generate_series(1, documents) AS i;

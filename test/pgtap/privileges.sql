@@ -1,8 +1,10 @@
--- Who may do what: PUBLIC nothing, a role that was granted docsync exactly what
--- its calls need.
-SET client_min_messages = warning;
+-- Who may do what: the functions are everybody's to call, and are of no use
+-- without the store's privileges; PUBLIC has none, a role that was granted
+-- docsync exactly those that its calls need.
+SET client_min_messages = error;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA "Sync; Api";
 CREATE EXTENSION docsync SCHEMA "Sync; Api";
@@ -10,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(70);
+SELECT plan(85);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -27,14 +29,15 @@ BEGIN
 END
 $$;
 
--- All privileges on what belongs to docsync, but for the owner's
+-- All privileges on what belongs to docsync and on the store, but for the owner's
 CREATE FUNCTION pg_temp.privileges() RETURNS TABLE (object text, grantee text, privilege text)
 	LANGUAGE sql
 AS $$
 	WITH member AS (
 		SELECT d.classid, d.objid FROM pg_depend AS d
 		 WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
-		   AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'docsync')),
+		   AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'docsync')
+		UNION SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relnamespace = 'docsync'::regnamespace AND relkind IN ('r', 'S')),
 	acl AS (
 		SELECT 'function ' || proname AS object, proowner AS owner, coalesce(proacl, acldefault('f', proowner)) AS acl
 		  FROM pg_proc JOIN member ON oid = objid AND classid = 'pg_proc'::regclass
@@ -59,33 +62,42 @@ $$;
 ------------------------------------------------------------------------------
 -- PUBLIC
 ------------------------------------------------------------------------------
--- Not even the row types of tables, which need a privilege on the table anyway
-SELECT is_empty($$SELECT * FROM pg_temp.privileges() WHERE object NOT IN ('type document', 'type purged')$$, 'nothing is granted to anybody');
+-- What isn't of the store: functions and types of the extension
+SELECT set_eq($$SELECT object, grantee, privilege FROM pg_temp.privileges()$$, $$
+	SELECT 'function ' || proname AS object, 'PUBLIC' AS grantee, 'EXECUTE' AS privilege FROM pg_proc WHERE pronamespace = '"Sync; Api"'::regnamespace
+	UNION ALL VALUES ('type docsync_change', 'PUBLIC', 'USAGE'), ('type */*', 'PUBLIC', 'USAGE')$$, 'nothing of the store is granted to anybody');
 SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'a stranger: ' || regexp_replace(command, '\s+', ' ', 'g'))
   FROM unnest(ARRAY[
 	'SELECT "Sync; Api".docsync_pull()',
 	'SELECT * FROM docsync.document',
 	'SELECT * FROM docsync.purged',
-	'SELECT last_value FROM docsync.clock',
-	'SELECT NULL::docsync_change']) AS command;
+	'SELECT * FROM docsync.history',
+	'SELECT last_value FROM docsync.clock']) AS command;
 GRANT USAGE ON SCHEMA docsync, "Sync; Api" TO regress_docsync_stranger;
 SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the schemas: ' || regexp_replace(command, '\s+', ' ', 'g'))
   FROM unnest(ARRAY[
-	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]')$$,
 	$$SELECT "Sync; Api".docsync_query_since('tablet')$$,
 	$$SELECT "Sync; Api".docsync_sync('tablet')$$,
+	$$SELECT "Sync; Api".docsync_sync('tablet', state => 'true')$$,
 	$$SELECT "Sync; Api".docsync_pull()$$,
-	$$SELECT "Sync; Api".docsync_docs('[]')$$,
+	$$SELECT "Sync; Api".docsync_docs('{"clientId": "tablet", "documents": [{"id": "a", "clientVersion": 1, "body": 1}]}')$$,
 	$$SELECT "Sync; Api".docsync_docs_query('any')$$,
-	$$SELECT "Sync; Api".docsync_docs_sync('{}')$$,
+	$$SELECT "Sync; Api".docsync_docs_sync('{"clientId": "tablet"}')$$,
+	$$SELECT "Sync; Api".docsync_docs_reconcile('{}')$$,
+	$$SELECT "Sync; Api".docsync_docs_get('{"ids": ["a"]}')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
+	$$SELECT "Sync; Api".docsync_create_store()$$,
+	$$SELECT "Sync; Api".docsync_check_store_owner()$$,
 	$$CALL "Sync; Api".docsync_purge()$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
-	$$CREATE TEMP TABLE own (a int); CREATE TRIGGER own BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION docsync_guard()$$,
 	$$SELECT id FROM docsync.document$$,
-	$$SELECT last_value FROM docsync.clock$$,
-	$$SELECT last_value FROM docsync.epoch$$,
-	$$SELECT last_value FROM docsync.horizon$$]) AS command;
+	$$SELECT * FROM docsync.history$$,
+	$$SELECT last_value FROM docsync.clock$$]) AS command;
+-- The trigger's function is for docsync.document alone.
+SELECT is(pg_temp.try('regress_docsync_stranger', $$CREATE TEMP TABLE own (a int);
+	CREATE TRIGGER own BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION "Sync; Api".docsync_guard(); INSERT INTO own VALUES (1)$$), '42809',
+	'a table of the stranger''s own can''t be guarded');
 REVOKE USAGE ON SCHEMA docsync, "Sync; Api" FROM regress_docsync_stranger;
 
 ------------------------------------------------------------------------------
@@ -93,20 +105,17 @@ REVOKE USAGE ON SCHEMA docsync, "Sync; Api" FROM regress_docsync_stranger;
 ------------------------------------------------------------------------------
 SELECT "Sync; Api".docsync_grant(:'role') AS granted \gset
 SELECT set_eq($$SELECT object, privilege FROM pg_temp.privileges() WHERE grantee = 'regress docsync "Müller"; --'$$, $$VALUES
-	('schema docsync', 'USAGE'), ('schema Sync; Api', 'USAGE'),
+	('schema docsync', 'USAGE'),
 	('document', 'SELECT'),
 	('document.collection', 'INSERT'), ('document.id', 'INSERT'),
 	('document.client_version', 'INSERT'), ('document.client_version', 'UPDATE'),
 	('document.client_id', 'INSERT'), ('document.client_id', 'UPDATE'),
 	('document.deleted', 'INSERT'), ('document.deleted', 'UPDATE'),
-	('document.body', 'INSERT'), ('document.body', 'UPDATE'),
-	('function docsync_upsert', 'EXECUTE'), ('function docsync_query_since', 'EXECUTE'),
-	('function docsync_sync', 'EXECUTE'), ('function docsync_pull', 'EXECUTE'),
-	('function docsync_docs', 'EXECUTE'), ('function docsync_docs_query', 'EXECUTE'),
-	('function docsync_docs_sync', 'EXECUTE')$$,
+	('document.body', 'INSERT'), ('document.body', 'UPDATE')$$,
 	'docsync_grant gives a role these privileges and no other');
-SELECT is_empty($$SELECT * FROM pg_temp.privileges() WHERE grantee <> 'regress docsync "Müller"; --' AND object NOT IN ('type document', 'type purged')$$,
+SELECT is_empty($$SELECT * FROM pg_temp.privileges() WHERE grantee <> 'regress docsync "Müller"; --' AND object !~ '^(function docsync_|type )'$$,
 	'... and nobody else');
+GRANT USAGE ON SCHEMA "Sync; Api" TO :role;
 SELECT is("Sync; Api".docsync_grant(:'role')::text, '', 'it may be given again');
 
 -- The calls work.
@@ -123,11 +132,17 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), 'OK', 'granted:
 	$$SELECT "Sync; Api".docsync_docs_query('any', '2001-01-01T00:00:00Z')$$,
 	$$SELECT "Sync; Api".docsync_docs_sync('{"clientId": "tablet", "documents": [{"id": "a", "clientVersion": 1, "body": 1}]}')$$,
 	$$SELECT "Sync; Api".docsync_docs_sync('{"origin": "any"}')$$,
+	$$SELECT "Sync; Api".docsync_sync('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]', state => 'true', reconcile => true, tombstones => false)$$,
+	$$SELECT "Sync; Api".docsync_pull(state => 'true')$$,
+	$$SELECT "Sync; Api".docsync_docs_reconcile('{}')$$,
+	$$SELECT "Sync; Api".docsync_docs_get('{"ids": ["a"]}')$$,
+	$$SELECT "Sync; Api".docsync_check_store()$$,
 	$$INSERT INTO docsync.document (id, body) VALUES ('a', '1');
 	  UPDATE docsync.document SET body = '2' WHERE id = 'a'$$]) AS command;
 -- Also when tombstones have been purged, and the way leads by docsync.purged
-INSERT INTO docsync.document (id, last_update_utc, deleted, fence) VALUES ('old', '2001-02-03', true, '3');
-CALL "Sync; Api".docsync_purge() AS purged \gset
+INSERT INTO docsync.document (id, last_update_utc, deleted, fence) VALUES ('old', '2001-02-03', true, '3'), ('newest', '2001-02-04', true, '3');
+CALL "Sync; Api".docsync_purge('90 days', 'default', NULL) \gset
+SELECT is(:removed, 1, 'the owner purges');
 SELECT is(pg_temp.try('regress docsync "Müller"; --', $$SELECT "Sync; Api".docsync_query_since('tablet', '2001-02-03', collection => 'other')$$), 'OK',
 	'granted: a download after a purge');
 
@@ -149,7 +164,7 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$LOCK docsync.document IN ACCESS EXCLUSIVE MODE$$,
 	$$ALTER TABLE docsync.document DISABLE TRIGGER ALL$$,
 	$$SET session_replication_role = replica$$,
-	$$CREATE TRIGGER own BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION docsync_guard()$$,
+	$$CREATE TRIGGER own BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION "Sync; Api".docsync_guard()$$,
 	$$SELECT FROM docsync.purged$$,
 	$$INSERT INTO docsync.purged VALUES ('default', now())$$,
 	$$UPDATE docsync.purged SET last_update_utc = 'infinity'$$,
@@ -158,15 +173,19 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$CALL "Sync; Api".docsync_purge('1 day', 'default')$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
+	$$SELECT "Sync; Api".docsync_create_store()$$,
+	$$SELECT FROM docsync.history$$,
+	$$INSERT INTO docsync.history SELECT * FROM docsync.history$$,
+	$$UPDATE docsync.history SET epoch = 1$$,
+	$$DELETE FROM docsync.history$$,
 	$$CREATE TABLE docsync.own (a int)$$]) AS command;
-SELECT is(array_agg(pg_temp.try('regress docsync "Müller"; --', replace(command, 'clock', sequence))), '{42501,42501,42501}', 'not granted: ' || regexp_replace(command, '\s+', ' ', 'g'))
+SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not granted: ' || regexp_replace(command, '\s+', ' ', 'g'))
   FROM unnest(ARRAY[
 	$$SELECT setval('docsync.clock', 1)$$,
 	$$SELECT nextval('docsync.clock')$$,
 	$$SELECT currval('docsync.clock')$$,
 	$$SELECT last_value FROM docsync.clock$$,
-	$$ALTER SEQUENCE docsync.clock RESTART 1$$]) AS command, unnest('{clock,epoch,horizon}'::text[]) AS sequence
- GROUP BY command;
+	$$ALTER SEQUENCE docsync.clock RESTART 1$$]) AS command;
 
 ------------------------------------------------------------------------------
 -- Whom it can't be granted to

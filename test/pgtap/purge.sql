@@ -2,10 +2,11 @@
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(61);
+SELECT plan(56);
 SET LOCAL TimeZone = 'UTC';
 
 -- What a download gets: ids, or the error with its detail and hint
@@ -22,10 +23,17 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN concat_ws(' / ', SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
-CREATE FUNCTION pg_temp.resync(since text, purged text) RETURNS text
-	LANGUAGE sql
+\set told '55000 / resync required / {"reason": "purged", "text": "Tombstones that this client has not seen have been removed."} / Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor.'
+-- What a purge says that it has removed
+CREATE FUNCTION pg_temp.purge(keep interval, collection text DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql
 AS $$
-	SELECT format('55000 / resync required / The client has seen %s, tombstones up to %s have been removed. / Start again from the beginning, without a cursor.', since, purged)
+DECLARE
+	removed bigint;
+BEGIN
+	CALL docsync_purge(keep, collection, removed);
+	RETURN removed;
+END
 $$;
 CREATE FUNCTION pg_temp.left_in(collection text) RETURNS text
 	LANGUAGE sql
@@ -55,11 +63,10 @@ SELECT is(pg_temp.left_in('default'), 'd1 t2 t3 d4 t5 d6 new', 'nothing of it pu
 ------------------------------------------------------------------------------
 -- Nothing to purge
 ------------------------------------------------------------------------------
-SELECT is(docsync_purge('200 years'), 0::bigint, 'no tombstone is so old');
-SELECT is(docsync_purge('0', 'nowhere'), 0::bigint, 'no such collection');
-SELECT is(docsync_purge('0', 'calm'), 0::bigint, 'a collection without tombstones');
+SELECT is(pg_temp.purge('200 years'), 0::bigint, 'no tombstone is so old');
+SELECT is(pg_temp.purge('0', 'nowhere'), 0::bigint, 'no such collection');
+SELECT is(pg_temp.purge('0', 'calm'), 0::bigint, 'a collection without tombstones');
 SELECT is_empty('SELECT * FROM docsync.purged', 'it leaves no trace');
-SELECT is((SELECT last_value FROM docsync.horizon), 0::bigint, '... and no horizon');
 SELECT is(pg_temp.download('2001-01-01'), 'd1 t2 t3 d4 t5 d6 new', '... and no reader notices');
 
 ------------------------------------------------------------------------------
@@ -67,19 +74,18 @@ SELECT is(pg_temp.download('2001-01-01'), 'd1 t2 t3 d4 t5 d6 new', '... and no r
 ------------------------------------------------------------------------------
 -- A cursor has a snapshot from before.
 DECLARE before CURSOR FOR
-	SELECT string_agg(id, ' ') AS documents, (SELECT count(*) FROM docsync.purged) AS purged FROM docsync_query_since('reader', '2001-01-01', 'any');
+	SELECT string_agg(id, ' ') AS documents FROM docsync_query_since('reader', '2001-01-01', 'any');
 SELECT last_value AS clock FROM docsync.clock \gset
 
-SELECT is(docsync_purge(now() - '2001-01-04'::timestamptz, 'default'), 2::bigint, 'tombstones before the 4th, with a body or without');
+SELECT is(pg_temp.purge(now() - '2001-01-04'::timestamptz, 'default'), 2::bigint, 'tombstones before the 4th, with a body or without');
 SELECT is(pg_temp.left_in('default'), 'd1 d4 t5 d6 new', 'they are gone, no document is, nor a younger tombstone');
 SELECT is(pg_temp.left_in('other'), 'd1 t2 t3 d4 t5 d6 new', 'other collections have theirs');
 SELECT results_eq('SELECT collection, last_update_utc FROM docsync.purged', $$VALUES ('default' COLLATE "C", '2001-01-03'::timestamptz)$$,
 	'the highest stamp removed is noted');
-SELECT is((SELECT to_timestamp(last_value / 1000000.0) FROM docsync.horizon), '2001-01-03', '... and is the horizon');
 SELECT is((SELECT last_value FROM docsync.clock), :clock, 'the clock doesn''t move');
 
-SELECT is(pg_temp.download('2001-01-02'), pg_temp.resync('2001-01-02T00:00:00.000000Z', '2001-01-03T00:00:00.000000Z'), 'a reader who missed one is told');
-SELECT is(pg_temp.download('2001-01-02 23:59:59.999999'), pg_temp.resync('2001-01-02T23:59:59.999999Z', '2001-01-03T00:00:00.000000Z'), '... if only by a microsecond');
+SELECT is(pg_temp.download('2001-01-02'), :'told', 'a reader who missed one is told');
+SELECT is(pg_temp.download('2001-01-02 23:59:59.999999'), :'told', '... if only by a microsecond');
 SELECT is(pg_temp.download('2001-01-03'), 'd4 t5 d6 new', 'one who saw it goes on');
 SELECT is(pg_temp.download('2001-01-03 00:00:00.000001'), 'd4 t5 d6 new', '... as do those beyond');
 SELECT is(pg_temp.download('2001-01-04'), 'd4 t5 d6 new', '... and beyond');
@@ -88,13 +94,12 @@ SELECT is(pg_temp.download('-infinity'), 'd1 d4 t5 d6 new', '... by -infinity, t
 SELECT is(pg_temp.download('1970-01-01'), 'd1 d4 t5 d6 new', '... by 1970-01-01');
 SELECT is(pg_temp.download('0001-01-01'), 'd1 d4 t5 d6 new', '... by 0001-01-01');
 SELECT is(pg_temp.download('2000-01-01 BC'), 'd1 d4 t5 d6 new', '... and by what is long ago');
-SELECT is(pg_temp.download('1970-01-01 00:00:00.000001'), pg_temp.resync('1970-01-01T00:00:00.000001Z', '2001-01-03T00:00:00.000000Z'), '... but not by a microsecond more');
+SELECT is(pg_temp.download('1970-01-01 00:00:00.000001'), :'told', '... but not by a microsecond more');
 SELECT is(pg_temp.download('2001-01-01', 'other'), 'd1 t2 t3 d4 t5 d6 new', 'readers of other collections aren''t hindered');
 SELECT is(pg_temp.download('2001-01-01', 'calm'), 'd1 d4 d6', '... nor of one that has no tombstones');
 SELECT is(pg_temp.download('2001-01-01', 'nowhere'), '', '... nor of one that has nothing');
-FETCH before \gset
-SELECT is(:'documents'::text, 'd1 t2 t3 d4 t5 d6 new', 'whoever reads with an older snapshot gets the tombstones still');
-SELECT is(:purged, 0, '... and sees no mark');
+-- Whatever snapshot a statement has, a download takes its own.
+SELECT throws_ok('FETCH before', '55000', 'resync required', 'a cursor that was opened before is told, too');
 
 -- What was removed and comes again is new.
 SELECT is(outcome, 'created', 'a document that was removed can be created again')
@@ -104,9 +109,9 @@ SELECT is(pg_temp.left_in('default'), 'd1 d4 t5 d6 new t2', '... with a new stam
 ------------------------------------------------------------------------------
 -- The functions for HTTP say it as well
 ------------------------------------------------------------------------------
-SELECT format('%s.%s', lpad(to_hex(e.last_value), 16, '0'), (date_part('epoch', '2001-01-02'::timestamptz) * 1000000)::bigint) AS missed,
-       format('%s.%s', lpad(to_hex(e.last_value), 16, '0'), (date_part('epoch', '2001-01-03'::timestamptz) * 1000000)::bigint) AS seen
-  FROM docsync.epoch AS e \gset
+SELECT format('%s.%s', lpad(to_hex(epoch), 16, '0'), (date_part('epoch', '2001-01-02'::timestamptz) * 1000000)::bigint) AS missed,
+       format('%s.%s', lpad(to_hex(epoch), 16, '0'), (date_part('epoch', '2001-01-03'::timestamptz) * 1000000)::bigint) AS seen
+  FROM docsync.history \gset
 SELECT throws_ok(format('SELECT docsync_pull(cursor => %L)', :'missed'), '55000', 'resync required', 'pull');
 SELECT throws_ok(format('SELECT docsync_sync(%L, cursor => %L)', 'reader', :'missed'), '55000', 'resync required', 'sync');
 SELECT throws_ok(format('SELECT docsync_sync(%L, %L, %L)', 'reader', '[{"id": "no", "clientVersion": 1, "body": 1}]', :'missed'), '55000', 'resync required',
@@ -121,28 +126,26 @@ SELECT is(docsync_pull()::jsonb #>> '{documents,0,id}', 'd1', 'pull begins');
 ------------------------------------------------------------------------------
 -- Again, in all collections
 ------------------------------------------------------------------------------
-SELECT is(docsync_purge(now() - '2001-01-03'::timestamptz), 1::bigint, 'all collections: t2 of the other is left to go');
+SELECT is(pg_temp.purge(now() - '2001-01-03'::timestamptz), 1::bigint, 'all collections: t2 of the other is left to go');
 SELECT results_eq('SELECT collection, last_update_utc FROM docsync.purged ORDER BY 1',
 	$$VALUES ('default' COLLATE "C", '2001-01-03'::timestamptz), ('other', '2001-01-02')$$, 'each has a mark of its own');
-SELECT is((SELECT to_timestamp(last_value / 1000000.0) FROM docsync.horizon), '2001-01-03', 'the horizon is the highest');
 SELECT is(pg_temp.download('2001-01-02', 'other'), 't3 d4 t5 d6 new', 'what one collection has seen counts there');
-SELECT is(pg_temp.download('2001-01-01', 'other'), pg_temp.resync('2001-01-01T00:00:00.000000Z', '2001-01-02T00:00:00.000000Z'), '... and what it has not');
+SELECT is(pg_temp.download('2001-01-01', 'other'), :'told', '... and what it has not');
 -- A mark never goes back, though an older tombstone be removed later
 INSERT INTO docsync.document (id, last_update_utc, deleted, fence) VALUES ('late', '2001-01-01 12:00', true, '3');
-SELECT is(docsync_purge('1 day', 'default'), 2::bigint, 'an older one and a younger one');
+SELECT is(pg_temp.purge('1 day', 'default'), 2::bigint, 'an older one and a younger one');
 SELECT is((SELECT last_update_utc FROM docsync.purged WHERE collection = 'default'), '2001-01-05', 'the mark moves on');
 INSERT INTO docsync.document (id, last_update_utc, deleted, fence) VALUES ('later', '2001-01-01 12:00', true, '3');
-SELECT is(docsync_purge('1 day', 'default'), 1::bigint, 'an older one alone');
+SELECT is(pg_temp.purge('1 day', 'default'), 1::bigint, 'an older one alone');
 SELECT is((SELECT last_update_utc FROM docsync.purged WHERE collection = 'default'), '2001-01-05', 'the mark doesn''t go back');
-SELECT is((SELECT to_timestamp(last_value / 1000000.0) FROM docsync.horizon), '2001-01-05', '... nor does the horizon');
 -- Tombstones of this very transaction are younger than any keep.
-SELECT is(docsync_purge('0', 'default'), 0::bigint, 'what was deleted just now stays');
+SELECT is(pg_temp.purge('0', 'default'), 0::bigint, 'what was deleted just now stays');
 
 ------------------------------------------------------------------------------
 -- What is rolled back is not purged
 ------------------------------------------------------------------------------
 SAVEPOINT s;
-SELECT is(docsync_purge('1 day', 'other'), 2::bigint, 'the rest of the other collection');
+SELECT is(pg_temp.purge('1 day', 'other'), 2::bigint, 'the rest of the other collection');
 ROLLBACK TO s;
 SELECT is(pg_temp.download('2001-01-02', 'other'), 't3 d4 t5 d6 new', 'rolled back: readers go on as before');
 
@@ -154,7 +157,7 @@ BEGIN
 END
 $$;
 CREATE TRIGGER also AFTER DELETE ON docsync.document FOR EACH ROW EXECUTE FUNCTION pg_temp.also();
-SELECT is(docsync_purge('1 day', 'other'), 2::bigint, 'a purge whose trigger deletes a document');
+SELECT is(pg_temp.purge('1 day', 'other'), 2::bigint, 'a purge whose trigger deletes a document');
 DROP TRIGGER also ON docsync.document;
 DELETE FROM docsync.document WHERE collection = 'calm' AND id = 'd4';
 SELECT is((SELECT string_agg(id, ' ' ORDER BY id) FROM docsync.document WHERE collection = 'calm' AND deleted), 'd1 d4', 'what is deleted leaves a tombstone');

@@ -3,6 +3,7 @@
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
+DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA api;
 CREATE SCHEMA hostile;
@@ -53,7 +54,7 @@ BEGIN
 	RETURN planted;
 END
 $$;
-SELECT plan(24);
+SELECT plan(29);
 SELECT cmp_ok(pg_temp.plant('hostile'), '>', 100::bigint, 'traps are set');
 
 -- Types, tables, a sequence; and a schema's worth of temporary ones, which
@@ -70,11 +71,16 @@ CREATE TEMP TABLE document AS SELECT * FROM hostile.document;
 CREATE TEMP SEQUENCE clock;
 CREATE FUNCTION hostile.count() RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile count'; END$$;
 CREATE FUNCTION hostile.max(pg_catalog.timestamptz) RETURNS pg_catalog.timestamptz LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile max'; END$$;
-CREATE TABLE hostile.purged (collection text, last_update_utc pg_catalog.timestamptz);
-INSERT INTO hostile.purged VALUES ('none', '2101-01-01');
-CREATE SEQUENCE hostile.horizon;
-CREATE SEQUENCE hostile.epoch;
+CREATE FUNCTION hostile.min(pg_catalog.timestamptz) RETURNS pg_catalog.timestamptz LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile min'; END$$;
+CREATE FUNCTION hostile.pg_prepared_xacts() RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile pg_prepared_xacts'; END$$;
+CREATE TABLE hostile.pg_prepared_xacts (prepared pg_catalog.timestamptz, database name);
+INSERT INTO hostile.pg_prepared_xacts VALUES ('1999-01-01', current_database());
+CREATE TABLE hostile.purged (collection text, last_update_utc pg_catalog.timestamptz, client_id text, others_utc pg_catalog.timestamptz);
+INSERT INTO hostile.purged VALUES ('none', '2101-01-01', 'x', '2101-01-01');
+CREATE TABLE hostile.history (number bigint, epoch bigint);
+INSERT INTO hostile.history VALUES (1, 1);
 CREATE FUNCTION hostile.guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile guard'; END$$;
+CREATE FUNCTION hostile.docsync_guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile guard'; END$$;
 
 GRANT USAGE ON SCHEMA hostile TO PUBLIC;
 GRANT ALL ON ALL TABLES IN SCHEMA hostile TO PUBLIC;
@@ -92,16 +98,19 @@ END
 $$;
 
 -- Created, in a schema of its own and in the hostile one
+DROP FUNCTION hostile.docsync_guard();
 CREATE EXTENSION docsync SCHEMA hostile;
 DO $$ BEGIN PERFORM hostile.docsync_create_store(); END $$;
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
+CREATE FUNCTION hostile.docsync_guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'hostile guard'; END$$;
 CREATE EXTENSION docsync SCHEMA api;
 DO $$ BEGIN PERFORM api.docsync_create_store(); END $$;
 
 -- What is read in psql's variables and compared after the search_path is reset
 SELECT api.docsync_grant('regress_docsync_path') AS granted \gset
+GRANT USAGE ON SCHEMA api TO regress_docsync_path;
 SET LOCAL ROLE regress_docsync_path;
 SELECT outcome AS created FROM api.docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": {"n": 1}}]') \gset
 SELECT outcome AS updated FROM api.docsync_upsert('tablet', '[{"id": "a", "clientVersion": 2, "body": {"n": 2}}]') \gset
@@ -117,16 +126,22 @@ SELECT api.docsync_sync('watch', '[{"id": "s", "clientVersion": 1, "body": 1}]',
 SELECT api.docsync_pull('watch', origin => 'own') AS pull \gset
 SELECT api.docsync_docs('{"clientId": "watch", "documents": [{"id": "s", "clientVersion": 0, "body": 1}]}') AS docs \gset
 SELECT api.docsync_docs_query('own', '2001-01-01T00:00:00Z', 'watch') AS docs_query \gset
+SELECT api.docsync_pull('watch', origin => 'own', state => 'true', reconcile => true, cursor => '0000000000000001.1') AS told \gset
+SELECT api.docsync_docs_reconcile('{"clientId": "watch"}') AS list \gset
+SELECT api.docsync_docs_get('{"clientId": "watch", "ids": ["z", "s"]}') AS got \gset
 RESET ROLE;
 INSERT INTO docsync.document (id, body) VALUES ('b', '1');
 UPDATE docsync.document SET body = '"edited"';
 DELETE FROM docsync.document;
 INSERT INTO docsync.document (collection, id, last_update_utc, deleted, fence) VALUES
-	('old', 'o1', '2001-02-03', true, '3'), ('old', 'o2', '2001-02-04', true, '3'), ('older', 'o', '2001-02-02', true, '3');
-SELECT api.docsync_purge('1 day', 'old') AS purged \gset
-SELECT api.docsync_purge('1 day') AS purged2 \gset
-INSERT INTO docsync.document (collection, id, last_update_utc, deleted, fence) VALUES ('old', 'o3', '2001-02-05', true, '3');
-SELECT api.docsync_purge('1 day') AS purged3 \gset
+	('old', 'o1', '2001-02-03', true, '3'), ('old', 'o2', '2001-02-04', true, '3'), ('older', 'o', '2001-02-02', true, '3'),
+	('old', 'o3', '2001-02-05', true, '3'), ('older', 'p', '2001-02-03', true, '3');
+CALL api.docsync_purge('1 day', 'old', NULL) \gset purged_
+CALL api.docsync_purge('1 day', NULL, NULL) \gset purged2_
+INSERT INTO docsync.document (collection, id, client_id, last_update_utc, deleted, fence) VALUES
+	('old', 'o4', 'x', '2001-02-06', true, '3'), ('old', 'o5', 'x', '2001-02-07', true, '3'), ('old', 'o6', 'y', '2001-02-08', true, '3');
+CALL api.docsync_purge('1 day', NULL, NULL) \gset purged3_
+SELECT api.docsync_new_epoch() AS begun \gset
 SELECT pg_catalog.count(*) AS none FROM api.docsync_query_since(NULL, '2001-01-01', 'any', 'none') \gset
 SET LOCAL search_path = public, pg_catalog;
 
@@ -146,12 +161,18 @@ SELECT is(:'sync'::jsonb #>> '{documents,0,id}', 's', '... and downloads');
 SELECT is(:'pull'::jsonb #>> '{documents,0,id}', 's', 'pull');
 SELECT is(:'docs'::jsonb #>> '{results,0,outcome}', 'discarded', 'the protocol''s upload');
 SELECT is(:'docs_query'::jsonb #>> '{0,id}', 's', 'the protocol''s download');
-SELECT results_eq('SELECT id, deleted, client_id FROM docsync.document ORDER BY id',
+SELECT results_eq($$SELECT id, deleted, client_id FROM docsync.document WHERE collection = 'default' ORDER BY id$$,
 	$$VALUES ('a' COLLATE "C", true, 'server' COLLATE "C"), ('b', true, 'server'), ('s', true, 'server'), ('z', true, 'server')$$, 'plain SQL works');
-SELECT is(ARRAY[:'purged', :'purged2', :'purged3'], '{2,1,1}', 'purging works');
-SELECT results_eq('SELECT collection, last_update_utc FROM docsync.purged ORDER BY 1',
-	$$VALUES ('old' COLLATE "C", '2001-02-05'::timestamptz), ('older', '2001-02-02')$$, '... and notes how far it went');
-SELECT is((SELECT to_timestamp(last_value / 1000000.0) FROM docsync.horizon), '2001-02-05', '... for all collections, too');
+SELECT is(:'told'::jsonb -> 'reconcile', 'true', 'a client that has to compare is told');
+SELECT is(:'told'::jsonb #>> '{state,count}', '2', '... and is given the state');
+SELECT is(jsonb_path_query_array(:'list'::jsonb, '$.rows[*].id'), '["a", "s", "z"]', 'the list');
+SELECT is(jsonb_path_query_array(:'got'::jsonb, '$.documents[*].id'), '["z", "s"]', 'documents by id');
+SELECT is(ARRAY[:'purged_removed', :'purged2_removed', :'purged3_removed'], '{2,1,2}', 'purging works');
+SELECT results_eq('SELECT * FROM docsync.purged ORDER BY 1',
+	$$VALUES ('old' COLLATE "C", '2001-02-06'::timestamptz, 'x' COLLATE "C", '2001-02-05'::timestamptz),
+		('older', '2001-02-02', 'server', '-infinity')$$, '... and notes how far it went');
+SELECT results_eq('SELECT number FROM docsync.history ORDER BY 1', 'VALUES (1::bigint), (2)', 'epochs begin');
+SELECT is((SELECT count(*) FROM docsync.history WHERE lost_after < '2000-01-01'), 1::bigint, '... of which the first alone had nothing to lose');
 SELECT is(:none, 0, 'a download that has to look at it');
 SELECT results_eq('SELECT id, client_version FROM hostile.document', $$VALUES ('hostile', 99::bigint)$$, 'the other table "document" is untouched');
 SELECT results_eq('SELECT is_called FROM hostile.clock UNION ALL SELECT is_called FROM pg_temp.clock', 'VALUES (false), (false)',

@@ -6,12 +6,13 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS pg_buffercache;
+DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
 -- Autovacuum would write.
 ALTER TABLE docsync.document SET (autovacuum_enabled = false, toast.autovacuum_enabled = false);
-SELECT plan(19);
+SELECT plan(24);
 
 -- What a command leaves behind, as text.  Others may write WAL meanwhile, such
 -- as the background writer, but not each time.
@@ -71,7 +72,7 @@ SELECT is(:'traces'::text, 'wrote, WAL, a transaction id, a stamp, or was about 
 SELECT cmp_ok(pg_temp.dirty_pages(), '>', 10::bigint, '... and dirty pages');
 
 -- What the first to read a row notes in it is of the upload's doing.
-VACUUM (FREEZE, ANALYZE) docsync.document;
+VACUUM (FREEZE, ANALYZE) docsync.document, docsync.history;
 CHECKPOINT;
 SELECT pg_temp.dirty_pages() AS dirty \gset
 SELECT is(:dirty, 0, 'once they are written out, no page is dirty');
@@ -91,7 +92,12 @@ INSERT INTO call (name, command) VALUES
 	('the protocol''s upload', $$SELECT docsync_docs(jsonb_build_object('clientId', 'tablet', 'documents', pg_temp.batch()))$$),
 	('query_since', $$SELECT docsync_query_since('phone')$$),
 	('pull', $$SELECT docsync_pull()$$),
-	('the protocol''s download', $$SELECT docsync_docs_query('any')$$);
+	('the protocol''s download', $$SELECT docsync_docs_query('any')$$),
+	('state', $$SELECT docsync_pull(state => 'true', "maxDocuments" => NULL)$$),
+	('the list', $$SELECT docsync_docs_reconcile('{}')$$),
+	('documents by id', $$SELECT docsync_docs_get('{"ids": ["17", "none"]}')$$),
+	('a check', $$SELECT docsync_check_store()$$),
+	('a purge of nothing', $$CALL docsync_purge('1 day')$$);
 
 -- A transaction each
 CREATE TEMP TABLE result (place int, traces text, dirty bigint);

@@ -6,13 +6,16 @@
 \pset tuples_only on
 CREATE EXTENSION docsync;
 SELECT docsync_create_store() \g /dev/null
-SELECT count(setval('docsync.epoch', x'5f3a9c0d1e2b4a77'::bigint)) AS epoch \gset
+-- The epoch begins with the first call that may write.  Here it has an id that is known.
+SELECT docsync_sync('tablet', collection => 'nowhere') ->> 'cursor' ~ '^[0-7][0-9a-f]{15}\.0\.\d{16}\.[0-9a-f]+\.[0-9a-f]{8}$' AS cursor;
+UPDATE docsync.history SET epoch = x'5f3a9c0d1e2b4a77'::bigint;
 
--- Times of today, which the rest hasn't, as NOW
+-- Times of today, which the rest hasn't, as NOW; in a cursor the place in WAL as WAL
 CREATE FUNCTION pg_temp.mask(answer text) RETURNS text
 	LANGUAGE sql
 AS $$
-	SELECT regexp_replace(regexp_replace($1, '"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"', '"NOW"', 'g'), '\.[1-9]\d{15}"', '.NOW"', 'g')
+	SELECT regexp_replace(regexp_replace(regexp_replace($1, '"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"', '"NOW"', 'g'),
+		'\.[1-9]\d{15}(?=[".]|$)', '.NOW', 'g'), '(\m[0-9a-f]{16}\.\w+\.\w+)\.[0-9a-f]+(?=\.[0-9a-f]{8}\M)', '\1.WAL', 'g')
 $$;
 -- What a command returns, or how it is refused: SQLSTATE, message, detail, hint
 CREATE FUNCTION pg_temp.try(command text) RETURNS text
@@ -156,27 +159,27 @@ SELECT pg_temp.try($$SELECT docsync_sync('w', NULL, collection => 'json')$$);
 -- Cursors
 --
 -- They are exclusive, and name the epoch and the last stamp passed.
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page', "maxDocuments" => 2) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307202000000', "maxDocuments" => 2) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307203000000', "maxDocuments" => 2) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307204000000', "maxDocuments" => 2) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307205000000', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307202000000', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307203000000', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307204000000', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307205000000', "maxDocuments" => 2) AS p;
 -- A cursor passes a client's own documents, though none came.
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('tablet', collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307203000000') AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('phone', collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307204000000') AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('phone', collection => 'page', "maxDocuments" => 1) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('phone', collection => 'page', "maxDocuments" => 2) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('phone', collection => 'page', origin => 'own', "maxDocuments" => 2) AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('phone', collection => 'page', origin => 'any', "maxDocuments" => NULL) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('tablet', collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307203000000') AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('phone', collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307204000000') AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('phone', collection => 'page', "maxDocuments" => 1) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('phone', collection => 'page', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('phone', collection => 'page', origin => 'own', "maxDocuments" => 2) AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('phone', collection => 'page', origin => 'any', "maxDocuments" => NULL) AS p;
 -- Where there is nothing it stays where it is; at the beginning it is 0.
-SELECT p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'nowhere') AS p;
-SELECT p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'nowhere', cursor => '5f3a9c0d1e2b4a77.17') AS p;
-SELECT p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.0', "maxDocuments" => 1) AS p;
+SELECT pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'nowhere') AS p;
+SELECT pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'nowhere', cursor => '5f3a9c0d1e2b4a77.17') AS p;
+SELECT pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page', cursor => '5f3a9c0d1e2b4a77.0', "maxDocuments" => 1) AS p;
 -- Pages end by size, after at least one document.
 SET docsync.max_page_size = 1;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull(collection => 'page') AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_pull('tablet', collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307203000000') AS p;
-SELECT pg_temp.ids(p -> 'documents'), p ->> 'cursor', p ->> 'more' FROM docsync_sync('phone', collection => 'page') AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull(collection => 'page') AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_pull('tablet', collection => 'page', cursor => '5f3a9c0d1e2b4a77.978307203000000') AS p;
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'more' FROM docsync_sync('phone', collection => 'page') AS p;
 SELECT pg_temp.ids(docsync_docs_query('any', collection => 'page'));
 -- the one at sinceUtc doesn't count
 SELECT pg_temp.ids(docsync_docs_query('any', '2001-01-01T00:00:02Z', collection => 'page'));
@@ -199,10 +202,13 @@ SELECT cursor, pg_temp.try(format('SELECT docsync_pull(cursor => %L)', cursor)) 
 	'2001-01-01T00:00:00Z', repeat('5', 10000)]) AS cursor WHERE length(cursor) < 100 OR pg_temp.try(format('SELECT docsync_pull(cursor => %L)', cursor)) !~ '^22023';
 SELECT pg_temp.try($$SELECT docsync_sync('w', '[{"id": "no", "clientVersion": 1, "body": 1}]', 'x')$$);
 SELECT pg_temp.try($$SELECT docsync_docs_sync('{"clientId": "w", "documents": [{"id": "no", "clientVersion": 1, "body": 1}], "cursor": "x"}')$$);
+-- from before the first document, of whatever epoch: nothing can have been missed
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor') FROM unnest('{5f3a9c0d1e2b4a77.0,5f3a9c0d1e2b4a78.0,0000000000000000.0,ffffffffffffffff.0}'::text[]) AS cursor,
+	docsync_pull(collection => 'page', cursor => cursor) AS p;
 -- of another epoch, and ahead of the clock: by each call, nothing stored
 SELECT last_value AS clock FROM docsync.clock \gset
 SELECT cursor, pg_temp.try(format(command, cursor))
-  FROM unnest(ARRAY['5f3a9c0d1e2b4a76.978307202000000', '5f3a9c0d1e2b4a78.0', 'ffffffffffffffff.0', '5f3a9c0d1e2b4a77.7000000000000000', '5f3a9c0d1e2b4a77.9223372036854775807']) AS cursor,
+  FROM unnest(ARRAY['5f3a9c0d1e2b4a76.978307202000000', '5f3a9c0d1e2b4a78.1', 'ffffffffffffffff.1', '5f3a9c0d1e2b4a77.7000000000000000', '5f3a9c0d1e2b4a77.9223372036854775807']) AS cursor,
 	   unnest(ARRAY['SELECT docsync_pull(cursor => %L)', $$SELECT docsync_sync('w', '[{"id": "no", "clientVersion": 1, "body": 1}]', %L)$$,
 	$$SELECT docsync_docs_sync('{"clientId": "w", "documents": [{"id": "no", "clientVersion": 1, "body": 1}], "cursor": "%s"}')$$]) AS command;
 SELECT pg_temp.try($$SELECT docsync_docs_query('any', '9999-12-31T23:59:59.999999Z')$$);
@@ -213,17 +219,17 @@ SELECT pg_temp.try(format('SELECT docsync_pull(cursor => %L)', '5f3a9c0d1e2b4a77
 	   pg_temp.try(format('SELECT docsync_pull(cursor => %L)', '5f3a9c0d1e2b4a77.' || :clock)) ~ '^{' AS last;
 -- over HTTP: 410
 SELECT pg_temp.request(method, NULL, NULL, command) FROM unnest('{GET,POST}'::text[]) AS method,
-	unnest(ARRAY[$$SELECT docsync_pull(cursor => '5f3a9c0d1e2b4a78.0')$$, $$SELECT docsync_pull(cursor => '5f3a9c0d1e2b4a77.7000000000000000')$$,
+	unnest(ARRAY[$$SELECT docsync_pull(cursor => '5f3a9c0d1e2b4a78.1')$$, $$SELECT docsync_pull(cursor => '5f3a9c0d1e2b4a77.7000000000000000')$$,
 	$$SELECT docsync_docs_query('any', '9999-12-31T23:59:59Z')$$]) AS command;
 -- docsync_new_epoch makes all of them void.
 SELECT p ->> 'cursor' AS cursor FROM docsync_pull(collection => 'page') AS p \gset
 SELECT p ->> 'more' FROM docsync_pull(collection => 'page', cursor => :'cursor') AS p;
 SELECT docsync_new_epoch();
-SELECT last_value > 0, last_value <> x'5f3a9c0d1e2b4a77'::bigint FROM docsync.epoch;
-SELECT pg_temp.try(format('SELECT docsync_pull(cursor => %L)', :'cursor'));
-SELECT pg_temp.try(format('SELECT docsync_pull(cursor => %L)', '5f3a9c0d1e2b4a77.0'));
-SELECT p ->> 'cursor' ~ '^[0-7][0-9a-f]{15}\.978307205000000$' AS new_cursor FROM docsync_pull(collection => 'page') AS p;
-SELECT count(setval('docsync.epoch', x'5f3a9c0d1e2b4a77'::bigint)) AS epoch \gset
+SELECT number, epoch > 0, epoch <> x'5f3a9c0d1e2b4a77'::bigint FROM docsync.history ORDER BY number;
+SELECT pg_temp.try(format('SELECT docsync_pull(collection => %L, cursor => %L)', 'page', :'cursor'));
+SELECT pg_temp.try(format('SELECT docsync_pull(collection => %L, cursor => %L)', 'page', '5f3a9c0d1e2b4a77.1'));
+SELECT p ->> 'cursor' ~ '^[0-7][0-9a-f]{15}\.978307205000000\.' AS new_cursor FROM docsync_pull(collection => 'page') AS p;
+DELETE FROM docsync.history WHERE number = 2;
 
 --
 -- sinceUtc
@@ -421,7 +427,7 @@ BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE;
 SELECT pg_temp.ids(docsync_pull(collection => 'page') -> 'documents');
 COMMIT;
 -- A sync sees its upload, among what there was before it; the cursor is past it.
-SELECT pg_temp.ids(s -> 'documents'), s ->> 'more', pg_temp.ids(docsync_pull(collection => 'page', cursor => s ->> 'cursor') -> 'documents')
+SELECT pg_temp.ids(s -> 'documents'), s ->> 'more', pg_temp.ids(docsync_pull('watch', collection => 'page', cursor => s ->> 'cursor', origin => 'any') -> 'documents')
   FROM docsync_sync('watch', '[{"id": "new", "clientVersion": 1, "body": 1}, {"id": "2", "clientVersion": 2, "body": 2}]', collection => 'page', origin => 'any') AS s;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT pg_temp.ids(docsync_sync('watch', '[{"id": "newer", "clientVersion": 1, "body": 1}]', collection => 'page', origin => 'own') -> 'documents');
@@ -441,10 +447,11 @@ CREATE TRIGGER a_meanwhile BEFORE INSERT ON docsync.document FOR EACH ROW WHEN (
 SELECT pg_temp.ids(docsync_sync('watch', '[{"id": "mine", "clientVersion": 1, "body": 1}]', collection => 'meanwhile', origin => 'any') -> 'documents');
 DROP TRIGGER a_meanwhile ON docsync.document;
 -- Tombstones that are purged then: the client has to be told.
-INSERT INTO docsync.document (collection, id, last_update_utc, deleted, fence) VALUES ('purged', 'old', '2001-01-01 00:00:02+00', true, '3');
+INSERT INTO docsync.document (collection, id, last_update_utc, deleted, fence) VALUES
+	('purged', 'old', '2001-01-01 00:00:02+00', true, '3'), ('purged', 'newest', '2001-01-01 00:00:03+00', true, '3');
 CREATE FUNCTION pg_temp.purge() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM * FROM dblink('other', $f$SELECT docsync_purge('1 day', 'purged')$f$) AS t(count bigint);
+	PERFORM * FROM dblink('other', $f$CALL docsync_purge('1 day', 'purged')$f$) AS t(removed bigint);
 	RETURN new;
 END
 $$;

@@ -69,7 +69,8 @@ UPDATE docsync.document SET body = '0' WHERE id = 'high';
 \echo :LAST_ERROR_SQLSTATE
 DELETE FROM docsync.document WHERE id = 'high';
 \echo :LAST_ERROR_SQLSTATE
--- UPDATE that sets client_version: stored as it says
+-- UPDATE that sets client_version: stored as it says, and the server's unless
+-- it says whose it is, for the client named in the row has never sent it
 SELECT last_value AS clock FROM docsync.clock \gset
 UPDATE docsync.document SET client_version = 5, body = '5' WHERE id = 'high';
 UPDATE docsync.document SET client_version = 17, client_id = 'import' WHERE id = 'i1';
