@@ -46,7 +46,6 @@ COMMENT ON COLUMN docsync.purged.client_id IS
 'The client_id of that tombstone.';
 COMMENT ON COLUMN docsync.purged.others_utc IS
 'The highest stamp of a tombstone removed that was not of that client_id: the horizon of that client.';
-DROP SEQUENCE docsync.horizon;
 
 ALTER FUNCTION docsync.guard() SET SCHEMA @extschema@;
 ALTER FUNCTION @extschema@.guard() RENAME TO docsync_guard;
@@ -392,22 +391,36 @@ $$;
 
 DO $$
 DECLARE
-	id int8 := (SELECT last_value FROM docsync.epoch);
 	owner regrole := (SELECT relowner FROM pg_class WHERE oid = 'docsync.document'::regclass);
+	id int8 := (SELECT last_value FROM docsync.epoch);
+	microseconds int8 := (SELECT last_value FROM docsync.clock);
+	-- In two steps, which floating point has the digits for
+	clock timestamptz := 'epoch'::timestamptz + interval '24 hours' * (microseconds / 86400000000)
+		+ interval '1 microsecond' * (microseconds % 86400000000);
 BEGIN
 	PERFORM @extschema@.docsync_create_store();
 	ALTER EXTENSION docsync DROP TABLE docsync.history;
 	EXECUTE format('ALTER TABLE docsync.history OWNER TO %s', owner);
 
 	-- The epoch goes on: clients have its id in their cursors. Nothing has been
-	-- lost, and no stamp up to the clock is another history's.
-	IF NOT EXISTS (SELECT FROM docsync.history) THEN
-		PERFORM @extschema@.docsync_new_epoch();
-		UPDATE docsync.history SET epoch = id, survived = clock, lost_after = 'infinity', arrived = false;
-	END IF;
+	-- lost, and all stamps up to the clock, not only those of the documents that
+	-- are left, are of this history. (Unless an epoch has begun already.)
+	INSERT INTO docsync.history
+	SELECT 1, id, system_identifier, d.oid, 'docsync.document'::regclass,
+		   ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8,
+		   clock_timestamp(), clock, 'infinity', clock, pg_snapshot_xmax(pg_current_snapshot()), false
+	  FROM pg_control_system(), pg_database AS d
+	 WHERE d.datname = current_database() AND NOT EXISTS (SELECT FROM docsync.history);
+
+	-- The next stamp is logged, whatever 0.1 has logged ahead: clock.c's invariant 4.
+	PERFORM setval('docsync.clock', last_value) FROM docsync.clock;
 END
 $$;
-DROP SEQUENCE docsync.epoch;
+
+-- Not by DROP alone, which leaves them among the tables to be dumped.
+ALTER EXTENSION docsync DROP SEQUENCE docsync.epoch;
+ALTER EXTENSION docsync DROP SEQUENCE docsync.horizon;
+DROP SEQUENCE docsync.epoch, docsync.horizon;
 
 -- PostgREST, if there is one, shall know the functions.
 NOTIFY pgrst, 'reload schema';
