@@ -282,16 +282,16 @@ CREATE FUNCTION @extschema@.docsync_sync(
 	origin			pg_catalog.text DEFAULT 'other',
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000,
 	reconcile		pg_catalog.bool DEFAULT false,
-	state			pg_catalog.bool DEFAULT false,
+	state			pg_catalog.text DEFAULT NULL,
 	tombstones		pg_catalog.bool DEFAULT true)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.bool, pg_catalog.bool) IS
+COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool) IS
 'A whole sync in one request: upload, then download.
 clientId: else the header X-Client-Id, else the token''s claim client_id; a claim binds. collection: else the claim collection, else "default".
 documents: [{"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}]; cursor: as received last, null at first.
-reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: give digests for that with the last page. tombstones: false leaves them out of a first download.
+reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: "true", or the digest of what the client has: give digests for that with the last page. tombstones: false leaves them out of a first download.
 Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}, and where they apply "reconcile", "lostAfter", "behind", "state".';
 
 CREATE FUNCTION @extschema@.docsync_pull(
@@ -301,12 +301,12 @@ CREATE FUNCTION @extschema@.docsync_pull(
 	origin			pg_catalog.text DEFAULT NULL,
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000,
 	reconcile		pg_catalog.bool DEFAULT false,
-	state			pg_catalog.bool DEFAULT false,
+	state			pg_catalog.text DEFAULT NULL,
 	tombstones		pg_catalog.bool DEFAULT true)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.bool, pg_catalog.bool) IS
+COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool) IS
 'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
