@@ -95,7 +95,8 @@ CREATE OR REPLACE FUNCTION @extschema@.docsync_new_epoch() RETURNS pg_catalog.vo
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
-'Begins an epoch: all clients compare what they have with the store, or begin again. For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
+'Begins an epoch: all clients compare what they have with the store, or begin again.
+For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
 
 CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -155,11 +156,12 @@ BEGIN
 
 	-- In this order: of two indexes that seem to cost the same, as they do in a
 	-- small table, the planner takes the younger, and it keeps that plan for long.
-	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
+	-- A purge must not take another than that of the tombstones.
 	CREATE INDEX IF NOT EXISTS document_stamp ON docsync.document (collection, last_update_utc);
 	IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'docsync.document'::regclass AND contype = 'p') THEN
 		ALTER TABLE docsync.document ADD CONSTRAINT document_pkey PRIMARY KEY (collection, id);
 	END IF;
+	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
 
 	IF to_regclass('docsync.clock') IS NULL THEN
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
@@ -253,7 +255,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
-'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers. For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
+'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
+For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
 
 ------------------------------------------------------------------------------
 -- functions
@@ -268,7 +271,8 @@ CREATE PROCEDURE @extschema@.docsync_purge(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C;
 COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text, pg_catalog.int8) IS
-'Removes the tombstones older than keep, of one collection or of all, and says how many. Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
+'Removes the tombstones older than keep, of one collection or of all, and says how many.
+Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
 A client that has been away for longer compares what it has with the store.';
 
 DROP FUNCTION @extschema@.docsync_sync(text, json, text, text, text, int4);
@@ -351,6 +355,14 @@ BEGIN
 		INSERT (collection, id, client_version, client_id, deleted, body),
 		UPDATE (client_version, client_id, deleted, body)
 		ON docsync.document TO %s', role);
+
+	-- Who has a privilege, and may not give it, is but warned by GRANT.
+	IF NOT has_schema_privilege(role, 'docsync', 'USAGE') OR NOT has_table_privilege(role, 'docsync.document', 'SELECT') OR
+	   NOT has_column_privilege(role, 'docsync.document', 'body', 'INSERT') OR NOT has_column_privilege(role, 'docsync.document', 'body', 'UPDATE') THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = 'permission denied to grant the use of docsync',
+			HINT = 'The owner of schema docsync grants it.';
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
