@@ -96,7 +96,8 @@ class Client:
     bodies as texts, and raises Refused, BadAnswer, or OSError and the like where no answer came:
 
     upload(clientId, documents) -> {results}, a result a document, in order
-    pull(clientId, cursor, maxDocuments, state, tombstones, primary) -> {documents, cursor, more, ...} of other clients
+    pull(clientId, cursor, maxDocuments, digest, tombstones, primary) -> {documents, cursor, more, ...} of other clients; with a
+        digest also {state}, with the page that reaches the end
     reconcile(clientId, cursor, buckets, after, maxDocuments) -> {rows, after, more, purgedThrough}
     get(clientId, cursor, ids) -> {documents, more}
 
@@ -198,8 +199,12 @@ class Client:
 
     def _receive(self):
         self.download()
-        if self.differing and not self._reconcile():
-            self.download()         # under its new name from the beginning
+        if self.reached_end and self.differing:
+            self._reconcile()
+        # After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
+        if self.reached_end and self.store.state()['rename']:
+            self._take_new_name()
+            self.download()
         # Not before what the service told is done: then they are judged anew.
         if self.reached_end and not self.store.state()['told']:
             self._send_marks()
@@ -316,9 +321,9 @@ class Client:
                 self.store.save(document)
                 self._set_aside(document, sent, f'{result["outcome"]}, and the service shows no such document')
             elif winner != 'unknown':       # else it is sent once more, and the winner comes then
+                self.look_for_twin(winner)
                 # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
-                if not (self.is_of_twin(winner, document) and self.meet_twin(winner, document)):
-                    self.take(winner, listed=True)
+                self.take(winner, listed=True)
         elif winner is not None:
             self.take(winner, listed=True)      # what was stored isn't quite what was sent
         else:
@@ -351,24 +356,30 @@ class Client:
 
     def _pull(self, page):
         state, now = self.store.state(), self.clock()
-        # A first download needs no tombstones.
-        tombstones = state['cursor'] is not None or bool(self.store.select('baseVersion IS NOT NULL LIMIT 1'))
+        tombstones = state['cursor'] is not None or self._has_told()     # a first download needs none
         primary = state['behindSince'] is not None and now >= state['behindSince'] + self.waits.primary
-        self.asked = self._is_due(state) and not self.store.select('unanswered LIMIT 1')
+        # What the service may have or not would differ for nothing. (Marks may wait for this very comparison.)
+        self.asked = self._is_due(state) and not self.store.select(f'unanswered AND unsent = {EDIT} LIMIT 1')
+        digest = self.store.digest()['digest'] if self.asked else None
         try:
-            return self.transport.pull(self.client_id, state['cursor'], page, self.asked, tombstones, primary)
+            return self.transport.pull(self.client_id, state['cursor'], page, digest, tombstones, primary)
         except Refused as refusal:
             if refusal.status != 410 or state['cursor'] is None:
                 raise
             self._begin_from_null(refusal)
         return self._pull(page)
 
+    def _has_told(self):
+        """Whether there are documents that the service had once."""
+        return bool(self.store.select(f'baseVersion IS NOT NULL OR unsent = {MARK} LIMIT 1'))
+
     def _begin_from_null(self, refusal):
         """From a service or a proxy that doesn't know what was asked: the cursor is void. Nothing of the store is."""
-        lost_after = None if refusal.code == 'resync_purged' else refusal.details.get('lostAfter', '-infinity')
+        lost = 'purged' not in (refusal.code.removeprefix('resync_'), refusal.details.get('reason'))
         with self.store.transaction():
-            self.store.set_state(cursor=None)
-            self._told(lost_after)
+            self.store.set_state(cursor=None, unheard=lost)
+            if not lost:
+                self._told(None)
 
     def _apply(self, answer):
         """A page, in a transaction."""
@@ -376,13 +387,16 @@ class Client:
         if answer.get('behind'):
             self.store.set_state(behindSince=state['behindSince'] if state['behindSince'] is not None else now)
             return 0
+        unheard = state['unheard'] and self._has_told()
         changed = sum(self.take(document) for document in answer['documents'])
         newest = [document['LastUpdateUtc'] for document in answer['documents']]
         self.store.set_state(
-            cursor=answer['cursor'], behindSince=None,
+            cursor=answer['cursor'], unheard=0, behindSince=None,
             newestKnownServiceRecordUtc=max(newest + [state['newestKnownServiceRecordUtc'] or ''], default=None) or None)
         if answer.get('reconcile'):
             self._told(answer.get('lostAfter', '-infinity'))
+        elif unheard:
+            self._told('-infinity')
         elif self.asked and not answer['more']:
             self._compare(answer)
         return changed
@@ -424,8 +438,7 @@ class Client:
         if theirs is None and state['nulls'] < 2:
             self.store.set_state(nulls=state['nulls'] + 1, compareAt=self._after(state['nulls']))
             return
-        ours = self.store.digest()['sums']
-        differing = {n for n in range(BUCKETS) if theirs is None or theirs['sums'][n] != ours[n]}
+        differing = set(range(BUCKETS)) if theirs is None else self._differing(theirs, self.store.digest())
         marks = {document.bucket for document in self.store.select(f'unsent = {MARK} AND error IS NULL')}
         if differing or state['told'] and marks:
             self.differing = sorted(differing | marks)      # what was marked is judged anew
@@ -436,6 +449,14 @@ class Client:
             self.store.set_state(lostAfter=None)            # else they may have to be judged anew
         self._forget_tombstones(answer['serverUtc'])
 
+    def _differing(self, theirs, ours):
+        """The buckets whose sums differ. The service leaves the sums out where the digest was the same."""
+        if theirs['count'] == ours['count'] and theirs['digest'] == ours['digest']:
+            return set()
+        if 'sums' not in theirs:
+            return set(range(BUCKETS))
+        return {n for n in range(BUCKETS) if theirs['sums'][n] != ours['sums'][n]} or set(range(BUCKETS))
+
     def _after(self, times):
         return self.clock() + min(self.waits.again * 2 ** min(times, 30), self.waits.compare)
 
@@ -445,17 +466,14 @@ class Client:
             self.store.remove(document)
 
     def _reconcile(self):
-        """False if the client has got a new clientId."""
         try:
-            if not Reconciler(self).run(self.differing):
-                return False
+            Reconciler(self).run(self.differing)
         except Refused as refusal:
             if refusal.status not in (404, 405):
                 raise
-            return True         # a service that can't: then there is nothing to be done
+            return              # a service that can't: then there is nothing to be done
         with self.store.transaction():
             self.store.set_state(told=0)
-        return True
 
     def ask(self, call, *arguments):
         """A call that bears the cursor, so that a server that lags says so."""
@@ -474,8 +492,7 @@ class Client:
             with self.store.transaction():
                 self.store.set_state(othersAt=self._within(self.waits.others))
         if others and self.clock() >= self.store.state()['othersAt']:
-            if not Reconciler(self).run(sorted({document.bucket for document in others})):
-                return
+            Reconciler(self).run(sorted({document.bucket for document in others}))
             self._send(MARK, 'true')
         else:
             self._send(MARK, 'clientId = (SELECT clientId FROM client)')
@@ -485,21 +502,23 @@ class Client:
 
     # Twins: two stores with one clientId, after a phone was cloned or its backup restored
 
-    def is_of_twin(self, told, document):
-        """Whether this bears the own clientId, and a version that was never sent."""
-        sent = document.sent if document and document.sent is not None else -1
-        return told['clientId'] == self.client_id and told['clientVersion'] > sent
+    def look_for_twin(self, told):
+        """In a transaction. A version under the own clientId that was never sent: another store has the name. This one takes
+        a new one; where a token names the client it can only say so."""
+        document = self.store.find(told['id'])
+        if told['clientId'] != self.client_id or document is None and told['deleted']:
+            return      # (a tombstone of what isn't here may be an own one that was forgotten with what was sent)
+        if document and document.sent is not None and told['clientVersion'] <= document.sent:
+            return
+        self.store.set_state(
+            rename=not self.bound, twin=f'document "{told["id"]}", clientVersion {told["clientVersion"]}, was written under the '
+                                        f'clientId of this store, {told["clientId"]}, by another')
+        if document:
+            document.sent = told['clientVersion']       # said once
+            self.store.save(document)
 
-    def meet_twin(self, told, document):
-        """Takes a new clientId, in a transaction, and begins from null with the store's documents. Returns whether it did:
-        where a token names the client it can only say so."""
-        self.store.set_state(twin=f'document "{told["id"]}", clientVersion {told["clientVersion"]}, was written under this '
-                                  f'clientId, {told["clientId"]}, by another store')
-        if self.bound:
-            if document:
-                document.sent = told['clientVersion']
-                self.store.save(document)
-            return False
-        self.store.set_state(clientId=str(uuid.uuid4()), cursor=None, newestKnownServiceRecordUtc=None, compareAt=0)
-        self.store.db.execute('UPDATE document SET sent = NULL, unanswered = 0')
-        return True
+    def _take_new_name(self):
+        """And begins from null, with the store's documents: it has seen nothing of what the other has written."""
+        with self.store.transaction():
+            self.store.set_state(clientId=str(uuid.uuid4()), cursor=None, unheard=1, newestKnownServiceRecordUtc=None, rename=0)
+            self.store.db.execute('UPDATE document SET sent = NULL, unanswered = 0')

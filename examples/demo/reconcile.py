@@ -58,20 +58,17 @@ class Reconciler:
         self.client, self.store, self.transport, self.page = client, client.store, client.transport, page
 
     def run(self, buckets):
-        """Lists these buckets. False if the client was given a new clientId on the way: then all begins anew."""
         reached, more = None, True
         while more:
             answer = self.client.ask(self.transport.reconcile, buckets, reached, self.page)
             more = answer['more']
             upto = answer['after'] if more else None
             with self.store.transaction():
-                if self._is_named_twice(answer['rows']):
-                    return False
+                for row in answer['rows']:
+                    self.client.look_for_twin(row)
                 to_fetch = self._apply(answer, self._local(buckets, reached, upto))
-            if not self.fetch(to_fetch):
-                return False
+            self.fetch(to_fetch)
             reached = upto
-        return True
 
     def _local(self, buckets, after, upto):
         """The store's documents in the part of the list that a page covers. SQLite compares texts bytewise, as the list is."""
@@ -102,27 +99,16 @@ class Reconciler:
                 self.store.save(document)
         return to_fetch
 
-    def _is_named_twice(self, rows):
-        for row in rows:
-            document = self.store.find(row['id'])
-            # A tombstone of what isn't here may be one of ours that was forgotten with what was sent.
-            if (document or not row['deleted']) and self.client.is_of_twin(row, document):
-                if self.client.meet_twin(row, document):
-                    return True
-        return False
-
     def fetch(self, ids):
-        """Gets documents whole and takes them, an answer in a transaction. False as for run()."""
+        """Gets documents whole and takes them, an answer in a transaction."""
         while ids:
             answer = self.client.ask(self.transport.get, ids[:self.page])
             documents = answer['documents']
             with self.store.transaction():
-                if self._is_named_twice(documents):
-                    return False
                 for document in documents:
+                    self.client.look_for_twin(document)
                     self.client.take(document, listed=True)
             if answer['more'] and documents:    # the answer was full: go on after the last that came
                 ids = ids[ids.index(documents[-1]['id']) + 1:]
             else:
                 ids = ids[self.page:]           # those that didn't come are gone again, or not ours to see
-        return True

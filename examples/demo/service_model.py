@@ -130,7 +130,7 @@ class Service:
 
     # Downloads
 
-    def pull(self, client_id, cursor, max_documents, state=False, tombstones=True, primary=False):
+    def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
         line = self._line(primary)
         frontier = self._frontier() if line is self.line else line.frontier
         bind = f'{client_id} other'
@@ -162,8 +162,10 @@ class Service:
             seen = max(seen, min(frontier, max((row['LastUpdateUtc'] for row in line.rows.values()), default='')))
         answer |= {'documents': documents, 'more': more, 'serverUtc': stamp(self.time),
                    'cursor': json.dumps([line.epochs[-1][1], position, seen, line.commits, bind])}
-        if state and not more:
+        if digest and not more:
             answer['state'] = self.state(line, frontier)
+            if answer['state'] and answer['state']['digest'] == digest:
+                del answer['state']['sums']
         return answer
 
     def _line(self, primary=False):

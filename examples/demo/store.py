@@ -39,6 +39,7 @@ CREATE TABLE client (
     lastUploadClientVersion     INTEGER,
     newestKnownServiceRecordUtc TEXT,       -- of the downloads. Kept as the protocol has it; the cursor is what counts
     cursor                      TEXT,
+    unheard                     INTEGER NOT NULL DEFAULT 1,     -- without a cursor no loss is told: the next page may hide one
     lostAfter                   TEXT,       -- the least that was told since the last comparison that ended; null: nothing lost
     told                        INTEGER NOT NULL DEFAULT 0,     -- the service said: reconcile; not done yet
     compareAt                   INTEGER,    -- when to ask for the service's digest next, in milliseconds
@@ -47,7 +48,8 @@ CREATE TABLE client (
     equalAt                     INTEGER,    -- when they were last equal
     othersAt                    INTEGER,    -- when marks on documents of other clients' may be sent
     behindSince                 INTEGER,    -- since when only servers that lag have answered
-    twin                        TEXT,       -- another store was seen that has this clientId
+    twin                        TEXT,       -- where another store was seen that has this clientId
+    rename                      INTEGER NOT NULL DEFAULT 0,     -- a new clientId is due because of it
     file                        TEXT        -- which file this store was: a copy is another
 );
 """

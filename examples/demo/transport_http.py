@@ -63,12 +63,12 @@ class HttpTransport:
     def upload(self, client_id, documents):
         return self._post('/Docs', ['results'], documents, clientId=client_id)
 
-    def pull(self, client_id, cursor, max_documents, state=False, tombstones=True, primary=False):
+    def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
         """By GET, which a standby may answer, else by POST, which goes to the server that is written to."""
         keys = ['documents', 'cursor', 'more']
         arguments = {'clientId': client_id, 'maxDocuments': max_documents, 'reconcile': True}
         arguments |= {'cursor': cursor} if cursor is not None else {}
-        arguments |= {'state': True} if state else {}
+        arguments |= {'state': digest} if digest else {}
         arguments |= {'tombstones': False} if not tombstones else {}
         if primary:
             return self._post('/Docs/Sync', keys, [], **arguments)

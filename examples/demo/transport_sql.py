@@ -42,9 +42,9 @@ class SqlTransport:
     def upload(self, client_id, documents):
         return self._call('docsync_docs', ['results'], documents, clientId=client_id)
 
-    def pull(self, client_id, cursor, max_documents, state=False, tombstones=True, primary=False):
+    def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
         return self._call('docsync_docs_sync', ['documents', 'cursor', 'more'], [], clientId=client_id, cursor=cursor,
-                          maxDocuments=max_documents, reconcile=True, state=state, tombstones=tombstones)
+                          maxDocuments=max_documents, reconcile=True, state=digest or False, tombstones=tombstones)
 
     def reconcile(self, client_id, cursor, buckets, after, max_documents):
         return self._call('docsync_docs_reconcile', ['rows', 'after', 'more', 'purgedThrough'], clientId=client_id, cursor=cursor,
