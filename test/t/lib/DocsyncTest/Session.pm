@@ -151,7 +151,7 @@ sub history
 
 	return @{
 		$self->{dbh}->selectall_arrayref(
-			"SELECT number, to_hex(epoch) AS epoch, timeline, arrived, next_xid::text, $times
+			"SELECT number, lpad(to_hex(epoch), 16, '0') AS epoch, timeline, arrived, next_xid::text, $times
 			   FROM docsync.history ORDER BY number", { Slice => {} })
 	};
 }
