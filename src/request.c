@@ -385,7 +385,8 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	text	   *value;
 	const char *method = GetConfigOption("request.method", true, false);
 
-	if (PG_ARGISNULL(n))
+	/* Before ALTER EXTENSION UPDATE the function may have fewer. */
+	if (n >= PG_NARGS() || PG_ARGISNULL(n))
 		return NULL;
 
 	value = PG_GETARG_TEXT_PP(n);
@@ -399,9 +400,6 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	return value;
 }
 
-/*
- * A boolean argument.  Before ALTER EXTENSION UPDATE the function may have fewer.
- */
 bool
 docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 {
