@@ -155,12 +155,29 @@ sub settled
 	};
 }
 
-# What docsync_pull answers, with cursors
+# What docsync_pull answers, with cursors: the documents of others, or without a
+# client_id all.  Options: reconcile, state; 1 or 0.
 sub pull
 {
-	my ($self, $client_id, $cursor, $collection) = @_;
+	my ($self, $client_id, $cursor, $collection, %options) = @_;
 
-	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, \'any\', NULL)', $client_id, $cursor, $collection));
+	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, NULL, NULL, ?::bool, ?::bool)',
+			$client_id, $cursor, $collection, map { $_ // 0 } @options{qw(reconcile state)}));
+}
+
+# The rows of docsync.history in their order, a hash for each; times are in
+# microseconds since 1970, undef for infinite ones.
+sub history
+{
+	my ($self) = @_;
+	my $times = join ', ',
+	  map { $STAMP =~ s/last_update_utc/nullif(nullif($_, '-infinity'), 'infinity')/r . " AS $_" } qw(survived lost_after clock);
+
+	return @{
+		$self->{dbh}->selectall_arrayref(
+			"SELECT number, lpad(to_hex(epoch), 16, '0') AS epoch, timeline, arrived, next_xid::text, $times
+			   FROM docsync.history ORDER BY number", { Slice => {} })
+	};
 }
 
 # The highest stamp of all
