@@ -17,8 +17,8 @@
  * 3. Then a snapshot is taken.  The order matters: a rewrite of the table, such
  *	  as pg_repack's, gives rows transaction ids of its own.  A snapshot older
  *	  than the lock sees some of them and not others, and the settled test
- *	  (settle.c), which asks about the writers' ids, would never know.  Spec
- *	  rewrite-pull fails without it.
+ *	  (settle.c), which asks about the writers' ids, would never know.  Specs
+ *	  rewrite-document and rewrite-purged fail without it.
  *
  * Nothing here reads a row of the store.
  *
