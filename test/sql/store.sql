@@ -175,7 +175,6 @@ AS $$
 $$;
 SELECT pg_temp.state() AS before \gset
 SELECT docsync_create_store();
-SELECT docsync_grant(current_user::regrole);
 SELECT pg_temp.state() = :'before' AS same;
 -- also where the guard fires always
 ALTER TABLE docsync.document ENABLE ALWAYS TRIGGER zz_docsync_guard;
