@@ -35,7 +35,6 @@
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -58,28 +57,29 @@ typedef struct Purge
 	text	   *only;			/* the one collection; NULL: all */
 	TimestampTz before;			/* tombstones from here on stay */
 	text	   *collection;		/* the present one; NULL: none yet */
+	TimestampTz keep[2];		/* in it, stamps of tombstones that stay */
 	TimestampTz passed;			/* in it, up to here all is done */
 	int64		removed;
 } Purge;
 
-/* Tombstones to be removed in a step */
-typedef struct Step
-{
-	SettleScan	settle;
-	TimestampTz keep[2];		/* stamps of those that stay */
-	int			looked_at;
-	int			count;
-	Datum		ids[STEP_DOCUMENTS];
-	Datum		stamps[STEP_DOCUMENTS];
-	TimestampTz last;			/* stamp looked at last */
-	bool		is_held;		/* the next isn't settled yet */
-} Step;
-
 typedef struct Tombstone
 {
+	text	   *id;
 	text	   *client_id;		/* NULL: there is none */
 	TimestampTz last_update_utc;
 } Tombstone;
+
+/* Tombstones to be removed in a step */
+typedef struct Step
+{
+	const Purge *purge;
+	SettleScan	settle;
+	int			looked_at;
+	int			count;
+	Tombstone	tombstones[STEP_DOCUMENTS];
+	TimestampTz last;			/* stamp looked at last */
+	bool		is_held;		/* the next isn't settled yet */
+} Step;
 
 static StoreStatement next_collection = {
 	"SELECT collection FROM docsync.document"
@@ -89,7 +89,7 @@ static StoreStatement next_collection = {
 };
 
 static StoreStatement newest = {
-	"SELECT client_id, last_update_utc FROM docsync.document"
+	"SELECT id, client_id, last_update_utc FROM docsync.document"
 	" WHERE deleted AND collection OPERATOR(pg_catalog.=) $1"
 	"   AND client_id OPERATOR(pg_catalog.<>) $2"
 	" ORDER BY last_update_utc DESC LIMIT 1",
@@ -97,7 +97,7 @@ static StoreStatement newest = {
 };
 
 static StoreStatement old_ones = {
-	"SELECT id, last_update_utc, fence FROM docsync.document"
+	"SELECT id, client_id, last_update_utc, fence FROM docsync.document"
 	" WHERE deleted AND collection OPERATOR(pg_catalog.=) $1"
 	"   AND last_update_utc OPERATOR(pg_catalog.>) $2"
 	"   AND last_update_utc OPERATOR(pg_catalog.<) $3"
@@ -106,62 +106,57 @@ static StoreStatement old_ones = {
 };
 
 /*
- * Rows are locked in the order that uploads lock them in; one that is locked
- * is about to come back, and stays.  The horizon merges exactly: the highest
- * stamp with its client, and the highest of all other clients.
+ * By the primary key, a row at a time: of a statement for many the planner might
+ * think otherwise, and a purge would go through the collection for each.
  */
-static StoreStatement remove_step = {
-	"WITH old AS ("
-	"  SELECT d.id, d.last_update_utc"
-	"    FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3))"
-	"         AS step(id, stamp)"
-	"    JOIN docsync.document AS d ON d.collection OPERATOR(pg_catalog.=) $1"
-	"     AND d.id OPERATOR(pg_catalog.=) step.id"
-	"   WHERE d.deleted AND d.last_update_utc OPERATOR(pg_catalog.=) step.stamp"
-	"   ORDER BY d.id FOR UPDATE OF d SKIP LOCKED),"
-	" gone AS ("
-	"  DELETE FROM docsync.document AS d USING old"
-	"   WHERE d.collection OPERATOR(pg_catalog.=) $1"
-	"     AND d.id OPERATOR(pg_catalog.=) old.id"
-	"     AND d.last_update_utc OPERATOR(pg_catalog.=) old.last_update_utc"
-	"  RETURNING d.client_id, d.last_update_utc),"
-	" top AS ("
-	"  SELECT client_id, last_update_utc FROM gone"
-	"   ORDER BY last_update_utc DESC LIMIT 1),"
-	" horizon AS ("
-	"  INSERT INTO docsync.purged AS p"
-	"         (collection, last_update_utc, client_id, others_utc)"
-	"  SELECT $1, top.last_update_utc, top.client_id,"
-	"         COALESCE((SELECT pg_catalog.max(gone.last_update_utc) FROM gone"
-	"           WHERE gone.client_id OPERATOR(pg_catalog.<>) top.client_id),"
-	"           '-infinity')"
-	"    FROM top"
-	"  ON CONFLICT (collection) DO UPDATE SET"
-	"    others_utc = CASE"
-	"      WHEN p.client_id OPERATOR(pg_catalog.=) excluded.client_id"
-	"        THEN GREATEST(p.others_utc, excluded.others_utc)"
-	"      WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
-	"        THEN GREATEST(p.last_update_utc, excluded.others_utc)"
-	"      ELSE GREATEST(p.others_utc, excluded.last_update_utc) END,"
-	"    client_id = CASE"
-	"      WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
-	"        THEN excluded.client_id ELSE p.client_id END,"
-	"    last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc))"
-	" SELECT pg_catalog.count(*) FROM gone",
-	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}, STATEMENT_PINNED, NULL
+#define THE_TOMBSTONE \
+	" WHERE collection OPERATOR(pg_catalog.=) $1" \
+	"   AND id OPERATOR(pg_catalog.=) $2" \
+	"   AND last_update_utc OPERATOR(pg_catalog.=) $3"
+
+static StoreStatement lock_tombstone = {
+	"SELECT 1 FROM docsync.document" THE_TOMBSTONE " FOR UPDATE SKIP LOCKED",
+	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED, NULL
+};
+
+static StoreStatement remove_tombstone = {
+	"DELETE FROM docsync.document" THE_TOMBSTONE,
+	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED, NULL
+};
+
+/*
+ * Merges exactly: the highest stamp with its client, and the highest of all
+ * other clients.
+ */
+static StoreStatement raise_horizon = {
+	"INSERT INTO docsync.purged AS p"
+	" (collection, last_update_utc, client_id, others_utc)"
+	" VALUES ($1, $2, $3, $4)"
+	" ON CONFLICT (collection) DO UPDATE SET"
+	"  others_utc = CASE"
+	"    WHEN p.client_id OPERATOR(pg_catalog.=) excluded.client_id"
+	"      THEN GREATEST(p.others_utc, excluded.others_utc)"
+	"    WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
+	"      THEN GREATEST(p.last_update_utc, excluded.others_utc)"
+	"    ELSE GREATEST(p.others_utc, excluded.last_update_utc) END,"
+	"  client_id = CASE"
+	"    WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
+	"      THEN excluded.client_id ELSE p.client_id END,"
+	"  last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc)",
+	4, {TEXTOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID}, 0, NULL
 };
 
 static TimestampTz parse_keep(Interval *keep);
 static void check_rights(void);
 static bool take_step(Purge *purge);
-static int64 remove_tombstones(const Datum *args);
+static int64 remove_step(Step *step);
+static int	compare_tombstones(const void *a, const void *b);
 static bool find_next_collection(Purge *purge);
 static void collect(Purge *purge, Step *step);
 static Tombstone find_newest(text *collection, text *not_of);
 static bool put_old(TupleTableSlot *slot, void *arg);
 static bool put_tombstone(TupleTableSlot *slot, void *arg);
 static bool put_text(TupleTableSlot *slot, void *arg);
-static bool put_count(TupleTableSlot *slot, void *arg);
 
 /*
  * docsync_purge(keep interval DEFAULT '90 days', collection text DEFAULT NULL,
@@ -334,21 +329,7 @@ take_step(Purge *purge)
 	if (more)
 	{
 		collect(purge, step);
-		if (step->count > 0)
-		{
-			Datum		args[] = {
-				PointerGetDatum(purge->collection),
-				PointerGetDatum(construct_array(step->ids, step->count, TEXTOID,
-												-1, false, TYPALIGN_INT)),
-				PointerGetDatum(construct_array(step->stamps, step->count,
-												TIMESTAMPTZOID,
-												sizeof(TimestampTz),
-												FLOAT8PASSBYVAL,
-												TYPALIGN_DOUBLE))
-			};
-
-			purge->removed += remove_tombstones(args);
-		}
+		purge->removed += remove_step(step);
 		purge->passed = step->last;
 		if (step->is_held || step->looked_at < STEP_DOCUMENTS)
 			more = find_next_collection(purge);
@@ -358,15 +339,65 @@ take_step(Purge *purge)
 	return more;
 }
 
+/*
+ * Removes the tombstones of a step, but for those that somebody has locked: they
+ * are about to come back, and not for us.  Locks rows in the order of ids, as
+ * uploads do.
+ */
 static int64
-remove_tombstones(const Datum *args)
+remove_step(Step *step)
 {
 	GuardFrame	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
-	int64		removed = 0;
+	volatile int64 removed = 0;
 
 	PG_TRY();
 	{
-		docsync_store_execute(&remove_step, args, put_count, &removed);
+		Tombstone	top = {.last_update_utc = DT_NOBEGIN};
+		TimestampTz others = DT_NOBEGIN;
+
+		qsort(step->tombstones, step->count, sizeof(Tombstone),
+			  compare_tombstones);
+		for (int i = 0; i < step->count; i++)
+		{
+			Tombstone  *tombstone = &step->tombstones[i];
+			Datum		args[] = {
+				PointerGetDatum(step->purge->collection),
+				PointerGetDatum(tombstone->id),
+				TimestampTzGetDatum(tombstone->last_update_utc)
+			};
+
+			CHECK_FOR_INTERRUPTS();
+
+			if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0 ||
+				docsync_store_execute(&remove_tombstone, args, NULL, NULL) == 0)
+			{
+				tombstone->last_update_utc = DT_NOBEGIN;	/* it stays */
+				continue;
+			}
+			removed++;
+			if (tombstone->last_update_utc > top.last_update_utc)
+				top = *tombstone;
+		}
+		for (int i = 0; i < step->count; i++)
+		{
+			const Tombstone *tombstone = &step->tombstones[i];
+
+			if (top.client_id != NULL &&
+				!docsync_batch_same_text(tombstone->client_id, top.client_id))
+				others = Max(others, tombstone->last_update_utc);
+		}
+
+		if (removed > 0)
+		{
+			Datum		args[] = {
+				PointerGetDatum(step->purge->collection),
+				TimestampTzGetDatum(top.last_update_utc),
+				PointerGetDatum(top.client_id),
+				TimestampTzGetDatum(others)
+			};
+
+			docsync_store_execute(&raise_horizon, args, NULL, NULL);
+		}
 	}
 	PG_FINALLY();
 	{
@@ -375,6 +406,16 @@ remove_tombstones(const Datum *args)
 	PG_END_TRY();
 
 	return removed;
+}
+
+static int
+compare_tombstones(const void *a, const void *b)
+{
+	const text *id_a = ((const Tombstone *) a)->id;
+	const text *id_b = ((const Tombstone *) b)->id;
+
+	return docsync_batch_compare_ids(VARDATA_ANY(id_a), VARSIZE_ANY_EXHDR(id_a),
+									 VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
 }
 
 static bool
@@ -396,6 +437,16 @@ find_next_collection(Purge *purge)
 
 	purge->collection = next;
 	purge->passed = DT_NOBEGIN;
+	if (next != NULL)
+	{
+		Tombstone	first = find_newest(next, cstring_to_text(""));
+		Tombstone	second = {.last_update_utc = DT_NOBEGIN};
+
+		if (first.client_id != NULL)
+			second = find_newest(next, first.client_id);
+		purge->keep[0] = first.last_update_utc;
+		purge->keep[1] = second.last_update_utc;
+	}
 	return next != NULL;
 }
 
@@ -410,16 +461,9 @@ collect(Purge *purge, Step *step)
 		TimestampTzGetDatum(purge->passed),
 		TimestampTzGetDatum(purge->before)
 	};
-	Tombstone	first = find_newest(purge->collection, cstring_to_text(""));
-	Tombstone	second = {0};
 
+	step->purge = purge;
 	step->last = purge->passed;
-	if (first.client_id == NULL)
-		return;
-	second = find_newest(purge->collection, first.client_id);
-
-	step->keep[0] = first.last_update_utc;
-	step->keep[1] = second.client_id != NULL ? second.last_update_utc : DT_NOBEGIN;
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
 						 docsync_history_read(GetActiveSnapshot()),
 						 purge->collection);
@@ -432,7 +476,7 @@ collect(Purge *purge, Step *step)
 static Tombstone
 find_newest(text *collection, text *not_of)
 {
-	Tombstone	tombstone = {0};
+	Tombstone	tombstone = {.last_update_utc = DT_NOBEGIN};
 	Datum		args[] = {PointerGetDatum(collection), PointerGetDatum(not_of)};
 
 	docsync_store_execute(&newest, args, put_tombstone, &tombstone);
@@ -443,22 +487,20 @@ static bool
 put_old(TupleTableSlot *slot, void *arg)
 {
 	Step	   *step = (Step *) arg;
-	TimestampTz stamp = DatumGetTimestampTz(slot->tts_values[1]);
+	const TimestampTz *keep = step->purge->keep;
+	TimestampTz stamp = DatumGetTimestampTz(slot->tts_values[2]);
 
 	/* Spec purge-settled fails without it. */
 	if (!docsync_settle_test(&step->settle, stamp,
-							 DatumGetFullTransactionId(slot->tts_values[2])))
+							 DatumGetFullTransactionId(slot->tts_values[3])))
 	{
 		step->is_held = true;
 		return false;
 	}
 
 	step->last = stamp;
-	if (stamp != step->keep[0] && stamp != step->keep[1])
-	{
-		step->ids[step->count] = PointerGetDatum(DatumGetTextPCopy(slot->tts_values[0]));
-		step->stamps[step->count++] = TimestampTzGetDatum(stamp);
-	}
+	if (stamp != keep[0] && stamp != keep[1])
+		put_tombstone(slot, &step->tombstones[step->count++]);
 	return ++step->looked_at < STEP_DOCUMENTS;
 }
 
@@ -467,8 +509,9 @@ put_tombstone(TupleTableSlot *slot, void *arg)
 {
 	Tombstone  *tombstone = (Tombstone *) arg;
 
-	tombstone->client_id = DatumGetTextPCopy(slot->tts_values[0]);
-	tombstone->last_update_utc = DatumGetTimestampTz(slot->tts_values[1]);
+	tombstone->id = DatumGetTextPCopy(slot->tts_values[0]);
+	tombstone->client_id = DatumGetTextPCopy(slot->tts_values[1]);
+	tombstone->last_update_utc = DatumGetTimestampTz(slot->tts_values[2]);
 	return false;
 }
 
@@ -477,11 +520,4 @@ put_text(TupleTableSlot *slot, void *arg)
 {
 	*(text **) arg = DatumGetTextPCopy(slot->tts_values[0]);
 	return false;
-}
-
-static bool
-put_count(TupleTableSlot *slot, void *arg)
-{
-	*(int64 *) arg = DatumGetInt64(slot->tts_values[0]);
-	return true;
 }

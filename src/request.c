@@ -376,8 +376,9 @@ get_field(Jsonb *object, const char *key)
 }
 
 /*
- * A text argument.  A query string, where GET and HEAD have their arguments,
- * can't say NULL: what clients make of it is the empty string or "null".
+ * A text argument; before ALTER EXTENSION UPDATE there may be fewer.  A query
+ * string, where GET and HEAD have their arguments, can't say NULL: what clients
+ * make of it is the empty string or "null".
  */
 text *
 docsync_request_get_text(FunctionCallInfo fcinfo, int n)
@@ -385,7 +386,7 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	text	   *value;
 	const char *method = GetConfigOption("request.method", true, false);
 
-	if (PG_ARGISNULL(n))
+	if (n >= PG_NARGS() || PG_ARGISNULL(n))
 		return NULL;
 
 	value = PG_GETARG_TEXT_PP(n);
@@ -399,9 +400,6 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	return value;
 }
 
-/*
- * A boolean argument.  Before ALTER EXTENSION UPDATE the function may have fewer.
- */
 bool
 docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 {

@@ -17,8 +17,8 @@
  * 3. Then a snapshot is taken.  The order matters: a rewrite of the table, such
  *	  as pg_repack's, gives rows transaction ids of its own.  A snapshot older
  *	  than the lock sees some of them and not others, and the settled test
- *	  (settle.c), which asks about the writers' ids, would never know.  Spec
- *	  rewrite-pull fails without it.
+ *	  (settle.c), which asks about the writers' ids, would never know.  Specs
+ *	  rewrite-document and rewrite-purged fail without it.
  *
  * Nothing here reads a row of the store.
  *
@@ -367,6 +367,8 @@ refuse_missing(void)
 				 errdetail("The library is a later one, the extension has not been updated."),
 				 errhint("ALTER EXTENSION docsync UPDATE;")));
 
+	/* Whose the rest is matters more than what is missing. */
+	check_owners();
 	for (int i = 0; i < STORE_RELATIONS; i++)
 	{
 		if (!OidIsValid(store.relations[i]) && OidIsValid(store.relations[STORE_DOCUMENT]))
@@ -477,7 +479,7 @@ check_owner(const char *kind, const char *name, Oid owner, Oid extension_owner)
 				 errmsg("\"%s\" belongs to somebody who may not own docsync's store", name),
 				 errdetail("Its owner is \"%s\", who is no superuser, nor owns the database or the extension.",
 						   GetUserNameFromId(owner, true)),
-				 errhint("ALTER %s %s OWNER TO one of these.", kind, name)));
+				 errhint("If nothing in it is a trap - triggers, rules, policies, defaults run as whoever uploads - ALTER %s %s OWNER TO one of these.", kind, name)));
 }
 
 static bool

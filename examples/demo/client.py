@@ -1,221 +1,524 @@
-"""client.py - a docsync client, complete: a local SQLite store, upload, download.
+"""client.py - a docsync client, complete: a local store, upload, download, and what repairs a store after anything that
+may have happened to it or to the service's.
 
-The reference for how a client behaves, whatever its language. One thing must be known first: which documents have yet
-to be sent can NOT be told from versions alone, as `clientVersion > lastUploadClientVersion` suggests:
+The reference for how a client behaves, whatever its language. The ideas:
 
-- a downloaded document may have a higher clientVersion than lastUploadClientVersion: it would be sent back;
-- a local edit may get a lower one, as soon as one document of a client whose clock is ahead was taken over and raised
-  lastUploadClientVersion = max(clientVersion) above the own clock: it would never be sent.
+**Unsent edits are marked.** Which documents have yet to be sent can NOT be told from versions alone, as `clientVersion >
+lastUploadClientVersion` suggests: a downloaded document may have a higher clientVersion than lastUploadClientVersion, and
+would be sent back; a local edit may get a lower one, as soon as a document of a client whose clock is ahead was taken over,
+and would never be sent. So each document bears a mark, `unsent`, set by an edit and cleared by the acknowledgement or by a
+newer version of the service's, each time in the SQLite transaction that changes the document.
 
-So each document bears a mark, dirty: edited here, and this very version not yet acknowledged by the service. It is set
-by an edit and cleared by the acknowledgement or by a newer version of the service's, each time in the SQLite
-transaction that changes the document. The protocol's two values are kept as it defines them; nothing is chosen by
-lastUploadClientVersion.
+**Each answer is applied in one transaction**, with the cursor that came with it. An answer that was lost is asked for again
+(the service answers `unchanged`), a page that was not stored is downloaded again.
 
-Crash safe at every point: an answer that was lost is asked for again (the service answers `unchanged`), a page that
-was not stored is downloaded again.
+**The client knows what the service last told of each document** (base: version and stamp) beside what it has itself, and
+keeps a digest of it up to date. Comparing it with the service's costs one answer. Where they differ, both are listed and
+judged, document by document (reconcile.py). The client does so once a day, when the service tells it to, and when the
+store looks like a copy. So it needs no person after a restore, a fail-over that lost something, a year's absence.
+
+**A clientId is one store's.** Before it sends a version it notes that; a version under its own clientId that it never sent
+is another store's with the same name: one of two copies. Then it takes a new name and begins from null, with its documents.
+
+**What one document is refused for doesn't stop the others.** The batch is halved until the one is found; it is set aside
+with its error, see problems(), and sent again after the next edit of it.
+
+**Bodies are texts** to the sync, see jsontext.py: none that a parser can't read stops it.
+
+Files: client.py (edits, upload, download), reconcile.py (the comparison), store.py (SQLite), digest.py, jsontext.py;
+transports: transport_http.py, transport_sql.py.
 """
 
 import collections
-import contextlib
+import dataclasses
+import datetime
 import json
-import sqlite3
+import random
 import time
 import uuid
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS document (
-    id            TEXT PRIMARY KEY,
-    clientVersion INTEGER NOT NULL,     -- 64 bits; milliseconds since 1970 at the edit
-    deleted       INTEGER NOT NULL,     -- a tombstone, kept: the service's version of it may have to be compared
-    body          TEXT,                 -- JSON; null when deleted
-    dirty         INTEGER NOT NULL      -- see above
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS document_dirty ON document (clientVersion, id) WHERE dirty;
-CREATE TABLE IF NOT EXISTS client (
-    clientId                    TEXT NOT NULL,
-    lastUploadClientVersion     INTEGER,
-    newestKnownServiceRecordUtc TEXT    -- as the service wrote it, microseconds and all: a float or a Date would cut it
-);
-"""
+from digest import BUCKETS
+from jsontext import BadAnswer, check_text, from_json, to_json
+from reconcile import Reconciler, Stale, earlier
+from store import EDIT, MARK, Document, Store
+
+MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
+BATCH_BYTES = 8_000_000     # of bodies in an upload, about
+KEEP_TOMBSTONES = datetime.timedelta(days=90)
 
 
 def now_ms():
     return time.time_ns() // 1_000_000
 
 
-def to_json(value):
-    """The same text for the same value, so that texts can be compared."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(',', ':'))
+class Refused(Exception):
+    """The service's answer to a request that it didn't accept. status: HTTP's; code: SQLSTATE or PostgREST's, '' where there
+    is none, as when PostgREST lost its connection in the midst; details: a dict, where the service gave one."""
+
+    def __init__(self, status, code, message, details=None):
+        super().__init__(f'{status} {code} {message}')
+        self.status, self.code, self.message = status, code, message
+        try:
+            self.details = json.loads(details)
+        except (TypeError, ValueError):
+            self.details = None
+        if not isinstance(self.details, dict):
+            self.details = {}
+
+    @property
+    def retry(self):
+        """Whether the same request may be accepted later; nobody knows then whether this one was."""
+        return self.status >= 500 or self.status == 429 or not (self.code or self.about_documents)
+
+    @property
+    def about_documents(self):
+        """Whether a part of the documents may be accepted."""
+        return (self.status == 413 or self.status in (400, 409, 422) and bool(self.code)
+                or self.code == '42501' and ('document' in self.details or 'row-level security' in self.message))
+
+
+class VersionsExhausted(OverflowError):
+    """The document has the highest clientVersion there is; it can't be edited any more."""
+
+
+@dataclasses.dataclass
+class Waits:
+    """In milliseconds. Random ones are up to so long: many clients are told, or find the same, at once."""
+    told: int = 3_600_000           # random, from being told to reconcile to asking for the digest
+    others: int = 3_600_000         # random, before what others wrote and the service lost is sent
+    compare: int = 86_400_000       # between comparisons of its own; the first at a random time, so at an hour of its own
+    again: int = 60_000             # after one without an end; doubled each time
+    primary: int = 60_000           # how long to hear "behind" before the primary is asked
 
 
 class Client:
-    """A local store that synchronises through `transport`, which has two calls:
+    """A local store that synchronises through `transport`, which has four calls. Each gives the service's answer as it came,
+    bodies as texts, and raises Refused, BadAnswer, or OSError and the like where no answer came:
 
-    upload(clientId, documents) -> a result a document, in order: id, outcome, clientVersion, winner
-    download(clientId, since, max_documents) -> other clients' documents: id, clientVersion, LastUpdateUtc, deleted, body
+    upload(clientId, documents) -> {results}, a result a document, in order
+    pull(clientId, cursor, maxDocuments, digest, tombstones, primary) -> {documents, cursor, more, ...} of other clients; with a
+        digest also {state}, with the page that reaches the end
+    reconcile(clientId, cursor, buckets, after, maxDocuments) -> {rows, after, more, purgedThrough}
+    get(clientId, cursor, ids) -> {documents, more}
 
-    clock gives milliseconds since 1970. The clientId is made with the store and dies with it: a client that lost its
-    store has to be a new one, or it would not be sent the documents that it once uploaded itself.
+    clock gives milliseconds since 1970. The clientId is made with the store and dies with it: a client that lost its store
+    has to be a new one, or it would not be sent the documents that it once uploaded itself. Only where the service's tokens
+    name the client (claim client_id) it is given, and kept in spite of a twin.
     """
 
-    def __init__(self, path, transport, clock=now_ms):
-        self.transport = transport
-        self.clock = clock
-        self.db = sqlite3.connect(path, isolation_level=None)
-        self.db.execute('PRAGMA journal_mode = wal')
-        self.db.executescript(SCHEMA)
-        with self.transaction():
-            self.db.execute('INSERT INTO client (clientId) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM client)',
-                            (str(uuid.uuid4()),))
-        self.client_id, = self.db.execute('SELECT clientId FROM client').fetchone()
+    def __init__(self, path, transport, clock=now_ms, client_id=None, waits=None, chance=None):
+        self.transport, self.clock = transport, clock
+        self.waits, self.chance = waits or Waits(), chance or random.Random()
+        self.bound = client_id is not None
+        self.store = Store(path, client_id)
+        with self.store.transaction():
+            if self.store.is_copy():
+                self.store.set_state(compareAt=0)
+            elif self.store.state()['compareAt'] is None:
+                self.store.set_state(compareAt=self._within(self.waits.compare))
 
-    @contextlib.contextmanager
-    def transaction(self):
-        self.db.execute('BEGIN IMMEDIATE')
-        try:
-            yield
-        except BaseException:
-            self.db.execute('ROLLBACK')
-            raise
-        self.db.execute('COMMIT')
+        self.reached_end = self.asked = self.accepted = False       # of the last download, page, upload
+        self.differing = None                                       # the buckets that are to be listed
+
+    @property
+    def client_id(self):
+        return self.store.db.execute('SELECT clientId FROM client').fetchone()[0]
+
+    def _within(self, wait):
+        return self.clock() + int(self.chance.random() * wait)
 
     # Local use: never waits for the service.
 
     def get(self, id):
-        """The body, or None where there is no document."""
-        row = self.db.execute('SELECT body FROM document WHERE id = ? AND NOT deleted', (id,)).fetchone()
-        return row and json.loads(row[0])
+        """The body, or None where there is no document. A number too long for Python's own is a Decimal."""
+        text = self.get_text(id)
+        return None if text is None else from_json(text)
+
+    def get_text(self, id):
+        """The body as JSON."""
+        document = self.store.find(id)
+        return document and document.body
 
     def put(self, id, body):
         self.put_all([(id, body)])
 
     def put_all(self, documents):
-        """Creates or replaces documents, (id, body) each, in one transaction."""
-        with self.transaction():
+        """Creates or replaces documents, (id, body) each, in one transaction. ValueError for what the service can't store,
+        VersionsExhausted for a document that has no higher version."""
+        with self.store.transaction():
             for id, body in documents:
-                self._edit(id, 0, to_json(body))
+                check_text(id)
+                self._edit(self.store.find(id) or Document(id), 0, to_json(body))
 
     def delete(self, id):
-        with self.transaction():
-            if self.db.execute('SELECT 1 FROM document WHERE id = ? AND NOT deleted', (id,)).fetchone():
-                self._edit(id, 1, None)
+        with self.store.transaction():
+            document = self.store.find(id)
+            if document and not document.deleted:
+                self._edit(document, 1, None)
 
-    def _edit(self, id, deleted, body):
+    def _edit(self, document, deleted, body):
         # Higher than the version edited, even when that came from a client whose clock is ahead of this one's.
-        self.db.execute(
-            '''INSERT INTO document VALUES (?1, ?2, ?3, ?4, 1)
-               ON CONFLICT (id) DO UPDATE SET clientVersion = max(?2, clientVersion + 1),
-                                              deleted = ?3, body = ?4, dirty = 1''',
-            (id, self.clock(), deleted, body))
+        version = self.clock()
+        if document.clientVersion is not None:
+            version = max(version, document.clientVersion + 1)
+        if version > MAX_VERSION:
+            raise VersionsExhausted(f'document "{document.id}" has the highest clientVersion')
+        document.clientVersion, document.deleted, document.body = version, deleted, body
+        document.unsent, document.error = EDIT, None
+        document.lastUpdateUtc = document.clientId = None
+        self.store.save(document)
 
-    # With the service. An exception from the transport leaves the store as it was after the last batch or page:
-    # call again later. `watch` is called with what each batch or page brought.
+    def problems(self):
+        """[(id, clientVersion, error)] of the documents set aside: here as they are, and not sent until they are edited."""
+        return [(document.id, document.clientVersion, document.error) for document in self.store.select('error IS NOT NULL')]
+
+    def status(self):
+        """For the user: when the store was last the same as the service's (milliseconds), how much is unsent, ..."""
+        state = self.store.state()
+        return {'clientId': state['clientId'], 'equalAt': state['equalAt'], 'compareAt': state['compareAt'],
+                'unsent': len(self.store.select('unsent > 0 AND error IS NULL')), 'setAside': len(self.problems()),
+                'twin': state['twin']}
+
+    # With the service. An exception leaves the store as it was after the last answer: call again later. `watch` is called
+    # with what each answer brought.
 
     def sync(self):
-        self.upload()
+        """Sends, receives, and compares where that is due. An upload that the service refuses doesn't keep others' changes
+        from coming; it is raised afterwards."""
+        refusal = None
+        try:
+            self.upload()
+        except Refused as error:
+            refusal = error
+        try:
+            self._receive()
+        except Stale:
+            pass
+        if refusal:
+            raise refusal
+
+    def _receive(self):
         self.download()
+        if self.reached_end and self.differing:
+            self._reconcile()
+        # After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
+        if self.reached_end and self.store.state()['rename']:
+            self._take_new_name()
+            self.download()
+        # Not before what the service told is done: then they are judged anew.
+        if self.reached_end and not self.store.state()['told']:
+            self._send_marks()
+
+    def compare(self):
+        """Lets the next sync compare, whenever it would have been due."""
+        with self.store.transaction():
+            self.store.set_state(compareAt=0)
+
+    # Upload
 
     def upload(self, batch=1000, watch=None):
         """Sends all local edits. Returns how often each outcome came."""
-        outcomes = collections.Counter()
-        while True:
-            documents = self._unsent(batch)
-            if not documents:
-                return outcomes
-            results = self.transport.upload(self.client_id, documents)
-            with self.transaction():
-                for sent, result in zip(documents, results, strict=True):
-                    if result['outcome'] == 'discarded':
-                        # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
-                        self._take(result['winner'])
-                    else:
-                        # Not if it was edited again while the answer was on its way: that version is yet to be sent.
-                        self.db.execute('UPDATE document SET dirty = 0 WHERE id = ? AND clientVersion = ?',
-                                        (sent['id'], sent['clientVersion']))
-                    outcomes[result['outcome']] += 1
-                self.db.execute('UPDATE client SET lastUploadClientVersion = max(?1, ifnull(lastUploadClientVersion, ?1))',
-                                (max(sent['clientVersion'] for sent in documents),))
-            if watch:
-                watch(results)
+        return self._send(EDIT, 'true', batch, watch)
 
-    def _unsent(self, limit):
-        return [{'id': id, 'clientVersion': version, 'deleted': True} if deleted else
-                {'id': id, 'clientVersion': version, 'body': json.loads(body)}
-                for id, version, deleted, body in self.db.execute(
-                    '''SELECT id, clientVersion, deleted, body FROM document
-                       WHERE dirty ORDER BY clientVersion, id LIMIT ?''', (limit,))]
+    def _send(self, unsent, which, batch=1000, watch=None):
+        """Sends each document once: what has to be sent again is left for the next time."""
+        outcomes, after = collections.Counter(), (MIN_VERSION, '')
+        self.accepted = False
+        while documents := self.store.batch(
+                f'unsent = {unsent} AND {which} AND error IS NULL AND (clientVersion, id) > (?, ?) ORDER BY clientVersion, id',
+                after, batch, BATCH_BYTES):
+            after = documents[-1].clientVersion, documents[-1].id
+            self._send_batch(documents, outcomes, watch)
+        return outcomes
+
+    def _send_batch(self, documents, outcomes, watch):
+        self._note_sent(documents)
+        try:
+            results = self.transport.upload(self.client_id, [self._as_sent(document) for document in documents])['results']
+        except Refused as refusal:
+            if not refusal.retry:
+                self._note_answered(documents)
+            if not refusal.about_documents:
+                raise
+            if len(documents) > 1:
+                half = len(documents) // 2
+                self._send_batch(documents[:half], outcomes, watch)
+                self._send_batch(documents[half:], outcomes, watch)
+            else:
+                self._refused_alone(documents[0], refusal)
+                outcomes['refused'] += 1
+            return
+        if len(results) != len(documents):
+            raise BadAnswer('as many results as documents were expected')
+        self.accepted = True
+        winners = self._winners(results)
+        with self.store.transaction():
+            for sent, result in zip(documents, results):
+                self._answered(sent, result, winners.get(sent.id))
+                outcomes[result['outcome']] += 1
+            self.store.db.execute('UPDATE client SET lastUploadClientVersion = max(?1, ifnull(lastUploadClientVersion, ?1))',
+                                  (max(sent.clientVersion for sent in documents),))
+        if watch:
+            watch(results)
+
+    def _as_sent(self, document):
+        sent = {'id': document.id, 'clientVersion': document.clientVersion}
+        sent |= {'deleted': True} if document.deleted else {'body': document.body}
+        if document.unsent == MARK:
+            sent['baseVersion'] = document.baseVersion
+            if document.baseVersion == 0:
+                sent['baseUtc'] = document.baseUtc      # version 0 stays 0 when it is written again
+        return sent
+
+    def _note_sent(self, documents):
+        """Before it is sent: whatever happens then, the own versions are known from another store's."""
+        with self.store.transaction():
+            self.store.db.executemany(
+                'UPDATE document SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1 WHERE id = ?2',
+                [(document.clientVersion, document.id) for document in documents])
+
+    def _note_answered(self, documents):
+        with self.store.transaction():
+            self.store.db.executemany('UPDATE document SET unanswered = 0 WHERE id = ?', [(document.id,) for document in documents])
+
+    def _refused_alone(self, sent, refusal):
+        if not self.accepted:
+            # Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
+            self.transport.upload(self.client_id, [])
+            self.accepted = True
+        with self.store.transaction():
+            self._set_aside(self.store.find(sent.id), sent, str(refusal))
+
+    def _set_aside(self, document, sent, error):
+        # Not if it was edited again meanwhile: that version may be accepted.
+        if document and document.unsent and document.clientVersion == sent.clientVersion:
+            document.error = error
+            self.store.save(document)
+
+    def _winners(self, results):
+        """{id: the stored document} for what was not applied. The answer leaves out what would make it too large."""
+        winners = {result['id']: result['winner'] for result in results if result['winner']}
+        missing = [result['id'] for result in results
+                   if result['outcome'] in ('discarded', 'conflict') and result['id'] not in winners]
+        while missing:
+            answer = self.transport.get(self.client_id, self.store.state()['cursor'], missing[:1000])
+            if answer.get('behind') or answer.get('reconcile'):
+                return winners | {id: 'unknown' for id in missing}
+            winners |= {document['id']: document for document in answer['documents']}
+            done = missing.index(answer['documents'][-1]['id']) + 1 if answer['more'] and answer['documents'] else 1000
+            missing = missing[done:]
+        return winners
+
+    def _answered(self, sent, result, winner):
+        document = self.store.find(sent.id)
+        if document is None:
+            return
+        document.unanswered = 0
+        self.store.save(document)
+        if result['outcome'] in ('discarded', 'conflict'):
+            if winner is None:
+                document.rebase(None)
+                self.store.save(document)
+                self._set_aside(document, sent, f'{result["outcome"]}, and the service shows no such document')
+            elif winner != 'unknown':       # else it is sent once more, and the winner comes then
+                self.look_for_twin(winner)
+                # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+                self.take(winner, listed=True)
+        elif winner is not None:
+            self.take(winner, listed=True)      # what was stored isn't quite what was sent
+        else:
+            told = {**result, 'deleted': sent.deleted, 'body': sent.body, 'clientId': self.client_id}
+            if result['outcome'] == 'unchanged' and document.clientId:
+                told['clientId'] = document.clientId        # somebody else has sent it before
+            # Not if it was edited again while the answer was on its way: that version is yet to be sent.
+            if document.clientVersion == sent.clientVersion:
+                document.becomes(told)
+            else:
+                document.rebase(told)
+            self.store.save(document)
+
+    # Download
 
     def download(self, page=1000, watch=None):
         """Fetches what other clients changed. Returns how many documents of the store that changed."""
         changed = 0
-        while True:
-            since, = self.db.execute('SELECT newestKnownServiceRecordUtc FROM client').fetchone()
-            documents = self.transport.download(self.client_id, since, page)
-            # A page and the place where the next one begins are stored together, or after a crash one would be missing.
-            with self.transaction():
-                changed += sum(self._take(document) for document in documents)
-                # Only from downloads: an own upload's LastUpdateUtc may be later than a document not yet downloaded.
-                # Texts of fixed width compare like the times they stand for.
-                newest = max((document['LastUpdateUtc'] for document in documents), default=since)
-                self.db.execute('UPDATE client SET newestKnownServiceRecordUtc = ?', (newest,))
+        self.reached_end, self.differing = False, None
+        while not self.reached_end:
+            answer = self._pull(page)
+            with self.store.transaction():
+                changed += self._apply(answer)
             if watch:
-                watch(documents)
-            # Not when a page is short: answers end by their size, too. The document at `since` comes once more, beside
-            # the page: "since" includes it.
-            if newest == since:
-                return changed
+                watch(answer['documents'])
+            if answer.get('behind'):
+                return changed      # a server that lags; asked again with the next sync
+            self.reached_end = not answer['more']
+        return changed
 
-    def _take(self, document):
-        """Takes over a document of the service's by the service's own rule, so that both come to the same end.
-        Returns whether that changed the local one. Its clientId is of no interest here."""
-        id, theirs = document['id'], document['clientVersion']
-        deleted = int(document['deleted'])
-        body = None if deleted else to_json(document['body'])
-        row = self.db.execute('SELECT clientVersion, deleted, body, dirty FROM document WHERE id = ?', (id,)).fetchone()
-        if row:
-            *local, dirty = row
-            # An unsent edit stays if the service will accept it: if it is newer or, with clientVersion 0, as old.
-            # A local version that was sent and is newer stays, too: the service has got it since.
-            if theirs < local[0] or (dirty and theirs == local[0] == 0):
-                return False
-            if not dirty and local == [theirs, deleted, body]:
-                return False
-        self.db.execute('INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, 0)', (id, theirs, deleted, body))
-        return True
+    def _pull(self, page):
+        state, now = self.store.state(), self.clock()
+        tombstones = state['cursor'] is not None or self._has_told()     # a first download needs none
+        primary = state['behindSince'] is not None and now >= state['behindSince'] + self.waits.primary
+        # What the service may have or not would differ for nothing. (Marks may wait for this very comparison.)
+        self.asked = self._is_due(state) and not self.store.select(f'unanswered AND unsent = {EDIT} LIMIT 1')
+        digest = self.store.digest()['digest'] if self.asked else None
+        try:
+            return self.transport.pull(self.client_id, state['cursor'], page, digest, tombstones, primary)
+        except Refused as refusal:
+            if refusal.status != 410 or state['cursor'] is None:
+                raise
+            self._begin_from_null(refusal)
+        return self._pull(page)
 
+    def _has_told(self):
+        """Whether there are documents that the service had once."""
+        return bool(self.store.select(f'baseVersion IS NOT NULL OR unsent = {MARK} LIMIT 1'))
 
-class SqlTransport:
-    """Calls docsync's SQL functions over a connection of psycopg2's. Counts the JSON sent and the bodies received, in bytes."""
+    def _begin_from_null(self, refusal):
+        """From a service or a proxy that doesn't know what was asked: the cursor is void. Nothing of the store is."""
+        lost = 'purged' not in (refusal.code.removeprefix('resync_'), refusal.details.get('reason'))
+        with self.store.transaction():
+            self.store.set_state(cursor=None, unheard=lost)
+            if not lost:
+                self._told(None)
 
-    STAMP = '''to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')'''
+    def _apply(self, answer):
+        """A page, in a transaction."""
+        state, now = self.store.state(), self.clock()
+        if answer.get('behind'):
+            self.store.set_state(behindSince=state['behindSince'] if state['behindSince'] is not None else now)
+            return 0
+        unheard = state['unheard'] and self._has_told()
+        changed = sum(self.take(document) for document in answer['documents'])
+        newest = [document['LastUpdateUtc'] for document in answer['documents']]
+        self.store.set_state(
+            cursor=answer['cursor'], unheard=0, behindSince=None,
+            newestKnownServiceRecordUtc=max(newest + [state['newestKnownServiceRecordUtc'] or ''], default=None) or None)
+        if answer.get('reconcile'):
+            self._told(answer.get('lostAfter', '-infinity'))
+        elif unheard:
+            self._told('-infinity')
+        elif self.asked and not answer['more']:
+            self._compare(answer)
+        return changed
 
-    def __init__(self, connection, collection='default'):
-        connection.autocommit = True
-        self.connection = connection
-        self.collection = collection
-        self.bytes_sent = self.bytes_received = 0
+    def take(self, told, listed=False):
+        """Takes over a document of the service's by the service's own rule, so that both come to the same end. Returns whether
+        that changed the local one. listed: it is what the service has now, not a page that may be older than what is here."""
+        document = self.store.find(told['id']) or Document(told['id'])
+        before = document.clientVersion, document.deleted, document.body
+        version, ours = told['clientVersion'], document.clientVersion
+        later = listed or document.baseUtc is None or told['LastUpdateUtc'] > document.baseUtc
+        if told['clientId'] == self.client_id:
+            document.sent = max(version, document.sent if document.sent is not None else version)
+        if ours is not None and (version < ours or version == ours == 0 and document.unsent == EDIT):
+            # An unsent edit stays if the service will accept it: if it is newer or, with clientVersion 0, as old. A version
+            # that the service had, and that is newer than what it tells later, is lost there: it is sent again.
+            if later:
+                document.rebase(told)
+                document.unsent = document.unsent or MARK
+        elif ours is None or version > ours or later:
+            document.becomes(told)
+        self.store.save(document)
+        return before != (document.clientVersion, document.deleted, document.body)
 
-    def _rows(self, query, values):
-        with self.connection.cursor() as cursor:
-            cursor.execute(query, values)
-            return cursor.fetchall()
+    # Comparing
 
-    def upload(self, client_id, documents):
-        text = to_json(documents)
-        self.bytes_sent += len(text.encode())
-        return [{'id': id, 'outcome': outcome, 'clientVersion': version, 'winner': winner}
-                for id, outcome, version, winner in self._rows(
-                    'SELECT id, outcome, client_version, winner FROM docsync_upsert(%s, %s, %s) ORDER BY ordinal',
-                    (client_id, text, self.collection))]
+    def _is_due(self, state):
+        # A clock that was set back must not put it off for longer than it ever is.
+        return not self.clock() < state['compareAt'] <= self.clock() + max(self.waits.compare, self.waits.told)
 
-    def download(self, client_id, since, max_documents):
-        documents = []
-        for id, version, stamp, deleted, body in self._rows(
-                f'''SELECT id, client_version, {self.STAMP}, deleted, body::text
-                    FROM docsync_query_since(%s, %s, 'other', %s, %s)''',
-                (client_id, since, self.collection, max_documents)):
-            self.bytes_received += len(body.encode()) if body is not None else 0
-            documents.append({'id': id, 'clientVersion': version, 'LastUpdateUtc': stamp, 'deleted': deleted,
-                              'body': body if body is None else json.loads(body)})
-        return documents
+    def _told(self, lost_after):
+        state = self.store.state()
+        self.store.set_state(told=1, lostAfter=earlier(state['lostAfter'], lost_after), nulls=0, rounds=0,
+                             compareAt=min(state['compareAt'], self._within(self.waits.told)))
+
+    def _compare(self, answer):
+        """With the page that reached the end came the service's digest under the same snapshot."""
+        theirs, state = answer.get('state'), self.store.state()
+        if theirs is None and state['nulls'] < 2:
+            self.store.set_state(nulls=state['nulls'] + 1, compareAt=self._after(state['nulls']))
+            return
+        differing = set(range(BUCKETS)) if theirs is None else self._differing(theirs, self.store.digest())
+        marks = {document.bucket for document in self.store.select(f'unsent = {MARK} AND error IS NULL')}
+        if differing or state['told'] and marks:
+            self.differing = sorted(differing | marks)      # what was marked is judged anew
+            self.store.set_state(nulls=0, rounds=state['rounds'] + 1, compareAt=self._after(state['rounds']))
+            return
+        self.store.set_state(told=0, nulls=0, rounds=0, equalAt=self.clock(), compareAt=self.clock() + self.waits.compare)
+        if not marks:
+            self.store.set_state(lostAfter=None)            # else they may have to be judged anew
+        self._forget_tombstones(answer['serverUtc'])
+
+    def _differing(self, theirs, ours):
+        """The buckets whose sums differ. The service leaves the sums out where the digest was the same."""
+        if theirs['count'] == ours['count'] and theirs['digest'] == ours['digest']:
+            return set()
+        if 'sums' not in theirs:
+            return set(range(BUCKETS))
+        return {n for n in range(BUCKETS) if theirs['sums'][n] != ours['sums'][n]} or set(range(BUCKETS))
+
+    def _after(self, times):
+        return self.clock() + min(self.waits.again * 2 ** min(times, 30), self.waits.compare)
+
+    def _forget_tombstones(self, server_utc):
+        limit = datetime.datetime.fromisoformat(server_utc.replace('Z', '+00:00')) - KEEP_TOMBSTONES
+        for document in self.store.select('deleted AND NOT unsent AND lastUpdateUtc < ?', f'{limit:%Y-%m-%dT%H:%M:%S.%fZ}'):
+            self.store.remove(document)
+
+    def _reconcile(self):
+        try:
+            Reconciler(self).run(self.differing)
+        except Refused as refusal:
+            if refusal.status not in (404, 405):
+                raise
+            return              # a service that can't: then there is nothing to be done
+        with self.store.transaction():
+            self.store.set_state(told=0)
+
+    def ask(self, call, *arguments):
+        """A call that bears the cursor, so that a server that lags says so."""
+        state = self.store.state()
+        answer = call(state['clientId'], state['cursor'], *arguments)
+        if answer.get('behind') or answer.get('reconcile'):
+            raise Stale
+        return answer
+
+    def _send_marks(self):
+        """What the service has lost. Own documents at once; those of others after a random wait and a new look, since many
+        clients hold the same."""
+        state = self.store.state()
+        others = self.store.select(f'unsent = {MARK} AND error IS NULL AND clientId IS NOT ?', state['clientId'])
+        if others and state['othersAt'] is None:
+            with self.store.transaction():
+                self.store.set_state(othersAt=self._within(self.waits.others))
+        if others and self.clock() >= self.store.state()['othersAt']:
+            Reconciler(self).run(sorted({document.bucket for document in others}))
+            self._send(MARK, 'true')
+        else:
+            self._send(MARK, 'clientId = (SELECT clientId FROM client)')
+        if not self.store.select(f'unsent = {MARK} AND error IS NULL AND clientId IS NOT ? LIMIT 1', self.client_id):
+            with self.store.transaction():
+                self.store.set_state(othersAt=None)
+
+    # Twins: two stores with one clientId, after a phone was cloned or its backup restored
+
+    def look_for_twin(self, told):
+        """In a transaction. A version under the own clientId that was never sent: another store has the name. This one takes
+        a new one; where a token names the client it can only say so."""
+        document = self.store.find(told['id'])
+        if told['clientId'] != self.client_id or document is None and told['deleted']:
+            return      # (a tombstone of what isn't here may be an own one that was forgotten with what was sent)
+        if document and document.sent is not None and told['clientVersion'] <= document.sent:
+            return
+        self.store.set_state(
+            rename=not self.bound, twin=f'document "{told["id"]}", clientVersion {told["clientVersion"]}, was written under the '
+                                        f'clientId of this store, {told["clientId"]}, by another')
+        if document:
+            document.sent = told['clientVersion']       # said once
+            self.store.save(document)
+
+    def _take_new_name(self):
+        """And begins from null, with the store's documents: it has seen nothing of what the other has written."""
+        with self.store.transaction():
+            self.store.set_state(clientId=str(uuid.uuid4()), cursor=None, unheard=1, newestKnownServiceRecordUtc=None, rename=0)
+            self.store.db.execute('UPDATE document SET sent = NULL, unanswered = 0')

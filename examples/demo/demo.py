@@ -17,8 +17,10 @@ import time
 
 import psycopg2
 
-from client import Client, SqlTransport, to_json
-from transport_http import HttpTransport, Refused
+from client import Client, Refused
+from jsontext import from_json, to_json
+from transport_http import HttpTransport
+from transport_sql import SqlTransport
 
 COLLECTION = 'demo/cities'
 BATCH = 1000        # documents an upload and a page
@@ -99,7 +101,7 @@ class LosesAnswer:
 
     def upload(self, client_id, documents):
         self.transport.upload(client_id, documents)
-        raise AnswerLost
+        raise AnswerLost('answer lost')
 
 
 def cities(tarball):
@@ -115,15 +117,20 @@ def cities(tarball):
 
 def stored(client):
     """{id: (clientVersion, deleted, body)} of a local store."""
-    return {id: (version, bool(deleted), body) for id, version, deleted, body in
-            client.db.execute('SELECT id, clientVersion, deleted, body FROM document')}
+    return {document.id: (document.clientVersion, bool(document.deleted), same_text(document.body))
+            for document in client.store.select('true')}
+
+
+def same_text(body):
+    """The same for the same JSON: bodies are kept as they were written, here or by the service."""
+    return None if body is None else to_json(from_json(body))
 
 
 def on_server(admin):
     with admin.cursor() as cursor:
         cursor.execute('SELECT id, client_version, deleted, body::text FROM docsync.document WHERE collection = %s',
                        (COLLECTION,))
-        return {id: (version, deleted, None if deleted else to_json(json.loads(body)))
+        return {id: (version, deleted, None if deleted else same_text(body))
                 for id, version, deleted, body in cursor}
 
 
@@ -194,8 +201,7 @@ def play(tarball, directory, url, token, token_of_anna):
 
     step(f'3. Client 2, new, downloads them, {BATCH:,} a request')
     progress = Progress('downloaded', total)
-    # Each page but the first begins with the last document of the page before.
-    changed = two.download(BATCH, lambda documents: progress(documents[progress.calls > 0:]))
+    changed = two.download(BATCH, progress)
     progress.end('requests', transports[1].bytes_received, 'JSON')
     check(changed == total, f'all came ({changed:,})')
     check(two.upload() == {}, 'client 2 has nothing to send back')
@@ -259,21 +265,25 @@ def play(tarball, directory, url, token, token_of_anna):
 
     step('9. Client 3 comes by SQL, on the server itself; somebody without a right by HTTP')
     progress = Progress('downloaded', total)
-    three.download(BATCH, lambda documents: progress(documents[progress.calls > 0:]))
-    progress.end('queries', transports[2].bytes_received, 'bodies')
+    three.download(BATCH, progress)
+    progress.end('queries', transports[2].bytes_received, 'JSON')
     for name, foreign, status in (('no token', HttpTransport(url), 401),
                                   ("Anna's token", HttpTransport(url, token_of_anna, COLLECTION), 403)):
         try:
-            foreign.upload('somebody', [{'id': ids[0], 'clientVersion': 2**62, 'body': 'overwritten'}])
+            foreign.upload('somebody', [{'id': ids[0], 'clientVersion': 2**62, 'body': '"overwritten"'}])
             check(False, f'with {name} an upload is refused')
         except Refused as refusal:
             check(refusal.status == status, f'with {name} an upload is refused ({refusal.status})')
-    check(HttpTransport(url, token_of_anna, COLLECTION).download('somebody', None, 10) == [],
+    check(HttpTransport(url, token_of_anna, COLLECTION).pull('somebody', None, 10)['documents'] == [],
           "with Anna's token nothing of it is read")
 
-    step('10. Everything compared, document by document')
-    for client in (one, two, three):
+    step('10. Everything compared: by the digest, in one answer, then document by document')
+    for n, client in enumerate((one, two, three), 1):
+        client.compare()
+        begun = time.monotonic()
         client.sync()
+        check(client.status()['equalAt'] is not None, f'client {n} has the digest of the service '
+              f'({time.monotonic() - begun:.2f} s)')
     server = on_server(admin)
     for n, client in enumerate((one, two, three), 1):
         differences(f'client {n} and the table', stored(client), server)

@@ -1,4 +1,4 @@
-"""transport_http.py - a transport for client.py that speaks the protocol's own two requests. Python's library is enough.
+"""transport_http.py - a transport for client.py by the protocol's requests over HTTP. Python's library is enough.
 
     from client import Client
     from transport_http import HttpTransport
@@ -10,27 +10,14 @@ import http.client
 import json
 import urllib.parse
 
-from client import to_json
-
-
-class Refused(Exception):
-    """The service's answer to a request that it didn't accept. code: SQLSTATE or PostgREST's; '' where there is none, as
-    when PostgREST lost its connection in the midst. retry: the same request may be accepted later."""
-
-    def __init__(self, status, text):
-        super().__init__(f'{status} {text}')
-        self.status = status
-        try:
-            self.code = json.loads(text).get('code') or ''
-        except (ValueError, AttributeError):
-            self.code = ''
-        self.retry = status in (429, 502, 503, 504) or not self.code
+from client import Refused
+from jsontext import BadAnswer, documents_text, read_answer
 
 
 class HttpTransport:
-    """A connection is kept for the next request; one that broke is made anew by the next. Raises Refused, or OSError and
-    http.client.HTTPException where no answer came. Without a collection it is the one that the token says. Counts the
-    bytes of bodies sent and received."""
+    """A connection is kept for the next request; one that broke is made anew by the next. Raises Refused, BadAnswer, and
+    OSError and http.client.HTTPException where no answer came. Without a collection it is the one that the token says. Counts
+    the bytes of bodies sent and received."""
 
     def __init__(self, url, token=None, collection=None, timeout=60):
         parts = urllib.parse.urlsplit(url)
@@ -43,27 +30,65 @@ class HttpTransport:
         self.collection = {'collection': collection} if collection else {}
         self.bytes_sent = self.bytes_received = 0
 
-    def _post(self, path, query, body=b''):
-        # quote, not quote_plus: "%20" is a space everywhere, "+" is not
-        query = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+    def _request(self, method, path, keys, body=None):
+        status, text = self._exchange(method, self.path + path, body)
+        self.bytes_sent += len(body or b'')
+        self.bytes_received += len(text)
         try:
-            self.connection.request('POST', f'{self.path}{path}?{query}', body, self.headers)
+            text = text.decode()
+        except UnicodeDecodeError:
+            raise BadAnswer('not an answer of the service') from None
+        if status != 200:
+            raise refused(status, text)
+        return read_answer(text, *keys)
+
+    def _exchange(self, method, path, body):
+        try:
+            try:
+                self.connection.request(method, path, body, self.headers)
+            except (BrokenPipeError, ConnectionResetError):
+                pass        # a body that is too large: the server may have answered and hung up
             response = self.connection.getresponse()
-            text = response.read()
+            return response.status, response.read()
         except BaseException:
             self.connection.close()
             raise
-        self.bytes_sent += len(body)
-        self.bytes_received += len(text)
-        if response.status != 200:
-            raise Refused(response.status, text.decode(errors='replace'))
-        return json.loads(text)
+
+    def _post(self, path, keys, documents=None, **arguments):
+        text = json.dumps({**self.collection, **arguments}, ensure_ascii=False)
+        if documents is not None:
+            text = f'{text[:-1]}, "documents": {documents_text(documents)}}}'
+        return self._request('POST', path, keys, text.encode())
 
     def upload(self, client_id, documents):
-        return self._post('/Docs', {'clientId': client_id, **self.collection}, to_json(documents).encode())['results']
+        return self._post('/Docs', ['results'], documents, clientId=client_id)
 
-    def download(self, client_id, since, max_documents):
-        query = {'origin': 'other', 'clientId': client_id, 'maxDocuments': max_documents, **self.collection}
-        if since is not None:
-            query['sinceUtc'] = since
-        return self._post('/Docs/Query', query)
+    def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
+        """By GET, which a standby may answer, else by POST, which goes to the server that is written to."""
+        keys = ['documents', 'cursor', 'more']
+        arguments = {'clientId': client_id, 'maxDocuments': max_documents, 'reconcile': True}
+        arguments |= {'cursor': cursor} if cursor is not None else {}
+        arguments |= {'state': digest} if digest else {}
+        arguments |= {'tombstones': False} if not tombstones else {}
+        if primary:
+            return self._post('/Docs/Sync', keys, [], **arguments)
+        # quote, not quote_plus: "%20" is a space everywhere, "+" is not
+        query = urllib.parse.urlencode({key: json.dumps(value) if isinstance(value, bool) else value
+                                        for key, value in {**self.collection, **arguments}.items()},
+                                       quote_via=urllib.parse.quote)
+        return self._request('GET', f'/Docs/Pull?{query}', keys)
+
+    def reconcile(self, client_id, cursor, buckets, after, max_documents):
+        return self._post('/Docs/Reconcile', ['rows', 'after', 'more', 'purgedThrough'], clientId=client_id, cursor=cursor,
+                          buckets=buckets, after=after, maxDocuments=max_documents)
+
+    def get(self, client_id, cursor, ids):
+        return self._post('/Docs/Get', ['documents', 'more'], clientId=client_id, cursor=cursor, ids=ids)
+
+
+def refused(status, text):
+    try:
+        error = json.loads(text)
+        return Refused(status, error.get('code') or '', error.get('message') or '', error.get('details'))
+    except (ValueError, AttributeError):
+        return Refused(status, '', text[:200])

@@ -12,9 +12,10 @@
 
 BEGIN;
 
--- PostgREST exposes this schema, so nothing but the functions lies in it. The table is in the schema docsync.
+-- PostgREST exposes this schema, so nothing but the extension lies in it. The tables are in the schema docsync.
 CREATE SCHEMA api;
 CREATE EXTENSION docsync SCHEMA api;
+SELECT api.docsync_create_store() \g /dev/null
 
 -- PostgREST connects as docsync_authenticator, which may do nothing but become one of the other two: docsync_user with a
 -- token that says so, docsync_anon without. Roles are the server's, not the database's: they may be there already.
@@ -24,7 +25,8 @@ SELECT format('CREATE ROLE %s', role)
 \gexec
 GRANT docsync_anon, docsync_user TO docsync_authenticator;
 
--- docsync_anon has no right at all: who comes without a token is told 401.
+-- The functions, and what they need of the store. docsync_anon has no right at all: who comes without a token is told 401.
+GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
 
 -- PostgREST sets this for each request. A request that takes longer shouldn't keep its connection from others.

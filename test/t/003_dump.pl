@@ -1,5 +1,6 @@
-# Dump and restore: stamps, the clock and the epoch come with the documents, so
-# clients of the old server go on at the new one.
+# Dump and restore: stamps, the clock and the history come with the documents, so
+# clients of the old server go on at the new one.  Its first upload notices that
+# it is another, and then they have to compare what they have.
 
 use strict;
 use warnings;
@@ -8,6 +9,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
+use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Storable qw(dclone);
@@ -31,8 +33,8 @@ my $all = 'SELECT collection, id, client_version, client_id, last_update_utc, de
 my $writer = connect_to($old);
 
 $writer->upload('w', 'a', map { document("d$_", 1, qq("the body of $_")) } 1 .. 500);
-$writer->upload('w', 'b', document('deleted', 1), document('kept', 1, 'null'));
-$writer->do("CALL docsync_purge('0', 'b')");
+$writer->upload('w', 'b', document('deleted', 1), document('kept', 1, 'null'), document('newest', 1));
+is($writer->value("CALL docsync_purge('0', 'b')"), 1, 'a tombstone is purged');
 $writer->upload('w', 'b', document('deleted, not purged', 1));
 
 # A client of the old server, which knows a part
@@ -40,6 +42,7 @@ my ($replica, $cursor) = (DocsyncTest::Replica->new(collection => 'a'), undef);
 $replica->catch_up($writer);
 $cursor = $writer->pull('r', undef, 'a')->{cursor};
 
+my $old_epoch = ($writer->history)[-1]{epoch};
 dump_old('earlier.sql');
 
 # What the client has missed
@@ -56,9 +59,11 @@ restore('custom', sub { system_or_bail('pg_restore', '--exit-on-error', '-d', $_
 restore('directory', sub { system_or_bail('pg_restore', '--exit-on-error', '--jobs=2', '-d', $_[0], "$dir/directory") });
 restore('in_one', sub { system_or_bail('pg_restore', '--single-transaction', '-d', $_[0], "$dir/custom") });
 restore('data', sub {
-	connect_to($new, 'data')->do('CREATE EXTENSION docsync');
+	connect_to($new, 'data')->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
 	system_or_bail('psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-d', $_[0], '-f', "$dir/data.sql");
 });
+restored_in_place();
+cloned();
 an_earlier_dump();
 rows_without_the_clock();
 fences_of_another_server();
@@ -92,13 +97,11 @@ sub restore
 	my $session = restored($kind, $restore);
 
 	is_deeply($session->rows($all), $writer->rows($all), "$kind: documents and their stamps are identical");
-	is($session->value('SELECT count(*) FROM docsync.document
-						 WHERE fence > pg_snapshot_xmax(pg_current_snapshot())'),
-		0, "$kind: no fence is above the next transaction id");
-	for my $kept ('last_value FROM docsync.epoch', 'last_value FROM docsync.horizon',
-		'array_agg(p ORDER BY collection)::text FROM docsync.purged AS p')
+	for my $kept ('history', 'purged')
 	{
-		is($session->value("SELECT $kept"), $writer->value("SELECT $kept"), "$kind: $kept is kept");
+		my $rows = "SELECT array_agg(kept::text ORDER BY kept) FROM docsync.$kept AS kept";
+
+		is_deeply($session->value($rows), $writer->value($rows), "$kind: docsync.$kept is kept");
 	}
 	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '>=', $session->last_stamp, "$kind: the clock is not behind any stamp");
 	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '<=', $writer->value('SELECT last_value FROM docsync.clock'),
@@ -106,11 +109,12 @@ sub restore
 
 	is_deeply([ $session->settled('a') ], [ $writer->settled('a') ], "$kind: all is delivered at once");
 	goes_on($kind, $session);
+	is_noticed($kind, $session, $cursor, $old_epoch);
 
 	# The standby waits for transactions, but there are none any more.
 	my $reader = at_standby($session, $kind);
 	is_deeply([ $reader->settled('a') ], [ $session->settled('a') ], "$kind: on a standby, too");
-	is_deeply([ $reader->settled('b') ], [ 'kept', 'deleted, not purged' ], "$kind: all collections");
+	is_deeply([ $reader->settled('b') ], [ 'kept', 'newest', 'deleted, not purged' ], "$kind: all collections");
 	return;
 }
 
@@ -127,15 +131,58 @@ sub goes_on
 	my $answer = $session->pull('r', $cursor, 'a');
 	is_deeply([ sort map { $_->{id} } @{ $answer->{documents} } ], [qw(d1 d2 d3 e)], "$kind: from its cursor");
 
-	my $epoch = $session->value('SELECT last_value FROM docsync.epoch');
-	is($session->sqlstate_of("SELECT docsync_pull('r', '" . sprintf('%016x.%d', $epoch, 1) . "', 'b')"), '55000',
+	is($session->sqlstate_of("SELECT docsync_pull('r', '$old_epoch.1', 'b')"), '55000',
 		"$kind: but not from before what was purged");
+	like($session->errstr, qr/"reason": "purged"/, "$kind: which it is told");
 
 	my $last = $session->last_stamp;
 	my ($next) = $session->upload('w', 'a', document('next', 1, '1'));
 	cmp_ok($next->{stamp}, '>', $last, "$kind: what is stored next is stamped later");
 	is($copy->poll($session), 1, "$kind: and the client gets it");
 	return;
+}
+
+# After the first upload: a client of before, by its cursor, and stamps that the
+# lost history may have issued.
+sub is_noticed
+{
+	my ($kind, $session, $cursor, $epoch) = @_;
+	my $row = ($session->history)[-1];
+	my $by_cursor = "SELECT docsync_pull('r', '$cursor', 'a'%s)";
+
+	isnt($row->{epoch}, $epoch, "$kind: the first upload begins an epoch");
+	ok($row->{arrived}, "$kind: of a store that has arrived here");
+	is($session->sqlstate_of(sprintf $by_cursor, ''), '55000', "$kind: a cursor of before does not just go on then");
+	like($session->errstr, qr/resync required.*"reason": "lost"/s, "$kind: which the client is told");
+	is($session->sqlstate_of("SELECT docsync_sync('r', '[@{[document('lost', 1, 1)]}]', '$cursor', 'a')"), '55000', "$kind: by a sync, too");
+
+	my $told = decode_json($session->value(sprintf $by_cursor, ', reconcile => true'));
+	ok($told->{reconcile}, "$kind: who can compare is told to");
+	is(microseconds($session, $told->{lostAfter}), $row->{lost_after}, "$kind: what may have been lost");
+	cmp_ok($row->{lost_after}, '<', $row->{survived} - 86_000_000_000, "$kind: which is generous");
+	is($told->{documents}[-1]{id}, 'next', "$kind: and given what is new");
+	ok(!exists $session->pull('r', $told->{cursor}, 'a', reconcile => 1)->{reconcile}, "$kind: once");
+
+	cmp_ok($row->{clock}, '>', $row->{survived} + 1, "$kind: there is a gap");
+	for my $since ($row->{survived} + 1, $row->{clock})
+	{
+		is($session->sqlstate_of(since($since)), '55000', "$kind: a stamp in the gap");
+		like($session->errstr, qr/"reason": "lost"/, "$kind: is of the lost history");
+	}
+	is($session->sqlstate_of(since($_)), '', "$kind: one beside it is not") for $row->{survived}, $row->{clock} + 1;
+	return;
+}
+
+sub since
+{
+	return "SELECT count(*) FROM docsync_query_since('r', to_timestamp(0) + $_[0] * interval '1 us', 'other', 'a')";
+}
+
+sub microseconds
+{
+	my ($session, $time) = @_;
+
+	return $session->value('SELECT (extract(epoch FROM ?::timestamptz) * 1000000)::bigint', $time);
 }
 
 # The standby's session with a database, once it has all
@@ -145,6 +192,41 @@ sub at_standby
 
 	replayed($session, connect_to($standby));
 	return connect_to($standby, $database);
+}
+
+# Into the same database of the same server: the table is another.
+sub restored_in_place
+{
+	my $session = connect_to($new, 'plain');
+	my $epoch = ($session->history)[-1]{epoch};
+	my $known = $session->pull('r', undef, 'a')->{cursor};
+
+	system_or_bail('pg_dump', '--schema=docsync', '-f', "$dir/in_place.sql", '-d', $new->connstr('plain'));
+	$session->do('SET client_min_messages = warning', 'DROP SCHEMA docsync CASCADE');
+	system_or_bail('psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-o', '/dev/null', '-d', $new->connstr('plain'), '-f', "$dir/in_place.sql");
+	is_deeply($session->pull('r', $known, 'a')->{documents}, [], 'in place: a cursor is good until something is stored');
+	$session->upload('w', 'a', document('next', 2, '1'));
+	is_noticed('in place', $session, $known, $epoch);
+	return;
+}
+
+# All is the same but the database.
+sub cloned
+{
+	my $session = connect_to($new, 'plain');
+	my $epoch = ($session->history)[-1]{epoch};
+	my $known = $session->pull('r', undef, 'a')->{cursor};
+
+	$session->close;
+	$session = restored('clone', sub { connect_to($new)->do('DROP DATABASE clone', 'CREATE DATABASE clone TEMPLATE plain') });
+	is_deeply($session->pull('r', $known, 'a')->{documents}, [], 'clone: a cursor is good until something is stored');
+	$session->upload('w', 'a', document('next', 3, '1'));
+	is_noticed('clone', $session, $known, $epoch);
+
+	my $original = connect_to($new, 'plain');
+	$original->upload('w', 'a', document('next', 3, '1'));
+	is(scalar @{ $original->pull('r', $known, 'a')->{documents} }, 1, 'clone: at the original the cursor goes on');
+	return;
 }
 
 # Somebody has seen what the backup doesn't have.
@@ -159,14 +241,19 @@ sub an_earlier_dump
 
 	is($session->sqlstate_of("SELECT * FROM docsync_query_since('r', '$ahead->{since}', collection => 'a')"), '55000',
 		'a client ahead of an earlier dump is told to start again');
-	is($session->sqlstate_of("SELECT docsync_pull('r', '$cursor_ahead', 'a')"), '55000', 'so is one with a cursor');
+	is_deeply([ @{ $session->pull('r', $cursor_ahead, 'a') }{qw(behind documents cursor)} ], [ JSON::PP::true, [], $cursor_ahead ],
+		'one with a cursor that nobody there may be behind any more');
 	is($session->sqlstate_of("SELECT docsync_sync('r', cursor => '$cursor_ahead', collection => 'a')"), '55000', 'and one that uploads');
-	like($session->errstr, qr/resync required.*restored to an earlier time/s, 'in words');
+	like($session->errstr, qr/resync required.*another history.*restored/s, 'in words');
 	is(scalar @{ $session->pull('r', $cursor, 'a')->{documents} }, 0, 'a client that is not ahead goes on');
 
-	# The clock may pass such clients, so they are told by the epoch.
+	# The clock passes such clients with the first upload, but there is a gap.
 	$session->do('SELECT docsync_new_epoch()');
 	$session->upload('w', 'a', document('later', 1, '1'));
+	is($session->sqlstate_of("SELECT * FROM docsync_query_since('r', '$ahead->{since}', collection => 'a')"), '55000',
+		'a client ahead of an earlier dump is told when something has been stored, too');
+	is($session->sqlstate_of("SELECT * FROM docsync_query_since('r', '$replica->{since}', collection => 'a')"), '',
+		'and one that is not still goes on');
 	for my $known ($cursor_ahead, $cursor)
 	{
 		is($session->sqlstate_of("SELECT docsync_pull('r', '$known', 'a')"), '55000', 'a new epoch makes all of them start again');
@@ -176,10 +263,11 @@ sub an_earlier_dump
 	is($writer->sqlstate_of("SELECT docsync_pull('r', '$new_cursor', 'a')"), '55000', 'but not on the old server');
 
 	# A server that has nothing to do with it
-	my $other = restored('other', sub { connect_to($new, 'other')->do('CREATE EXTENSION docsync') });
+	my $other = restored('other', sub { connect_to($new, 'other')->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()') });
 	is($other->sqlstate_of("SELECT docsync_pull('r', '$cursor', 'a')"), '55000', "another server's cursor is refused");
-	like($other->errstr, qr/another epoch/, 'in words');
+	like($other->errstr, qr/another history/, 'in words');
 	is($other->sqlstate_of("SELECT docsync_sync('r', cursor => '$cursor', collection => 'a')"), '55000', 'by docsync_sync too');
+	is($other->pull('r', $cursor, 'a', reconcile => 1)->{lostAfter}, '-infinity', 'and nobody knows what has been lost');
 	return;
 }
 

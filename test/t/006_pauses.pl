@@ -36,7 +36,7 @@ committing('COMMIT of a subtransaction', 'BEGIN', 'SAVEPOINT s', sprintf($upload
 	'RELEASE s', 'COMMIT');
 committing_prepared();
 committing_many_collections();
-purge_during_a_sync();
+purge_during_a_sync($_) for 'false', 'true';
 done_testing();
 
 #-----------------------------------------------------------------------------
@@ -89,18 +89,30 @@ sub committing_many_collections
 # purged in between it must not take for what has never been.
 sub purge_during_a_sync
 {
+	my ($reconcile) = @_;
 	my ($client, $other) = map { connect_to($node) } 1 .. 2;
+	my $collection = "sync, reconcile $reconcile";
 
 	$_->do('SET synchronous_commit = local') for $client, $other;
-	$other->upload('o', 'sync', document('purged', 1, '1'), document('contended', 1, '1'));
-	my $cursor = $client->pull('c', undef, 'sync')->{cursor};
+	$other->upload('o', $collection, document('contended', 1, '1'), document('newest', 1, '1'), document('purged', 1, '1'));
+	my $cursor = $client->pull('c', undef, $collection)->{cursor};
 
-	$other->do("DELETE FROM docsync.document WHERE collection = 'sync' AND id = 'purged'", 'BEGIN');
-	$other->upload('o', 'sync', document('contended', 2, '2'));
-	waits($client, "SELECT docsync_sync('c', '[@{[document('contended', 3, 3)]}]', '$cursor', 'sync')", 'transactionid');
-	$late->do("CALL docsync_purge('0', 'sync')");
+	# The newest tombstone stays.
+	$other->do(map { "DELETE FROM docsync.document WHERE collection = '$collection' AND id = '$_'" } qw(purged newest));
+	$other->do('BEGIN');
+	$other->upload('o', $collection, document('contended', 2, '2'));
+	waits($client, "SELECT set_config('test.got', docsync_sync('c', '[@{[document('contended', 3, 3)]}]', '$cursor', '$collection',
+		reconcile => $reconcile)::text, false)", 'transactionid');
+	is($late->value("CALL docsync_purge('0', '$collection')"), 1, 'a purge while a client uploads');
 	$other->do('COMMIT');
 
+	if ($reconcile eq 'true')
+	{
+		$client->finish;
+		like($client->value("SELECT current_setting('test.got')"), qr/"outcome":"updated".*"reconcile":true,"lostAfter":null/s,
+			'the client is told to compare');
+		return;
+	}
 	ok(!eval { $client->finish; 1 }, 'a client whose tombstones are purged while it uploads is refused');
 	is($client->dbh->state, '55000', 'to start again');
 	return;

@@ -83,7 +83,7 @@ refuses('a form', '/Docs/Sync', 'clientId=c1', 400, '22P02', qr/json/,
 	headers => { 'content-type' => 'application/x-www-form-urlencoded' });
 refuses('an unknown key', '/Docs/Sync', sync(Cursor => 1), 400, '22023', qr/^unknown key in the body$/);
 for my $case ([ clientId => 5 ], [ cursor => 1.5 ], [ cursor => {} ], [ collection => ['anna'] ], [ origin => JSON::PP::true ],
-	[ maxDocuments => '5' ], [ maxDocuments => [5] ])
+	[ maxDocuments => '5' ], [ maxDocuments => [5] ], [ reconcile => 1 ], [ state => 'true' ], [ tombstones => [] ])
 {
 	refuses('wrong type', '/Docs/Sync', sync(@$case), 400, '22023', qr/^"$case->[0]": wrong type$/);
 }
@@ -101,14 +101,15 @@ refuses("maxDocuments $_", '/Docs/Sync', sync(maxDocuments => $_), 400, '22023',
 refuses('maxDocuments 0', "$query&maxDocuments=0", '', 400, '22023', qr/^"maxDocuments" is out of range$/);
 refuses('bad cursor', '/Docs/Sync', sync(cursor => 'x'), 400, '22023', qr/^"cursor" is not a cursor$/);
 refuses('bad document', '/Docs/Sync', sync(documents => bad(id => 5)), 400, '22023', qr/^document 2, "id": wrong type$/);
-refuses('another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1'), 410, 'PT410', qr/^resync required$/);
+refuses('another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1'), 410, 'resync_lost', qr/^resync required$/);
 refuses('unknown origin', "$query&origin=mine", '', 400, '22023', qr/^unknown origin$/);
 refuses('bad sinceUtc', "$query&sinceUtc=yesterday", '', 400, '22023', qr/^"sinceUtc" is not/);
 refuses('no clientId', '/Docs/Query?collection=anna', '', 400, '22004', qr/^"clientId" is null$/);
-refuses('sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z", '', 410, 'PT410', qr/^resync required$/);
+refuses('sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z", '', 410, 'resync_lost', qr/^resync required$/);
 refuses('no number', "$query&maxDocuments=x", '', 400, '22P02', qr/integer/);
+refuses("no boolean, $_", "$pull&$_=x", undef, 400, '22P02', qr/boolean/, method => 'GET') for qw(reconcile state tombstones);
 refuses('bad cursor', "$pull&cursor=1", undef, 400, '22023', qr/^"cursor" is not a cursor$/, method => 'GET');
-refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'PT410', qr/^resync required$/, method => 'GET');
+refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'resync_lost', qr/^resync required$/, method => 'GET');
 
 # Null is what isn't there, but for a clientId, which there must be.
 {
@@ -118,6 +119,82 @@ refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'PT410',
 	is($answer->{status}, 200, 'a sync of nulls') or diag($answer->{content});
 	like($answer->{content}, qr/"received":0,"results":\[\],"documents":\[\{"id":"old"/, 'is a download');
 }
+
+#-----------------------------------------------------------------------------
+# Who can't go on from where he is
+#-----------------------------------------------------------------------------
+
+# Two documents, between them what tombstones there were: all but the newest
+# of a client have been purged.
+{
+	my $from = '/Docs?clientId=c1&collection=anna/purged';
+
+	$http->post($from, [ map { good(id => $_) } qw(first x y z) ]);
+	my $first = DocsyncTest::Http::value_of($http->get('/Docs/Pull?collection=anna/purged&maxDocuments=1'));
+	my $since = $first->{documents}[0]{LastUpdateUtc};
+	$http->post($from, [ { id => $_, clientVersion => 2, deleted => JSON::PP::true } ]) for qw(x y z);
+	$http->post($from, [ good(id => 'last') ]);
+	is($http->session->value(q{CALL docsync_purge('0', 'anna/purged')}), 2, 'tombstones are purged');
+
+	my $away = '/Docs/Query?clientId=c2&collection=anna/purged';
+	refuses('away for too long', '/Docs/Pull?collection=anna/purged&cursor=' . $first->{cursor}, undef, 410, 'resync_purged',
+		qr/^resync required$/, method => 'GET');
+	refuses('away for too long', "$away&sinceUtc=$since", '', 410, 'resync_purged', qr/^resync required$/);
+	refuses('away for too long', '/Docs/Sync', sync(clientId => 'c2', collection => 'anna/purged', cursor => unbound($first)),
+		410, 'resync_purged', qr/^resync required$/);
+	refuses('pages by stamps', "$away&maxDocuments=1", '', 409, 'use_cursor', qr/^use a cursor$/);
+	refuses('pages by stamps', "$away&maxDocuments=1&sinceUtc=1970-01-01T00:00:00Z", '', 409, 'use_cursor', qr/^use a cursor$/);
+	is($http->post($away, '')->{status}, 200, 'all at once there is no need for one');
+	is($http->post("$away&maxDocuments=3", '')->{status}, 200, 'nor on one page');
+
+	# In SQL, and through PostgREST without nginx
+	my $session = $http->session;
+	is($session->sqlstate_of("SELECT docsync_pull(cursor => '$first->{cursor}', collection => 'anna/purged')"), '55000',
+		'without HTTP it is SQLSTATE 55000');
+	like($session->errstr, qr/^ERROR:  resync required\nDETAIL:  \{"reason": "purged", .*\}\nHINT:  /, 'and the detail JSON');
+	refuses('away for too long', '/rpc/docsync_pull?collection=anna/purged&cursor=' . $first->{cursor}, undef, 410,
+		'resync_purged', qr/^resync required$/, method => 'GET');
+	refuses('away for too long', '/rpc/docsync_sync', sync(clientId => 'c2', collection => 'anna/purged', cursor => unbound($first)),
+		410, 'resync_purged', qr/^resync required$/);
+}
+
+# For another client: without what binds it
+sub unbound { return join '.', (split /\./, $_[0]{cursor})[ 0, 1 ] }
+
+#-----------------------------------------------------------------------------
+# What is compared
+#-----------------------------------------------------------------------------
+
+for my $path ('/Docs/Reconcile', '/Docs/Get')
+{
+	refuses('an array', $path, [ asked($path) ], 400, '22023', qr/^the body is not an object$/);
+	refuses('null', $path, 'null', 400, '22023', qr/^the body is not an object$/);
+	refuses('no body', $path, '', 400, '22P02', qr/json/);
+	refuses('no JSON', $path, '{"clientId":', 400, '22P02', qr/json/);
+	refuses('an unknown key', $path, asked($path, Ids => []), 400, '22023', qr/^unknown key in the body$/);
+	refuses('a key of a sync', $path, asked($path, documents => []), 400, '22023', qr/^unknown key in the body$/);
+	refuses("$_ of the wrong type", $path, asked($path, $_ => 5), 400, '22023', qr/^"$_": wrong type$/) for qw(clientId collection cursor);
+	refuses('an empty clientId', $path, asked($path, clientId => ''), 400, '22023', qr/^"clientId" is empty$/);
+	refuses('no clientId', $path, asked($path, clientId => undef, origin => 'other'), 400, '22004', qr/^"clientId" is null$/);
+	refuses('an empty collection', $path, asked($path, collection => ''), 400, '22023', qr/^collection is empty$/);
+	refuses('unknown origin', $path, asked($path, origin => 'mine'), 400, '22023', qr/^unknown origin$/);
+	refuses('bad cursor', $path, asked($path, cursor => 'x'), 400, '22023', qr/^"cursor" is not a cursor$/);
+	refuses('wrong method', $path, undef, 405, 'PT405', qr/./, method => 'GET');
+	refuses('gzip', $path, asked($path), 415, 'PT415', qr/./, headers => { 'content-encoding' => 'gzip' });
+}
+for my $buckets ([256], [-1], [1.5], ['1'], [[1]], [ 1, undef ])
+{
+	refuses('buckets', '/Docs/Reconcile', { buckets => $buckets }, 400, '22023', qr/^"buckets": out of range$/);
+}
+refuses('buckets no array', '/Docs/Reconcile', { buckets => $_ }, 400, '22023', qr/^"buckets" is not an array$/) for 1, 'all', {};
+refuses('after of the wrong type', '/Docs/Reconcile', { after => 5 }, 400, '22023', qr/^"after": wrong type$/);
+refuses("maxDocuments $_", '/Docs/Reconcile', { maxDocuments => $_ }, 400, '22023', qr/^"maxDocuments" is out of range$/)
+  for 0, -1, 1.5;
+refuses('ids missing', '/Docs/Get', {}, 400, '22023', qr/^"ids" is not an array$/);
+refuses('ids no array', '/Docs/Get', { ids => $_ }, 400, '22023', qr/^"ids" is not an array$/) for 1, 'old', {}, undef;
+refuses('an id that is none', '/Docs/Get', { ids => [ 'old', $_ ] }, 400, '22023', qr/^"ids": id 2 has the wrong type$/)
+  for 5, undef, [], {};
+refuses('too many ids', '/Docs/Get', { ids => [ map { "x$_" } 1 .. 101 ] }, 413, 'PT413', qr/^too many ids$/);
 
 #-----------------------------------------------------------------------------
 # nginx's own
@@ -169,6 +246,16 @@ for my $request (
 	[ 'an origin', '/Docs/Sync', sync(origin => $evil) ],
 	[ 'a collection of a sync', '/Docs/Sync', sync(collection => $evil) ],
 	[ 'an argument', '/Docs/Sync', sync($evil => 1) ],
+	[ 'a cursor and the clientId of another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1', clientId => $evil) ],
+	[ 'the collection of a sinceUtc ahead', "/Docs/Query?clientId=c1&collection=$escaped&sinceUtc=2999-01-01T00:00:00Z", '' ],
+	[ 'a cursor of a comparison', '/Docs/Reconcile', asked('/Docs/Reconcile', cursor => $evil) ],
+	[ 'a cursor of another epoch, of a comparison', '/Docs/Get', asked('/Docs/Get', cursor => "0000000000000000.1$evil") ],
+	[ 'an origin of a comparison', '/Docs/Reconcile', asked('/Docs/Reconcile', origin => $evil) ],
+	[ 'a collection of a comparison', '/Docs/Reconcile', asked('/Docs/Reconcile', collection => "$evil$evil" x 20) ],
+	[ 'a key of a comparison', '/Docs/Get', asked('/Docs/Get', $evil => 1) ],
+	[ 'an id', '/Docs/Get', asked('/Docs/Get', ids => $evil) ],
+	[ 'ids', '/Docs/Get', asked('/Docs/Get', ids => [ map { "$evil$_" } 1 .. 101 ]) ],
+	[ 'buckets', '/Docs/Reconcile', { buckets => [$evil] } ],
 	[ 'a sinceUtc', "$query&sinceUtc=$escaped", '' ],
 	[ 'a sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z$escaped", '' ],
 	[ 'maxDocuments', "$query&maxDocuments=$escaped", '' ],
@@ -199,6 +286,9 @@ sub bad { return [ good(), good(@_) ] }
 # The body of POST /Docs/Sync
 sub sync { return { clientId => 'c1', collection => 'anna', documents => [ good() ], @_ } }
 
+# The body of POST /Docs/Reconcile or /Docs/Get
+sub asked { return { clientId => 'c1', collection => 'anna', shift eq '/Docs/Get' ? (ids => []) : (), @_ } }
+
 # A request is refused: the answer is JSON in PostgREST's form, and nothing is
 # stored.
 sub refuses
@@ -216,6 +306,8 @@ sub refuses
 		is_deeply([ sort keys %$error ], [qw(code details hint message)], 'keys');
 		is($error->{code}, $code, 'code');
 		like($error->{message}, $message, 'message');
+		like((eval { decode_json($error->{details}) } // {})->{reason}, qr/^(purged|lost|pages)$/, 'details are JSON')
+		  if $code =~ /^[a-z]/;
 		is($http->state, $before, 'nothing is stored');
 	} or diag("$answer->{status} $answer->{content}");
 	return;

@@ -21,10 +21,14 @@ my @secret = (
 
 for my $collection ('anna', 'anna/notes')
 {
-	my $answer = $http->post("/Docs?clientId=a1&collection=$collection", \@secret, token => $token{anna});
+	my $answer = $http->post("/Docs?clientId=a1&collection=$collection", [ { id => 'bygone', clientVersion => 5, deleted => JSON::PP::true }, @secret ],
+		token => $token{anna});
 
 	is($answer->{status}, 200, "anna writes $collection");
+	is($http->session->value("CALL docsync_purge('0', ?)", $collection), 1, 'a tombstone of it is purged');
 	is(read_as($token{anna}, $collection), 2, "anna reads $collection");
+	like($http->post('/Docs/Reconcile', { collection => $collection }, token => $token{anna})->{content}, qr/"purgedThrough":"2/,
+		'and is told of the purge');
 }
 
 #-----------------------------------------------------------------------------
@@ -139,6 +143,8 @@ is($http->post('/Docs/Sync', { collection => 'anna' }, token => $token{anna}, he
 is($http->post('/Docs/Query?collection=anna&clientId=a8', '', token => $bound)->{status}, 403, 'a claim binds a download');
 is($http->get('/Docs/Pull?collection=anna&clientId=a8', token => $bound)->{status}, 403, 'and a pull');
 is($http->post('/Docs/Sync', { clientId => 'a8' }, token => $bound)->{status}, 403, 'and a sync');
+is($http->post('/Docs/Reconcile', { clientId => 'a8' }, token => $bound)->{status}, 403, 'and a comparison');
+is($http->post('/Docs/Get', { clientId => 'a8', ids => ['known'] }, token => $bound)->{status}, 403, 'and documents by id');
 is(sender('&clientId=a8', token_of(client_id => '')), 403, 'an empty claim binds');
 is(sender('', token_of(client_id => '')), 400, 'and is no clientId');
 is(sender('', token_of(client_id => 7)), 400, 'nor is a number');
@@ -172,10 +178,17 @@ is($http->post('/Docs?clientId=a1', \@secret, token => token_of(collection => $_
 # What is not there to be called
 #-----------------------------------------------------------------------------
 
-for my $path (qw(/rpc/docsync_grant /rpc/guard /rpc/setval /document /clock))
+for my $path (qw(/rpc/docsync_guard /rpc/docsync_purge /rpc/setval /document /clock))
 {
 	like($http->post("http://127.0.0.1:$http->{rest_port}$path", { role => 'docsync_user' }, token => $token{bert})->{status},
 		qr/^40[34]$/, "PostgREST has no $path for bert");
+}
+for my $function (qw(docsync_grant docsync_new_epoch docsync_create_store docsync_check_store_owner))
+{
+	my $answer = $http->post("http://127.0.0.1:$http->{rest_port}/rpc/$function",
+		$function eq 'docsync_grant' ? { role => 'docsync_user' } : {}, token => $token{bert});
+
+	is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '403 42501', "$function is not for bert");
 }
 for my $profile (qw(docsync pg_catalog public))
 {
@@ -196,10 +209,15 @@ sub token_of
 sub answer_as
 {
 	my ($token, $collection) = @_;
-	my $pulled = $http->get("/Docs/Pull?collection=$collection", token => $token);
+	my @answers = (
+		$http->get("/Docs/Pull?collection=$collection", token => $token),
+		$http->get("/Docs/Pull?collection=$collection&state=true&reconcile=true", token => $token),
+		$http->post("/Docs/Query?clientId=x&collection=$collection", '', token => $token),
+		$http->post('/Docs/Reconcile', { collection => $collection }, token => $token),
+		$http->post('/Docs/Get', { collection => $collection, ids => [ 'known', 'gone', 'none' ] }, token => $token));
 
-	return $pulled->{status} . $pulled->{content} =~ s/"serverUtc":"[^"]*"//r
-	  . $http->post("/Docs/Query?clientId=x&collection=$collection", '', token => $token)->{content};
+	# A cursor ends with a hash of what it is good for, the collection's name among it.
+	return join "\n", map { $_->{status} . $_->{content} =~ s/"serverUtc":"[^"]*"//r =~ s/("cursor":"[^"]*)[.][0-9a-f]{8}"/$1"/r } @answers;
 }
 
 # How many documents come, each way
@@ -209,11 +227,14 @@ sub read_as
 	my $queried = $http->post("/Docs/Query?clientId=x&collection=$collection", '', token => $token);
 	my $pulled = $http->get("/Docs/Pull?collection=$collection", token => $token);
 	my $synced = $http->post('/Docs/Sync', { clientId => 'x', collection => $collection }, token => $token);
+	my $listed = $http->post('/Docs/Reconcile', { collection => $collection }, token => $token);
+	my $got = $http->post('/Docs/Get', { collection => $collection, ids => [ map { $_->{id} } @secret ] }, token => $token);
 	my @counts = (
 		scalar @{ DocsyncTest::Http::value_of($queried) },
-		map { scalar @{ DocsyncTest::Http::value_of($_)->{documents} } } $pulled, $synced);
+		scalar @{ DocsyncTest::Http::value_of($listed)->{rows} },
+		map { scalar @{ DocsyncTest::Http::value_of($_)->{documents} } } $pulled, $synced, $got);
 
-	return $counts[0] == $counts[1] && $counts[1] == $counts[2] ? $counts[0] : "@counts";
+	return (grep { $_ != $counts[0] } @counts) ? "@counts" : $counts[0];
 }
 
 sub refused
@@ -226,9 +247,11 @@ sub refused
 	is(ref DocsyncTest::Http::value_of($answer), 'HASH', "$name: JSON");
 	is($http->state, $before, "$name: nothing is stored");
 	for my $answer ($http->post('/Docs/Query?clientId=x&collection=anna', '', token => $token),
-		$http->get('/Docs/Pull?collection=anna', token => $token))
+		$http->get('/Docs/Pull?collection=anna', token => $token),
+		$http->post('/Docs/Get', { collection => 'anna', ids => ['known'] }, token => $token),
+		$http->post('/Docs/Reconcile', { collection => 'anna' }, token => $token))
 	{
-		unlike($answer->{content}, qr/secret/, "$name: nothing is read");
+		unlike($answer->{content}, qr/secret|"known"/, "$name: nothing is read");
 	}
 	return;
 }

@@ -24,6 +24,10 @@ my $query = '/Docs/Query?origin=other&clientId=c2&collection=anna';
 # sinceUtc
 #-----------------------------------------------------------------------------
 
+# So that the store's history begins before rows are brought: with those in it
+# the clock would be put ahead
+upload('c1', 'anna/begun', 'x');
+
 # Three documents with stamps a second apart, of a known time of the day
 $session->do(q{INSERT INTO docsync.document (collection, id, client_version, client_id, body, last_update_utc, fence)
 	SELECT 'anna', 'd' || n, 1, 'c1', to_jsonb(n), '2026-01-02T03:04:00.123456Z'::timestamptz + n * interval '1 s', '3'
@@ -109,7 +113,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	# It goes on behind the last document passed, not behind the last received.
 	my $scanned = $session->value(q{SELECT to_char(max(last_update_utc) AT TIME ZONE 'UTC', 'US') FROM docsync.document
 		WHERE collection = 'anna/p'});
-	like($cursor, qr/$scanned$/, 'the cursor is at the end');
+	like($cursor, qr/^[0-9a-f]{16}[.]\d+${scanned}[.]/, 'the cursor is at the end');
 	upload('c2', 'anna/p', 'b6');
 	my $empty = pull(clientId => 'c2', collection => 'anna/p', cursor => $cursor);
 	is(ids($empty), '', 'an own document does not come');
@@ -117,11 +121,17 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	isnt($empty->{cursor}, $cursor, 'but the cursor has moved past it');
 	my $again = pull(clientId => 'c2', collection => 'anna/p', cursor => $empty->{cursor});
 	is($again->{cursor}, $empty->{cursor}, 'where nothing is new it stays');
-	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => $empty->{cursor})), '', 'it is exclusive');
-	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => $cursor)), 'b6', 'for any client');
 
+	# As version 0.1 wrote them, bound to nobody
+	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => unbound($empty))), '', 'it is exclusive');
+	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => unbound({ cursor => $cursor }))), 'b6', 'for any client');
+
+	my @parts = split /\./, $cursor;
 	for my $bad ($cursor . '0' x 20, "$cursor ", " $cursor", uc $cursor, '-1', substr($cursor, 0, 17), $cursor =~ s/\.(.*)/.-$1/r,
-		$cursor =~ s/\./,/r, $cursor . 'x', "'; DROP TABLE docsync.document; --")
+		$cursor =~ s/\./,/r, $cursor . 'x', "'; DROP TABLE docsync.document; --", "$cursor.1", "$cursor.",
+		(map { join '.', @parts[ 0 .. $_ ] } 0, 2, 3),
+		(map { my @bad = @parts; $bad[$_] = '9' x 30; join '.', @bad } 0 .. 4),
+		(map { my @bad = @parts; $bad[$_] = ''; join '.', @bad } 0 .. 4))
 	{
 		my $answer = $http->get('/Docs/Pull?' . $http->{client}->www_form_urlencode({ collection => 'anna/p', cursor => $bad }));
 
@@ -158,7 +168,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	unlike(ids($page), qr/late|after/, 'what might be overtaken does not come');
 	ok(!$page->{more}, 'nor is there more now');
 	$open->do('COMMIT');
-	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => $page->{cursor})), 'late after', 'later both come');
+	is(ids(pull(clientId => 'c3', collection => 'anna/p', origin => 'any', cursor => $page->{cursor})), 'late after', 'later both come');
 }
 
 #-----------------------------------------------------------------------------
@@ -217,34 +227,67 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 {
 	my $request = '/Docs/Query?origin=other&clientId=c2&collection=anna/purge';
 
-	upload('c1', 'anna/purge', 'kept', 'deleted');
-	my $old = pull(collection => 'anna/purge');
+	upload('c1', 'anna/purge', 'kept', 'deleted', 'newest');
+	my ($old, $old_of_c2) = (pull(collection => 'anna/purge'), pull(clientId => 'c2', collection => 'anna/purge'));
 	my $since = $old->{documents}[-1]{LastUpdateUtc};
-	$http->post('/Docs?clientId=c1&collection=anna/purge', [ { id => 'deleted', clientVersion => 2, deleted => JSON::PP::true } ]);
+	$http->post('/Docs?clientId=c1&collection=anna/purge', [ { id => $_, clientVersion => 2, deleted => JSON::PP::true } ])
+	  for qw(deleted newest);
 	my $new = pull(collection => 'anna/purge');
 	is($http->get("/Docs/Pull?collection=anna/purge&cursor=$old->{cursor}")->{status}, 200, 'before a purge');
-	is($session->value(q{CALL docsync_purge('0 days', 'anna/purge')}), 1, 'a purge');
+	is($session->value(q{CALL docsync_purge('0 days', 'anna/purge')}), 1, 'a purge, of which the newest tombstone stays');
 
 	for my $case (
 		[ 'GET', "/Docs/Pull?collection=anna/purge&cursor=$old->{cursor}" ],
 		[ 'POST', "$request&sinceUtc=$since", '' ],
-		[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/purge', cursor => $old->{cursor} } ],
+		[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/purge', cursor => $old_of_c2->{cursor} } ],
 		[ 'POST', '/Docs/Sync',
-			{ clientId => 'c2', collection => 'anna/purge', cursor => $old->{cursor}, documents => [ document_of('lost') ] } ])
+			{ clientId => 'c2', collection => 'anna/purge', cursor => $old_of_c2->{cursor}, documents => [ document_of('lost') ] } ])
 	{
 		my ($state, $clock) = ($http->state, clock());
 		my $answer = $http->request(@$case);
 		my $error = DocsyncTest::Http::value_of($answer);
 
 		is($answer->{status}, 410, "$case->[0] $case->[1]: away longer than tombstones are kept");
-		is($error->{message}, 'resync required', 'says what to do');
+		is("$error->{code}, $error->{message}", 'resync_purged, resync required', 'says what to do');
 		is($http->state . clock(), $state . $clock, 'stores nothing, and leaves the clock alone');
 	}
 	is(ids(pull(collection => 'anna/purge', cursor => $new->{cursor})), '', 'who has seen the tombstone goes on');
-	is(ids(pull(collection => 'anna/purge')), 'kept', 'who starts again gets what there is');
-	is(ids(DocsyncTest::Http::value_of($http->post("$request&sinceUtc=1970-01-01T00:00:00Z", ''))), 'kept',
+	is(ids(pull(collection => 'anna/purge')), 'kept newest', 'who starts again gets what there is');
+	is(ids(DocsyncTest::Http::value_of($http->post("$request&sinceUtc=1970-01-01T00:00:00Z", ''))), 'kept newest',
 		'1970 is the beginning, too');
-	is($http->get("/Docs/Pull?collection=anna/p&cursor=$old->{cursor}")->{status}, 200, 'other collections are not concerned');
+	is(ids(pull(collection => 'anna/purge', tombstones => 'false')), 'kept', 'who starts again may do without tombstones');
+	is(ids(pull(collection => 'anna/purge', tombstones => 'false', cursor => $new->{cursor})), '', 'and goes on');
+	is($http->get('/Docs/Pull?collection=anna/p&cursor=' . unbound($old))->{status}, 200, 'other collections are not concerned');
+
+	# Who can compare is told, once.
+	for my $case ([ reconcile => 'true' ], [ reconcile => 'false', 410 ], [ reconcile => '', 410 ], [ reconcile => 'null', 400 ])
+	{
+		my ($key, $value, $refused) = @$case;
+		my $answer = $http->get("/Docs/Pull?collection=anna/purge&$key=$value&cursor=$old->{cursor}");
+
+		is($answer->{status}, $refused // 200, "$key=$value");
+		next if $refused;
+		my $told = DocsyncTest::Http::value_of($answer);
+		is_deeply([ @$told{qw(reconcile lostAfter more)} ], [ JSON::PP::true, undef, JSON::PP::false ], 'who can compare is told');
+		is(ids($told), 'newest', 'and given what there is');
+		$told = pull(collection => 'anna/purge', cursor => $told->{cursor}, $key => $value);
+		ok(!exists $told->{reconcile} && !exists $told->{lostAfter}, 'once');
+		$answer = $http->get("/Docs/Pull?collection=anna/purge&cursor=$told->{cursor}");
+		is($answer->{status}, 200, 'and has seen the purge');
+	}
+	{
+		my $told = DocsyncTest::Http::value_of($http->post('/Docs/Sync', { clientId => 'c2', collection => 'anna/purge',
+			cursor => $old_of_c2->{cursor}, reconcile => JSON::PP::true, state => JSON::PP::true,
+			documents => [ document_of('sent') ] }));
+
+		is_deeply([ $told->{results}[0]{outcome}, ids($told), $told->{reconcile} ], [ 'created', 'newest', JSON::PP::true ],
+			'by a sync, too, which uploads');
+		is($told->{state}{count}, 2, 'and is told the state');
+		like($told->{state}{digest}, qr/^[0-9a-f]{16}$/, 'by its digest');
+		is(scalar(grep { /^[0-9a-f]{16}$/ } @{ $told->{state}{sums} }), 256, 'and sums');
+		is_deeply(pull(collection => 'anna/purge', state => 'true')->{state}, $told->{state}, 'which are those of a pull');
+		ok(!exists pull(collection => 'anna/purge')->{state}, 'who does not ask is not told');
+	}
 }
 
 #-----------------------------------------------------------------------------
@@ -252,6 +295,8 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 #-----------------------------------------------------------------------------
 
 my $cursor = pull(collection => 'anna/p')->{cursor};
+my $cursor_before = $cursor;
+my $cursor_of_c2 = pull(clientId => 'c2', collection => 'anna/p')->{cursor};
 my $clock = $session->value('SELECT last_value FROM docsync.clock');
 
 is($http->get("/Docs/Pull?collection=anna/p&cursor=" . ($cursor =~ s/^./chr(ord($&) ^ 1)/er))->{status}, 410, 'a cursor of another epoch');
@@ -261,8 +306,8 @@ $session->do("SELECT setval('docsync.clock', $clock - 3600000000)");
 for my $request (
 	[ 'GET', "/Docs/Pull?collection=anna/p&cursor=$cursor" ],
 	[ 'POST', "/Docs/Query?clientId=c2&collection=anna/p&sinceUtc=" . stamp_text($clock), '' ],
-	[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor } ],
-	[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor, documents => [ document_of('lost') ] } ])
+	[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor_of_c2 } ],
+	[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor_of_c2, documents => [ document_of('lost') ] } ])
 {
 	my $state = $http->state;
 	my $answer = $http->request(@$request);
@@ -270,7 +315,7 @@ for my $request (
 	my $name = "$request->[1], " . ($request->[2] && $request->[2]{documents} ? 'with documents' : 'without documents');
 
 	is($answer->{status}, 410, "$name: a cursor from the future");
-	is($error->{message}, 'resync required', 'says what to do');
+	is("$error->{code}, $error->{message}", 'resync_lost, resync required', 'says what to do');
 	is($http->state, $state, 'stores nothing');
 	is(clock(), $clock - 3_600_000_000, 'and leaves the clock alone');
 	unlike($answer->{content}, qr/@{[ substr stamp_text($clock - 3_600_000_000), 0, 16 ]}/, 'which it does not tell');
@@ -285,15 +330,20 @@ $session->do("SELECT setval('docsync.clock', $clock)");
 	$session->do('SELECT docsync_new_epoch()');
 	for my $request (
 		[ 'GET', "/Docs/Pull?collection=anna/p&cursor=$cursor" ],
-		[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor, documents => [ document_of('lost') ] } ])
+		[ 'POST', '/Docs/Sync', { clientId => 'c2', collection => 'anna/p', cursor => $cursor_of_c2, documents => [ document_of('lost') ] } ])
 	{
 		my $state = $http->state . clock();
 		my $answer = $http->request(@$request);
 
 		is($answer->{status}, 410, "$request->[1]: a new epoch voids cursors");
-		like($answer->{content}, qr/"resync required"/, 'says what to do');
+		like($answer->{content}, qr/"code":"resync_lost".*"resync required"/, 'says what to do');
 		is($http->state . clock(), $state, 'stores nothing');
 	}
+	my $told = pull(collection => 'anna/p', cursor => $cursor, reconcile => 'true');
+	is_deeply([ $told->{reconcile}, $told->{lostAfter} ], [ JSON::PP::true, day_before($since) ], 'who can compare is told');
+	is(ids($told), '', 'and given what is new');
+	$told = pull(collection => 'anna/p', cursor => $told->{cursor}, reconcile => 'true');
+	ok(!exists $told->{reconcile}, 'once');
 	my $again = pull(collection => 'anna/p');
 	like(ids($again), qr/a1 .*after/, 'without a cursor all comes');
 	isnt(substr($again->{cursor}, 0, 16), substr($cursor, 0, 16), 'with a cursor of the new epoch');
@@ -315,11 +365,22 @@ upload('c1', 'anna/p', 'newest');
 $node->wait_for_catchup($standby);
 
 my $replica = DocsyncTest::Http->new($standby, PGRST_DB_CHANNEL_ENABLED => 'false');
-is(ids(DocsyncTest::Http::value_of($replica->get("/Docs/Pull?clientId=c2&collection=anna/p&cursor=$cursor"))), 'newest',
+is(ids(DocsyncTest::Http::value_of($replica->get("/Docs/Pull?collection=anna/p&cursor=$cursor"))), 'newest',
 	'a standby serves a pull');
 like($replica->post($query, '')->{content}, qr/"d1".*"d3"/, 'and a query');
 is($replica->post('/Docs?clientId=c1&collection=anna/p', [ document_of('y') ])->{status}, 400, 'and no upload');
-is($replica->get("/Docs/Pull?collection=anna/p&cursor=0000000000000000.1")->{status}, 410, 'and knows its epoch');
+is(ids(DocsyncTest::Http::value_of($replica->post('/Docs/Get', { collection => 'anna/p', ids => [ 'newest', 'none', 'a1' ] }))), 'newest a1',
+	'and documents by id');
+is_deeply([ @{ DocsyncTest::Http::value_of($replica->post('/Docs/Reconcile', { collection => 'anna/p' })) }{qw(rows behind more after)} ],
+	[ [], JSON::PP::true, JSON::PP::true, undef ], 'and no comparison');
+is($replica->get("/Docs/Pull?collection=anna/p&cursor=$cursor_before")->{status}, 410, 'and knows its epoch');
+for my $unknown ('0000000000000000.1', $cursor =~ s/^./chr(ord($&) ^ 1)/er)
+{
+	my $answer = DocsyncTest::Http::value_of($replica->get("/Docs/Pull?collection=anna/p&reconcile=true&cursor=$unknown"));
+
+	is_deeply([ @$answer{qw(documents behind cursor more)} ], [ [], JSON::PP::true, $unknown, JSON::PP::false ],
+		'and that it may lag behind one that it does not know');
+}
 
 done_testing();
 
@@ -333,6 +394,9 @@ sub upload
 	die $answer->{content} if $answer->{status} != 200;
 	return;
 }
+
+# The cursor of an answer, as version 0.1 wrote it
+sub unbound { return join '.', (split /\./, $_[0]{cursor})[ 0, 1 ] }
 
 sub pull
 {
@@ -358,6 +422,11 @@ sub ids
 }
 
 sub clock { return $session->value('SELECT last_value FROM docsync.clock') }
+
+sub day_before
+{
+	return $session->value(q{SELECT to_char((?::timestamptz - interval '1 day') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')}, $_[0]);
+}
 
 sub stamp_text
 {

@@ -91,7 +91,7 @@ my $table = DocsyncTest::Http::value_of({ content => $http->session->value(
 for my $name (@NAMES)
 {
 	my %documents = map {
-		my ($id, $version, $deleted, $body, $dirty) = @$_;
+		my ($id, $version, $deleted, $body, $unsent) = @$_;
 
 		($id => [ "$version", $deleted, defined $body ? DocsyncTest::Http::value_of({ content => $body }) : undef ])
 	} @{ $store{$name}{documents} };

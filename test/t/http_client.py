@@ -16,8 +16,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples', 'demo'))
 
-from client import Client, now_ms                   # noqa: E402
-from transport_http import HttpTransport, Refused   # noqa: E402
+from client import Client, Refused, now_ms       # noqa: E402
+from transport_http import HttpTransport        # noqa: E402
 
 IDS = 150       # few enough for all clients to write to the same
 
@@ -46,8 +46,14 @@ class BadLine:
     def upload(self, *arguments):
         return self._call('upload', *arguments)
 
-    def download(self, *arguments):
-        return self._call('download', *arguments)
+    def pull(self, *arguments):
+        return self._call('pull', *arguments)
+
+    def reconcile(self, *arguments):
+        return self._call('reconcile', *arguments)
+
+    def get(self, *arguments):
+        return self._call('get', *arguments)
 
 
 def main(url, token, directory, name, seed):
@@ -78,7 +84,7 @@ def main(url, token, directory, name, seed):
             # What is refused for its content, or for who sends it, would be refused for ever, and has a code that says
             # so. A server that starts up is PostgREST's 503 or a 500, and a connection that breaks in the middle of a
             # statement can be its 400 with nothing in it.
-            if refusal.status < 500 and refusal.code:
+            if not refusal.retry:
                 raise
             happened[f'{refusal.status}'] += 1
         except (OSError, http.client.HTTPException) as error:
@@ -98,7 +104,8 @@ def main(url, token, directory, name, seed):
         time.sleep(0.05)
     while not sync():
         time.sleep(0.05)
-    rows = client.db.execute('SELECT id, clientVersion, deleted, body, dirty FROM document ORDER BY id').fetchall()
+    rows = [(document.id, document.clientVersion, document.deleted, document.body, document.unsent)
+            for document in client.store.select('true ORDER BY id')]
     with open(os.path.join(directory, f'{name}.json'), 'w') as file:
         json.dump({'documents': rows, 'happened': happened}, file)
 

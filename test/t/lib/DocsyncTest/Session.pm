@@ -121,6 +121,30 @@ sub download
 	return $sth->fetchall_arrayref;
 }
 
+# The same by a cursor, which comes back as well: by docsync_pull, or with an
+# array of documents to upload, maybe an empty one, by docsync_sync.
+sub download_by_cursor
+{
+	my ($self, $client_id, $cursor, $origin, $collection, $max_documents, $documents) = @_;
+	my $function = $documents ? 'docsync_sync' : 'docsync_pull';
+	my $sth = $self->{$function} //= $self->{dbh}->prepare(
+		sprintf q{
+			WITH answer AS MATERIALIZED (
+				SELECT json ->> 'cursor' AS cursor, json -> 'documents' AS documents
+				  FROM %s("clientId" => ?, cursor => ?, origin => ?, collection => ?, "maxDocuments" => ?%s) AS json)
+			SELECT id, "clientVersion", "clientId", deleted, body::text, "LastUpdateUtc"::text, %s, cursor
+			  FROM answer LEFT JOIN json_to_recordset(documents)
+				AS document (id text, "clientVersion" bigint, "clientId" text, deleted bool, body json, "LastUpdateUtc" timestamptz)
+				ON true},
+		$function, $documents ? ', documents => ?' : '', $STAMP =~ s/last_update_utc/"LastUpdateUtc"/r);
+
+	$sth->execute($client_id, $cursor, $origin, $collection, $max_documents,
+		$documents ? '[' . join(', ', @$documents) . ']' : ());
+
+	my $rows = $sth->fetchall_arrayref;
+	return ([ grep { defined $_->[0] } @$rows ], $rows->[0][7]);
+}
+
 # The ids of all that may be downloaded from a collection, in their order
 sub settled
 {
@@ -131,12 +155,29 @@ sub settled
 	};
 }
 
-# What docsync_pull answers, with cursors
+# What docsync_pull answers, with cursors: the documents of others, or without a
+# client_id all.  Options: reconcile, state; 1 or 0.
 sub pull
 {
-	my ($self, $client_id, $cursor, $collection) = @_;
+	my ($self, $client_id, $cursor, $collection, %options) = @_;
 
-	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, \'any\', NULL)', $client_id, $cursor, $collection));
+	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, NULL, NULL, ?::bool, ?::bool)',
+			$client_id, $cursor, $collection, map { $_ // 0 } @options{qw(reconcile state)}));
+}
+
+# The rows of docsync.history in their order, a hash for each; times are in
+# microseconds since 1970, undef for infinite ones.
+sub history
+{
+	my ($self) = @_;
+	my $times = join ', ',
+	  map { $STAMP =~ s/last_update_utc/nullif(nullif($_, '-infinity'), 'infinity')/r . " AS $_" } qw(survived lost_after clock);
+
+	return @{
+		$self->{dbh}->selectall_arrayref(
+			"SELECT number, lpad(to_hex(epoch), 16, '0') AS epoch, timeline, arrived, next_xid::text, $times
+			   FROM docsync.history ORDER BY number", { Slice => {} })
+	};
 }
 
 # The highest stamp of all
@@ -165,7 +206,7 @@ sub close
 {
 	my ($self) = @_;
 
-	delete @$self{qw(upload download)};
+	delete @$self{qw(upload download docsync_pull docsync_sync)};
 	$self->{dbh}->disconnect;
 	return;
 }

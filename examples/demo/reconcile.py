@@ -1,0 +1,114 @@
+"""reconcile.py - compares what client and service hold, and repairs what differs.
+
+A client may have missed something (it was away for longer than tombstones are kept), or hold what the service has lost (it
+was restored to an earlier time, or a standby took over that lagged). Rules of the form "lost after stamp S" fail here:
+commits don't come in the order of stamps. So the client compares: it asks which documents the service has, in the buckets
+whose sums differ, and `judge` decides for each id on either side.
+
+What the service has lost is *marked*: to be sent again, though nobody edited it. A mark isn't an edit. It says what the
+service had when it was made (baseVersion), and is applied only if the service has that still; what comes by download
+takes its place, unless it is older.
+"""
+
+from store import EDIT, MARK
+
+# What becomes of an id
+NOTHING, KEEP, SEND, REMOVE, FETCH = 'nothing', 'keep', 'send', 'remove', 'fetch'
+
+
+def judge(local, row, lost_after, purged_through):
+    """local: the client's document or None; row: the service's row or None; lost_after, purged_through: stamps or None."""
+    if local is None:
+        # A tombstone of what was never here tells nothing.
+        return NOTHING if row['deleted'] else FETCH
+    if local.unsent == EDIT or local.error and row is None:
+        return KEEP         # whatever the service has; it is what the edit is based on now
+    if row is None:
+        return SEND if is_lost(local.lastUpdateUtc, lost_after, purged_through) else REMOVE
+    theirs, ours = row['clientVersion'], local.clientVersion
+    if ours > theirs:
+        return SEND
+    # Version 0 is replaced by another version 0, so there only the stamps tell which is newer.
+    if ours == theirs == 0 and local.lastUpdateUtc is not None and local.lastUpdateUtc > row['LastUpdateUtc']:
+        return SEND
+    if ours == theirs and local.lastUpdateUtc == row['LastUpdateUtc'] and not local.unsent:
+        return NOTHING
+    return FETCH
+
+
+def is_lost(utc, lost_after, purged_through):
+    """Whether a document that the service doesn't have was lost by it. Else it was deleted there, and the tombstone was
+    purged: then its stamp was at or below what was purged, and it isn't one that may be lost. A doubt keeps the document."""
+    return utc is None or purged_through is None or utc > earlier(purged_through, lost_after)
+
+
+def earlier(one, other):
+    """Of two stamps, None being later than all. "-infinity" is before any, as a text, too."""
+    return one if other is None else other if one is None else min(one, other)
+
+
+class Stale(Exception):
+    """The server lags behind the cursor, or the cursor has become void: go on with the next sync."""
+
+
+class Reconciler:
+    """One comparison by listing; what was marked before it is judged anew."""
+
+    def __init__(self, client, page=1000):
+        self.client, self.store, self.transport, self.page = client, client.store, client.transport, page
+
+    def run(self, buckets):
+        reached, more = None, True
+        while more:
+            answer = self.client.ask(self.transport.reconcile, buckets, reached, self.page)
+            more = answer['more']
+            upto = answer['after'] if more else None
+            with self.store.transaction():
+                for row in answer['rows']:
+                    self.client.look_for_twin(row)
+                to_fetch = self._apply(answer, self._local(buckets, reached, upto))
+            self.fetch(to_fetch)
+            reached = upto
+
+    def _local(self, buckets, after, upto):
+        """The store's documents in the part of the list that a page covers. SQLite compares texts bytewise, as the list is."""
+        condition, values = f'bucket IN ({", ".join(str(int(bucket)) for bucket in buckets)})', []
+        if after is not None:
+            condition, values = condition + ' AND id > ?', [after]
+        if upto is not None:
+            condition, values = condition + ' AND id <= ?', values + [upto]
+        return {document.id: document for document in self.store.select(condition, *values)}
+
+    def _apply(self, answer, local):
+        """Against the store as it is now, in this transaction. Returns the ids to be fetched."""
+        rows = {row['id']: row for row in answer['rows']}
+        lost_after, to_fetch = self.store.state()['lostAfter'], []
+        for id in sorted(rows.keys() | local.keys()):
+            # Found by itself where it isn't in the page's part: the service goes by what it looked at
+            document, row = local.get(id) or self.store.find(id), rows.get(id)
+            what = judge(document, row, lost_after, answer['purgedThrough'])
+            if what == FETCH and not row['deleted']:
+                to_fetch.append(id)
+            elif what == FETCH:
+                self.client.take({**row, 'body': None}, listed=True)    # a tombstone: all of it is there
+            elif what == REMOVE:
+                self.store.remove(document)
+            elif what in (KEEP, SEND):
+                document.unsent = MARK if what == SEND else document.unsent
+                document.rebase(row)
+                self.store.save(document)
+        return to_fetch
+
+    def fetch(self, ids):
+        """Gets documents whole and takes them, an answer in a transaction."""
+        while ids:
+            answer = self.client.ask(self.transport.get, ids[:self.page])
+            documents = answer['documents']
+            with self.store.transaction():
+                for document in documents:
+                    self.client.look_for_twin(document)
+                    self.client.take(document, listed=True)
+            if answer['more'] and documents:    # the answer was full: go on after the last that came
+                ids = ids[ids.index(documents[-1]['id']) + 1:]
+            else:
+                ids = ids[self.page:]           # those that didn't come are gone again, or not ours to see

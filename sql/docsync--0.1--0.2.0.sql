@@ -1,0 +1,438 @@
+/* docsync 0.1 to 0.2.0: the store leaves the extension; the rest becomes what an install has */
+
+\echo Use "ALTER EXTENSION docsync UPDATE" to load this file. \quit
+
+-- Nothing but the operators and functions of the server, whatever the schema
+-- of the functions holds.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Waits for all who have written, prepared transactions included: what is
+-- stamped is settled then.
+LOCK TABLE docsync.document, docsync.purged IN ACCESS EXCLUSIVE MODE;
+
+------------------------------------------------------------------------------
+-- types: renamed, so that what others have made with them stays
+------------------------------------------------------------------------------
+
+ALTER TYPE docsync.change SET SCHEMA @extschema@;
+ALTER TYPE @extschema@.change RENAME TO docsync_change;
+ALTER DOMAIN docsync."*/*" SET SCHEMA @extschema@;
+
+------------------------------------------------------------------------------
+-- the store: leaves the extension, with all that its owner has made of it
+------------------------------------------------------------------------------
+
+ALTER EXTENSION docsync DROP TABLE docsync.document;
+ALTER EXTENSION docsync DROP TABLE docsync.purged;
+ALTER EXTENSION docsync DROP SEQUENCE docsync.clock;
+ALTER EXTENSION docsync DROP SCHEMA docsync;
+
+COMMENT ON SCHEMA docsync IS
+'Where docsync keeps its documents. Roles get in by docsync_grant.';
+
+-- Nobody knows whose the tombstones were. No client is called '', so what there
+-- is now holds for all.
+ALTER TABLE docsync.purged
+	ADD client_id text COLLATE "C" NOT NULL DEFAULT '',
+	ADD others_utc timestamptz NOT NULL DEFAULT '-infinity';
+ALTER TABLE docsync.purged
+	ALTER client_id DROP DEFAULT;
+COMMENT ON TABLE docsync.purged IS
+'The horizon of each collection: up to which stamp tombstones have been removed, by docsync_purge.';
+COMMENT ON COLUMN docsync.purged.collection IS 'The collection.';
+COMMENT ON COLUMN docsync.purged.last_update_utc IS
+'The highest stamp of a tombstone removed.';
+COMMENT ON COLUMN docsync.purged.client_id IS
+'The client_id of that tombstone.';
+COMMENT ON COLUMN docsync.purged.others_utc IS
+'The highest stamp of a tombstone removed that was not of that client_id: the horizon of that client.';
+
+ALTER FUNCTION docsync.guard() SET SCHEMA @extschema@;
+ALTER FUNCTION @extschema@.guard() RENAME TO docsync_guard;
+
+-- Renamed, so that they stay enabled as they are. If one is missing or switched
+-- off, docsync_create_store() makes it anew, below, and begins an epoch.
+DO $$
+DECLARE
+	old text;
+BEGIN
+	FOREACH old IN ARRAY ARRAY['docsync_guard', 'docsync_guard_truncate']
+	LOOP
+		IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.document'::regclass AND tgname = old) THEN
+			EXECUTE format('ALTER TRIGGER %I ON docsync.document RENAME TO %I', old, 'zz_' || old);
+		END IF;
+	END LOOP;
+END
+$$;
+
+-- Defaults of the two columns that docsync alone sets, so that whoever asks the
+-- catalogs sees that they may be left out. Without the extension there is no
+-- default, and NOT NULL refuses a row that nobody has stamped.
+CREATE FUNCTION @extschema@.docsync_unset_stamp() RETURNS pg_catalog.timestamptz
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	AS 'SELECT NULL::pg_catalog.timestamptz';
+COMMENT ON FUNCTION @extschema@.docsync_unset_stamp() IS
+'Default of docsync.document.last_update_utc: docsync sets it.';
+CREATE FUNCTION @extschema@.docsync_unset_fence() RETURNS pg_catalog.xid8
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	AS 'SELECT NULL::pg_catalog.xid8';
+COMMENT ON FUNCTION @extschema@.docsync_unset_fence() IS
+'Default of docsync.document.fence: docsync sets it.';
+
+CREATE FUNCTION @extschema@.docsync_check_store() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_check_store() IS
+'Says by an error what is wrong with the store, if anything is; all functions of docsync refuse it then.';
+
+CREATE FUNCTION @extschema@.docsync_check_store_owner() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_check_store_owner() IS
+'Refuses a store, as far as it is there, that is owned by somebody who may not own one, and a caller who may not make one.';
+
+CREATE OR REPLACE FUNCTION @extschema@.docsync_new_epoch() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
+'Begins an epoch: all clients compare what they have with the store, or begin again.
+For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
+
+CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET client_min_messages = warning
+AS $$
+DECLARE
+	adopted bool;
+BEGIN
+	-- Waits for another who makes it just now; then the work is found done.
+	PERFORM @extschema@.docsync_check_store_owner();
+
+	IF current_setting('server_encoding') <> 'UTF8' THEN
+		RAISE WARNING USING
+			MESSAGE = 'the database''s encoding is not UTF8',
+			DETAIL = format('It is %s. Documents with characters that it lacks are refused.', current_setting('server_encoding')),
+			HINT = 'Make the database with ENCODING ''UTF8''.';
+	END IF;
+
+	IF to_regnamespace('docsync') IS NULL THEN
+		CREATE SCHEMA docsync;
+		COMMENT ON SCHEMA docsync IS
+		'Where docsync keeps its documents. Roles get in by docsync_grant.';
+	END IF;
+
+	adopted := to_regclass('docsync.document') IS NOT NULL;
+	IF NOT adopted THEN
+		CREATE TABLE docsync.document (
+			collection		text COLLATE "C" NOT NULL DEFAULT 'default',
+			id				text COLLATE "C" NOT NULL,
+			client_version	int8 NOT NULL DEFAULT (date_part('epoch', now()) * 1000)::int8,
+			client_id		text COLLATE "C" NOT NULL DEFAULT 'server',
+			last_update_utc timestamptz NOT NULL,
+			deleted			bool NOT NULL DEFAULT false,
+			body			jsonb,
+			fence			xid8 NOT NULL
+		);
+		COMMENT ON TABLE docsync.document IS
+		'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, DELETE leaves a tombstone.';
+		COMMENT ON COLUMN docsync.document.collection IS
+		'The sync scope (an application, a tenant, a user, a list), 1 to 200 bytes. Each call works on one collection.';
+		COMMENT ON COLUMN docsync.document.id IS
+		'The document''s name within its collection, 1 to 500 bytes.';
+		COMMENT ON COLUMN docsync.document.client_version IS
+		'What decides which of two documents is newer: the higher one. By good practice milliseconds since 1970 at the edit.';
+		COMMENT ON COLUMN docsync.document.client_id IS
+		'Who sent this version, 1 to 200 bytes; "server" for edits made here by SQL.';
+		COMMENT ON COLUMN docsync.document.last_update_utc IS
+		'The stamp: transaction time, moved forward as far as is needed to be unique and in order. Set by docsync alone.';
+		COMMENT ON COLUMN docsync.document.deleted IS
+		'True for a tombstone.';
+		COMMENT ON COLUMN docsync.document.body IS
+		'The content: any JSON value; a tombstone may have none.';
+		COMMENT ON COLUMN docsync.document.fence IS
+		'The next transaction id when the stamp was issued: decides from when on readers may be given the document. Set by docsync alone.';
+	END IF;
+
+	-- In this order: of two indexes that seem to cost the same, as they do in a
+	-- small table, the planner takes the younger, and it keeps that plan for long.
+	-- A purge must not take another than that of the tombstones.
+	CREATE INDEX IF NOT EXISTS document_stamp ON docsync.document (collection, last_update_utc);
+	IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'docsync.document'::regclass AND contype = 'p') THEN
+		ALTER TABLE docsync.document ADD CONSTRAINT document_pkey PRIMARY KEY (collection, id);
+	END IF;
+	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
+
+	IF to_regclass('docsync.clock') IS NULL THEN
+		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
+		COMMENT ON SEQUENCE docsync.clock IS
+		'The last LastUpdateUtc issued, in microseconds since 1970-01-01 UTC. Never goes back. Moved by docsync alone.';
+		PERFORM setval('docsync.clock', (date_part('epoch', greatest(clock_timestamp(), (SELECT max(last_update_utc) FROM docsync.document))) * 1000000)::int8);
+	END IF;
+
+	IF to_regclass('docsync.purged') IS NULL THEN
+		CREATE TABLE docsync.purged (
+			collection		text COLLATE "C" PRIMARY KEY,
+			last_update_utc timestamptz NOT NULL,
+			client_id		text COLLATE "C" NOT NULL,
+			others_utc		timestamptz NOT NULL DEFAULT '-infinity'
+		);
+		COMMENT ON TABLE docsync.purged IS
+		'The horizon of each collection: up to which stamp tombstones have been removed, by docsync_purge.';
+		COMMENT ON COLUMN docsync.purged.collection IS 'The collection.';
+		COMMENT ON COLUMN docsync.purged.last_update_utc IS
+		'The highest stamp of a tombstone removed.';
+		COMMENT ON COLUMN docsync.purged.client_id IS
+		'The client_id of that tombstone.';
+		COMMENT ON COLUMN docsync.purged.others_utc IS
+		'The highest stamp of a tombstone removed that was not of that client_id: the horizon of that client.';
+	END IF;
+
+	IF to_regclass('docsync.history') IS NULL THEN
+		CREATE TABLE docsync.history (
+			number			int8 PRIMARY KEY,
+			epoch			int8 NOT NULL,
+			system_identifier int8 NOT NULL,
+			database		oid NOT NULL,
+			document		oid NOT NULL,
+			timeline		int8 NOT NULL,
+			begun			timestamptz NOT NULL,
+			survived		timestamptz NOT NULL,
+			lost_after		timestamptz NOT NULL,
+			clock			timestamptz NOT NULL,
+			next_xid		xid8 NOT NULL,
+			arrived			bool NOT NULL
+		);
+		COMMENT ON TABLE docsync.history IS
+		'What has happened to this store: a row for each server, database or timeline it has lived in, and for each start after a crash. Written by docsync alone.';
+		COMMENT ON COLUMN docsync.history.number IS 'The order of the rows; the highest is the present.';
+		COMMENT ON COLUMN docsync.history.epoch IS
+		'The random id of an epoch, part of each cursor. A cursor of another than the present epoch leads to a comparison.';
+		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system().';
+		COMMENT ON COLUMN docsync.history.database IS 'The database''s oid.';
+		COMMENT ON COLUMN docsync.history.document IS 'The oid of docsync.document.';
+		COMMENT ON COLUMN docsync.history.timeline IS 'The timeline: another one after each promotion and recovery to a point in time.';
+		COMMENT ON COLUMN docsync.history.begun IS 'When this row was made.';
+		COMMENT ON COLUMN docsync.history.survived IS 'The highest stamp there was then; -infinity in an empty store.';
+		COMMENT ON COLUMN docsync.history.lost_after IS
+		'Documents with stamps up to this one cannot have been lost when this row was made: a day before the highest that survived and before the oldest prepared transaction; infinity where nothing can have been lost.';
+		COMMENT ON COLUMN docsync.history.clock IS 'The clock then: all later stamps are higher.';
+		COMMENT ON COLUMN docsync.history.next_xid IS
+		'The next transaction id then: a fence for all stamps up to clock.';
+		COMMENT ON COLUMN docsync.history.arrived IS
+		'Whether the documents with stamps up to clock may come from another server: next_xid takes the place of their fences, which say nothing here.';
+	END IF;
+
+	IF NOT EXISTS (SELECT FROM pg_attrdef AS d JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+					WHERE a.attrelid = 'docsync.document'::regclass AND a.attname = 'last_update_utc') THEN
+		ALTER TABLE docsync.document
+			ALTER last_update_utc SET DEFAULT @extschema@.docsync_unset_stamp(),
+			ALTER fence SET DEFAULT @extschema@.docsync_unset_fence();
+	END IF;
+
+	-- The name makes it the last of the BEFORE triggers: what it has stamped nobody changes.
+	IF EXISTS (SELECT FROM (VALUES ('zz_docsync_guard'), ('zz_docsync_guard_truncate')) AS needed(tgname)
+				 LEFT JOIN pg_trigger AS t ON t.tgname = needed.tgname AND t.tgrelid = 'docsync.document'::regclass
+				WHERE t.tgenabled IS NULL OR t.tgenabled NOT IN ('O', 'A')) THEN
+		DROP TRIGGER IF EXISTS zz_docsync_guard ON docsync.document;
+		DROP TRIGGER IF EXISTS zz_docsync_guard_truncate ON docsync.document;
+		CREATE TRIGGER zz_docsync_guard
+			BEFORE INSERT OR UPDATE OR DELETE ON docsync.document
+			FOR EACH ROW EXECUTE FUNCTION @extschema@.docsync_guard();
+		CREATE TRIGGER zz_docsync_guard_truncate
+			BEFORE TRUNCATE ON docsync.document
+			FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.docsync_guard();
+	ELSE
+		adopted := false;
+	END IF;
+
+	PERFORM @extschema@.docsync_check_store();
+
+	-- Nobody knows what was changed while the guard was away.
+	IF adopted THEN
+		PERFORM @extschema@.docsync_new_epoch();
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
+'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
+For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
+
+------------------------------------------------------------------------------
+-- functions
+------------------------------------------------------------------------------
+
+DROP FUNCTION @extschema@.docsync_purge(interval, text);
+
+CREATE PROCEDURE @extschema@.docsync_purge(
+	keep			pg_catalog.interval DEFAULT '90 days',
+	collection		pg_catalog.text DEFAULT NULL,
+	INOUT removed	pg_catalog.int8 DEFAULT NULL)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text, pg_catalog.int8) IS
+'Removes the tombstones older than keep, of one collection or of all, and says how many.
+Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
+A client that has been away for longer compares what it has with the store.';
+
+DROP FUNCTION @extschema@.docsync_sync(text, json, text, text, text, int4);
+DROP FUNCTION @extschema@.docsync_pull(text, text, text, text, int4);
+
+CREATE FUNCTION @extschema@.docsync_sync(
+	"clientId"		pg_catalog.text DEFAULT NULL,
+	documents		pg_catalog.json DEFAULT '[]',
+	cursor			pg_catalog.text DEFAULT NULL,
+	collection		pg_catalog.text DEFAULT NULL,
+	origin			pg_catalog.text DEFAULT 'other',
+	"maxDocuments"	pg_catalog.int4 DEFAULT 1000,
+	reconcile		pg_catalog.bool DEFAULT false,
+	state			pg_catalog.text DEFAULT NULL,
+	tombstones		pg_catalog.bool DEFAULT true)
+	RETURNS @extschema@."*/*"
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool) IS
+'A whole sync in one request: upload, then download.
+clientId: else the header X-Client-Id, else the token''s claim client_id; a claim binds. collection: else the claim collection, else "default".
+documents: [{"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}]; cursor: as received last, null at first.
+reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: "true", or the digest of what the client has: give digests for that with the last page. tombstones: false leaves them out of a first download.
+Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}, and where they apply "reconcile", "lostAfter", "behind", "state".';
+
+CREATE FUNCTION @extschema@.docsync_pull(
+	"clientId"		pg_catalog.text DEFAULT NULL,
+	cursor			pg_catalog.text DEFAULT NULL,
+	collection		pg_catalog.text DEFAULT NULL,
+	origin			pg_catalog.text DEFAULT NULL,
+	"maxDocuments"	pg_catalog.int4 DEFAULT 1000,
+	reconcile		pg_catalog.bool DEFAULT false,
+	state			pg_catalog.text DEFAULT NULL,
+	tombstones		pg_catalog.bool DEFAULT true)
+	RETURNS @extschema@."*/*"
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool) IS
+'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
+Answers as docsync_sync does, with "received": 0 and no results.';
+
+CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb)
+	RETURNS @extschema@."*/*"
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb) IS
+'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "buckets", "after", "maxDocuments"}.
+Answers {"rows": [{"id", "clientVersion", "LastUpdateUtc", "clientId", "deleted"}], "after", "more", "purgedThrough", "serverUtc"}.';
+
+CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb)
+	RETURNS @extschema@."*/*"
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb) IS
+'Documents by id: {"clientId", "collection", "cursor", "ids"}.
+Answers {"documents", "more", "serverUtc"}.';
+
+CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF role IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'role is null';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = role) THEN
+		RAISE undefined_object USING MESSAGE = 'role does not exist';
+	END IF;
+
+	IF to_regnamespace('docsync') IS NULL THEN
+		PERFORM @extschema@.docsync_create_store();
+		RAISE NOTICE 'docsync has made its store, schema docsync';
+	END IF;
+	PERFORM @extschema@.docsync_check_store();
+
+	-- Not the stamp and the fence: nobody sets those but docsync.
+	EXECUTE format('GRANT USAGE ON SCHEMA docsync TO %s', role);
+	EXECUTE format('GRANT SELECT,
+		INSERT (collection, id, client_version, client_id, deleted, body),
+		UPDATE (client_version, client_id, deleted, body)
+		ON docsync.document TO %s', role);
+
+	-- Who has a privilege, and may not give it, is but warned by GRANT.
+	IF NOT has_schema_privilege(role, 'docsync', 'USAGE') OR NOT has_table_privilege(role, 'docsync.document', 'SELECT') OR
+	   NOT has_column_privilege(role, 'docsync.document', 'body', 'INSERT') OR NOT has_column_privilege(role, 'docsync.document', 'body', 'UPDATE') THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = 'permission denied to grant the use of docsync',
+			HINT = 'The owner of schema docsync grants it.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
+'Gives a role what it needs of the store to upload and download, and nothing that lets it set a stamp. Row-level security on docsync.document narrows it further.';
+
+------------------------------------------------------------------------------
+-- privileges: the functions and types are everybody's, as new ones are
+------------------------------------------------------------------------------
+
+-- What roles were given one by one goes, or it would stay among what pg_dump
+-- takes for the extension's own when the roles are gone.
+DO $$
+DECLARE
+	command text;
+BEGIN
+	FOR command IN
+		SELECT CASE WHEN grantee IN (0, owner) THEN format('GRANT ALL ON %s TO PUBLIC', object)
+					ELSE format('REVOKE ALL ON %s FROM %s CASCADE', object, grantee::regrole) END
+		  FROM (SELECT DISTINCT format('ROUTINE %s', p.oid::regprocedure) AS object, proowner AS owner, grantee
+				  FROM pg_proc AS p CROSS JOIN aclexplode(proacl)
+				  JOIN pg_depend ON classid = 'pg_proc'::regclass AND objid = p.oid
+				   AND deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'docsync')
+				UNION
+				SELECT DISTINCT format('TYPE %s', t.oid::regtype), typowner, grantee
+				  FROM pg_type AS t CROSS JOIN aclexplode(typacl)
+				  JOIN pg_depend ON classid = 'pg_type'::regclass AND objid = t.oid
+				   AND deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'docsync')) AS given
+		 ORDER BY 1 DESC
+	LOOP
+		EXECUTE command;
+	END LOOP;
+END
+$$;
+
+------------------------------------------------------------------------------
+-- the store: what is new in it
+------------------------------------------------------------------------------
+
+DO $$
+DECLARE
+	owner regrole := (SELECT relowner FROM pg_class WHERE oid = 'docsync.document'::regclass);
+	id int8 := (SELECT last_value FROM docsync.epoch);
+	microseconds int8 := (SELECT last_value FROM docsync.clock);
+	-- In two steps, which floating point has the digits for
+	clock timestamptz := 'epoch'::timestamptz + interval '24 hours' * (microseconds / 86400000000)
+		+ interval '1 microsecond' * (microseconds % 86400000000);
+BEGIN
+	PERFORM @extschema@.docsync_create_store();
+	ALTER EXTENSION docsync DROP TABLE docsync.history;
+	EXECUTE format('ALTER TABLE docsync.history OWNER TO %s', owner);
+
+	-- The epoch goes on: clients have its id in their cursors. Nothing has been
+	-- lost, and all stamps up to the clock, not only those of the documents that
+	-- are left, are of this history. (Unless an epoch has begun already.)
+	INSERT INTO docsync.history
+	SELECT 1, id, system_identifier, d.oid, 'docsync.document'::regclass,
+		   ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8,
+		   clock_timestamp(), clock, 'infinity', clock, pg_snapshot_xmax(pg_current_snapshot()), false
+	  FROM pg_control_system(), pg_database AS d
+	 WHERE d.datname = current_database() AND NOT EXISTS (SELECT FROM docsync.history);
+
+	-- The next stamp is logged, whatever 0.1 has logged ahead: clock.c's invariant 4.
+	PERFORM setval('docsync.clock', last_value) FROM docsync.clock;
+END
+$$;
+
+-- Not by DROP alone, which leaves them among the tables to be dumped.
+ALTER EXTENSION docsync DROP SEQUENCE docsync.epoch;
+ALTER EXTENSION docsync DROP SEQUENCE docsync.horizon;
+DROP SEQUENCE docsync.epoch, docsync.horizon;
+
+-- PostgREST, if there is one, shall know the functions.
+NOTIFY pgrst, 'reload schema';
