@@ -83,13 +83,17 @@ void
 docsync_digest_add(Digest *digest, const text *id, int64 client_version,
 				   TimestampTz last_update_utc)
 {
-	char		buf[DOCSYNC_ID_LEN + DOCSYNC_STAMP_LEN + 2 * (MAXINT8LEN + 1) + 3];
-	char	   *p = buf;
+	char		short_buf[DOCSYNC_ID_LEN + DOCSYNC_STAMP_LEN + 2 * (MAXINT8LEN + 1) + 3];
 	int			id_len = VARSIZE_ANY_EXHDR(id);
+	char	   *buf = short_buf;
+	char	   *p;
 	DigestSum  *sum = &digest->sums[docsync_digest_bucket(id)];
 
-	Assert(id_len <= DOCSYNC_ID_LEN);
+	/* Written while there was no guard */
+	if (id_len > DOCSYNC_ID_LEN)
+		buf = palloc(sizeof(short_buf) + id_len);
 
+	p = buf;
 	p += pg_ltoa(id_len, p);
 	*p++ = ':';
 	memcpy(p, VARDATA_ANY(id), id_len);
@@ -102,6 +106,8 @@ docsync_digest_add(Digest *digest, const text *id, int64 client_version,
 	sum->high += docsync_digest_hash(buf, p - buf, SEED_HIGH);
 	sum->low += docsync_digest_hash(buf, p - buf, SEED_LOW);
 	digest->count++;
+	if (buf != short_buf)
+		pfree(buf);
 }
 
 /*
