@@ -40,7 +40,8 @@
  * Locks of docsync's own are advisory locks of classes out of reach of SQL's
  * pg_advisory_lock(), which has the classes 1 and 2.
  */
-#define DOCSYNC_LOCK_COLLECTION 0xD0C5	/* mark: transaction id, hash of collection */
+#define DOCSYNC_LOCK_COLLECTION 0xD0C5	/* mark: transaction id, hash of
+										 * collection */
 #define DOCSYNC_LOCK_ALL		0xD0C6	/* mark: transaction id */
 #define DOCSYNC_LOCK_MAKE		0xD0C7	/* makes the store */
 #define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writes history */
@@ -525,7 +526,7 @@ typedef struct Download
 	TimestampTz since;			/* the position, in this history */
 	bool		is_beginning;	/* of a bare stamp */
 	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;	/* documents looked at */
+	int64		passed;			/* documents looked at */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;

@@ -70,8 +70,10 @@ static bool is_pending = false;
 
 static StoreStatement find_survived = {
 
-	/* The highest stamp of each collection, from one collection to the next; up to
-	 * a time */
+	/*
+	 * The highest stamp of each collection, from one collection to the next;
+	 * up to a time
+	 */
 	"WITH RECURSIVE each(collection) AS ("
 	"  (SELECT collection FROM docsync.document ORDER BY collection LIMIT 1)"
 	"  UNION ALL"
@@ -197,7 +199,7 @@ docsync_history_read(Snapshot snapshot)
 	const Store *store = docsync_schema_open(STORE_READ);
 	Relation	rel = table_open(store->relations[STORE_HISTORY], NoLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0,
-										   NULL);
+										  NULL);
 	History    *history = palloc0(sizeof(History));
 	int			size = 8;
 	HeapTuple	tuple;
@@ -453,7 +455,7 @@ begin(const Store *store, const History *history, bool by_hand,
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not generate random values")));
-		epoch = (epoch & PG_INT64_MAX) | 1;		/* a bigint, and not 0 */
+		epoch = (epoch & PG_INT64_MAX) | 1; /* a bigint, and not 0 */
 
 		/* In a new store there was nothing to lose. */
 		if (newest != NULL || !TIMESTAMP_IS_NOBEGIN(survived))
