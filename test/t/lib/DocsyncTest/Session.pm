@@ -161,8 +161,8 @@ sub pull
 {
 	my ($self, $client_id, $cursor, $collection, %options) = @_;
 
-	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, NULL, NULL, ?::bool)',
-			$client_id, $cursor, $collection, $options{reconcile} // 0));
+	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, NULL, NULL, ?::bool, ?)',
+			$client_id, $cursor, $collection, $options{reconcile} // 0, $options{state} ? 'true' : undef));
 }
 
 # The rows of docsync.history in their order, a hash for each; times are in
