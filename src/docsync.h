@@ -122,12 +122,25 @@ typedef struct Store
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 } Store;
 
+/* For what docsync_create_store() may put right */
+#define DOCSYNC_HINT_MEND \
+	"Put it right, or let docsync_create_store() do so; it says what it can't mend."
+
 extern void docsync_schema_init(void);
 extern const Store *docsync_schema_open(StoreUse use);
 extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
 extern Oid	docsync_schema_of_functions(void);
+
+/*
+ * check.c: what a store must be like
+ */
+extern void docsync_check_run(Store *store);
+extern void docsync_check_owners(const Store *store);
+extern bool docsync_check_may_own(Oid role, Oid extension_owner);
+extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
+extern const char *docsync_check_name(StoreRelation which);
 
 /*
  * batch.c: JSON to structs, every refusal of bad input
