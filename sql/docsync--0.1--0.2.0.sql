@@ -105,6 +105,7 @@ CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
 AS $$
 DECLARE
 	adopted bool;
+	doubtful bool := false;
 BEGIN
 	-- Waits for another who makes it just now; then the work is found done.
 	PERFORM @extschema@.docsync_check_store_owner();
@@ -171,6 +172,8 @@ BEGIN
 	END IF;
 
 	IF to_regclass('docsync.purged') IS NULL THEN
+		-- Nobody knows what has been purged.
+		doubtful := adopted;
 		CREATE TABLE docsync.purged (
 			collection		text COLLATE "C" PRIMARY KEY,
 			last_update_utc timestamptz NOT NULL,
@@ -231,9 +234,12 @@ BEGIN
 	END IF;
 
 	-- The name makes it the last of the BEFORE triggers: what it has stamped nobody changes.
-	IF EXISTS (SELECT FROM (VALUES ('zz_docsync_guard'), ('zz_docsync_guard_truncate')) AS needed(tgname)
-				 LEFT JOIN pg_trigger AS t ON t.tgname = needed.tgname AND t.tgrelid = 'docsync.document'::regclass
-				WHERE t.tgenabled IS NULL OR t.tgenabled NOT IN ('O', 'A')) THEN
+	IF EXISTS (SELECT FROM (VALUES ('zz_docsync_guard', 31), ('zz_docsync_guard_truncate', 34)) AS needed(tgname, tgtype)
+				 LEFT JOIN pg_trigger AS t ON t.tgrelid = 'docsync.document'::regclass AND t.tgname = needed.tgname AND t.tgtype = needed.tgtype
+				  AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL AND t.tgattr = '' AND t.tgfoid = '@extschema@.docsync_guard()'::regprocedure
+				WHERE t.oid IS NULL) THEN
+		-- Nobody knows what was changed while the guard was away.
+		doubtful := adopted;
 		DROP TRIGGER IF EXISTS zz_docsync_guard ON docsync.document;
 		DROP TRIGGER IF EXISTS zz_docsync_guard_truncate ON docsync.document;
 		CREATE TRIGGER zz_docsync_guard
@@ -242,14 +248,11 @@ BEGIN
 		CREATE TRIGGER zz_docsync_guard_truncate
 			BEFORE TRUNCATE ON docsync.document
 			FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.docsync_guard();
-	ELSE
-		adopted := false;
 	END IF;
 
 	PERFORM @extschema@.docsync_check_store();
 
-	-- Nobody knows what was changed while the guard was away.
-	IF adopted THEN
+	IF doubtful THEN
 		PERFORM @extschema@.docsync_new_epoch();
 	END IF;
 END

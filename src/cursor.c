@@ -65,7 +65,7 @@ docsync_cursor_parse(const char *text, Position *position)
 	if (strspn(text, HEX_DIGITS) != EPOCH_DIGITS || text[EPOCH_DIGITS] != '.')
 		return false;
 	position->epoch = strtou64(text, NULL, 16);
-	text += EPOCH_DIGITS;
+	text	  +=EPOCH_DIGITS;
 
 	if (!scan_stamp(&text, &position->stamp))
 		return false;
@@ -74,7 +74,7 @@ docsync_cursor_parse(const char *text, Position *position)
 
 	if (!scan_stamp(&text, &position->seen) ||
 		!scan_number(&text, 16, &lsn) ||
-		!scan_number(&text, 16, &binding) || *text != '\0' ||
+		!scan_number(&text, 16, &binding) || *text !='\0' ||
 		binding > PG_UINT32_MAX)
 		return false;
 	position->lsn = (XLogRecPtr) lsn;
@@ -130,14 +130,14 @@ static bool
 scan_number(const char **text, int base, int64 *value)
 {
 	char	   *end;
-	size_t		len = **text == '.' ? strspn(*text + 1, HEX_DIGITS) : 0;
+	size_t		len = **text == '.' ? strspn(*text +1, HEX_DIGITS) : 0;
 
 	/* Neither a sign, nor space, nor "0x" */
 	if (len == 0)
 		return false;
 	errno = 0;
-	*value = strtoi64(*text + 1, &end, base);
-	if (errno != 0 || end != *text + 1 + len)
+	*value = strtoi64(*text +1, &end, base);
+	if (errno != 0 || end != *text +1 + len)
 		return false;
 	*text = end;
 	return true;

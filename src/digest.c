@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
 
 #include "docsync.h"
@@ -42,8 +43,10 @@ docsync_digest_hash(const void *bytes, int len, uint32 seed)
 
 	for (int i = 0; i + 4 <= len; i += 4)
 	{
-		k = p[i] | (uint32) p[i + 1] << 8 | (uint32) p[i + 2] << 16 |
-			(uint32) p[i + 3] << 24;
+		memcpy(&k, p + i, sizeof(k));
+#ifdef WORDS_BIGENDIAN
+		k = pg_bswap32(k);
+#endif
 		h ^= rotate(k * 0xcc9e2d51, 15) * 0x1b873593;
 		h = rotate(h, 13) * 5 + 0xe6546b64;
 	}

@@ -40,7 +40,8 @@
  * Locks of docsync's own are advisory locks of classes out of reach of SQL's
  * pg_advisory_lock(), which has the classes 1 and 2.
  */
-#define DOCSYNC_LOCK_COLLECTION 0xD0C5	/* mark: transaction id, hash of collection */
+#define DOCSYNC_LOCK_COLLECTION 0xD0C5	/* mark: transaction id, hash of
+										 * collection */
 #define DOCSYNC_LOCK_ALL		0xD0C6	/* mark: transaction id */
 #define DOCSYNC_LOCK_MAKE		0xD0C7	/* makes the store */
 #define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writes history */
@@ -121,12 +122,25 @@ typedef struct Store
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 } Store;
 
+/* For what docsync_create_store() may put right */
+#define DOCSYNC_HINT_MEND \
+	"Put it right, or let docsync_create_store() do so; it says what it can't mend."
+
 extern void docsync_schema_init(void);
 extern const Store *docsync_schema_open(StoreUse use);
 extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
 extern Oid	docsync_schema_of_functions(void);
+
+/*
+ * check.c: what a store must be like
+ */
+extern void docsync_check_run(Store *store);
+extern void docsync_check_owners(const Store *store);
+extern bool docsync_check_may_own(Oid role, Oid extension_owner);
+extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
+extern const char *docsync_check_name(StoreRelation which);
 
 /*
  * batch.c: JSON to structs, every refusal of bad input
@@ -525,7 +539,7 @@ typedef struct Download
 	TimestampTz since;			/* the position, in this history */
 	bool		is_beginning;	/* of a bare stamp */
 	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;	/* documents looked at */
+	int64		passed;			/* documents looked at */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;

@@ -202,8 +202,8 @@ guard_insert(Relation rel, HeapTuple new)
 				 errmsg("last_update_utc is infinite, or not after 1970-01-01")));
 
 	/*
-	 * Readers who are past its stamp by then won't get it; who isn't must wait
-	 * for it, as for what is stamped here.
+	 * Readers who are past its stamp by then won't get it; who isn't must
+	 * wait for it, as for what is stamped here.
 	 */
 	docsync_stamp_mark(get_text(rel, new, DOCUMENT_COLLECTION));
 	docsync_clock_advance(last_update_utc);
@@ -267,9 +267,9 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 	}
 
 	/*
-	 * A version that somebody has set is the server's, too, unless he says whose
-	 * it is: the client named in the row has never sent it.  If null, the
-	 * column's NOT NULL will say so.
+	 * A version that somebody has set is the server's, too, unless he says
+	 * whose it is: the client named in the row has never sent it.  If null,
+	 * the column's NOT NULL will say so.
 	 */
 	if (isnull || DatumGetInt64(new_version) != old_version)
 		return restamp(rel, new,

@@ -70,7 +70,10 @@ static bool is_pending = false;
 
 static StoreStatement find_survived = {
 
-	/* The highest stamp of each collection, from one collection to the next */
+	/*
+	 * The highest stamp of each collection, from one collection to the next;
+	 * up to a time
+	 */
 	"WITH RECURSIVE each(collection) AS ("
 	"  (SELECT collection FROM docsync.document ORDER BY collection LIMIT 1)"
 	"  UNION ALL"
@@ -80,9 +83,10 @@ static StoreStatement find_survived = {
 	"    FROM each WHERE each.collection IS NOT NULL)"
 	" SELECT COALESCE(pg_catalog.max((SELECT pg_catalog.max(d.last_update_utc)"
 	"          FROM docsync.document AS d"
-	"         WHERE d.collection OPERATOR(pg_catalog.=) each.collection)),"
+	"         WHERE d.collection OPERATOR(pg_catalog.=) each.collection"
+	"           AND d.last_update_utc OPERATOR(pg_catalog.<=) $1)),"
 	"        '-infinity') FROM each",
-	0, {InvalidOid}, STATEMENT_PINNED | STATEMENT_AS_OWNER, NULL
+	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_AS_OWNER, NULL
 };
 
 static StoreStatement find_prepared = {
@@ -108,8 +112,9 @@ static History *read_latest(void);
 static bool is_noted(const Store *store, const History *history);
 static bool is_present(const Store *store, const HistoryEntry *entry);
 static bool lock_history(void);
-static void begin(const Store *store, const History *history, bool by_hand);
-static TimestampTz find_time(StoreStatement *statement);
+static void begin(const Store *store, const History *history, bool by_hand,
+				  TimestampTz clock, FullTransactionId next);
+static TimestampTz find_time(StoreStatement *statement, TimestampTz arg);
 static bool put_time(TupleTableSlot *slot, void *arg);
 static void at_xact(XactEvent event, void *arg);
 static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
@@ -126,6 +131,8 @@ Datum
 docsync_new_epoch(PG_FUNCTION_ARGS)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
+	TimestampTz clock;
+	FullTransactionId next;
 	LOCKTAG		tag;
 
 	if (!pg_class_ownercheck(store->relations[STORE_DOCUMENT], GetUserId()))
@@ -136,7 +143,8 @@ docsync_new_epoch(PG_FUNCTION_ARGS)
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, DOCSYNC_LOCK_HISTORY);
 	LockAcquire(&tag, ExclusiveLock, false, false);
 
-	begin(store, read_latest(), true);
+	clock = docsync_clock_read_fence(&next);
+	begin(store, read_latest(), true, clock, next);
 
 	PG_RETURN_VOID();
 }
@@ -158,20 +166,28 @@ void
 docsync_history_notice(void)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
+	History    *history;
+	TimestampTz clock;
+	FullTransactionId next;
 
 	if (noted_version == store->version &&
 		noted_timeline == GetWALInsertionTimeLine())
 		return;
-	if (is_pending || is_noted(store, read_latest()) || !lock_history())
+	if (is_pending || is_noted(store, read_latest()))
+		return;
+
+	/*
+	 * Before the lock: who doesn't get it goes on, and his stamps are no lost
+	 * history's.
+	 */
+	clock = docsync_clock_read_fence(&next);
+	if (!lock_history())
 		return;
 
 	/* Who had the lock before may have done it. */
-	{
-		History    *history = read_latest();
-
-		if (!is_noted(store, history))
-			begin(store, history, false);
-	}
+	history = read_latest();
+	if (!is_noted(store, history))
+		begin(store, history, false, clock, next);
 }
 
 /*
@@ -183,7 +199,7 @@ docsync_history_read(Snapshot snapshot)
 	const Store *store = docsync_schema_open(STORE_READ);
 	Relation	rel = table_open(store->relations[STORE_HISTORY], NoLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0,
-										   NULL);
+										  NULL);
 	History    *history = palloc0(sizeof(History));
 	int			size = 8;
 	HeapTuple	tuple;
@@ -411,10 +427,12 @@ lock_history(void)
  * Adds a row: an epoch's, or that of a start.
  *
  * An epoch's first stamp is beyond all that the lost history has issued: who
- * goes on from a bare stamp of that is found by its lying in between.
+ * goes on from a bare stamp of that is found by its lying in between.  After a
+ * crash the clock, as given, is that already.
  */
 static void
-begin(const Store *store, const History *history, bool by_hand)
+begin(const Store *store, const History *history, bool by_hand,
+	  TimestampTz clock, FullTransactionId next)
 {
 	const HistoryEntry *newest = docsync_history_newest(history);
 	bool		is_epoch = by_hand || !is_present(store, newest) ||
@@ -423,31 +441,30 @@ begin(const Store *store, const History *history, bool by_hand)
 	newest->system_identifier != GetSystemIdentifier() ||
 	newest->database != MyDatabaseId ||
 	newest->document != store->relations[STORE_DOCUMENT];
-	TimestampTz survived = find_time(&find_survived);
-	TimestampTz known = Min(survived, find_time(&find_prepared));
-	TimestampTz beginning = GetCurrentTimestamp();
-	TimestampTz clock;
-	FullTransactionId next;
+	TimestampTz survived = find_time(&find_survived,
+									 is_epoch ? DT_NOEND : clock);
+	TimestampTz known = Min(survived, find_time(&find_prepared, 0));
 	uint64		epoch;
 	Datum		args[11];
 
 	if (is_epoch)
 	{
+		TimestampTz beginning = GetCurrentTimestamp();
+
 		if (!pg_strong_random(&epoch, sizeof(epoch)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not generate random values")));
-		epoch = (epoch & PG_INT64_MAX) | 1;		/* a bigint, and not 0 */
+		epoch = (epoch & PG_INT64_MAX) | 1; /* a bigint, and not 0 */
 
 		/* In a new store there was nothing to lose. */
 		if (newest != NULL || !TIMESTAMP_IS_NOBEGIN(survived))
 			beginning += EPOCH_LEAD;
+		docsync_clock_advance(Max(beginning, survived));
+		clock = docsync_clock_read_fence(&next);
 	}
 	else
 		epoch = newest->epoch;
-
-	docsync_clock_advance(Max(beginning, survived));
-	clock = docsync_clock_read_fence(&next);
 
 	args[0] = Int64GetDatum(newest != NULL ? newest->number + 1 : 1);
 	args[1] = Int64GetDatum((int64) epoch);
@@ -467,11 +484,12 @@ begin(const Store *store, const History *history, bool by_hand)
 }
 
 static TimestampTz
-find_time(StoreStatement *statement)
+find_time(StoreStatement *statement, TimestampTz arg)
 {
 	TimestampTz time = DT_NOBEGIN;
+	Datum		value = TimestampTzGetDatum(arg);
 
-	docsync_store_execute(statement, NULL, put_time, &time);
+	docsync_store_execute(statement, &value, put_time, &time);
 	return time;
 }
 

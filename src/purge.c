@@ -53,7 +53,7 @@ PG_FUNCTION_INFO_V1(docsync_purge);
 typedef struct Purge
 {
 	MemoryContext context;
-	MemoryContext step_context;	/* emptied after each */
+	MemoryContext step_context; /* emptied after each */
 	text	   *only;			/* the one collection; NULL: all */
 	TimestampTz before;			/* tombstones from here on stay */
 	text	   *collection;		/* the present one; NULL: none yet */

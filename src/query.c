@@ -153,8 +153,8 @@ docsync_query_begin(Download *download, StoreUse use)
 	docsync_schema_check_readable();
 
 	/*
-	 * Before the snapshot on a standby, after it on a primary: whoever has come
-	 * to this position sees all that the snapshot sees.
+	 * Before the snapshot on a standby, after it on a primary: whoever has
+	 * come to this position sees all that the snapshot sees.
 	 */
 	download->lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
 		InvalidXLogRecPtr;
@@ -200,7 +200,10 @@ docsync_query_run(Download *download)
 		download->next.epoch = epoch;
 		download->next.stamp = download->last;
 
-		/* Who has got no further is as well off where he was: the same cursor. */
+		/*
+		 * Who has got no further is as well off where he was: the same
+		 * cursor.
+		 */
 		if (download->position.epoch != epoch)
 			download->next.lsn = download->lsn;
 		else if (download->next.stamp != download->position.stamp ||

@@ -214,7 +214,7 @@ void
 docsync_reconcile_append_state(StringInfo buf, const Download *download,
 							   const char *own)
 {
-	char		text[DOCSYNC_DIGEST_LEN];
+	char text[	DOCSYNC_DIGEST_LEN];
 	Digest	   *digest = palloc0(sizeof(Digest));
 	DigestSum	total;
 

@@ -443,7 +443,7 @@ docsync_request_need_client_id(const Request *request)
 Position
 docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
 {
-	Position	position = {.stamp = DT_NOBEGIN, .seen = DT_NOBEGIN};
+	Position	position = {.stamp = DT_NOBEGIN,.seen = DT_NOBEGIN};
 	uint32		binding = docsync_cursor_bind(request->collection,
 											  request->client_id,
 											  (char) origin);

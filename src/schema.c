@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * schema.c
- *	  The store in the catalogs: found, locked, checked, and the snapshot.
+ *	  The store in the catalogs: found and locked, and the snapshot.
  *
  * The schema docsync and what is in it are the user's, no member of the
  * extension (docsync_create_store() makes them).  So anything may have happened
@@ -10,7 +10,7 @@
  * it does anything else:
  *
  * 1. The tables are locked, ACCESS SHARE, until the end of the transaction.
- * 2. Then they are checked, unless this backend has checked them before and
+ * 2. Then they are checked (check.c), unless this backend has checked them before and
  *	  has heard of no change since.  Changes arrive as invalidations, and these
  *	  are looked at whenever a lock is taken.  So what was checked holds until
  *	  the end of the transaction: no DDL gets past our locks.
@@ -26,37 +26,17 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
-#include "catalog/indexing.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_database.h"
-#include "catalog/pg_extension.h"
-#include "catalog/pg_inherits.h"
-#include "catalog/pg_namespace.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_subscription_rel.h"
-#include "catalog/pg_trigger.h"
-#include "catalog/pg_type.h"
 #include "commands/extension.h"
-#include "commands/trigger.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
-#include "utils/acl.h"
-#include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -67,62 +47,6 @@ PG_FUNCTION_INFO_V1(docsync_check_store_owner);
 
 #define HINT_MAKE \
 	"A superuser, the owner of the database, or the extension's owner makes it: SELECT docsync_create_store();"
-#define HINT_MEND \
-	"Put it right, or let docsync_create_store() do so; it says what it can't mend."
-
-/* The store's columns.  Others may stand between and behind them. */
-typedef struct NeededColumn
-{
-	const char *name;
-	Oid			type;
-	bool		not_null;
-} NeededColumn;
-
-static const NeededColumn document_columns[] = {
-	[DOCUMENT_COLLECTION] = {"collection", TEXTOID, true},
-	[DOCUMENT_ID] = {"id", TEXTOID, true},
-	[DOCUMENT_CLIENT_VERSION] = {"client_version", INT8OID, true},
-	[DOCUMENT_CLIENT_ID] = {"client_id", TEXTOID, true},
-	[DOCUMENT_LAST_UPDATE_UTC] = {"last_update_utc", TIMESTAMPTZOID, true},
-	[DOCUMENT_DELETED] = {"deleted", BOOLOID, true},
-	[DOCUMENT_BODY] = {"body", JSONBOID, false},
-	[DOCUMENT_FENCE] = {"fence", XID8OID, true}
-};
-
-static const NeededColumn purged_columns[] = {
-	[PURGED_COLLECTION] = {"collection", TEXTOID, true},
-	[PURGED_LAST_UPDATE_UTC] = {"last_update_utc", TIMESTAMPTZOID, true},
-	[PURGED_CLIENT_ID] = {"client_id", TEXTOID, true},
-	[PURGED_OTHERS_UTC] = {"others_utc", TIMESTAMPTZOID, true}
-};
-
-static const NeededColumn history_columns[] = {
-	[HISTORY_NUMBER] = {"number", INT8OID, true},
-	[HISTORY_EPOCH] = {"epoch", INT8OID, true},
-	[HISTORY_SYSTEM_IDENTIFIER] = {"system_identifier", INT8OID, true},
-	[HISTORY_DATABASE] = {"database", OIDOID, true},
-	[HISTORY_DOCUMENT] = {"document", OIDOID, true},
-	[HISTORY_TIMELINE] = {"timeline", INT8OID, true},
-	[HISTORY_SURVIVED] = {"survived", TIMESTAMPTZOID, true},
-	[HISTORY_LOST_AFTER] = {"lost_after", TIMESTAMPTZOID, true},
-	[HISTORY_CLOCK] = {"clock", TIMESTAMPTZOID, true},
-	[HISTORY_NEXT_XID] = {"next_xid", XID8OID, true},
-	[HISTORY_ARRIVED] = {"arrived", BOOLOID, true}
-};
-
-/* The store's relations, in the order in which they are locked */
-static const struct
-{
-	const char *name;
-	char		relkind;
-	const NeededColumn *columns;
-	int			ncolumns;
-}			needed[STORE_RELATIONS] = {
-	[STORE_DOCUMENT] = {"document", RELKIND_RELATION, document_columns, lengthof(document_columns)},
-	[STORE_PURGED] = {"purged", RELKIND_RELATION, purged_columns, lengthof(purged_columns)},
-	[STORE_HISTORY] = {"history", RELKIND_RELATION, history_columns, lengthof(history_columns)},
-	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0}
-};
 
 /* What this backend has found and checked */
 static Store store;
@@ -136,19 +60,6 @@ static bool find_relations(void);
 static void lock_relations(bool unlock);
 static void refuse_missing(void) pg_attribute_noreturn();
 static void make_store(void);
-static void check(void);
-static void check_owners(void);
-static bool may_own(Oid role, Oid extension_owner);
-static Oid	find_extension(Oid *owner, Oid *namespace);
-static void check_owner(const char *kind, const char *name, Oid owner,
-						Oid extension_owner);
-static void check_relation(StoreRelation which);
-static AttrNumber check_column(Relation rel, const NeededColumn *column);
-static Oid	check_primary_key(Relation rel, const AttrNumber *attnums,
-							  int count, const char *columns);
-static void check_triggers(Relation rel, Oid extension);
-static bool is_guard(const Trigger *trigger, Oid extension);
-static bool is_subscribed(void);
 static void check_rewritten(void);
 static void on_relation(Datum arg, Oid relid);
 static void on_catalog(Datum arg, int cacheid, uint32 hashvalue);
@@ -179,8 +90,8 @@ docsync_check_store_owner(PG_FUNCTION_ARGS)
 	Oid			extension_owner;
 	LOCKTAG		tag;
 
-	find_extension(&extension_owner, NULL);
-	if (!may_own(GetUserId(), extension_owner))
+	docsync_check_find_extension(&extension_owner, NULL);
+	if (!docsync_check_may_own(GetUserId(), extension_owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to make docsync's store"),
@@ -192,7 +103,7 @@ docsync_check_store_owner(PG_FUNCTION_ARGS)
 
 	find_relations();
 	lock_relations(false);
-	check_owners();
+	docsync_check_owners(&store);
 
 	PG_RETURN_VOID();
 }
@@ -248,7 +159,7 @@ docsync_schema_open(StoreUse use)
 					   sizeof(found.relations)) == 0)
 			{
 				before = changes;
-				check();
+				docsync_check_run(&store);
 				store.version = changes + 1;
 				is_valid = before == changes;
 				if (is_valid)
@@ -319,7 +230,7 @@ docsync_schema_of_functions(void)
 {
 	Oid			namespace;
 
-	find_extension(NULL, &namespace);
+	docsync_check_find_extension(NULL, &namespace);
 	return namespace;
 }
 
@@ -332,7 +243,7 @@ find_relations(void)
 	for (int i = 0; i < STORE_RELATIONS; i++)
 	{
 		store.relations[i] = OidIsValid(namespace) ?
-			get_relname_relid(needed[i].name, namespace) : InvalidOid;
+			get_relname_relid(docsync_check_name(i), namespace) : InvalidOid;
 		all = all && OidIsValid(store.relations[i]);
 	}
 	return all;
@@ -368,14 +279,14 @@ refuse_missing(void)
 				 errhint("ALTER EXTENSION docsync UPDATE;")));
 
 	/* Whose the rest is matters more than what is missing. */
-	check_owners();
+	docsync_check_owners(&store);
 	for (int i = 0; i < STORE_RELATIONS; i++)
 	{
 		if (!OidIsValid(store.relations[i]) && OidIsValid(store.relations[STORE_DOCUMENT]))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("\"docsync.%s\" does not exist", needed[i].name),
-					 errhint(HINT_MEND)));
+					 errmsg("\"docsync.%s\" does not exist", docsync_check_name(i)),
+					 errhint(DOCSYNC_HINT_MEND)));
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -391,8 +302,8 @@ make_store(void)
 {
 	Oid			extension_owner;
 
-	find_extension(&extension_owner, NULL);
-	if (!may_own(GetUserId(), extension_owner))
+	docsync_check_find_extension(&extension_owner, NULL);
+	if (!docsync_check_may_own(GetUserId(), extension_owner))
 		refuse_missing();
 
 	PreventCommandIfReadOnly("docsync_create_store()");
@@ -400,317 +311,6 @@ make_store(void)
 	ereport(NOTICE,
 			(errmsg("docsync has made its store, schema docsync"),
 			 errhint("docsync_grant() lets roles in.")));
-}
-
-static void
-check(void)
-{
-	Oid			extension = find_extension(NULL, NULL);
-	Relation	rel;
-
-	check_owners();
-	for (int i = 0; i < STORE_RELATIONS; i++)
-		check_relation(i);
-
-	rel = table_open(store.relations[STORE_DOCUMENT], NoLock);
-	store.owner = rel->rd_rel->relowner;
-	check_primary_key(rel, store.attnums[STORE_DOCUMENT], 2, "collection, id");
-	check_triggers(rel, extension);
-	if (find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"docsync.document\" has a child table"),
-				 errdetail("Its rows would come without a stamp of docsync's."),
-				 errhint("ALTER TABLE ... NO INHERIT docsync.document.")));
-	table_close(rel, NoLock);
-
-	rel = table_open(store.relations[STORE_PURGED], NoLock);
-	store.purged_index = check_primary_key(rel, store.attnums[STORE_PURGED],
-										   1, "collection");
-	table_close(rel, NoLock);
-
-	store.is_subscribed = is_subscribed();
-}
-
-/*
- * Whoever owns the store may run what he likes as anybody who uploads, by a
- * trigger.  So it may be nobody's who couldn't become a superuser, or the owner
- * of the database or of the extension, anyway.  Else whoever has CREATE on the
- * database would make it first, and wait for the next superuser.
- */
-static void
-check_owners(void)
-{
-	Oid			extension_owner;
-	Oid			namespace = get_namespace_oid(DOCSYNC_SCHEMA, true);
-	HeapTuple	tuple;
-
-	find_extension(&extension_owner, NULL);
-
-	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
-	if (HeapTupleIsValid(tuple))
-	{
-		check_owner("SCHEMA", DOCSYNC_SCHEMA,
-					((Form_pg_namespace) GETSTRUCT(tuple))->nspowner,
-					extension_owner);
-		ReleaseSysCache(tuple);
-	}
-
-	for (int i = 0; i < STORE_RELATIONS; i++)
-	{
-		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(store.relations[i]));
-		if (HeapTupleIsValid(tuple))
-		{
-			check_owner(needed[i].relkind == RELKIND_SEQUENCE ? "SEQUENCE" : "TABLE",
-						psprintf(DOCSYNC_SCHEMA ".%s", needed[i].name),
-						((Form_pg_class) GETSTRUCT(tuple))->relowner,
-						extension_owner);
-			ReleaseSysCache(tuple);
-		}
-	}
-}
-
-static void
-check_owner(const char *kind, const char *name, Oid owner, Oid extension_owner)
-{
-	if (!may_own(owner, extension_owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("\"%s\" belongs to somebody who may not own docsync's store", name),
-				 errdetail("Its owner is \"%s\", who is no superuser, nor owns the database or the extension.",
-						   GetUserNameFromId(owner, true)),
-				 errhint("If nothing in it is a trap - triggers, rules, policies, defaults run as whoever uploads - ALTER %s %s OWNER TO one of these.", kind, name)));
-}
-
-static bool
-may_own(Oid role, Oid extension_owner)
-{
-	HeapTuple	tuple;
-	Oid			database_owner;
-
-	if (superuser_arg(role))
-		return true;
-
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for database %u", MyDatabaseId);
-	database_owner = ((Form_pg_database) GETSTRUCT(tuple))->datdba;
-	ReleaseSysCache(tuple);
-
-	return is_member_of_role_nosuper(role, database_owner) ||
-		is_member_of_role_nosuper(role, extension_owner);
-}
-
-/*
- * The extension, its owner and its schema.  There is one as long as one of its
- * functions runs.
- */
-static Oid
-find_extension(Oid *owner, Oid *namespace)
-{
-	Oid			extension = get_extension_oid("docsync", false);
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(extension));
-	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find extension %u", extension);
-	if (owner != NULL)
-		*owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
-	if (namespace != NULL)
-		*namespace = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-
-	return extension;
-}
-
-static void
-check_relation(StoreRelation which)
-{
-	Relation	rel = relation_open(store.relations[which], AccessShareLock);
-	const char *name = needed[which].name;
-
-	if (rel->rd_rel->relkind != needed[which].relkind)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"docsync.%s\" is not a %s", name,
-						needed[which].relkind == RELKIND_SEQUENCE ? "sequence" : "plain table"),
-				 errhint(HINT_MEND)));
-	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"docsync.%s\" is unlogged", name),
-				 errdetail("A crash would empty it, and nobody would be told."),
-				 errhint("ALTER %s docsync.%s SET LOGGED.",
-						 needed[which].relkind == RELKIND_SEQUENCE ? "SEQUENCE" : "TABLE", name)));
-
-	for (int i = 0; i < needed[which].ncolumns; i++)
-		store.attnums[which][i] = check_column(rel, &needed[which].columns[i]);
-
-	relation_close(rel, NoLock);
-}
-
-static AttrNumber
-check_column(Relation rel, const NeededColumn *column)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute attr = TupleDescAttr(desc, i);
-
-		if (attr->attisdropped || strcmp(NameStr(attr->attname), column->name) != 0)
-			continue;
-
-		if (attr->atttypid != column->type || attr->atttypmod >= 0 ||
-			attr->attgenerated != '\0' || attr->attidentity != '\0' ||
-			(column->type == TEXTOID && attr->attcollation != C_COLLATION_OID))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of \"docsync.%s\" has been altered",
-							column->name, RelationGetRelationName(rel)),
-					 errdetail("It must be a plain column of type %s%s, and is %s of type %s%s.",
-							   format_type_be(column->type),
-							   column->type == TEXTOID ? " with the collation \"C\"" : "",
-							   attr->attgenerated != '\0' ? "a generated one" :
-							   attr->attidentity != '\0' ? "an identity column" : "one",
-							   format_type_with_typemod(attr->atttypid, attr->atttypmod),
-							   !OidIsValid(attr->attcollation) ? "" :
-							   psprintf(" with the collation \"%s\"",
-										get_collation_name(attr->attcollation))),
-					 errhint(HINT_MEND)));
-		if (column->not_null && !attr->attnotnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of \"docsync.%s\" may be null",
-							column->name, RelationGetRelationName(rel)),
-					 errhint("ALTER TABLE docsync.%s ALTER %s SET NOT NULL;",
-							 RelationGetRelationName(rel), column->name)));
-		return attr->attnum;
-	}
-
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("column \"%s\" of \"docsync.%s\" does not exist",
-					column->name, RelationGetRelationName(rel)),
-			 errhint(HINT_MEND)));
-}
-
-/*
- * The primary key, by which uploads find what is stored and know that it is so
- * but once.  It is on the given columns, in their order, and not deferrable.
- */
-static Oid
-check_primary_key(Relation rel, const AttrNumber *attnums, int count,
-				  const char *columns)
-{
-	Oid			oid = RelationGetPrimaryKeyIndex(rel);
-	bool		same = OidIsValid(oid);
-
-	if (same)
-	{
-		Relation	index = index_open(oid, AccessShareLock);
-
-		same = IndexRelationGetNumberOfKeyAttributes(index) == count;
-		for (int i = 0; same && i < count; i++)
-			same = index->rd_index->indkey.values[i] == attnums[i];
-		index_close(index, NoLock);
-	}
-	if (!same)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("\"docsync.%s\" has no primary key (%s)",
-						RelationGetRelationName(rel), columns),
-				 errhint("ALTER TABLE docsync.%s ADD PRIMARY KEY (%s);",
-						 RelationGetRelationName(rel), columns)));
-	return oid;
-}
-
-/*
- * The guard must be there for every way of writing, and nothing may change
- * what it has let pass: it is the last of the BEFORE triggers, which fire in
- * the order of their names.
- */
-static void
-check_triggers(Relation rel, Oid extension)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-	bool		has_row = false;
-	bool		has_truncate = false;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (is_guard(trigger, extension))
-		{
-			if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW, TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_INSERT) &&
-				TRIGGER_FOR_UPDATE(trigger->tgtype) &&
-				TRIGGER_FOR_DELETE(trigger->tgtype))
-				has_row = true;
-			if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_STATEMENT, TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_TRUNCATE))
-				has_truncate = true;
-		}
-		else if (has_row && trigger->tgenabled != TRIGGER_DISABLED &&
-				 TRIGGER_FOR_ROW(trigger->tgtype) &&
-				 TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-				 (TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_UPDATE(trigger->tgtype)))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("trigger \"%s\" on \"docsync.document\" fires after docsync's own",
-							trigger->tgname),
-					 errdetail("It could change what docsync has stamped. BEFORE triggers fire in the order of their names."),
-					 errhint("ALTER TRIGGER ... RENAME TO a name that sorts before %s.", DOCSYNC_GUARD_NAME)));
-	}
-
-	if (!has_row || !has_truncate)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"docsync.document\" is not guarded"),
-				 errdetail("A trigger of docsync's is missing or switched off: what is written meanwhile isn't stamped, and readers would lose it."),
-				 errhint("SELECT docsync_create_store(); it attaches the triggers again.")));
-}
-
-/* Without a condition, on all columns, where it fires for whoever writes */
-static bool
-is_guard(const Trigger *trigger, Oid extension)
-{
-	char	   *name;
-
-	if (trigger->tgenabled != TRIGGER_FIRES_ON_ORIGIN &&
-		trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
-		return false;
-	if (trigger->tgqual != NULL || trigger->tgnattr > 0)
-		return false;
-
-	name = get_func_name(trigger->tgfoid);
-	return name != NULL && strcmp(name, "docsync_guard") == 0 &&
-		getExtensionOfObject(ProcedureRelationId, trigger->tgfoid) == extension;
-}
-
-static bool
-is_subscribed(void)
-{
-	Relation	rel = table_open(SubscriptionRelRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	bool		found;
-
-	ScanKeyInit(&key, Anum_pg_subscription_rel_srrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(store.relations[STORE_DOCUMENT]));
-	scan = systable_beginscan(rel, SubscriptionRelSrrelidSrsubidIndexId, true,
-							  NULL, 1, &key);
-	found = HeapTupleIsValid(systable_getnext(scan));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-
-	return found;
 }
 
 static void
@@ -733,7 +333,7 @@ check_rewritten(void)
 			XidInMVCCSnapshot(xmin, snapshot))
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("could not serialize access due to a change of \"docsync.%s\"", needed[i].name),
+					 errmsg("could not serialize access due to a change of \"docsync.%s\"", docsync_check_name(i)),
 					 errdetail("The table may have been rewritten since the transaction began."),
 					 errhint("Run the transaction again.")));
 	}

@@ -79,8 +79,8 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 		return false;
 
 	/*
-	 * The same, where nobody has taken note of it yet.  Whoever gets such an id
-	 * from now on is stamped later.
+	 * The same, where nobody has taken note of it yet.  Whoever gets such an
+	 * id from now on is stamped later.
 	 */
 	if (FullTransactionIdFollows(fence, scan->next))
 		fence = scan->next;

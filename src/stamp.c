@@ -60,6 +60,7 @@ static int	expected = 0;
 /* Marks taken in this transaction, and maybe lost with a subtransaction */
 static int	marks = 0;
 
+static int	format_minute(TimestampTz stamp, char *buf);
 static void mark(TransactionId xid, uint32 collection_hash);
 static void mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
 					 uint16 class);
@@ -190,9 +191,42 @@ docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash)
 /*
  * Writes a stamp as text, UTC, and returns its length in bytes.  buf has
  * DOCSYNC_STAMP_LEN bytes.
+ *
+ * Stamps come in their order, so the next is likely to be of the same minute.
  */
 int
 docsync_stamp_format(TimestampTz stamp, char *buf)
+{
+	static TimestampTz minute;
+	static char prefix[DOCSYNC_STAMP_LEN];
+	static int	prefix_len = 0; /* 0: none yet */
+	TimestampTz within;
+	char	   *p;
+
+	if (prefix_len == 0 || stamp < minute || stamp - minute >= USECS_PER_MINUTE)
+	{
+		prefix_len = 0;
+		prefix_len = format_minute(stamp, prefix);
+		minute = stamp - stamp % USECS_PER_MINUTE;
+		if (minute > stamp)
+			minute -= USECS_PER_MINUTE;
+	}
+	within = stamp - minute;
+
+	memcpy(buf, prefix, prefix_len);
+	p = buf + prefix_len;
+	p = pg_ultostr_zeropad(p, (uint32) (within / USECS_PER_SEC), 2);
+	*p++ = '.';
+	p = pg_ultostr_zeropad(p, (uint32) (within % USECS_PER_SEC), 6);
+	*p++ = 'Z';
+	*p = '\0';
+
+	return p - buf;
+}
+
+/* The stamp up to the colon before the seconds */
+static int
+format_minute(TimestampTz stamp, char *buf)
 {
 	struct pg_tm tm;
 	fsec_t		microseconds;
@@ -215,11 +249,6 @@ docsync_stamp_format(TimestampTz stamp, char *buf)
 	*p++ = ':';
 	p = pg_ultostr_zeropad(p, tm.tm_min, 2);
 	*p++ = ':';
-	p = pg_ultostr_zeropad(p, tm.tm_sec, 2);
-	*p++ = '.';
-	p = pg_ultostr_zeropad(p, microseconds, 6);
-	*p++ = 'Z';
-	*p = '\0';
 
 	return p - buf;
 }

@@ -463,7 +463,10 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		Oid			user;
 		int			context;
 
-		/* If there is an error, the end of the (sub)transaction restores them. */
+		/*
+		 * If there is an error, the end of the (sub)transaction restores
+		 * them.
+		 */
 		GetUserIdAndSecContext(&user, &context);
 		SetUserIdAndSecContext(docsync_schema_open(STORE_READ)->owner,
 							   context | SECURITY_LOCAL_USERID_CHANGE |

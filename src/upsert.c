@@ -54,7 +54,8 @@ typedef struct UploadGroup
 	bool		created;
 	bool		written;
 	bool		judged;			/* by the rule */
-	bool		has_base;		/* one of the documents names what it is based on */
+	bool		has_base;		/* one of the documents names what it is based
+								 * on */
 	bool		again;			/* it is being written for the second time */
 	bool		exists;			/* the service has one */
 	int64		client_version;
@@ -509,8 +510,8 @@ on_written(const WrittenDocument *written, void *arg)
 
 	/*
 	 * Somebody may have written it since we looked.  We have won all the
-	 * same, but an earlier one of ours may not have.  Where one names what it is
-	 * based on, may_replace() has seen to it that nobody has; at most a
+	 * same, but an earlier one of ours may not have.  Where one names what it
+	 * is based on, may_replace() has seen to it that nobody has; at most a
 	 * tombstone has been purged, and that nobody is to hear of.
 	 */
 	if (!group->has_base &&

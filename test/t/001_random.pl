@@ -65,7 +65,7 @@ $admin->do(q{
 		RAISE EXCEPTION 'poisoned';
 	END
 	$$},
-	q{CREATE TRIGGER zz_poison BEFORE INSERT ON docsync.document FOR EACH ROW
+	q{CREATE TRIGGER poison BEFORE INSERT ON docsync.document FOR EACH ROW
 		WHEN (NEW.body @> '{"poison": true}') EXECUTE FUNCTION poison()},
 	'CREATE TABLE foreign_table (n int)');
 

@@ -9,6 +9,7 @@ use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
 use List::Util qw(max min);
+use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Storable qw(nstore retrieve);
 use Test::More;
@@ -26,6 +27,9 @@ END
 one_record_covers_a_second();
 first_change_after_a_checkpoint_is_logged();
 prepared_transaction_keeps_its_mark();
+a_start_is_noted();
+who_goes_on_meanwhile();
+standby_of_a_crashed_primary();
 crashes_under_load();
 made_in_a_transaction_without_wal();
 done_testing();
@@ -96,6 +100,152 @@ sub prepared_transaction_keeps_its_mark
 	is_deeply([ $session->settled('forgotten') ], [], 'those with such a fence too');
 	$session->do("COMMIT PREPARED 'upload'");
 	is_deeply([ $session->settled($_) ], [ 'first', 'second' ], 'and no longer when it has committed') for 'prepared', 'forgotten';
+	return;
+}
+
+# The first that is stamped after a start adds a row, of the same epoch, unless
+# commits may have been lost with WAL that wasn't written.
+sub a_start_is_noted
+{
+	my $session = connect_to($node);
+	$session->upload('c', 'noted', document('a', 1, '1'));
+	my $cursor = $session->pull(undef, undef, 'noted')->{cursor};
+	my $since = $session->stamp_of('noted', 'a');
+	my @before = $session->history;
+
+	$node->restart;
+	$session = connect_to($node);
+	$session->upload('c', 'noted', document('b', 1, '1'));
+	is(scalar $session->history, scalar @before, 'a clean restart is no event');
+
+	crash($node);
+	$session = connect_to($node);
+	$session->pull(undef, $cursor, 'noted');
+	is(scalar $session->history, scalar @before, 'a reader notes nothing');
+	is_deeply([ map { $_->{outcome} } $session->upload('c', 'noted', document('a', 1, '1')) ], ['unchanged'], 'after a crash');
+	my ($new) = $session->upload('c', 'noted', document('c', 1, '1'));
+	my @after = $session->history;
+	is(scalar @after, @before + 1, 'the first that is stored adds a row');
+	is($after[-1]{epoch}, $before[-1]{epoch}, 'of the same epoch');
+	ok(!$after[-1]{arrived}, 'its documents are this server\'s');
+	is($after[-1]{survived}, $session->stamp_of('noted', 'b'), 'with the highest stamp that survived');
+	cmp_ok($after[-1]{clock}, '<', $new->{stamp}, 'and a clock below all that comes');
+	$session->upload('c', 'noted', document('d', 1, '1'));
+	connect_to($node)->upload('c', 'noted', document('e', 1, '1'));
+	is(scalar $session->history, scalar @after, 'once');
+
+	my $answer = $session->pull(undef, $cursor, 'noted');
+	is_deeply([ map { $_->{id} } @{ $answer->{documents} } ], [qw(b c d e)], 'a cursor of before the crash goes on');
+	is(refused($session, $since), '', 'so does a stamp');
+	is(refused($session, $after[-1]{survived} + 1), '55000', 'but not one that the lost history issued');
+	is(refused($session, $after[-1]{clock}), '55000', 'to the very last');
+	is(refused($session, $new->{stamp}), '', 'nor after that');
+
+	crash($node);
+	$session = connect_to($node);
+	$session->do('SET synchronous_commit = off');
+	$session->upload('c', 'noted', document('f', 1, '1'));
+	my @off = $session->history;
+	is(scalar @off, @after + 1, 'with synchronous_commit off');
+	isnt($off[-1]{epoch}, $after[-1]{epoch}, 'an epoch begins');
+	ok(!$off[-1]{arrived}, 'of documents of this server\'s');
+	is($session->sqlstate_of("SELECT docsync_pull(cursor => '$answer->{cursor}', collection => 'noted')"), '55000',
+		'and a cursor of before does not just go on');
+	my $told = $session->pull(undef, $answer->{cursor}, 'noted', reconcile => 1);
+	ok($told->{reconcile}, 'but leads to a comparison');
+	is_deeply([ map { $_->{id} } @{ $told->{documents} } ], ['f'], 'of what is not new');
+
+	# So that the row isn't lost itself
+	$session->do('SET synchronous_commit = on');
+	$session->upload('c', 'noted', document('g', 1, '1'));
+	$node->stop('immediate');
+	$node->start;
+	$session = connect_to($node);
+	$session->do('BEGIN');
+	$session->upload('c', 'noted', document('rolled back', 1, '1'));
+	$session->do('ROLLBACK');
+	is(scalar $session->history, scalar @off, 'a row that was rolled back');
+	$session->do('BEGIN', 'SAVEPOINT s');
+	$session->upload('c', 'noted', document('rolled back', 1, '1'));
+	$session->do('ROLLBACK TO s');
+	$session->upload('c', 'noted', document('h', 1, '1'));
+	$session->do('COMMIT');
+	is(scalar $session->history, @off + 1, 'is added by the next');
+	return;
+}
+
+# Whether a client that goes on from a stamp is refused
+sub refused
+{
+	my ($session, $stamp) = @_;
+
+	return $session->sqlstate_of(
+		"SELECT * FROM docsync_query_since('r', to_timestamp(0) + $stamp * interval '1 us', collection => 'noted')");
+}
+
+# While one transaction adds the row others go on.  What they store is no lost
+# history's.
+sub who_goes_on_meanwhile
+{
+	my $session = connect_to($node);
+
+	# As many collections as it takes to look for some time which stamp is the highest
+	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'many ' || n, 'a', '1' FROM generate_series(1, 30000) AS n});
+	crash($node);
+
+	my ($first, @others) = map { connect_to($node) } 0 .. 3;
+	$_->value('SELECT 1') for $first, @others;
+	$first->start("SELECT docsync_upsert('c', '[@{[document('first', 1, 1)]}]', 'meanwhile')");
+	my $n = 0;
+	until ($first->is_ready)
+	{
+		$_->upload('c', 'meanwhile', document('other ' . $n++, 1, '1')) for @others;
+	}
+	$first->finish;
+	my $row = ($first->history)[-1];
+	my @stamps = map { $first->stamp_of('meanwhile', "other $_") } 0 .. $n - 1;
+	note "$n documents";
+	is(scalar(grep { $row->{survived} < $_ && $_ <= $row->{clock} } @stamps), 0,
+		'what others store while a start is noted is no lost history\'s');
+	cmp_ok($row->{clock}, '>=', $row->{survived}, 'and what survived is');
+	$first->do(q{SET client_min_messages = warning}, q{DELETE FROM docsync.document WHERE collection LIKE 'many %'});
+	return;
+}
+
+# A standby sees no marks: it waits until each id below a document's fence has
+# been used.  Ids that the primary has forgotten in a crash come again, one by
+# one, and fences from before would be above them for long.
+sub standby_of_a_crashed_primary
+{
+	my $standby = PostgreSQL::Test::Cluster->new('standby_of_crashed');
+
+	$node->backup('base');
+	$standby->init_from_backup($node, 'base', has_streaming => 1);
+	$standby->start;
+
+	my $session = connect_to($node);
+	my @idle = map { connect_to($node) } 1 .. 20;
+
+	# Ids under which nothing is written, and a fence above them
+	$_->do('BEGIN', 'SELECT pg_current_xact_id()') for $session, @idle;
+	$session->upload('c', 'standby', document('before', 1, '1'));
+	$session->do('COMMIT');
+	crash($node);
+
+	$session = connect_to($node);
+	my $reader = connect_to($standby);
+	ok($session->value("SELECT fence > pg_snapshot_xmax(pg_current_snapshot()) FROM docsync.document WHERE collection = 'standby'"),
+		'after a crash a fence is above the next transaction id');
+	is_deeply([ $session->settled('standby') ], ['before'], 'on the primary the document is delivered at once');
+	$session->upload('c', 'standby elsewhere', document('after', 1, '1'));
+	replayed($session, $reader);
+	is_deeply([ $reader->settled('standby') ], ['before'], 'on a standby when the start has been noted');
+	$session->upload('c', 'standby', document('after', 1, '1'));
+	replayed($session, $reader);
+	is_deeply([ $reader->settled('standby') ], [ 'before', 'after' ], 'and so is what comes then');
+	is_deeply($reader->pull(undef, $session->pull(undef, undef, 'standby')->{cursor}, 'standby')->{documents}, [],
+		'a cursor of the primary is good there');
+	$standby->stop('immediate');
 	return;
 }
 

@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
+use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use Test::More;
 use Time::HiRes qw(sleep);
@@ -27,6 +28,7 @@ downloads();
 any_older_transaction_holds_back();
 ids_the_standby_has_not_heard_of();
 refusals();
+behind();
 promotion_under_load();
 done_testing();
 
@@ -89,16 +91,18 @@ sub ids_the_standby_has_not_heard_of
 {
 	my ($early, $late, $lock) = map { connect_to($primary) } 1 .. 3;
 
-	# Waits when the document has its stamp, and is not written yet.
+	# Waits when the document has its stamp, and is not written yet: constraints
+	# are checked in between.
 	$writer->do(q{
-		CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+		CREATE FUNCTION wait(id text) RETURNS bool LANGUAGE plpgsql AS $$
 		BEGIN
-			PERFORM pg_advisory_xact_lock(1);
-			RETURN NEW;
+			IF id = 'waits' THEN
+				PERFORM pg_advisory_xact_lock(1);
+			END IF;
+			RETURN true;
 		END
 		$$},
-		q{CREATE TRIGGER zz_wait BEFORE INSERT ON docsync.document FOR EACH ROW
-			WHEN (NEW.id = 'waits') EXECUTE FUNCTION wait()});
+		'ALTER TABLE docsync.document ADD CONSTRAINT wait CHECK (wait(id)) NOT VALID');
 
 	$lock->do('SELECT pg_advisory_lock(1)');
 	$early->do('BEGIN');
@@ -138,12 +142,16 @@ sub refusals
 	for my $upload (
 		"docsync_upsert('c', '[$document]')", "docsync_sync('c', '[$document]')",
 		"docsync_sync('c')", "docsync_docs('{\"clientId\": \"c\", \"documents\": [$document]}')",
-		'docsync_purge()')
+		'docsync_new_epoch()', 'docsync_purge()')
 	{
-		is($reader->sqlstate_of("SELECT $upload"), '25006', "a standby refuses $upload");
+		my $command = $upload =~ /purge/ ? 'CALL' : 'SELECT';
+
+		is($reader->sqlstate_of("$command $upload"), '25006', "a standby refuses $upload");
 		like($reader->errstr, qr/cannot execute .+ in a read-only transaction/, 'and says why');
 	}
 	like($reader->errstr, qr/docsync_purge|DELETE|INSERT/, 'and what');
+	like($reader->value(q{SELECT docsync_docs_sync('{"clientId": "c2", "collection": "plain"}')}), qr/"received":0,.*"id":"d1"/,
+		'the body of a sync without documents is a download');
 
 	# The standby may just be behind the server that the client was at before.
 	is($writer->sqlstate_of("SELECT * FROM docsync_query_since('r', '$ahead')"), '55000', 'the primary refuses a stamp ahead of its clock');
@@ -161,7 +169,46 @@ sub refusals
 
 	my $later = $there->{cursor} =~ s/\.\K.*/253402300799000000/r;
 	is($writer->sqlstate_of("SELECT docsync_pull(cursor => '$later')"), '55000', 'the primary refuses a cursor ahead of its clock');
-	is($reader->pull(undef, $later, 'plain')->{cursor}, $later, 'on a standby it comes back as it was');
+	like($reader->pull(undef, $later, 'plain')->{cursor}, qr/^\Q$later\E\./, 'on a standby it comes back with the same stamp');
+	return;
+}
+
+# A standby that has not come to where a client was on the primary says so,
+# instead of that there is nothing new.
+sub behind
+{
+	my $compare = q{SELECT docsync_docs_reconcile('{"collection": "behind"}')};
+	my $get = q{SELECT docsync_docs_get('{"collection": "behind", "ids": ["d1", "d2"], "cursor": "%s"}')};
+
+	$writer->upload('c', 'behind', document('d1', 1, '1'));
+	replayed($writer, $reader);
+	my $start = $reader->pull(undef, undef, 'behind')->{cursor};
+	$reader->do('SELECT pg_wal_replay_pause()');
+	wait_for('the pause', sub { $reader->value('SELECT pg_get_wal_replay_pause_state()') eq 'paused' });
+	$writer->upload('c', 'behind', document('d2', 1, '1'));
+	my $ahead = $writer->pull(undef, $start, 'behind');
+
+	my $answer = $reader->pull(undef, $ahead->{cursor}, 'behind', reconcile => 1);
+	is_deeply($answer, { received => 0, results => [], documents => [], cursor => $ahead->{cursor}, more => JSON::PP::false,
+			behind => JSON::PP::true, serverUtc => $answer->{serverUtc} },
+		'a standby that lags behind a cursor says so, and gives it back');
+	is_deeply([ map { $_->{id} } @{ $reader->pull(undef, undef, 'behind')->{documents} } ], ['d1'], 'who begins is given what there is');
+	ok(!exists $reader->pull(undef, $start, 'behind')->{behind}, 'nor does it lag behind a cursor of its own');
+	$answer = decode_json($reader->value(sprintf $get, $ahead->{cursor}));
+	is_deeply([ @$answer{qw(documents more behind)} ], [ [], JSON::PP::true, JSON::PP::true ], 'documents by id are not given either');
+	$answer = decode_json($reader->value(sprintf $get, $start));
+	is_deeply([ map { $_->{id} } @{ $answer->{documents} } ], ['d1'], 'but to who has not been ahead');
+	is($reader->sqlstate_of("SELECT docsync_pull(cursor => '$ahead->{cursor}', collection => 'behind', \"clientId\" => 'r')"), '22023',
+		'a cursor of somebody else is refused all the same');
+
+	$reader->do('SELECT pg_wal_replay_resume()');
+	replayed($writer, $reader);
+	$answer = $reader->pull(undef, $ahead->{cursor}, 'behind');
+	ok(!exists $answer->{behind}, 'and no longer when it has caught up');
+	is($answer->{cursor}, $ahead->{cursor}, 'the cursor is the same then');
+	$answer = decode_json($reader->value($compare));
+	is_deeply([ @$answer{qw(rows more behind)} ], [ [], JSON::PP::true, JSON::PP::true ], 'what is to be compared only the primary lists');
+	is_deeply([ map { $_->{id} } @{ decode_json($writer->value($compare))->{rows} } ], [qw(d1 d2)], 'which does');
 	return;
 }
 
@@ -189,7 +236,9 @@ sub promotion_under_load
 	$late->do('COMMIT');
 
 	my $cursor = $writer->pull(undef, undef, 'load')->{cursor};
+	my $since = $writer->stamp_of('prepared', 'second');
 	my $last = $writer->last_stamp;
+	my @before = $writer->history;
 	replayed($writer, $reader);
 	$old_snapshot->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	is_deeply([ $old_snapshot->settled('prepared') ], [], 'a prepared transaction holds back later documents on a standby');
@@ -207,8 +256,27 @@ sub promotion_under_load
 	is_deeply([ $old_snapshot->settled('prepared') ], [], 'but not to the snapshot from before');
 	$old_snapshot->do('COMMIT');
 
-	my $answer = $reader->pull(undef, $cursor, 'load');
-	is_deeply([ map { $_->{id} } @{ $answer->{documents} } ], ['first after promotion'], "a cursor of the old primary's goes on");
+	my @after = $reader->history;
+	is(scalar @after, @before + 1, 'the first that is stored after a promotion adds a row');
+	isnt($after[-1]{epoch}, $before[-1]{epoch}, 'of another epoch');
+	is($after[-1]{timeline}, $before[-1]{timeline} + 1, 'and timeline');
+	ok(!$after[-1]{arrived}, 'whose fences are still good');
+	is($reader->sqlstate_of("SELECT docsync_pull(cursor => '$cursor', collection => 'load')"), '55000',
+		"a cursor of the old primary's does not just go on");
+	like($reader->errstr, qr/"reason": "lost"/, 'since the old primary may have had more');
+	my $answer = $reader->pull(undef, $cursor, 'load', reconcile => 1);
+	ok($answer->{reconcile}, 'who can compare is told to');
+	is($reader->value('SELECT (extract(epoch FROM ?::timestamptz) * 1000000)::bigint', $answer->{lostAfter}), $after[-1]{lost_after},
+		'what may have been lost');
+	is_deeply([ map { $_->{id} } @{ $answer->{documents} } ], ['first after promotion'], 'and given what is new');
+	$answer = $reader->pull(undef, $answer->{cursor}, 'load');
+	is_deeply([ exists $answer->{reconcile}, @{ $answer->{documents} } ], [''], 'once');
+
+	# By stamps a client goes on, unless the old primary has gone on meanwhile.
+	my $query = q{SELECT * FROM docsync_query_since('r', to_timestamp(0) + %s * interval '1 us', 'other', 'prepared')};
+	is($reader->sqlstate_of(sprintf $query, $since), '', 'a stamp of before is good');
+	is($reader->sqlstate_of(sprintf $query, $_), '55000', 'one that the old primary may have issued since then is not')
+	  for $after[-1]{survived} + 1, $after[-1]{clock};
 
 	$load->start_writer($standby) for 1 .. 3;
 	sleep 1;

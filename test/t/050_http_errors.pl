@@ -83,7 +83,7 @@ refuses('a form', '/Docs/Sync', 'clientId=c1', 400, '22P02', qr/json/,
 	headers => { 'content-type' => 'application/x-www-form-urlencoded' });
 refuses('an unknown key', '/Docs/Sync', sync(Cursor => 1), 400, '22023', qr/^unknown key in the body$/);
 for my $case ([ clientId => 5 ], [ cursor => 1.5 ], [ cursor => {} ], [ collection => ['anna'] ], [ origin => JSON::PP::true ],
-	[ maxDocuments => '5' ], [ maxDocuments => [5] ], [ reconcile => 1 ], [ state => 'true' ], [ tombstones => [] ])
+	[ maxDocuments => '5' ], [ maxDocuments => [5] ], [ reconcile => 1 ], [ state => 5 ], [ tombstones => [] ])
 {
 	refuses('wrong type', '/Docs/Sync', sync(@$case), 400, '22023', qr/^"$case->[0]": wrong type$/);
 }
@@ -107,7 +107,10 @@ refuses('bad sinceUtc', "$query&sinceUtc=yesterday", '', 400, '22023', qr/^"sinc
 refuses('no clientId', '/Docs/Query?collection=anna', '', 400, '22004', qr/^"clientId" is null$/);
 refuses('sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z", '', 410, 'resync_lost', qr/^resync required$/);
 refuses('no number', "$query&maxDocuments=x", '', 400, '22P02', qr/integer/);
-refuses("no boolean, $_", "$pull&$_=x", undef, 400, '22P02', qr/boolean/, method => 'GET') for qw(reconcile state tombstones);
+refuses("no boolean, $_", "$pull&$_=x", undef, 400, '22P02', qr/boolean/, method => 'GET') for qw(reconcile tombstones);
+refuses("state $_", "$pull&state=$_", undef, 400, '22023', qr/^"state" is neither true nor a digest$/, method => 'GET')
+  for 'yes', 'TRUE', '0123456789ABCDEF', '0123456789abcde', '0123456789abcdef0';
+refuses('state of a sync', '/Docs/Sync', sync(state => 'x'), 400, '22023', qr/^"state" is neither true nor a digest$/);
 refuses('bad cursor', "$pull&cursor=1", undef, 400, '22023', qr/^"cursor" is not a cursor$/, method => 'GET');
 refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'resync_lost', qr/^resync required$/, method => 'GET');
 
@@ -243,6 +246,7 @@ for my $request (
 	[ 'documents', '/Docs/Sync', sync(documents => $evil) ],
 	[ 'a cursor', '/Docs/Sync', sync(cursor => $evil) ],
 	[ 'a cursor of another epoch', '/Docs/Sync', sync(cursor => "0000000000000000.1$evil") ],
+	[ 'a state', '/Docs/Sync', sync(state => $evil) ],
 	[ 'an origin', '/Docs/Sync', sync(origin => $evil) ],
 	[ 'a collection of a sync', '/Docs/Sync', sync(collection => $evil) ],
 	[ 'an argument', '/Docs/Sync', sync($evil => 1) ],

@@ -98,10 +98,15 @@ for my $name (@NAMES)
 
 	is_deeply(\%documents, $table, "client $name has what the table has");
 	is(scalar(grep { $_->[4] } @{ $store{$name}{documents} }), 0, 'and nothing left to send');
+	is_deeply($store{$name}{problems}, [], 'nor set aside');
+	ok($store{$name}{equal}, 'and the digest of the service');
+
+	# A crash loses nothing, so nobody has to compare; who does so of his own accord finds nothing.
+	is($store{$name}{happened}{$_} // 0, 0, "and it has not happened: $_") for 'told: reconcile', 'told: behind', 'reconcile';
 	diag "$name: " . join ', ', map { "$_ $store{$name}{happened}{$_}" } sort keys %{ $store{$name}{happened} };
 }
 cmp_ok(scalar keys %$table, '>', 100, 'many documents');
-for my $event ('answer lost', qw(created updated discarded unchanged taken))
+for my $event ('answer lost', 'told: state', qw(created updated discarded unchanged taken))
 {
 	cmp_ok(max(map { $store{$_}{happened}{$event} // 0 } @NAMES), '>', 0, "it has happened: $event");
 }

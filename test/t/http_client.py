@@ -3,7 +3,7 @@
     http_client.py URL TOKEN DIRECTORY NAME SEED
 
 Edits and syncs until the file DIRECTORY/stop is there, then syncs until nothing is left to send, writes NAME.done, waits for
-DIRECTORY/last, syncs once more and prints its store to NAME.json, with what happened.
+DIRECTORY/last, syncs until the service's digest is its own and prints its store to NAME.json, with what happened.
 """
 
 import collections
@@ -16,10 +16,12 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples', 'demo'))
 
-from client import Client, Refused, now_ms       # noqa: E402
-from transport_http import HttpTransport        # noqa: E402
+from client import Client, Refused, Waits, now_ms   # noqa: E402
+from jsontext import BadAnswer                      # noqa: E402
+from transport_http import HttpTransport            # noqa: E402
 
 IDS = 150       # few enough for all clients to write to the same
+WAITS = Waits(told=0, others=500, compare=2000, again=500)      # milliseconds
 
 
 class BadLine:
@@ -47,7 +49,10 @@ class BadLine:
         return self._call('upload', *arguments)
 
     def pull(self, *arguments):
-        return self._call('pull', *arguments)
+        answer = self._call('pull', *arguments)
+        for key in 'reconcile', 'behind', 'state':
+            self.happened[f'told: {key}'] += bool(answer.get(key))
+        return answer
 
     def reconcile(self, *arguments):
         return self._call('reconcile', *arguments)
@@ -61,7 +66,7 @@ def main(url, token, directory, name, seed):
     happened = collections.Counter()
     line = BadLine(HttpTransport(url, token, 'anna/random'), chance, happened)
     ahead = chance.choice((0, -2000, 2000))         # milliseconds
-    client = Client(os.path.join(directory, f'{name}.sqlite'), line, lambda: now_ms() + ahead)
+    client = Client(os.path.join(directory, f'{name}.sqlite'), line, lambda: now_ms() + ahead, waits=WAITS)
 
     def there(file):
         return os.path.exists(os.path.join(directory, file))
@@ -79,6 +84,7 @@ def main(url, token, directory, name, seed):
         try:
             happened.update(client.upload(batch=chance.randint(1, 40)))
             happened['taken'] += client.download(page=chance.randint(1, 40))
+            client.sync()
             return True
         except Refused as refusal:
             # What is refused for its content, or for who sends it, would be refused for ever, and has a code that says
@@ -87,9 +93,15 @@ def main(url, token, directory, name, seed):
             if not refusal.retry:
                 raise
             happened[f'{refusal.status}'] += 1
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, BadAnswer) as error:
             happened[type(error).__name__] += 1
         return False
+
+    def is_equal():
+        """Whether the service's digest is the store's."""
+        before = client.status()['equalAt']
+        client.compare()
+        return sync() and client.status()['equalAt'] != before
 
     while not there('stop'):
         for _ in range(chance.randrange(8)):
@@ -102,12 +114,14 @@ def main(url, token, directory, name, seed):
     open(os.path.join(directory, f'{name}.done'), 'w').close()
     while not there('last'):
         time.sleep(0.05)
-    while not sync():
+    tries = 0
+    while not is_equal() and tries < 200:
+        tries += 1
         time.sleep(0.05)
     rows = [(document.id, document.clientVersion, document.deleted, document.body, document.unsent)
             for document in client.store.select('true ORDER BY id')]
     with open(os.path.join(directory, f'{name}.json'), 'w') as file:
-        json.dump({'documents': rows, 'happened': happened}, file)
+        json.dump({'documents': rows, 'happened': happened, 'equal': tries < 200, 'problems': client.problems()}, file)
 
 
 if __name__ == '__main__':

@@ -156,13 +156,13 @@ sub settled
 }
 
 # What docsync_pull answers, with cursors: the documents of others, or without a
-# client_id all.  Options: reconcile, state; 1 or 0.
+# client_id all.  Option: reconcile, 1 or 0.
 sub pull
 {
 	my ($self, $client_id, $cursor, $collection, %options) = @_;
 
-	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, NULL, NULL, ?::bool, ?::bool)',
-			$client_id, $cursor, $collection, map { $_ // 0 } @options{qw(reconcile state)}));
+	return decode_json($self->value('SELECT docsync_pull(?, ?, ?, NULL, NULL, ?::bool, ?)',
+			$client_id, $cursor, $collection, $options{reconcile} // 0, $options{state} ? 'true' : undef));
 }
 
 # The rows of docsync.history in their order, a hash for each; times are in
@@ -213,6 +213,14 @@ sub close
 
 # Perl frees what is left in any order, and DBD::Pg crashes if a connection
 # goes before its statements.
+sub DESTROY
+{
+	my ($self) = @_;
+
+	delete @$self{qw(upload download)};
+	return;
+}
+
 END
 {
 	local $?;
