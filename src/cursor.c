@@ -130,12 +130,14 @@ static bool
 scan_number(const char **text, int base, int64 *value)
 {
 	char	   *end;
+	size_t		len = **text == '.' ? strspn(*text +1, HEX_DIGITS) : 0;
 
-	if (**text !='.' || !isxdigit((unsigned char) (*text)[1]))
+	/* Neither a sign, nor space, nor "0x" */
+	if (len == 0)
 		return false;
 	errno = 0;
 	*value = strtoi64(*text +1, &end, base);
-	if (errno != 0 || end == *text +1)
+	if (errno != 0 || end != *text +1 + len)
 		return false;
 	*text = end;
 	return true;

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -282,6 +283,9 @@ keep_cached(const Download *download, const Digest *digest)
 {
 	CachedState *cached = &cache[cache_next];
 
+	/* What this transaction has written may never have been. */
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;
 	if (check_enable_rls(docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT],
 						 InvalidOid, true) == RLS_ENABLED)
 		return;

@@ -26,7 +26,9 @@
 #define HINT_BODY \
 	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
 
-static void parse_field(const char *key, JsonbValue *value, Request *request);
+static const char *hint_of(const char *const *keys);
+static void parse_field(const char *key, JsonbValue *value, Request *request,
+						const char *hint);
 static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
@@ -43,17 +45,18 @@ docsync_request_parse_body(Jsonb *body, Request *request, const char *const *key
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	char	   *key = NULL;
+	const char *hint = hint_of(keys);
 
 	if (body == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the body is null"),
-				 errhint(HINT_BODY)));
+				 errhint("%s", hint)));
 	if (!JB_ROOT_IS_OBJECT(body))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the body is not an object"),
-				 errhint(HINT_BODY)));
+				 errhint("%s", hint)));
 
 	it = JsonbIteratorInit(&body->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
@@ -71,15 +74,34 @@ docsync_request_parse_body(Jsonb *body, Request *request, const char *const *key
 						 errmsg("unknown key in the body"),
 						 errdetail("It has the key \"%s\".",
 								   docsync_batch_quote(key, strlen(key))),
-						 errhint(HINT_BODY)));
+						 errhint("%s", hint)));
 		}
 		else if (token == WJB_VALUE && value.type != jbvNull)
-			parse_field(key, &value, request);
+			parse_field(key, &value, request, hint);
 	}
 }
 
+/* What may be sent */
+static const char *
+hint_of(const char *const *keys)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; keys[i] != NULL; i++)
+	{
+		if (strcmp(keys[i], "documents") == 0)
+			return HINT_BODY;
+		appendStringInfo(&buf, i == 0 ? "Send an object with the keys \"%s\"" : ", \"%s\"",
+						 keys[i]);
+	}
+	appendStringInfoChar(&buf, '.');
+	return buf.data;
+}
+
 static void
-parse_field(const char *key, JsonbValue *value, Request *request)
+parse_field(const char *key, JsonbValue *value, Request *request,
+			const char *hint)
 {
 	JsonbValue **array = strcmp(key, "documents") == 0 ? &request->documents :
 	strcmp(key, "buckets") == 0 ? &request->buckets :
@@ -115,7 +137,7 @@ parse_field(const char *key, JsonbValue *value, Request *request)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\": wrong type", key),
 				 errdetail("It is %s.", docsync_batch_type_name(value)),
-				 errhint(HINT_BODY)));
+				 errhint("%s", hint)));
 }
 
 /*
