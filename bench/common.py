@@ -126,7 +126,7 @@ BODY = json.dumps(make_body())      # of what is stored beforehand, and of singl
 def fresh():
     """All tables anew, with the same documents in each; the seed's ids are 1, 2, 3, ... in random order of storage."""
     connection = Connection()
-    connection.query('DROP SCHEMA IF EXISTS rival, docsync CASCADE; DROP EXTENSION IF EXISTS docsync CASCADE')
+    connection.query('DROP SCHEMA IF EXISTS rival, docsync CASCADE; DROP EXTENSION IF EXISTS docsync')
     connection.query(RIVALS)
     connection.query("SELECT setseed(0.15)")
     connection.query("""
