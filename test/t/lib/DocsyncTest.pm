@@ -20,8 +20,10 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use DocsyncTest::CursorReplica;
 use DocsyncTest::Load;
 use DocsyncTest::Replica;
+use DocsyncTest::CursorReplica;
 use DocsyncTest::Session;
 
 our @EXPORT = qw(

@@ -13,17 +13,20 @@ use Time::HiRes qw(sleep time);
 
 # Each of the writers' transactions is one of these.
 my @KINDS = (
-	\&upload, \&upload, \&upload, \&upload_late, \&upload_by_savepoint, \&upload_prepared);
+	\&upload, \&upload, \&upload, \&upload_late, \&upload_by_savepoint, \&upload_prepared,
+	\&upload_and_roll_back);
 
+# Options: expected, SQLSTATEs that a writer may run into, and then rolls back.
 sub new
 {
-	my ($class, $collection) = @_;
+	my ($class, $collection, %options) = @_;
 
 	return bless {
 		collection => $collection,
+		expected => { map { $_ => 1 } @{ $options{expected} // [] } },
 		dir => PostgreSQL::Test::Utils::tempdir(),
 		writers => [],    # [pid, file of results]
-		readers => []
+		readers => []     # [pid, file of results, name]
 	}, $class;
 }
 
@@ -48,8 +51,8 @@ sub start_writer
 			srand $n;
 			until (-e "$self->{dir}/stop$n")
 			{
-				$KINDS[ rand @KINDS ]->($writer);
 				$writer->{transactions}++;
+				write_once($writer, $self->{expected});
 				sleep rand 0.002;
 			}
 			delete $writer->{session};
@@ -60,37 +63,44 @@ sub start_writer
 	return;
 }
 
-# A client that downloads until finish(); options are those of a replica, and
-# begin, by which it begins a transaction of several polls.
+# A client that downloads until finish(); options are those of a replica and
+# class, the replica's; begin, by which it begins a transaction of several
+# polls; name, for the report.
 sub start_reader
 {
 	my ($self, $node, %options) = @_;
 	my $n = @{ $self->{readers} } + 1;
 	my $file = "$self->{dir}/reader$n";
 	my $begin = delete $options{begin};
+	my $class = delete $options{class} // 'DocsyncTest::Replica';
+	my $name = delete $options{name} // $n;
 	my $pid = DocsyncTest::in_child(
 		sub {
 			my $session = DocsyncTest::connect_to($node);
-			my $replica = DocsyncTest::Replica->new(collection => $self->{collection}, %options);
+			my $replica = $class->new(collection => $self->{collection}, %options);
+			my $again = 0;
 
 			until (-e "$self->{dir}/settled")
 			{
-				$session->do($begin) if $begin;
-				for (1 .. 20)
-				{
-					$replica->poll($session);
-					sleep 0.002;
-				}
-				$session->do('COMMIT') if $begin;
+				$again += !poll_several_times($session, $replica, $begin) for 1 .. 4;
 				$replica->audit($session, '2 s');
+				DocsyncTest::touch("$self->{dir}/lost") if $replica->faults;
 			}
 			$replica->catch_up($session);
 			$replica->compare($session);
-			nstore({ %$replica{qw(faults polls received)} }, $file);
+			nstore({ %$replica{qw(faults polls received)}, again => $again }, $file);
 		});
 
-	push @{ $self->{readers} }, [ $pid, $file ];
+	push @{ $self->{readers} }, [ $pid, $file, $name ];
 	return;
+}
+
+# Has a reader found a fault already?
+sub has_lost
+{
+	my ($self) = @_;
+
+	return -e "$self->{dir}/lost";
 }
 
 # Lets the writers end that have been started so far; returns how many
@@ -115,25 +125,58 @@ sub stop_writers
 }
 
 # Lets the readers end, each when it has compared its copy with the table.
+# Returns how many transactions of theirs had to be tried again.
 sub finish
 {
 	my ($self) = @_;
+	my $again = 0;
 
 	$self->stop_writers;
 	DocsyncTest::touch("$self->{dir}/settled");
 	for my $reader (@{ $self->{readers} })
 	{
 		waitpid $reader->[0], 0;
-		is($?, 0, 'reader ran to its end');
+		is($?, 0, "reader $reader->[2] ran to its end");
 
 		my $result = retrieve($reader->[1]);
-		is_deeply($result->{faults}, [], 'and has lost nothing');
-		note "$result->{polls} polls, $result->{received} documents received";
+		is_deeply($result->{faults}, [], "reader $reader->[2] has lost nothing");
+		note "$result->{polls} polls, $result->{received} documents received, $result->{again} transactions tried again";
+		$again += $result->{again};
 	}
-	return;
+	return $again;
 }
 
 #-----------------------------------------------------------------------------
+
+# In a transaction, if begin is given; false if that must be tried again.
+sub poll_several_times
+{
+	my ($session, $replica, $begin) = @_;
+
+	return 1 if eval {
+		$session->do($begin) if $begin;
+		for (1 .. 5)
+		{
+			$replica->poll($session);
+			sleep 0.002;
+		}
+		$session->do('COMMIT') if $begin;
+		1;
+	};
+	die $@ if !$begin || $session->dbh->state ne '40001';
+	$session->do('ROLLBACK');
+	return 0;
+}
+
+sub write_once
+{
+	my ($writer, $expected) = @_;
+
+	return if eval { $KINDS[ rand @KINDS ]->($writer); 1 };
+	die $@ if !$expected->{ $writer->{session}->dbh->state };
+	$writer->{session}->do('ROLLBACK');
+	return;
+}
 
 sub upload
 {
@@ -182,6 +225,17 @@ sub upload_prepared
 	$writer->{session}->do("PREPARE TRANSACTION '$name'");
 	sleep rand 0.01;
 	$writer->{session}->do((rand() < 0.8 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$name'");
+	return;
+}
+
+sub upload_and_roll_back
+{
+	my ($writer) = @_;
+
+	$writer->{session}->do('BEGIN');
+	put($writer, 1 + rand 3);
+	sleep rand 0.005;
+	$writer->{session}->do('ROLLBACK');
 	return;
 }
 

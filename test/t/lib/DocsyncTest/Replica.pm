@@ -29,8 +29,14 @@ sub new
 sub poll
 {
 	my ($self, $session) = @_;
-	my $rows = $session->download(
-		@$self{qw(client_id since origin collection max_documents)});
+
+	return $self->take($session->download(
+		@$self{qw(client_id since origin collection max_documents)}));
+}
+
+sub take
+{
+	my ($self, $rows) = @_;
 	my $before = $self->{stamp};
 	my $new = 0;
 

@@ -121,6 +121,30 @@ sub download
 	return $sth->fetchall_arrayref;
 }
 
+# The same by a cursor, which comes back as well: by docsync_pull, or with an
+# array of documents to upload, maybe an empty one, by docsync_sync.
+sub download_by_cursor
+{
+	my ($self, $client_id, $cursor, $origin, $collection, $max_documents, $documents) = @_;
+	my $function = $documents ? 'docsync_sync' : 'docsync_pull';
+	my $sth = $self->{$function} //= $self->{dbh}->prepare(
+		sprintf q{
+			WITH answer AS MATERIALIZED (
+				SELECT json ->> 'cursor' AS cursor, json -> 'documents' AS documents
+				  FROM %s("clientId" => ?, cursor => ?, origin => ?, collection => ?, "maxDocuments" => ?%s) AS json)
+			SELECT id, "clientVersion", "clientId", deleted, body::text, "LastUpdateUtc"::text, %s, cursor
+			  FROM answer LEFT JOIN json_to_recordset(documents)
+				AS document (id text, "clientVersion" bigint, "clientId" text, deleted bool, body json, "LastUpdateUtc" timestamptz)
+				ON true},
+		$function, $documents ? ', documents => ?' : '', $STAMP =~ s/last_update_utc/"LastUpdateUtc"/r);
+
+	$sth->execute($client_id, $cursor, $origin, $collection, $max_documents,
+		$documents ? '[' . join(', ', @$documents) . ']' : ());
+
+	my $rows = $sth->fetchall_arrayref;
+	return ([ grep { defined $_->[0] } @$rows ], $rows->[0][7]);
+}
+
 # The ids of all that may be downloaded from a collection, in their order
 sub settled
 {
@@ -165,7 +189,7 @@ sub close
 {
 	my ($self) = @_;
 
-	delete @$self{qw(upload download)};
+	delete @$self{qw(upload download docsync_pull docsync_sync)};
 	$self->{dbh}->disconnect;
 	return;
 }

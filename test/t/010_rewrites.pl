@@ -1,0 +1,119 @@
+# No reader loses a document while the table is rewritten under load.
+#
+# pg_repack copies rows under transaction ids of its own, in one transaction
+# after the other, and takes the table's lock only to put the copy in its place.
+# A snapshot from before that sees what had been copied by then and not what was
+# copied after, whoever wrote the documents.  Whoever waits for the lock has such
+# a snapshot, unless he takes another; so has an old transaction.
+#
+# VACUUM FULL and CLUSTER keep the writers' ids.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $SECONDS = 8;    # of pg_repack
+my $WRITERS = 6;
+
+my $node = new_node('rewrites');
+my $admin = connect_to($node);
+
+# Rolling back to a savepoint releases the table's lock but not the one of the
+# sequence in pg_repack's log; pg_repack takes them in the other order.
+my $load = DocsyncTest::Load->new('default', expected => ['40P01']);
+my $uploader = DocsyncTest::Load->new('default');    # to end first: the others must get what it uploads
+my %by_cursor = (class => 'DocsyncTest::CursorReplica');
+my %old_snapshot = (begin => 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_sleep(0.02)');
+my %rewritten = map { $_ => 0 } 'pg_repack', 'VACUUM FULL', 'CLUSTER';
+my $uploaded = 0;
+
+$admin->do('CREATE EXTENSION pg_repack');
+$load->start_writer($node) for 1 .. $WRITERS;
+$load->start_reader($node, %$_)
+  for { name => 'by stamp' },
+  { name => 'by stamp, origin other', client_id => 'w1', origin => 'other', max_documents => 20 },
+  { name => 'by stamp, old snapshot', %old_snapshot },
+  { name => 'by cursor', %by_cursor, max_documents => 50 },
+  { name => 'by cursor, origin other', %by_cursor, client_id => 'w2', origin => 'other', begin => 'BEGIN READ ONLY' },
+  { name => 'by cursor, old snapshot', %by_cursor, %old_snapshot, max_documents => 100 },
+  { name => 'that uploads nothing', %by_cursor, client_id => 'r1', upload => sub { () } };
+$uploader->start_reader($node, name => 'that uploads', %by_cursor,
+	client_id => 'r2', origin => 'other', upload => \&next_document);
+my $reporter = start_reporter();
+
+# A loss ends it early.
+my $end = time + $SECONDS;
+rewrite_by('pg_repack', \&repack) until time > $end || $load->has_lost || $uploader->has_lost;
+for (1 .. 3)
+{
+	rewrite_by('VACUUM FULL', sub { $admin->do('VACUUM FULL docsync.document') });
+	rewrite_by('CLUSTER', sub { $admin->do('CLUSTER docsync.document USING document_pkey') });
+}
+
+cmp_ok($load->stop_writers, '>', 100, 'there was something to lose');
+kill TERM => $reporter;
+waitpid $reporter, 0;
+$uploader->finish;
+cmp_ok($load->finish, '>', 0, 'transactions with old snapshots had to be tried again at times');
+cmp_ok($rewritten{$_}, '>', 0, "$_ has rewritten the table") for sort keys %rewritten;
+note join ', ', map { "$_ $rewritten{$_} times" } sort keys %rewritten;
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+sub rewrite_by
+{
+	my ($kind, $code) = @_;
+	my $file = "SELECT pg_relation_filenode('docsync.document')";
+	my $before = $admin->value($file);
+
+	$code->();
+	$rewritten{$kind}++ if $admin->value($file) != $before;
+	return;
+}
+
+# It may fail, in a deadlock with a writer or, on a slow machine, by its own
+# timeouts.  What is left behind then goes with the extension.
+sub repack
+{
+	my $output = join "\n", run_command([
+		'pg_repack', '--no-analyze', '-h', $node->host, '-p', $node->port, '-d', 'postgres', '-t', 'docsync.document' ]);
+
+	return if $? == 0 && $output !~ /WARNING/;
+	note $output;
+	wait_for('the extension to go', sub { $admin->sqlstate_of('DROP EXTENSION pg_repack CASCADE') eq '' });
+	$admin->do('CREATE EXTENSION pg_repack');
+	return;
+}
+
+# Holds the table's lock for a while, so that pg_repack has to wait for it, and
+# readers behind pg_repack.
+sub start_reporter
+{
+	return in_child(
+		sub {
+			my $session = connect_to($node);
+
+			while (1)
+			{
+				$session->do('BEGIN');
+				$session->value('SELECT count(*) FROM docsync.document');
+				sleep rand 0.06;
+				$session->do('COMMIT');
+				sleep rand 0.06;
+			}
+		});
+}
+
+sub next_document
+{
+	$uploaded++;
+	return document('r2-' . $uploaded % 500, $uploaded, $uploaded);
+}
