@@ -26,7 +26,7 @@ sub poll
 		@$self{qw(client_id cursor origin collection max_documents)},
 		$self->{upload} && [ $self->{upload}->() ]);
 	my $new = $self->take($rows);
-	my ($stamp) = $cursor =~ /\.(\d+)$/;
+	my ($stamp) = $cursor =~ /^[0-9a-f]{16}\.(\d+)\./;
 
 	$self->fault("the cursor is at $stamp, documents came up to $self->{stamp}")
 	  if $stamp < $self->{stamp};
