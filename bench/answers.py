@@ -24,6 +24,7 @@ SELECT json_agg(d) FROM (
      ORDER BY last_update_utc LIMIT $1) AS d
 """
 
+COUNT = "SELECT count(*)::text FROM docsync.document WHERE collection = 'stored' AND NOT deleted"
 SYNC = "SELECT docsync_sync('client', $1, $2, 'bench')"
 NEWEST = "SELECT docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'cursor'"
 
@@ -44,6 +45,29 @@ def download(count, rounds):
         return 1 / connections[rival].answer(statements[rival], b'%d' % count)[0]
 
     yield from take_turns(rounds, measure, list(statements))
+    for connection in connections.values():
+        connection.close()
+
+
+def state(rounds):
+    """The sums of a collection that a client compares, against counting its documents. Sums are kept for a minute, so a
+    document is added before each call."""
+    connections = {rival: Connection() for rival in ('docsync', 'a')}
+    pull = "SELECT docsync_pull('me', $1, 'stored', 'other', NULL, false, $2)"
+    cursor = json.loads(connections['docsync'].value(pull.replace('$1', 'NULL').replace('$2', "'false'")))['cursor'].encode()
+
+    def measure(rival, number):
+        nonlocal cursor
+        if rival == 'a':
+            return 1 / connections[rival].answer(COUNT)[0]
+        connections[rival].query("INSERT INTO docsync.document (collection, id, client_version, client_id, body)"
+                                 " VALUES ('stored', 'more %s', 1, 'other', '1')" % make_id())
+        cursor = json.loads(connections[rival].value(pull.replace('$2', "'false'"), cursor))['cursor'].encode()
+        return 1 / connections[rival].answer(pull, cursor, b'true')[0]
+
+    for number in range(6):
+        list(take_turns(1, measure, ['docsync', 'a']))
+    yield from take_turns(rounds, measure, ['docsync', 'a'])
     for connection in connections.values():
         connection.close()
 
@@ -335,6 +359,11 @@ def run(only):
         store(many)
         for count in 10_000, many:
             show('download of {:,}'.format(count), 'ms', list(download(count, rounds)), {'a': 2})
+
+    if re.search(only, 'state'):
+        fresh()
+        store(many)
+        show('state of {:,} against count(*)'.format(many), 'ms', list(state(2 * rounds)), {'a': 1 / 1.5})
 
     if re.search(only, 'http'):
         service = Service(many)

@@ -64,6 +64,7 @@ CREATE TABLE rival.locked (LIKE rival.plain INCLUDING ALL);
 CREATE TABLE rival.counter (collection text PRIMARY KEY, last_update_utc timestamptz NOT NULL);
 INSERT INTO rival.counter VALUES ('bench', now());
 CREATE EXTENSION docsync;
+SELECT docsync_create_store();
 CREATE TABLE rival.copied (LIKE docsync.document INCLUDING ALL);
 """
 
@@ -125,7 +126,7 @@ BODY = json.dumps(make_body())      # of what is stored beforehand, and of singl
 def fresh():
     """All tables anew, with the same documents in each; the seed's ids are 1, 2, 3, ... in random order of storage."""
     connection = Connection()
-    connection.query('DROP SCHEMA IF EXISTS rival CASCADE; DROP EXTENSION IF EXISTS docsync CASCADE')
+    connection.query('DROP SCHEMA IF EXISTS rival, docsync CASCADE; DROP EXTENSION IF EXISTS docsync')
     connection.query(RIVALS)
     connection.query("SELECT setseed(0.15)")
     connection.query("""

@@ -165,6 +165,8 @@ BEGIN
 	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
 
 	IF to_regclass('docsync.clock') IS NULL THEN
+		-- Nobody knows how far it was.
+		doubtful := adopted;
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
 		COMMENT ON SEQUENCE docsync.clock IS
 		'The last LastUpdateUtc issued, in microseconds since 1970-01-01 UTC. Never goes back. Moved by docsync alone.';
@@ -172,7 +174,7 @@ BEGIN
 	END IF;
 
 	IF to_regclass('docsync.purged') IS NULL THEN
-		-- Nobody knows what has been purged.
+		-- Nor what has been purged
 		doubtful := adopted;
 		CREATE TABLE docsync.purged (
 			collection		text COLLATE "C" PRIMARY KEY,
@@ -238,7 +240,7 @@ BEGIN
 				 LEFT JOIN pg_trigger AS t ON t.tgrelid = 'docsync.document'::regclass AND t.tgname = needed.tgname AND t.tgtype = needed.tgtype
 				  AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL AND t.tgattr = '' AND t.tgfoid = '@extschema@.docsync_guard()'::regprocedure
 				WHERE t.oid IS NULL) THEN
-		-- Nobody knows what was changed while the guard was away.
+		-- Nor what was changed while the guard was away
 		doubtful := adopted;
 		DROP TRIGGER IF EXISTS zz_docsync_guard ON docsync.document;
 		DROP TRIGGER IF EXISTS zz_docsync_guard_truncate ON docsync.document;

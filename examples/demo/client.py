@@ -360,7 +360,7 @@ class Client:
         primary = state['behindSince'] is not None and now >= state['behindSince'] + self.waits.primary
         # What the service may have or not would differ for nothing. (Marks may wait for this very comparison.)
         self.asked = self._is_due(state) and not self.store.select(f'unanswered AND unsent = {EDIT} LIMIT 1')
-        digest = self.store.digest()['digest'] if self.asked else None
+        digest = self.store.digest()[1] if self.asked else None
         try:
             return self.transport.pull(self.client_id, state['cursor'], page, digest, tombstones, primary)
         except Refused as refusal:
@@ -438,7 +438,7 @@ class Client:
         if theirs is None and state['nulls'] < 2:
             self.store.set_state(nulls=state['nulls'] + 1, compareAt=self._after(state['nulls']))
             return
-        differing = set(range(BUCKETS)) if theirs is None else self._differing(theirs, self.store.digest())
+        differing = set(range(BUCKETS)) if theirs is None else self._differing(theirs)
         marks = {document.bucket for document in self.store.select(f'unsent = {MARK} AND error IS NULL')}
         if differing or state['told'] and marks:
             self.differing = sorted(differing | marks)      # what was marked is judged anew
@@ -449,13 +449,12 @@ class Client:
             self.store.set_state(lostAfter=None)            # else they may have to be judged anew
         self._forget_tombstones(answer['serverUtc'])
 
-    def _differing(self, theirs, ours):
-        """The buckets whose sums differ. The service leaves the sums out where the digest was the same."""
-        if theirs['count'] == ours['count'] and theirs['digest'] == ours['digest']:
+    def _differing(self, theirs):
+        """The buckets whose sums differ. The service leaves the sums out where the digest that was sent is the same."""
+        if (theirs['count'], theirs['digest']) == self.store.digest():
             return set()
-        if 'sums' not in theirs:
-            return set(range(BUCKETS))
-        return {n for n in range(BUCKETS) if theirs['sums'][n] != ours['sums'][n]} or set(range(BUCKETS))
+        both = zip(theirs.get('sums', ()), self.store.sums())
+        return {bucket for bucket, (their_sum, our_sum) in enumerate(both) if their_sum != our_sum} or set(range(BUCKETS))
 
     def _after(self, times):
         return self.clock() + min(self.waits.again * 2 ** min(times, 30), self.waits.compare)

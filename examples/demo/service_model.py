@@ -5,13 +5,16 @@ A history that was lost is not forgotten here (`ever_purged`), so that a test ca
 """
 
 import copy
+import functools
 import itertools
 import json
 
+import digest
 from client import Refused
-from digest import BUCKETS, as_text, bucket_of, hash_document
+from digest import BUCKETS, as_text
 from jsontext import documents_text
 
+hash_document, bucket_of = functools.cache(digest.hash_document), functools.cache(digest.bucket_of)
 DAY = 40        # stamps; a transaction is never open for longer
 
 
@@ -200,14 +203,15 @@ class Service:
             sums[bucket_of(row['id'])][0] += hi
             sums[bucket_of(row['id'])][1] += lo
         return {'count': len(live), 'digest': as_text(sum(hi for hi, _ in sums), sum(lo for _, lo in sums)),
-                'sums': [as_text(hi, lo) for hi, lo in sums]}
+                'sums': [as_text(*sum) if any(sum) else '0' * 16 for sum in sums]}
 
     def reconcile(self, client_id, cursor, buckets, after, max_documents):
         line = self._line()
         if answer := self._not_now(line, cursor):
             return {'rows': [], 'after': after, 'more': True, 'purgedThrough': None} | answer
         ids = sorted((id for id in line.rows if after is None or id > after), key=str.encode)
-        looked, more = ids[:max_documents], len(ids) > max_documents
+        limit = min(max_documents, self.page_budget)
+        looked, more = ids[:limit], len(ids) > limit
         rows = [{key: line.rows[id][key] for key in ('id', 'clientVersion', 'LastUpdateUtc', 'clientId', 'deleted')}
                 for id in looked if buckets is None or bucket_of(id) in buckets]
         return {'rows': rows, 'after': looked[-1] if looked else after, 'more': more, 'purgedThrough': line.horizon or None,

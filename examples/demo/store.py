@@ -219,8 +219,9 @@ class Store:
                                 (sign, hi, lo, document.bucket))
 
     def digest(self):
-        """As the service's `state`."""
-        rows = self.db.execute('SELECT documents, hi, lo FROM sums ORDER BY bucket').fetchall()
-        return {'count': sum(row[0] for row in rows),
-                'digest': as_text(sum(row[1] for row in rows), sum(row[2] for row in rows)),
-                'sums': [as_text(hi, lo) for _, hi, lo in rows]}
+        """(count, digest) as in the service's `state`."""
+        count, hi, lo = self.db.execute('SELECT sum(documents), sum(hi), sum(lo) FROM sums').fetchone()
+        return count, as_text(hi, lo)
+
+    def sums(self):
+        return [as_text(hi, lo) for hi, lo in self.db.execute('SELECT hi, lo FROM sums ORDER BY bucket')]

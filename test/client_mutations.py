@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+"""client_mutations.py [NAME ...] - breaks the demo's client on purpose, one rule at a time, and sees whether its tests notice.
+
+Exit status 1 when one survives. Each mutation is a small edit of one file in a copy of examples/demo; the random histories
+are run first, SEEDS of them (default 60), then the other tests, so that it shows what each is good for. An edit that doesn't
+apply any more ends the run: adapt it to the new code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'examples', 'demo')
+
+MUTATIONS = {
+    # reconcile.py: the judgement
+    'edit-yields': ('reconcile.py', 'if local.unsent == EDIT or local.error', 'if local.error'),
+    'set-aside-is-judged': ('reconcile.py', 'local.unsent == EDIT or local.error and row is None', 'local.unsent == EDIT'),
+    'absent-is-removed': ('reconcile.py', 'return SEND if is_lost(', 'return REMOVE if is_lost('),
+    'absent-is-sent': ('reconcile.py', 'lost_after, purged_through) else REMOVE', 'lost_after, purged_through) else SEND'),
+    'higher-yields': ('reconcile.py', 'if ours > theirs:', 'if False:'),
+    'zero-yields': ('reconcile.py', 'if ours == theirs == 0 and', 'if False and'),
+    'stamps-ignored': ('reconcile.py', 'if ours == theirs and local.lastUpdateUtc == row', 'if ours == theirs or local.lastUpdateUtc == row'),
+    'purge-ignored': ('reconcile.py', 'purged_through is None or utc > earlier(purged_through, lost_after)',
+                      'lost_after is not None and utc > lost_after'),
+    'loss-ignored': ('reconcile.py', 'utc > earlier(purged_through, lost_after)', 'utc > purged_through'),
+    'unknown-is-old': ('reconcile.py', 'return utc is None or', 'return utc is not None and'),
+    'later-loss': ('reconcile.py', 'else min(one, other)', 'else max(one, other)'),
+    'page-has-no-end': ('reconcile.py', "if upto is not None:", "if False:"),
+    'page-has-no-beginning': ('reconcile.py', "if after is not None:", "if False:"),
+    'first-page-only': ('reconcile.py', "more = answer['more']", 'more = False'),
+    'one-get-only': ('reconcile.py', "if answer['more'] and documents:", 'if False:'),
+    'base-is-kept': ('reconcile.py', '                document.rebase(row)\n', ''),
+    # client.py: marks
+    'marks-are-not-judged-anew': ('client.py', "if differing or state['told'] and marks:", 'if differing:'),
+    'marks-are-sent-when-told': ('client.py', "if self.reached_end and not self.store.state()['told']:", 'if self.reached_end:'),
+    'marks-without-base': ('client.py', 'if document.unsent == MARK:\n            sent', 'if False:\n            sent'),
+    'marks-without-stamp': ('client.py', 'if document.baseVersion == 0:', 'if False:'),
+    'loss-is-forgotten': ('client.py', 'if not marks:', 'if True:'),
+    'no-new-look': ('client.py', "            Reconciler(self).run(sorted({document.bucket for document in others}))\n", ''),
+    'lower-winner-is-taken': ('client.py', 'version < ours or', 'version < ours and document.unsent != MARK or'),
+    'no-mark-by-download': ('client.py', 'document.unsent = document.unsent or MARK', 'pass'),
+    'mark-by-old-page': ('client.py', "later = listed or document.baseUtc is None or told['LastUpdateUtc'] > document.baseUtc",
+                         'later = True'),
+    'old-page-is-taken': ('client.py', 'elif ours is None or version > ours or later:', 'else:'),
+    'marks-block': ('client.py', "f'unanswered AND unsent = {EDIT} LIMIT 1'", "'unanswered LIMIT 1'"),
+    # client.py: cursors, losses
+    'unheard': ('client.py', "unheard = state['unheard'] and self._has_told()", 'unheard = False'),
+    'told-is-forgotten': ('client.py', "if answer.get('reconcile'):\n            self._told", "if False:\n            self._told"),
+    'behind-is-an-answer': ('client.py', "if answer.get('behind') or answer.get('reconcile'):\n            raise", 'if False:\n            raise'),
+    'void-cursor-is-an-answer': ('client.py', "if answer.get('behind') or answer.get('reconcile'):\n            raise",
+                                 "if answer.get('behind'):\n            raise"),
+    'nulls-for-ever': ('client.py', "if theirs is None and state['nulls'] < 2:", 'if theirs is None:'),
+    'compared-before-the-end': ('client.py', "elif self.asked and not answer['more']:", 'elif self.asked:'),
+    # client.py: twins
+    'no-twins': ('client.py', "            rename=not self.bound,", "            rename=0,"),
+    'sent-is-not-noted': ('client.py', 'SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1', 'SET sent = sent + 0 * ?1, unanswered = 1'),
+    'same-name': ('client.py', 'clientId=str(uuid.uuid4()), cursor', 'cursor'),
+    'cursor-of-the-old-name': ('client.py', 'clientId=str(uuid.uuid4()), cursor=None', 'clientId=str(uuid.uuid4())'),
+    'new-name-before-the-end': ('client.py', "        self.download()\n        if self.reached_end and self.differing:",
+                                "        if self.store.state()['rename']:\n            self._take_new_name()\n"
+                                "            self.store.set_state(unheard=0)\n"
+                                "        self.download()\n        if self.reached_end and self.differing:"),
+    # client.py: edits, upload
+    'edit-is-lower': ('client.py', 'version = max(version, document.clientVersion + 1)', 'pass'),
+    'edit-meanwhile-is-acknowledged': ('client.py', 'if document.clientVersion == sent.clientVersion:\n                document.becomes',
+                                       'if True:\n                document.becomes'),
+    'winner-is-left-out': ('client.py', 'winners = self._winners(results)',
+                           "winners = {result['id']: result['winner'] for result in results}"),
+    'first-winner-only': ('client.py', 'missing = missing[done:]', 'missing = []'),
+    'winner-is-not-taken': ('client.py', '                self.take(winner, listed=True)\n            else', '                pass\n            else'),
+    'refused-stops-all': ('client.py', 'if len(documents) > 1:', 'if False:'),
+    'set-aside-at-once': ('client.py', 'if not self.accepted:', 'if False:'),
+    'set-aside-is-sent': ('client.py', 'AND {which} AND error IS NULL AND', 'AND {which} AND'),
+    'edit-stays-aside': ('client.py', 'document.unsent, document.error = EDIT, None', 'document.unsent = EDIT'),
+    'no-bases': ('client.py', "                document.rebase(told)\n                document.unsent", "                document.unsent"),
+    # store.py
+    'counted-twice': ('store.py', 'for counted, sign in ((before, -1), (now, 1)):', 'for counted, sign in ((now, 1),):'),
+    'tombstones-count': ('store.py', 'if self.baseUtc is not None and not self.baseDeleted', 'if self.baseUtc is not None'),
+    'no-transaction': ('store.py', "self.db.execute('ROLLBACK')", "self.db.execute('COMMIT')"),
+    'a-copy-is-not-seen': ('store.py', 'return before not in (None, this)', 'return False'),
+    'old-stores-sent-nothing': ('store.py', 'EDIT if dirty else MARK, sent=version,', 'EDIT if dirty else MARK,'),
+    # jsontext.py
+    'body-is-parsed-as-a-value': ('jsontext.py', 'if not match[1]:', "if not match[1] and match[0] != '\"body\"':"),
+    'nul-is-sent': ('jsontext.py', 'if ESCAPED_NUL.search(text):', 'if False:'),
+}
+
+TESTS = {'random': ['RandomTest'],
+         'single': ['ClientTest', 'ReconcileTest', 'TwinTest', 'MigrationTest', 'DigestTest', 'JsonTextTest', 'RuleTest', 'HttpTest']}
+
+
+def notices(directory, test):
+    process = subprocess.run([sys.executable, '-B', '-m', 'unittest', '-f', test], cwd=directory, text=True, capture_output=True,
+                             timeout=900, env={**os.environ, 'SEEDS': os.environ.get('SEEDS', '60')})
+    return process.returncode != 0
+
+
+def main(names):
+    survivors = []
+    for name in names or MUTATIONS:
+        file, old, new = MUTATIONS[name]
+        with tempfile.TemporaryDirectory() as directory:
+            copy = os.path.join(directory, 'demo')
+            shutil.copytree(DEMO, copy)
+            with open(os.path.join(copy, file)) as source:
+                text = source.read()
+            if text.count(old) != 1:
+                sys.exit(f'{name}: the edit applies {text.count(old)} times')
+            with open(os.path.join(copy, file), 'w') as source:
+                source.write(text.replace(old, new))
+            try:
+                noticed = [name for name, tests in TESTS.items() if any(notices(copy, f'client_test.{test}') for test in tests)]
+            except subprocess.TimeoutExpired:
+                noticed = ['no end']
+        print(f'{name:32} {", ".join(noticed) or "SURVIVES"}', flush=True)
+        survivors += [] if noticed else [name]
+    if survivors:
+        sys.exit(f'{len(survivors)} survive: {" ".join(survivors)}')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
