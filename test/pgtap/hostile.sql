@@ -1,7 +1,7 @@
 -- What a role that may upload could do to others, or a trigger to an upload.
 BEGIN;
 SET LOCAL client_min_messages = warning;
-SELECT plan(13);
+SELECT plan(23);
 
 CREATE ROLE regress_docsync_bob;
 SELECT docsync_grant('regress_docsync_bob') \g /dev/null
@@ -14,6 +14,11 @@ SELECT throws_ok($$SELECT docsync_upsert('anna', '[]')$$, '42501', '"clientId" i
 SELECT throws_ok($$SELECT docsync_query_since('anna')$$, '42501', '"clientId" is not the token''s', 'docsync_query_since');
 SELECT throws_ok($$SELECT docsync_pull('anna')$$, '42501', '"clientId" is not the token''s', 'docsync_pull');
 SELECT throws_ok($$SELECT docsync_docs('{"clientId": "anna", "documents": []}')$$, '42501', '"clientId" is not the token''s', 'docsync_docs');
+SELECT throws_ok($$SELECT docsync_sync('anna')$$, '42501', '"clientId" is not the token''s', 'docsync_sync');
+SELECT throws_ok($$SELECT docsync_docs_sync('{"clientId": "anna"}')$$, '42501', '"clientId" is not the token''s', 'docsync_docs_sync');
+SELECT throws_ok($$SELECT docsync_docs_query('own', "clientId" => 'anna')$$, '42501', '"clientId" is not the token''s', 'docsync_docs_query');
+SELECT throws_ok($$SELECT docsync_docs_reconcile('{"clientId": "anna"}')$$, '42501', '"clientId" is not the token''s', 'docsync_docs_reconcile');
+SELECT throws_ok($$SELECT docsync_docs_get('{"clientId": "anna", "ids": []}')$$, '42501', '"clientId" is not the token''s', 'docsync_docs_get');
 SELECT lives_ok($$SELECT docsync_upsert('bob', '[]')$$, 'his own name is fine');
 SELECT lives_ok($$SELECT docsync_query_since(NULL, origin => 'any')$$, 'and so is none');
 SET LOCAL request.jwt.claims = '';
@@ -62,8 +67,24 @@ SELECT regress_docsync_many() \g /dev/null
 SELECT cmp_ok((SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), '<', 80,
 	'subtransactions rolled back do not bring more marks');
 
+INSERT INTO docsync.document (id, body) VALUES ('typed', '1');
+SAVEPOINT s;
 ALTER TYPE docsync_change ADD ATTRIBUTE extra text;
 SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync_change has been altered', 'no crash');
+ROLLBACK TO s;
+ALTER TYPE docsync_change ALTER ATTRIBUTE body TYPE json;
+SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync_change has been altered', '... by another type');
+ROLLBACK TO s;
+ALTER TYPE docsync_change ALTER ATTRIBUTE client_version TYPE numeric;
+SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync_change has been altered', '... by one that isn''t passed by value');
+ROLLBACK TO s;
+ALTER TYPE docsync_change DROP ATTRIBUTE body;
+SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync_change has been altered', '... by one that is dropped');
+ALTER TYPE docsync_change ADD ATTRIBUTE body jsonb;
+SELECT throws_ok($$SELECT * FROM docsync_query_since('zoe')$$, '42804', 'type docsync_change has been altered', '... and made anew');
+ROLLBACK TO s;
+ALTER TYPE docsync_change RENAME ATTRIBUTE body TO content;
+SELECT lives_ok($$SELECT content FROM docsync_query_since('zoe')$$, 'a name is nothing to it');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -111,6 +111,23 @@ SELECT outcome FROM docsync_upsert('phone', '[{"id": "d050", "clientVersion": 1,
 SELECT pg_temp.race('race update', 'd001', 'phone', '[{"id": "d050", "clientVersion": 2, "body": "between"}]') \gset
 SELECT ordinal, id, outcome, client_version, winner ->> 'body' AS winner FROM docsync_upsert('tablet', '[{"id": "d001", "clientVersion": 1, "body": 1},
 	{"id": "d050", "clientVersion": 2, "body": 2}, {"id": "d050", "clientVersion": 3, "body": 3}]', 'race update');
+-- with what they are based on: the other's is a conflict, whatever its version
+CREATE FUNCTION pg_temp.based(count int, base text, version int) RETURNS jsonb
+	LANGUAGE sql
+AS $$
+	SELECT jsonb_agg(d || jsonb_build_object('baseVersion', base::jsonb) ORDER BY n) FROM jsonb_array_elements(pg_temp.batch(count, version)) WITH ORDINALITY AS b(d, n)
+$$;
+SELECT pg_temp.race('race base', 'd001', 'phone', '[{"id": "d050", "clientVersion": 1, "body": "older"}, {"id": "d051", "clientVersion": 9, "body": "newer"}, {"id": "d052", "clientVersion": 2, "body": 52}]') \gset
+SELECT outcome, count(*), string_agg(winner ->> 'body', ' ') FROM docsync_upsert('tablet', pg_temp.based(60, 'null', 2), 'race base') GROUP BY 1 ORDER BY 1;
+SELECT id, client_id, client_version FROM docsync.document WHERE collection = 'race base' AND client_id <> 'tablet' ORDER BY id;
+SELECT outcome FROM docsync_upsert('phone', '[{"id": "d002", "clientVersion": 1, "body": 2}, {"id": "d003", "clientVersion": 1, "body": 3}, {"id": "d004", "clientVersion": 1, "body": 4}]', 'race based');
+SELECT pg_temp.race('race based', 'd001', 'phone', '[{"id": "d002", "clientVersion": 2, "body": "between"}, {"id": "d003", "clientVersion": 3, "body": "newer"}, {"id": "d004", "clientVersion": 3, "body": 4}]') \gset
+SELECT id, outcome, client_version, winner ->> 'body' AS winner FROM docsync_upsert('tablet', '[{"id": "d001", "clientVersion": 1, "body": 1, "baseVersion": null}]' || jsonb_path_query_array(pg_temp.based(4, '1', 3), '$[0 to 2]'), 'race based') ORDER BY id;
+-- of version 0, where baseUtc alone tells
+SELECT outcome FROM docsync_upsert('phone', '[{"id": "d002", "clientVersion": 0, "body": 2}]', 'race utc');
+SELECT to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS utc FROM docsync.document WHERE collection = 'race utc' \gset
+SELECT pg_temp.race('race utc', 'd001', 'phone', '[{"id": "d002", "clientVersion": 0, "body": "between"}]') \gset
+SELECT id, outcome, winner ->> 'body' AS winner FROM docsync_upsert('tablet', jsonb_build_array('{"id": "d001", "clientVersion": 0, "body": 1}'::jsonb, jsonb_build_object('id', 'd002', 'clientVersion', 0, 'body', 'mine', 'baseVersion', 0, 'baseUtc', :'utc')), 'race utc');
 -- Faster a second time, with one that the first attempt had written
 CREATE TEMP SEQUENCE turn;
 CREATE FUNCTION pg_temp.faster_twice() RETURNS trigger LANGUAGE plpgsql AS $$

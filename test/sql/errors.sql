@@ -153,6 +153,33 @@ SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body":
 SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "deleted": []}]');
 :after
 
+-- baseVersion, baseUtc
+SELECT * FROM docsync_upsert('tablet', '[{"id": "good", "clientVersion": 1, "body": 1}, {"id": "a", "clientVersion": 1, "body": 1, "baseVersion": "1"}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 1.5}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 9223372036854775808}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": true}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": []}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseUtc": "2001-01-01T00:00:00Z"}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 1, "baseUtc": null}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 1, "baseUtc": 1}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 1, "baseUtc": "2001-01-01"}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 1, "baseUtc": "infinity"}]');
+:after
+SELECT * FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseversion": 1}]');
+:after
+-- What isn't based on what is stored isn't either, and is no error.
+SELECT id, outcome, client_version, last_update_utc IS NULL AS none, winner ->> 'id' AS winner FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1, "baseVersion": 1}, {"id": "kept", "clientVersion": 2, "body": 2, "baseVersion": null}]');
+:after
+
 -- limits
 SET docsync.max_batch = 2;
 SELECT * FROM docsync_upsert('tablet', '[

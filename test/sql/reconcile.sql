@@ -146,7 +146,8 @@ SELECT docsync_docs_reconcile('{"clientId": "watch", "collection": "page", "curs
 SELECT docsync_docs_get('{"clientId": "watch", "collection": "page", "cursor": "0000000000000003.7000000000000000", "ids": ["t1"]}')::jsonb - 'serverUtc';
 SELECT docsync_docs_query('any', '2262-01-01T00:00:00Z', collection => 'page');
 \echo :LAST_ERROR_SQLSTATE
--- who begins with the next upload
+-- Who uploads begins it. (A session looks again where the store's catalogs have changed, as a new one does.)
+ALTER TABLE docsync.purged SET (fillfactor = 100);
 SELECT outcome FROM docsync_upsert('tablet', '[{"id": "own", "clientVersion": 3, "body": 1}]', 'page');
 SELECT number, timeline, survived = '2001-01-01 00:00:04+00' AS was FROM docsync.history ORDER BY number;
 DELETE FROM docsync.history WHERE number > 1;

@@ -1,0 +1,190 @@
+-- The history: an epoch's row and that of a start after a crash, who may begin
+-- one, and what stamps and cursors are then.
+\set SHOW_CONTEXT never
+\pset null (null)
+\pset format unaligned
+\pset tuples_only on
+CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
+-- rows: of each the number, whether it has the epoch of the one before, whose it is, what has survived, and the clock
+CREATE FUNCTION pg_temp.rows() RETURNS TABLE (number bigint, same_epoch bool, is_here bool, survived text, lost_after text, clock text, arrived bool)
+	LANGUAGE sql
+AS $$
+	SELECT number, epoch = lag(epoch) OVER (ORDER BY number),
+		   (h.system_identifier, database, document, timeline) = ((pg_control_system()).system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()), 'docsync.document'::regclass::oid, (pg_control_checkpoint()).timeline_id),
+		   CASE WHEN NOT isfinite(survived) THEN survived::text WHEN EXISTS (SELECT FROM docsync.document WHERE last_update_utc = survived) THEN 'a stamp' ELSE 'another' END,
+		   CASE WHEN NOT isfinite(lost_after) THEN lost_after::text WHEN lost_after = survived - interval '1 day' THEN 'a day before' ELSE 'another' END,
+		   CASE WHEN clock > begun + interval '50 s' AND clock < begun + interval '70 s' THEN 'a minute ahead' WHEN clock > begun - interval '10 s' AND clock <= begun THEN 'now' ELSE 'another' END,
+		   arrived
+	  FROM docsync.history AS h ORDER BY number
+$$;
+-- A session looks at the history once; and again where the store's catalogs have changed, as a new one does.
+\set again 'ALTER TABLE docsync.purged SET (fillfactor = 100);'
+
+-- A new store has none, and reading makes none.
+SELECT * FROM pg_temp.rows();
+SELECT docsync_pull() ->> 'cursor' ~ '^0{16}\.0\.\d{16}\.' AS cursor;
+SELECT docsync_docs_query('any');
+SELECT count(*) FROM docsync.history;
+-- The first write does, once. There was nothing to lose, so stamps go on from now.
+INSERT INTO docsync.document (id, body) VALUES ('a', '1');
+SELECT outcome FROM docsync_upsert('tablet', '[{"id": "b", "clientVersion": 1, "body": 1}]');
+SELECT docsync_sync('tablet') ->> 'more';
+SELECT * FROM pg_temp.rows();
+SELECT epoch > 0, epoch & 1 AS odd, last_update_utc > clock, last_update_utc < clock_timestamp() FROM docsync.history, docsync.document;
+-- Who had a cursor of the empty store goes on: it had seen nothing.
+SELECT p ->> 'more' FROM docsync_pull(cursor => '0000000000000000.0') AS p;
+
+-- By hand: for the store's owner
+CREATE ROLE regress_docsync_client;
+CREATE ROLE regress_docsync_deleter;
+SELECT docsync_grant('regress_docsync_client'), docsync_grant('regress_docsync_deleter') \g /dev/null
+GRANT ALL ON ALL TABLES IN SCHEMA docsync TO regress_docsync_deleter;
+GRANT ALL ON SEQUENCE docsync.clock TO regress_docsync_deleter;
+SET ROLE regress_docsync_client;
+SELECT docsync_new_epoch();
+\echo :LAST_ERROR_SQLSTATE
+SET ROLE regress_docsync_deleter;
+SELECT docsync_new_epoch();
+\echo :LAST_ERROR_SQLSTATE
+RESET ROLE;
+BEGIN READ ONLY;
+SELECT docsync_new_epoch();
+\echo :LAST_ERROR_SQLSTATE
+ROLLBACK;
+BEGIN;
+SELECT docsync_new_epoch();
+SELECT count(*) FROM docsync.history;
+ROLLBACK;
+SELECT count(*) FROM docsync.history;
+SELECT docsync_new_epoch();
+SELECT * FROM pg_temp.rows();
+-- What is stamped from now on is beyond all that was issued until now.
+SELECT last_update_utc > (SELECT clock FROM docsync.history WHERE number = 2) AS beyond, last_update_utc > clock_timestamp() + interval '50 s' AS ahead FROM docsync_upsert('tablet', '[{"id": "c", "clientVersion": 1, "body": 1}]');
+-- One after the other
+BEGIN;
+SELECT docsync_new_epoch();
+SELECT docsync_new_epoch();
+COMMIT;
+SELECT * FROM pg_temp.rows();
+SELECT count(DISTINCT epoch) FROM docsync.history;
+-- as whom the store belongs to
+GRANT CREATE ON SCHEMA docsync TO regress_docsync_deleter;
+ALTER ROLE regress_docsync_deleter SUPERUSER;
+ALTER TABLE docsync.document OWNER TO regress_docsync_deleter;
+SET ROLE regress_docsync_deleter;
+SELECT docsync_new_epoch();
+RESET ROLE;
+ALTER TABLE docsync.document OWNER TO CURRENT_USER;
+ALTER ROLE regress_docsync_deleter NOSUPERUSER;
+DELETE FROM docsync.history WHERE number > 1;
+
+-- By itself: another server, database, table or timeline.  Whoever writes begins it, by plain SQL too, and needs no right for that.
+CREATE FUNCTION pg_temp.elsewhere(change text, command text) RETURNS SETOF record
+	LANGUAGE plpgsql
+AS $$
+BEGIN
+	EXECUTE 'UPDATE docsync.history SET ' || change || ' WHERE number = (SELECT max(number) FROM docsync.history)';
+	ALTER TABLE docsync.purged SET (fillfactor = 100);
+	SET LOCAL ROLE regress_docsync_client;
+	EXECUTE command;
+	SET LOCAL ROLE NONE;
+	RETURN QUERY SELECT * FROM pg_temp.rows() OFFSET 1;
+	RAISE EXCEPTION USING ERRCODE = 'ZZ000';
+EXCEPTION WHEN SQLSTATE 'ZZ000' THEN
+	RETURN;
+END
+$$;
+SELECT c.change, r.* FROM unnest('{system_identifier = 1,database = 1,document = 1,timeline = 99,epoch = 17}'::text[]) AS c(change),
+	pg_temp.elsewhere(change, $$SELECT docsync_upsert('tablet', '[{"id": "d", "clientVersion": 1, "body": 1}]')$$) AS r(number bigint, same_epoch bool, is_here bool, survived text, lost_after text, clock text, arrived bool);
+SELECT c.command, r.* FROM unnest(ARRAY[$$INSERT INTO docsync.document (id, body) VALUES ('d', '1')$$, $$UPDATE docsync.document SET body = '2' WHERE id = 'a'$$, $$SELECT docsync_sync('tablet')$$, $$SELECT docsync_docs_sync('{"clientId": "tablet"}')$$,
+	-- these write nothing
+	$$SELECT docsync_pull()$$, $$SELECT docsync_docs_reconcile('{}')$$, $$SELECT docsync_upsert('tablet', '[{"id": "b", "clientVersion": 1, "body": 1}]')$$, $$SELECT docsync_upsert('tablet', '[]')$$]) AS c(command),
+	pg_temp.elsewhere('timeline = 99', command) AS r(number bigint, same_epoch bool, is_here bool, survived text, lost_after text, clock text, arrived bool);
+SELECT count(*) FROM docsync.history;
+-- a purge, too
+UPDATE docsync.history SET timeline = 99;
+:again
+CALL docsync_purge('1 day', NULL, NULL);
+SELECT * FROM pg_temp.rows();
+-- Rolled back it is as if it had never been, and the next does it.
+UPDATE docsync.history SET timeline = 99;
+:again
+BEGIN;
+INSERT INTO docsync.document (id, body) VALUES ('e', '1');
+SELECT count(*) FROM docsync.history;
+ROLLBACK;
+BEGIN;
+SAVEPOINT s;
+INSERT INTO docsync.document (id, body) VALUES ('e', '1');
+ROLLBACK TO s;
+INSERT INTO docsync.document (id, body) VALUES ('e', '1');
+COMMIT;
+SELECT * FROM pg_temp.rows();
+-- While somebody else's transaction does so nobody waits, and it is done once.
+CREATE EXTENSION dblink;
+SELECT dblink_connect('other', format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_database(), current_user));
+UPDATE docsync.history SET timeline = 99;
+:again
+SELECT dblink_exec('other', 'BEGIN');
+SELECT dblink_exec('other', $$INSERT INTO docsync.document (id, body) VALUES ('other', '1')$$);
+INSERT INTO docsync.document (id, body) VALUES ('f', '1');
+SELECT count(*) FROM docsync.history;
+SELECT dblink_exec('other', 'COMMIT');
+SELECT count(*) FROM docsync.history;
+INSERT INTO docsync.document (id, body) VALUES ('g', '1');
+SELECT count(*) FROM docsync.history;
+SELECT dblink_disconnect('other');
+DROP EXTENSION dblink;
+
+-- A start after a crash: the clock's page says so. It isn't an epoch, as nothing that was committed is lost,
+DELETE FROM docsync.history WHERE number > 1;
+UPDATE docsync.history SET timeline = (pg_control_checkpoint()).timeline_id;
+SELECT setval('docsync.clock', last_value, false) FROM docsync.clock \g /dev/null
+:again
+SELECT docsync_pull() ->> 'more';
+SELECT count(*) FROM docsync.history;
+INSERT INTO docsync.document (id, body) VALUES ('h', '1');
+INSERT INTO docsync.document (id, body) VALUES ('i', '1');
+SELECT number, same_epoch, is_here, survived, lost_after, arrived FROM pg_temp.rows();
+SELECT is_called FROM docsync.clock;
+-- unless commits didn't wait for the disk.
+SELECT setval('docsync.clock', last_value, false) FROM docsync.clock \g /dev/null
+:again
+SET synchronous_commit = off;
+INSERT INTO docsync.document (id, body) VALUES ('j', '1');
+RESET synchronous_commit;
+SELECT number, same_epoch, is_here, survived, lost_after, clock, arrived FROM pg_temp.rows();
+
+-- What has survived is what there is, not what somebody may see; a prepared transaction may bring what is older.
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE docsync.history ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY few ON docsync.document USING (id = 'a');
+DELETE FROM docsync.history WHERE number > 1;
+SELECT docsync_new_epoch();
+SELECT survived = (SELECT max(last_update_utc) FROM docsync.document) AS all FROM docsync.history WHERE number = 2;
+ALTER TABLE docsync.document NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;
+ALTER TABLE docsync.history NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;
+INSERT INTO docsync.document (collection, id, body) SELECT 'c' || i, 'x', '1' FROM generate_series(1, 100) AS i;
+INSERT INTO docsync.document (collection, id, body, last_update_utc, fence) VALUES ('c50', 'ahead', '1', clock_timestamp() + interval '1 hour', '3');
+SELECT docsync_new_epoch();
+SELECT survived = (SELECT last_update_utc FROM docsync.document WHERE id = 'ahead') AS highest, clock >= survived AS clock, lost_after = survived - interval '1 day' AS margin FROM docsync.history WHERE number = 3;
+BEGIN;
+INSERT INTO docsync.document (collection, id, body) VALUES ('prepared', 'x', '1');
+PREPARE TRANSACTION 'regress_docsync';
+SELECT docsync_new_epoch();
+SELECT lost_after = (SELECT prepared FROM pg_prepared_xacts WHERE gid = 'regress_docsync') - interval '1 day' AS before_prepared FROM docsync.history WHERE number = 4;
+ROLLBACK PREPARED 'regress_docsync';
+-- A transaction that begins one may be prepared, too.
+BEGIN;
+SELECT docsync_new_epoch();
+PREPARE TRANSACTION 'regress_docsync';
+SELECT count(*) FROM docsync.history;
+COMMIT PREPARED 'regress_docsync';
+SELECT count(*) FROM docsync.history;
+
+SET client_min_messages = warning;
+DROP SCHEMA docsync CASCADE;
+DROP EXTENSION docsync;
+DROP OWNED BY regress_docsync_client, regress_docsync_deleter;
+DROP ROLE regress_docsync_client, regress_docsync_deleter;
