@@ -39,11 +39,12 @@ import uuid
 
 from digest import BUCKETS
 from jsontext import BadAnswer, check_text, from_json, to_json
-from reconcile import Reconciler, Stale, earlier
+from reconcile import Reconciler, Stale, earlier, is_later
 from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BATCH_BYTES = 8_000_000     # of bodies in an upload, about
+MAX_REFUSED = 32            # documents refused alone in one upload()
 KEEP_TOMBSTONES = datetime.timedelta(days=90)
 
 
@@ -205,8 +206,7 @@ class Client:
         if self.reached_end and self.store.state()['rename']:
             self._take_new_name()
             self.download()
-        # Not before what the service told is done: then they are judged anew.
-        if self.reached_end and not self.store.state()['told']:
+        if self.reached_end:
             self._send_marks()
 
     def compare(self):
@@ -232,6 +232,8 @@ class Client:
         return outcomes
 
     def _send_batch(self, documents, outcomes, watch):
+        if outcomes['refused'] >= MAX_REFUSED:
+            return      # the others with the next sync: who may write nothing any more shouldn't try each at once
         self._note_sent(documents)
         try:
             results = self.transport.upload(self.client_id, [self._as_sent(document) for document in documents])['results']
@@ -410,9 +412,8 @@ class Client:
         later = listed or document.baseUtc is None or told['LastUpdateUtc'] > document.baseUtc
         if told['clientId'] == self.client_id:
             document.sent = max(version, document.sent if document.sent is not None else version)
-        if ours is not None and (version < ours or version == ours == 0 and document.unsent == EDIT):
-            # An unsent edit stays if the service will accept it: if it is newer or, with clientVersion 0, as old. A version
-            # that the service had, and that is newer than what it tells later, is lost there: it is sent again.
+        if ours is not None and self._is_newer(document, told):
+            # A version that the service had, and that is newer than what it tells later, is lost there: it is sent again.
             if later:
                 document.rebase(told)
                 document.unsent = document.unsent or MARK
@@ -420,6 +421,12 @@ class Client:
             document.becomes(told)
         self.store.save(document)
         return before != (document.clientVersion, document.deleted, document.body)
+
+    def _is_newer(self, document, told):
+        """Whether the service will accept what is unsent here: if it is newer or, with clientVersion 0, as old."""
+        if told['clientVersion'] == document.clientVersion == 0:
+            return document.unsent == EDIT or document.unsent == MARK and is_later(document, told)
+        return told['clientVersion'] < document.clientVersion
 
     # Comparing
 
@@ -429,7 +436,7 @@ class Client:
 
     def _told(self, lost_after):
         state = self.store.state()
-        self.store.set_state(told=1, lostAfter=earlier(state['lostAfter'], lost_after), nulls=0, rounds=0,
+        self.store.set_state(lostAfter=earlier(state['lostAfter'], lost_after), nulls=0, rounds=0,
                              compareAt=min(state['compareAt'], self._within(self.waits.told)))
 
     def _compare(self, answer):
@@ -439,14 +446,11 @@ class Client:
             self.store.set_state(nulls=state['nulls'] + 1, compareAt=self._after(state['nulls']))
             return
         differing = set(range(BUCKETS)) if theirs is None else self._differing(theirs)
-        marks = {document.bucket for document in self.store.select(f'unsent = {MARK} AND error IS NULL')}
-        if differing or state['told'] and marks:
-            self.differing = sorted(differing | marks)      # what was marked is judged anew
+        if differing:
+            self.differing = sorted(differing)
             self.store.set_state(nulls=0, rounds=state['rounds'] + 1, compareAt=self._after(state['rounds']))
             return
-        self.store.set_state(told=0, nulls=0, rounds=0, equalAt=self.clock(), compareAt=self.clock() + self.waits.compare)
-        if not marks:
-            self.store.set_state(lostAfter=None)            # else they may have to be judged anew
+        self.store.set_state(nulls=0, rounds=0, lostAfter=None, equalAt=self.clock(), compareAt=self.clock() + self.waits.compare)
         self._forget_tombstones(answer['serverUtc'])
 
     def _differing(self, theirs):
@@ -468,11 +472,8 @@ class Client:
         try:
             Reconciler(self).run(self.differing)
         except Refused as refusal:
-            if refusal.status not in (404, 405):
+            if refusal.status not in (404, 405):    # a service that can't: then there is nothing to be done
                 raise
-            return              # a service that can't: then there is nothing to be done
-        with self.store.transaction():
-            self.store.set_state(told=0)
 
     def ask(self, call, *arguments):
         """A call that bears the cursor, so that a server that lags says so."""

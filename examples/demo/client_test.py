@@ -318,6 +318,12 @@ class ClientTest(Case):
         self.assertEqual([problem[0] for problem in self.a.problems()], ['11', 'x'])
         self.assertEqual(summary(self.a), self.service.state())
 
+    def test_many_poisoned(self):
+        self.a.put_all((f'{n}', 'poison') for n in range(100))
+        for expected in (32, 64, 96, 100, 100):
+            self.a.sync()
+            self.assertEqual(len(self.a.problems()), expected)
+
     def test_newer_document_solves_the_problem(self):
         self.a.put('x', 'poison')
         self.a.sync()
@@ -554,6 +560,48 @@ class ReconcileTest(Case):
         a.sync()
         self.assertEqual((a.get('b0'), content(a)['b0'][3]), ('newer', 0))
 
+    def test_mark_is_not_removed_by_a_later_purge(self):
+        a = self.client(waits=Waits(told=0, others=1_000_000_000, compare=1_000_000_000, again=0))
+        a.sync()
+        backup = self.service.backup()
+        self.b.put('theirs', 1)
+        self.b.sync()
+        a.sync()
+        self.service.restore(backup)
+        a.sync()
+        a.sync()
+        self.a.delete('a0')
+        self.a.sync()
+        self.service.purge()
+        self.service.chance, self.service.no_state = random.Random(1), 2      # so that all is listed
+        for _ in range(5):
+            a.sync()
+        self.assertEqual(content(a)['theirs'][3], MARK)
+        self.time += 1_000_000_000
+        a.sync()
+        self.assertIn('theirs', self.service.line.rows)
+
+    def test_mark_of_version_zero_after_another_loss(self):
+        """The second loss goes back to an older content of the same version."""
+        clock = self.a.clock
+        self.a.clock = lambda: 0
+        self.a.put('zero', 'old')
+        self.a.sync()
+        older = self.service.backup()
+        self.b.clock = lambda: 0
+        self.b.sync()
+        zero = self.raw('b', id='zero', clientVersion=0, body='between')
+        between = self.service.backup()
+        self.raw('b', id='zero', clientVersion=0, body='newest')
+        self.a.sync()
+        self.a.clock = clock
+        self.assertEqual((self.a.get('zero'), zero['outcome']), ('newest', 'updated'))
+        self.service.restore(between)
+        self.a.transport.amid, self.a.transport.meanwhile = 'upload', lambda: self.service.restore(older)
+        for _ in range(6):
+            self.a.sync()
+        self.assertEqual(self.service.line.rows['zero']['body'], '"newest"')
+
     def test_conflict_with_a_lower_version_is_sent_again(self):
         backup = self.service.backup()
         low = self.tick()
@@ -567,6 +615,26 @@ class ReconcileTest(Case):
         self.in_step()
         self.assertEqual(self.service.line.rows['a0']['body'], '"lost"')
         self.assertSame()
+
+    def test_lists_and_gets_in_pages(self):
+        backup = self.service.backup()
+        self.a.put_all((f'a{n}', 'new') for n in range(10))
+        self.a.sync()
+        self.b.put_all((f'b{n}', 'new') for n in range(10))
+        self.b.upload()
+        self.service.restore(backup)
+        self.service.page_budget = 3
+        c = self.client()
+        c.put('c', 1)
+        c.sync()
+        for document in c.store.select("id IN ('a0', 'a1', 'b0', 'b1')"):       # as if it had missed them
+            c.store.remove(document)
+        c.compare()
+        c.transport.calls.clear()
+        c.sync()
+        self.assertSame(c)
+        self.in_step(self.a)
+        self.assertSame(self.a)
 
     def test_mark_that_is_refused(self):
         backup = self.service.backup()
@@ -1109,7 +1177,7 @@ class RuleTest(unittest.TestCase):
                 (local(0, None), row(0), FETCH),
                 (local(unsent=EDIT), row(), KEEP), (local(unsent=EDIT), row(version=6), KEEP), (local(unsent=EDIT), None, KEEP),
                 (local(), None, SEND), (local(utc='3'), None, SEND), (local(utc='1'), None, REMOVE),
-                (local(utc='1', unsent=MARK), None, REMOVE), (local(utc='1', unsent=MARK, error='e'), None, KEEP),
+                (local(utc='1', unsent=MARK), None, KEEP), (local(utc='1', unsent=MARK, error='e'), None, KEEP),
                 (local(unsent=MARK, error='e'), row(version=6), FETCH)):
             self.assertEqual(judge(document, listed, '2', '4'), expected, (document, listed))
 

@@ -21,19 +21,25 @@ def judge(local, row, lost_after, purged_through):
     if local is None:
         # A tombstone of what was never here tells nothing.
         return NOTHING if row['deleted'] else FETCH
-    if local.unsent == EDIT or local.error and row is None:
-        return KEEP         # whatever the service has; it is what the edit is based on now
+    if local.unsent == EDIT:
+        return KEEP         # whatever the service has: it is what the edit is based on now
+    if row is None and local.unsent:
+        return KEEP         # a mark was found to be lost; a purge that has happened since proves nothing about it
     if row is None:
         return SEND if is_lost(local.lastUpdateUtc, lost_after, purged_through) else REMOVE
     theirs, ours = row['clientVersion'], local.clientVersion
     if ours > theirs:
         return SEND
-    # Version 0 is replaced by another version 0, so there only the stamps tell which is newer.
-    if ours == theirs == 0 and local.lastUpdateUtc is not None and local.lastUpdateUtc > row['LastUpdateUtc']:
+    if ours == theirs == 0 and is_later(local, row):
         return SEND
     if ours == theirs and local.lastUpdateUtc == row['LastUpdateUtc'] and not local.unsent:
         return NOTHING
     return FETCH
+
+
+def is_later(local, told):
+    """Version 0 is replaced by another version 0, so there only the stamps tell which is newer."""
+    return local.lastUpdateUtc is not None and local.lastUpdateUtc > told['LastUpdateUtc']
 
 
 def is_lost(utc, lost_after, purged_through):
@@ -52,15 +58,17 @@ class Stale(Exception):
 
 
 class Reconciler:
-    """One comparison by listing; what was marked before it is judged anew."""
+    """One comparison by listing."""
 
-    def __init__(self, client, page=1000):
-        self.client, self.store, self.transport, self.page = client, client.store, client.transport, page
+    ROWS, DOCUMENTS = 10_000, 1000      # in an answer
+
+    def __init__(self, client):
+        self.client, self.store, self.transport = client, client.store, client.transport
 
     def run(self, buckets):
         reached, more = None, True
         while more:
-            answer = self.client.ask(self.transport.reconcile, buckets, reached, self.page)
+            answer = self.client.ask(self.transport.reconcile, buckets, reached, self.ROWS)
             more = answer['more']
             upto = answer['after'] if more else None
             with self.store.transaction():
@@ -102,7 +110,7 @@ class Reconciler:
     def fetch(self, ids):
         """Gets documents whole and takes them, an answer in a transaction."""
         while ids:
-            answer = self.client.ask(self.transport.get, ids[:self.page])
+            answer = self.client.ask(self.transport.get, ids[:self.DOCUMENTS])
             documents = answer['documents']
             with self.store.transaction():
                 for document in documents:
@@ -111,4 +119,4 @@ class Reconciler:
             if answer['more'] and documents:    # the answer was full: go on after the last that came
                 ids = ids[ids.index(documents[-1]['id']) + 1:]
             else:
-                ids = ids[self.page:]           # those that didn't come are gone again, or not ours to see
+                ids = ids[self.DOCUMENTS:]           # those that didn't come are gone again, or not ours to see

@@ -41,7 +41,6 @@ CREATE TABLE client (
     cursor                      TEXT,
     unheard                     INTEGER NOT NULL DEFAULT 1,     -- without a cursor no loss is told: the next page may hide one
     lostAfter                   TEXT,       -- the least that was told since the last comparison that ended; null: nothing lost
-    told                        INTEGER NOT NULL DEFAULT 0,     -- the service said: reconcile; not done yet
     compareAt                   INTEGER,    -- when to ask for the service's digest next, in milliseconds
     nulls                       INTEGER NOT NULL DEFAULT 0,     -- how often it couldn't give one
     rounds                      INTEGER NOT NULL DEFAULT 0,     -- how often they differed, one after the other
@@ -140,11 +139,11 @@ class Store:
     def _migrate(self):
         """A store of the first client's: it went by a time, which is no cursor, and kept no stamps. So it begins from null,
         with its documents, and compares them with the service's."""
-        self.db.execute('''INSERT INTO client (clientId, lastUploadClientVersion, told, compareAt)
-                           SELECT clientId, lastUploadClientVersion, 1, 0 FROM old_client''')
+        self.db.execute('''INSERT INTO client (clientId, lastUploadClientVersion, compareAt)
+                           SELECT clientId, lastUploadClientVersion, 0 FROM old_client''')
         for id, version, deleted, body, dirty in self.db.execute('SELECT * FROM old_document'):
-            # Marks, since nobody knows what the service has; they are judged before anything of them is sent. Nor what was
-            # sent: all count as sent, or each would be taken for another store's.
+            # Marks, since nobody knows what the service has of them. Nor what was sent: all count as sent, or each would be
+            # taken for another store's.
             self.save(Document(id, version, deleted, body, EDIT if dirty else MARK, sent=version, unanswered=dirty))
         self.db.execute('DROP TABLE old_document')
         self.db.execute('DROP TABLE old_client')
