@@ -43,6 +43,16 @@ class HttpTransport:
         return read_answer(text, *keys)
 
     def _exchange(self, method, path, body):
+        kept = self.connection.sock is not None
+        try:
+            return self._exchange_once(method, path, body)
+        except ConnectionResetError:
+            if not kept:
+                raise
+            # One that was idle for long: the server has closed it. Whatever it was, it may be sent again.
+            return self._exchange_once(method, path, body)
+
+    def _exchange_once(self, method, path, body):
         try:
             try:
                 self.connection.request(method, path, body, self.headers)

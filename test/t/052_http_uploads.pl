@@ -217,6 +217,29 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 	is($document->{id}, "\"\x01\x{1f600}", 'and its id');
 }
 
+# PostgREST passes an answer on as it is: it knows the type by its name, and
+# makes no JSON of its own of it.
+{
+	my $from = -s $node->logfile;
+
+	$session->do(q{ALTER SYSTEM SET log_statement = 'all'}, 'SELECT pg_reload_conf()');
+	wait_for('the setting', sub { $session->value('SHOW log_statement') eq 'all' });
+	for my $request ([ '/Docs?clientId=c1&collection=anna/raw', documents(1) ], [ '/Docs/Query?clientId=c2&collection=anna/raw', '' ],
+		[ '/Docs/Sync', { clientId => 'c2', collection => 'anna/raw' } ], [ '/Docs/Reconcile', { collection => 'anna/raw' } ],
+		[ '/Docs/Get', { collection => 'anna/raw', ids => ['1'] } ])
+	{
+		is($http->post(@$request)->{status}, 200, "$request->[0] as it is");
+	}
+	is($http->get('/Docs/Pull?collection=anna/raw')->{status}, 200, '/Docs/Pull as it is');
+	$session->do('ALTER SYSTEM RESET log_statement', 'SELECT pg_reload_conf()');
+
+	my @calls = grep { /pgrst_source/ } split /\n/, substr slurp_file($node->logfile), $from;
+	is(scalar(grep { m{"api"\."\*/\*"\(_postgrest_t\.pgrst_scalar\) AS body} } @calls), 6, 'PostgREST knows the type by its name');
+	is(scalar(grep { /json_agg|row_to_json|to_json/ } @calls), 0, 'and makes no JSON of its own');
+	is(scalar(grep { /BEGIN.*READ ONLY/ } split /\n/, substr slurp_file($node->logfile), $from), 4,
+		'what does not write is run read-only');
+}
+
 # For browsers
 {
 	my $answer = $http->request('OPTIONS', '/Docs', undef, token => undef,
