@@ -17,7 +17,8 @@ import traceback
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples', 'demo'))
 
 from client import Client, Refused, Waits, now_ms   # noqa: E402
-from jsontext import from_json                      # noqa: E402
+from jsontext import from_json, to_json             # noqa: E402
+from store import EDIT, Document                    # noqa: E402
 from transport_http import HttpTransport            # noqa: E402
 
 FOREVER = 10**12
@@ -93,7 +94,7 @@ class Driven:
         # It compares when it is told to, or by compare(), and never twice for nothing.
         self.client = Client(
             self.path, self.line, lambda: now_ms() + self.ahead, client_id, chance=random.Random(name),
-            waits=Waits(**{'told': 0, 'others': 0, 'compare': FOREVER, 'again': 0, 'primary': 60_000, **(waits or {})}))
+            waits=Waits(**{'told': 0, 'others': 0, 'compare': FOREVER, 'again': 0, 'primary': 0, **(waits or {})}))
 
     def sync(self):
         """'' or what kept it from its end."""
@@ -122,9 +123,11 @@ class Driven:
 
     def put_zero(self, id, body):
         """With clientVersion 0, as clients do that know of no versions."""
-        clock, self.client.clock = self.client.clock, lambda: 0
-        self.client.put(id, body)
-        self.client.clock = clock
+        with self.client.store.transaction():
+            document = self.client.store.find(id) or Document(id)
+            document.clientVersion, document.body, document.unsent = 0, to_json(body), EDIT
+            document.lastUpdateUtc = document.clientId = None
+            self.client.store.save(document)
 
     def delete(self, id):
         self.client.delete(id)

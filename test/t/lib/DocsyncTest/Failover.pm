@@ -34,7 +34,12 @@ sub session
 {
 	my ($self) = @_;
 
-	return $self->{session} //= $self->{http}->session;
+	if (!$self->{session})
+	{
+		$self->{session} = connect_to($self->{primary}, 'docsync');
+		$self->{session}->do('SET search_path = api');
+	}
+	return $self->{session};
 }
 
 sub add_standby
