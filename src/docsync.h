@@ -289,6 +289,7 @@ typedef struct Position
 	TimestampTz stamp;			/* the last one passed; DT_NOBEGIN: none yet */
 	TimestampTz seen;			/* what was purged up to here isn't missed */
 	XLogRecPtr	lsn;			/* a server that hasn't come so far lags */
+	bool		is_given;		/* by the client; else it begins */
 	bool		is_bound;		/* to what the next is a hash of */
 	uint32		binding;
 } Position;

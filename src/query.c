@@ -272,7 +272,13 @@ judge_cursor(Download *download)
 {
 	const Position *position = &download->position;
 
-	if (TIMESTAMP_IS_NOBEGIN(position->stamp))
+	/*
+	 * A cursor that has passed no document is judged all the same: its client
+	 * may have uploaded some.  Only who can't compare isn't refused for one of a
+	 * store that nothing had been written to.
+	 */
+	if (!position->is_given ||
+		(position->epoch == 0 && !download->reconcile))
 	{
 		begin_from_nothing(download);
 		return;

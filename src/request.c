@@ -460,6 +460,7 @@ docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"cursor\" is of another collection, clientId or origin"),
 					 errhint("Keep a cursor for each, and start from the beginning where there is none.")));
+		position.is_given = true;
 	}
 
 	position.is_bound = true;

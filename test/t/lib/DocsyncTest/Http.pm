@@ -49,8 +49,7 @@ sub new
 	}
 
 	$self->{env} = {
-		PGRST_DB_URI => sprintf('postgresql://docsync_authenticator@/%s?host=%s&port=%d',
-			$DATABASE, $node->host, $node->port),
+		PGRST_DB_URI => uri_of($node),
 		PGRST_JWT_SECRET => $SECRET,
 		PGRST_SERVER_PORT => $self->{rest_port},
 		%env
@@ -89,6 +88,25 @@ sub stop_postgrest
 	return $self->stop_process('postgrest', $signal // 'TERM');
 }
 
+# Goes to another server from now on.
+sub move_to
+{
+	my ($self, $node) = @_;
+
+	$self->stop_postgrest;
+	$self->{node} = $node;
+	$self->{env}{PGRST_DB_URI} = uri_of($node);
+	delete $self->{session};
+	return $self->start_postgrest;
+}
+
+sub uri_of
+{
+	my ($node) = @_;
+
+	return sprintf 'postgresql://docsync_authenticator@/%s?host=%s&port=%d', $DATABASE, $node->host, $node->port;
+}
+
 sub start_process
 {
 	my ($self, $name, @command) = @_;
@@ -119,12 +137,17 @@ sub stop_process
 	return;
 }
 
+sub stop
+{
+	my ($self) = @_;
+
+	$self->stop_process($_, 'TERM') for keys %{ $self->{pids} };
+	return;
+}
+
 END
 {
-	for my $self (@started)
-	{
-		$self->stop_process($_, 'TERM') for keys %{ $self->{pids} };
-	}
+	$_->stop for @started;
 }
 
 sub url

@@ -1,0 +1,79 @@
+# Clients with local stores that a test drives: examples/demo's, over HTTP, all
+# in one process, clients.py.  What a client can do is there: each method of
+# its is one of an object of this class.
+
+package DocsyncTest::Clients;
+
+use strict;
+use warnings;
+
+use IPC::Open2;
+use JSON::PP;
+use PostgreSQL::Test::Utils;
+
+my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
+my ($pid, $in, $out);
+
+# A client of the collection and service given.  Options: those of Driven in
+# clients.py; claims for its token.
+sub new
+{
+	my ($class, $name, $http, $collection, %options) = @_;
+	my $claims = delete $options{claims} // {};
+	my $self = bless { name => $name, collection => $collection }, $class;
+
+	$options{copy_of} = $options{copy_of}{name} if $options{copy_of};
+	$options{read_url} = $options{read_url}->url('') if $options{read_url};
+	$self->call('new', [ $http->url(''), DocsyncTest::Http::token(DocsyncTest::Http::claims(%$claims)), $collection ], %options);
+	return $self;
+}
+
+sub call
+{
+	my ($self, $method, $arguments, %named) = @_;
+
+	start() unless $pid;
+	print $in $JSON->encode([ $self->{name}, $method, $arguments, \%named ]), "\n";
+	$in->flush;
+	my $answer = $JSON->decode(scalar(<$out>) // die 'clients.py has ended');
+	die "$self->{name}, $method: $answer->{error}" if $answer->{error};
+	return $answer->{result};
+}
+
+for my $method (
+	qw(sync upload download put put_all put_zero delete get version compare later cut mend page edit_meanwhile log content unsent
+	problems status digest))
+{
+	no strict 'refs';
+	*$method = sub {
+		my ($self, @arguments) = @_;
+
+		return $self->call($method, \@arguments);
+	};
+}
+
+# Goes to another server from now on.
+sub move_to
+{
+	my ($self, $http, $reader) = @_;
+
+	return $self->call('use', [ map { $_->url('') } grep { defined } $http, $reader ]);
+}
+
+sub start
+{
+	$pid = open2($out, $in, '/usr/bin/python3', '-B', 'test/t/clients.py', PostgreSQL::Test::Utils::tempdir());
+	return;
+}
+
+END
+{
+	if ($pid)
+	{
+		local $?;
+		close $in;
+		waitpid $pid, 0;
+	}
+}
+
+1;
