@@ -271,6 +271,7 @@ static void
 judge_cursor(Download *download)
 {
 	const Position *position = &download->position;
+	TimestampTz seen = position->seen;
 
 	/*
 	 * A cursor that has passed no document is judged all the same: its client
@@ -289,13 +290,22 @@ judge_cursor(Download *download)
 		download->is_behind = true;
 		return;
 	}
+
+	/*
+	 * The transaction's snapshot may be older than those that the cursor was
+	 * given out under: then it may show, as alive, what has been "seen" to go.
+	 */
+	if (IsolationUsesXactSnapshot())
+		seen = Min(seen, download->horizon.all);
+	download->next.seen = seen;
+
 	if (is_of_other_history(download))
 	{
 		if (!download->reconcile)
 			docsync_query_refuse(RESYNC_LOST);
 		download->must_reconcile = true;
 	}
-	else if (download->horizon.all > Max(position->stamp, position->seen) &&
+	else if (download->horizon.all > Max(position->stamp, seen) &&
 			 docsync_store_sees_any(download->collection))
 	{
 		if (!download->reconcile)

@@ -202,9 +202,9 @@ SELECT cursor, pg_temp.try(format('SELECT docsync_pull(cursor => %L)', cursor)) 
 	'2001-01-01T00:00:00Z', repeat('5', 10000)]) AS cursor WHERE length(cursor) < 100 OR pg_temp.try(format('SELECT docsync_pull(cursor => %L)', cursor)) !~ '^22023';
 SELECT pg_temp.try($$SELECT docsync_sync('w', '[{"id": "no", "clientVersion": 1, "body": 1}]', 'x')$$);
 SELECT pg_temp.try($$SELECT docsync_docs_sync('{"clientId": "w", "documents": [{"id": "no", "clientVersion": 1, "body": 1}], "cursor": "x"}')$$);
--- from before the first document, of whatever epoch: nothing can have been missed
-SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor') FROM unnest('{5f3a9c0d1e2b4a77.0,5f3a9c0d1e2b4a78.0,0000000000000000.0,ffffffffffffffff.0}'::text[]) AS cursor,
-	docsync_pull(collection => 'page', cursor => cursor) AS p;
+-- from before the first document: of another epoch, what the client has sent may be lost
+SELECT pg_temp.ids(p -> 'documents'), pg_temp.mask(p ->> 'cursor'), p ->> 'reconcile' AS told FROM unnest('{5f3a9c0d1e2b4a77.0,5f3a9c0d1e2b4a78.0,0000000000000000.0,ffffffffffffffff.0}'::text[]) AS cursor,
+	docsync_pull(collection => 'page', cursor => cursor, reconcile => true) AS p;
 -- of another epoch, and ahead of the clock: by each call, nothing stored
 SELECT last_value AS clock FROM docsync.clock \gset
 SELECT cursor, pg_temp.try(format(command, cursor))

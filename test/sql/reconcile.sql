@@ -119,7 +119,7 @@ SELECT pg_temp.request($$SELECT pg_temp.short(docsync_docs_sync('{"clientId": "t
 SELECT pg_temp.try(format('SELECT docsync_pull(%L, %L, %L, reconcile => %L)', 'tablet', '0000000000000001.978307204000000', 'page', r)) FROM unnest('{false,NULL}'::bool[]) AS r;
 SELECT pg_temp.request($$SELECT docsync_docs_sync('{"clientId": "tablet", "collection": "page", "cursor": "0000000000000001.978307204000000", "reconcile": false}')$$);
 SELECT pg_temp.request($$SELECT docsync_docs_sync('{"clientId": "tablet", "collection": "page", "cursor": "0000000000000001.978307204000000"}')$$);
--- Who begins is never told.
+-- Who begins is never told; who has passed no document may have sent some.
 SELECT pg_temp.short(docsync_pull('tablet', c, 'page', reconcile => true)) FROM unnest('{NULL,0000000000000001.0}'::text[]) AS c;
 -- How much can be lost: the history says, from the position's epoch on.
 SELECT docsync_new_epoch() \g /dev/null

@@ -290,6 +290,23 @@ SELECT outcome FROM docsync_upsert('tablet', '[
 SELECT count(*) FROM docsync.document WHERE collection = 'suppressed';
 DROP TRIGGER own ON docsync.document;
 
+-- What a document is based on: applied only if the service has just that. The
+-- same once more is a retry, whoever sends it.
+SELECT ordinal, id, outcome, client_version, winner IS NOT NULL AS has_winner FROM docsync_upsert('tablet', '[
+	{"id": "new", "clientVersion": 1, "body": 1, "baseVersion": null},
+	{"id": "gone", "clientVersion": 3, "body": 1, "baseVersion": 2}]', 'based');
+SELECT ordinal, id, outcome, client_version, winner IS NOT NULL AS has_winner FROM docsync_upsert('phone', '[
+	{"id": "new", "clientVersion": 1, "body": 1, "baseVersion": null},
+	{"id": "new", "clientVersion": 1, "body": 2, "baseVersion": null},
+	{"id": "new", "clientVersion": 5, "body": 2, "baseVersion": 2},
+	{"id": "new", "clientVersion": 5, "body": 2, "baseVersion": 1},
+	{"id": "new", "clientVersion": 4, "body": 3, "baseVersion": 5}]', 'based');
+-- With clientVersion 0 the stamp tells what the version doesn't.
+SELECT last_update_utc AS stamp FROM docsync_upsert('tablet', '[{"id": "zero", "clientVersion": 0, "body": 1}]', 'based') \gset
+SELECT outcome FROM docsync_upsert('phone', '[{"id": "zero", "clientVersion": 0, "body": 2}]', 'based');
+SELECT outcome FROM docsync_upsert('tablet', jsonb_build_array(jsonb_build_object('id', 'zero', 'clientVersion', 0, 'body', 3, 'baseVersion', 0,
+	'baseUtc', to_char(:'stamp'::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))), 'based');
+
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync CASCADE;
