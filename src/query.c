@@ -36,6 +36,7 @@ PG_FUNCTION_INFO_V1(docsync_query_since);
 static void judge(Download *download);
 static void judge_cursor(Download *download);
 static bool is_of_other_history(Download *download);
+static void warn_of_cursor(void);
 static bool is_above_clock(TimestampTz stamp);
 static bool is_behind(const Download *download);
 static void find_base(Download *download);
@@ -275,8 +276,8 @@ judge_cursor(Download *download)
 
 	/*
 	 * A cursor that has passed no document is judged all the same: its client
-	 * may have uploaded some.  Only who can't compare isn't refused for one of a
-	 * store that nothing had been written to.
+	 * may have uploaded some.  Only who can't compare isn't refused for one
+	 * of a store that nothing had been written to.
 	 */
 	if (!position->is_given ||
 		(position->epoch == 0 && !download->reconcile))
@@ -293,7 +294,8 @@ judge_cursor(Download *download)
 
 	/*
 	 * The transaction's snapshot may be older than those that the cursor was
-	 * given out under: then it may show, as alive, what has been "seen" to go.
+	 * given out under: then it may show, as alive, what has been "seen" to
+	 * go.
 	 */
 	if (IsolationUsesXactSnapshot())
 		seen = Min(seen, download->horizon.all);
@@ -348,14 +350,27 @@ is_of_other_history(Download *download)
 	}
 	if (!RecoveryInProgress() && is_above_clock(position->stamp))
 	{
-		ereport(WARNING,
-				(errmsg("a cursor is ahead of docsync's clock, and of the present epoch"),
-				 errhint("The store may have been replaced by an earlier state; docsync_new_epoch() tells all clients.")));
+		warn_of_cursor();
 		download->lost_after = DT_NOBEGIN;
 		find_base(download);
 		return true;
 	}
 	return false;
+}
+
+/*
+ * Once a session: any client can make up such a cursor.
+ */
+static void
+warn_of_cursor(void)
+{
+	static bool has_warned = false;
+
+	if (!has_warned)
+		ereport(WARNING,
+				(errmsg("a cursor is ahead of docsync's clock, and of the present epoch"),
+				 errhint("The store may have been replaced by an earlier state; docsync_new_epoch() tells all clients.")));
+	has_warned = true;
 }
 
 /*

@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -68,11 +69,21 @@ static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
 
 /*
  * docsync_check_store() RETURNS void
+ *
+ * For who may read the store, or make one; a stranger is not to hold its locks.
  */
 Datum
 docsync_check_store(PG_FUNCTION_ARGS)
 {
-	docsync_schema_open(STORE_READ);
+	const Store *found = docsync_schema_open(STORE_READ);
+	Oid			extension_owner;
+
+	docsync_check_find_extension(&extension_owner, NULL);
+	if (!docsync_check_may_own(GetUserId(), extension_owner) &&
+		pg_class_aclcheck(found->relations[STORE_DOCUMENT], GetUserId(),
+						  ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.document");
+
 	PG_RETURN_VOID();
 }
 
