@@ -201,6 +201,10 @@ guard_insert(Relation rel, HeapTuple new)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("last_update_utc is infinite, or not after 1970-01-01")));
 
+	/* The column's NOT NULL will say so. */
+	if (get_text(rel, new, DOCUMENT_COLLECTION) == NULL)
+		return new;
+
 	/*
 	 * Readers who are past its stamp by then won't get it; who isn't must
 	 * wait for it, as for what is stamped here.

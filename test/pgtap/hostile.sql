@@ -1,7 +1,7 @@
 -- What a role that may upload could do to others, or a trigger to an upload.
 BEGIN;
 SET LOCAL client_min_messages = warning;
-SELECT plan(23);
+SELECT plan(25);
 
 CREATE ROLE regress_docsync_bob;
 SELECT docsync_grant('regress_docsync_bob') \g /dev/null
@@ -36,6 +36,10 @@ SELECT throws_ok($$UPDATE docsync.document SET body = current_setting('regress.b
 RESET ROLE;
 SELECT throws_ok($$INSERT INTO docsync.document (id, body, last_update_utc, fence) VALUES ('old', '1', '0044-03-15 BC', '3')$$,
 	'22023', 'last_update_utc is infinite, or not after 1970-01-01', 'a stamp that has no text');
+SELECT throws_ok($$INSERT INTO docsync.document (collection, id, body, last_update_utc, fence) VALUES (NULL, 'none', '1', now(), '3')$$,
+	'23502', NULL, 'a stamp without a collection');
+SELECT throws_ok($$INSERT INTO docsync.document (collection, id, body, last_update_utc, fence) VALUES ('none', NULL, '1', now(), '3')$$,
+	'23502', NULL, '... or without an id');
 
 ------------------------------------------------------------------------------
 -- A small request whose answer would be gigabytes
