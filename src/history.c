@@ -119,6 +119,7 @@ static bool put_time(TupleTableSlot *slot, void *arg);
 static void at_xact(XactEvent event, void *arg);
 static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
 					   SubTransactionId parent_subid, void *arg);
+static void forget(void);
 
 /*
  * docsync_new_epoch() RETURNS void
@@ -516,9 +517,11 @@ at_xact(XactEvent event, void *arg)
 				docsync_clock_set_noted();
 			break;
 		case XACT_EVENT_COMMIT:
+			is_pending = false;
+			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			is_pending = false;
+			forget();
 			break;
 		default:
 			break;
@@ -530,5 +533,16 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		is_pending = false;
+		forget();
+}
+
+/*
+ * What was found noted may have been a row of our own, which is gone, or not
+ * committed yet.
+ */
+static void
+forget(void)
+{
+	is_pending = false;
+	noted_version = 0;
 }

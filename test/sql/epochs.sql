@@ -121,6 +121,19 @@ ROLLBACK TO s;
 INSERT INTO docsync.document (id, body) VALUES ('e', '1');
 COMMIT;
 SELECT * FROM pg_temp.rows();
+-- also where the transaction has gone on after a savepoint that was rolled back
+DELETE FROM docsync.history WHERE number > 1;
+UPDATE docsync.history SET timeline = 99;
+:again
+BEGIN;
+INSERT INTO docsync.document (id, body) VALUES ('e2', '1');
+SAVEPOINT s;
+ROLLBACK TO s;
+INSERT INTO docsync.document (id, body) VALUES ('e3', '1');
+SELECT count(*) FROM docsync.history;
+ROLLBACK;
+INSERT INTO docsync.document (id, body) VALUES ('e4', '1');
+SELECT count(*) FROM docsync.history;
 -- While somebody else's transaction does so nobody waits, and it is done once.
 CREATE EXTENSION dblink;
 SELECT dblink_connect('other', format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_database(), current_user));
