@@ -46,6 +46,7 @@ static void judge_stamp(Download *download);
 static void judge_first(Download *download, const StoredDocument *stored);
 static void judge_next(Download *download);
 static TimestampTz horizon_of(const Download *download);
+static TimestampTz known_horizon(const Download *download);
 static bool is_wanted(const Download *download, const StoredDocument *stored);
 static bool is_needless(const Download *download,
 						const StoredDocument *stored);
@@ -298,7 +299,7 @@ judge_cursor(Download *download)
 	 * go.
 	 */
 	if (IsolationUsesXactSnapshot())
-		seen = Min(seen, download->horizon.all);
+		seen = Min(seen, known_horizon(download));
 	download->next.seen = seen;
 
 	if (is_of_other_history(download))
@@ -319,7 +320,7 @@ judge_cursor(Download *download)
 		return;
 
 	/* Told: the comparison that follows shows what was purged until now. */
-	download->next.seen = download->horizon.all;
+	download->next.seen = known_horizon(download);
 }
 
 /*
@@ -447,8 +448,7 @@ on_base(const StoredDocument *stored, void *arg)
 static void
 begin_from_nothing(Download *download)
 {
-	if (docsync_store_sees_any(download->collection))
-		download->next.seen = download->horizon.all;
+	download->next.seen = known_horizon(download);
 	if (!RecoveryInProgress())
 	{
 		SettleScan	settle = download->settle;
@@ -517,6 +517,17 @@ horizon_of(const Download *download)
 {
 	return download->origin == ORIGIN_OTHER ? download->horizon.others :
 		download->horizon.all;
+}
+
+/*
+ * The horizon, as far as it may get into a cursor, which its holder can read:
+ * of a collection in which he sees no document he isn't told that there is one.
+ */
+static TimestampTz
+known_horizon(const Download *download)
+{
+	return docsync_store_sees_any(download->collection) ?
+		download->horizon.all : DT_NOBEGIN;
 }
 
 /*

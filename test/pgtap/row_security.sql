@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(72);
+SELECT plan(74);
 
 CREATE ROLE regress_docsync_ann;
 CREATE ROLE regress_docsync_bob;
@@ -222,6 +222,12 @@ ALTER TABLE docsync.purged ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 SELECT matches(pg_temp.run_as('ann', $$SELECT id FROM docsync_query_since(NULL, '2001-01-01', 'any')$$), '^55000 resync required',
 	'... whatever row-level security there is on docsync.purged');
 ALTER TABLE docsync.purged DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+
+-- Nor does a cursor say that there is a collection, whatever cursor of his own making somebody sends.
+DROP POLICY may_read ON docsync.document;
+CREATE POLICY may_read ON docsync.document FOR SELECT USING (collection <> 'default');
+SELECT is(pg_temp.run_as('ann', format($$SELECT docsync_pull(cursor => '1234567890abcdef.1', collection => %L, reconcile => true) ->> 'cursor' ~ '^[0-9a-f]{16}\.0\.0\.' AS nothing$$, collection)),
+	'(t)', format('a cursor of another epoch for %s', collection)) FROM unnest('{default,nowhere}'::text[]) AS collection;
 
 SELECT * FROM finish();
 ROLLBACK;

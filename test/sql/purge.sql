@@ -133,6 +133,19 @@ CALL docsync_purge('0', 'j');
 SELECT string_agg(id, ' ' ORDER BY last_update_utc) FROM docsync.document WHERE collection = 'j';
 SELECT dblink_disconnect('other');
 
+-- Under REPEATABLE READ, too, a cursor says nothing of a collection in which its holder sees no document.
+CREATE ROLE regress_docsync_bob;
+SELECT docsync_grant('regress_docsync_bob') \g /dev/null
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
+SET ROLE regress_docsync_bob;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT c AS collection, docsync_pull(collection => c, cursor => docsync_pull(collection => c) ->> 'cursor') ->> 'cursor' ~ '^[0-9a-f]{16}\.0\.0\.' AS nothing
+  FROM unnest('{i,nowhere}'::text[]) AS c;
+COMMIT;
+RESET ROLE;
+DROP OWNED BY regress_docsync_bob;
+DROP ROLE regress_docsync_bob;
+
 SET client_min_messages = warning;
 DROP EXTENSION dblink;
 DROP SCHEMA docsync CASCADE;
