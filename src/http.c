@@ -258,6 +258,7 @@ synchronize(Request *request)
 		.no_tombstones = request->no_tombstones,
 		.max_documents = request->max_documents
 	};
+	Download	before = {0};	/* as it was judged before the upload */
 	bool		may_write = request->may_write && !XactReadOnly &&
 	!RecoveryInProgress();
 
@@ -279,6 +280,7 @@ synchronize(Request *request)
 		/* Who can't go on is refused before the upload moves the clock. */
 		docsync_query_begin(&download, STORE_WRITE);
 		docsync_query_end();
+		before = download;
 		append_upload(&buf, request);
 		CommandCounterIncrement();
 	}
@@ -287,6 +289,14 @@ synchronize(Request *request)
 
 	/* A snapshot that sees the upload, and what others did before it */
 	docsync_query_begin(&download, STORE_READ);
+	if (before.must_reconcile && !download.must_reconcile && !download.is_behind)
+	{
+		/* The upload has moved the clock past a cursor that was above it. */
+		download.must_reconcile = true;
+		download.lost_after = before.lost_after;
+		download.since = before.since;
+		download.next.seen = before.next.seen;
+	}
 	appendStringInfoString(&buf, ",\"documents\":");
 	append_download(&buf, &download);
 	append_position(&buf, request, &download);

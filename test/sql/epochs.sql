@@ -169,6 +169,15 @@ INSERT INTO docsync.document (id, body) VALUES ('j', '1');
 RESET synchronous_commit;
 SELECT number, same_epoch, is_here, survived, lost_after, clock, arrived FROM pg_temp.rows();
 
+-- A cursor above the clock is another history's. Who sends it along with documents is told as well, though these move the clock.
+BEGIN;
+SELECT regexp_replace(docsync_sync('laptop') ->> 'cursor', '\.\d+', '.' || (date_part('epoch', clock_timestamp()) * 1000000 + 1e5)::bigint) AS ahead \gset
+SELECT setval('docsync.clock', (date_part('epoch', clock_timestamp()) * 1000000)::bigint) \g /dev/null
+COMMIT;
+SELECT pg_sleep(0.2);
+SELECT docsync_sync('laptop', cursor => :'ahead', reconcile => true) -> 'reconcile';
+SELECT docsync_sync('laptop', '[{"id": "k", "clientVersion": 1, "body": 1}]', cursor => :'ahead', reconcile => true) -> 'reconcile';
+
 -- What has survived is what there is, not what somebody may see; a prepared transaction may bring what is older.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE docsync.history ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
