@@ -131,6 +131,7 @@ extern const Store *docsync_schema_open(StoreUse use);
 extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
+extern void docsync_schema_check_caller(void);
 extern Oid	docsync_schema_of_functions(void);
 
 /*

@@ -195,7 +195,9 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	page.buf = &buf;
 	page.start = buf.len;
 	page.more = download.is_behind;
-	if (!download.is_behind && count > 0)
+	if (count == 0)
+		docsync_schema_check_caller();
+	else if (!download.is_behind)
 		docsync_store_get(request.collection, ids, count, put_document, &page);
 	appendStringInfoString(&buf, page.more ? "],\"more\":true" : "],\"more\":false");
 	if (download.is_behind)

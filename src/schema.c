@@ -234,6 +234,20 @@ docsync_schema_check_readable(void)
 }
 
 /*
+ * For where no statement asks: a stranger is not to hold the store's locks.
+ */
+void
+docsync_schema_check_caller(void)
+{
+	Oid			document = store.relations[STORE_DOCUMENT];
+
+	if (pg_class_aclcheck(document, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(document, GetUserId(), ACL_SELECT,
+								  ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.document");
+}
+
+/*
  * The id of the schema docsync's functions are in.
  */
 Oid

@@ -165,6 +165,8 @@ docsync_upsert_apply(text *client_id, text *collection,
 			upload_look_up(upload, true);
 		}
 	}
+	else
+		docsync_schema_check_caller();
 
 	return upload;
 }

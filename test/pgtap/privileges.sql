@@ -12,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(85);
+SELECT plan(90);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -86,6 +86,10 @@ SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the
 	$$SELECT "Sync; Api".docsync_docs_sync('{"clientId": "tablet"}')$$,
 	$$SELECT "Sync; Api".docsync_docs_reconcile('{}')$$,
 	$$SELECT "Sync; Api".docsync_docs_get('{"ids": ["a"]}')$$,
+	-- These ask for nothing, but hold the store's locks.
+	$$SELECT "Sync; Api".docsync_docs_get('{"ids": [], "cursor": "0000000000000000.1"}')$$,
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
+	$$SELECT "Sync; Api".docsync_docs('{"clientId": "tablet", "documents": []}')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
 	$$SELECT "Sync; Api".docsync_create_store()$$,
 	$$SELECT "Sync; Api".docsync_check_store_owner()$$,
@@ -136,6 +140,8 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), 'OK', 'granted:
 	$$SELECT "Sync; Api".docsync_pull(state => 'true')$$,
 	$$SELECT "Sync; Api".docsync_docs_reconcile('{}')$$,
 	$$SELECT "Sync; Api".docsync_docs_get('{"ids": ["a"]}')$$,
+	$$SELECT "Sync; Api".docsync_docs_get('{"ids": []}')$$,
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
 	$$SELECT "Sync; Api".docsync_check_store()$$,
 	$$INSERT INTO docsync.document (id, body) VALUES ('a', '1');
 	  UPDATE docsync.document SET body = '2' WHERE id = 'a'$$]) AS command;
