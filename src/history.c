@@ -68,6 +68,13 @@ static TimeLineID noted_timeline = 0;
 /* This transaction has added a row; false again if it may have been rolled back */
 static bool is_pending = false;
 
+/*
+ * The clock's page has been told of a row that this transaction is committing;
+ * or was told of one whose transaction failed after that.
+ */
+static bool is_told = false;
+static bool is_told_in_vain = false;
+
 static StoreStatement find_survived = {
 
 	/*
@@ -392,7 +399,7 @@ static bool
 is_noted(const Store *store, const History *history)
 {
 	if (!is_present(store, docsync_history_newest(history)) ||
-		docsync_clock_is_recovered())
+		is_told_in_vain || docsync_clock_is_recovered())
 		return false;
 
 	noted_version = store->version;
@@ -509,17 +516,26 @@ at_xact(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 
 			/*
-			 * If the transaction fails after this, the row is missing and the
-			 * next crash has to show it; nothing but a failing fsync comes
-			 * between the two.
+			 * If the transaction fails after this, as one that is
+			 * SERIALIZABLE may, the row is missing, and this session adds it
+			 * with its next upload.  Spec start-fails.
 			 */
 			if (is_pending && docsync_schema_is_checked())
+			{
 				docsync_clock_set_noted();
+				is_told = true;
+			}
 			break;
 		case XACT_EVENT_COMMIT:
-			is_pending = false;
+			if (is_told)
+				is_told_in_vain = false;
+			is_pending = is_told = false;
 			break;
 		case XACT_EVENT_ABORT:
+			if (is_told)
+				is_told_in_vain = true;
+			is_told = false;
+			/* FALLTHROUGH */
 		case XACT_EVENT_PREPARE:
 			forget();
 			break;
