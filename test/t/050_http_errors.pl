@@ -101,7 +101,7 @@ refuses("maxDocuments $_", '/Docs/Sync', sync(maxDocuments => $_), 400, '22023',
 refuses('maxDocuments 0', "$query&maxDocuments=0", '', 400, '22023', qr/^"maxDocuments" is out of range$/);
 refuses('bad cursor', '/Docs/Sync', sync(cursor => 'x'), 400, '22023', qr/^"cursor" is not a cursor$/);
 refuses('bad document', '/Docs/Sync', sync(documents => bad(id => 5)), 400, '22023', qr/^document 2, "id": wrong type$/);
-refuses('another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1'), 410, 'resync_lost', qr/^resync required$/);
+refuses('another epoch', '/Docs/Sync', sync(cursor => '0000000000000001.1'), 410, 'resync_lost', qr/^resync required$/);
 refuses('unknown origin', "$query&origin=mine", '', 400, '22023', qr/^unknown origin$/);
 refuses('bad sinceUtc', "$query&sinceUtc=yesterday", '', 400, '22023', qr/^"sinceUtc" is not/);
 refuses('no clientId', '/Docs/Query?collection=anna', '', 400, '22004', qr/^"clientId" is null$/);
@@ -112,7 +112,7 @@ refuses("state $_", "$pull&state=$_", undef, 400, '22023', qr/^"state" is neithe
   for 'yes', 'TRUE', '0123456789ABCDEF', '0123456789abcde', '0123456789abcdef0';
 refuses('state of a sync', '/Docs/Sync', sync(state => 'x'), 400, '22023', qr/^"state" is neither true nor a digest$/);
 refuses('bad cursor', "$pull&cursor=1", undef, 400, '22023', qr/^"cursor" is not a cursor$/, method => 'GET');
-refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'resync_lost', qr/^resync required$/, method => 'GET');
+refuses('another epoch', "$pull&cursor=0000000000000001.1", undef, 410, 'resync_lost', qr/^resync required$/, method => 'GET');
 
 # Null is what isn't there, but for a clientId, which there must be.
 {
@@ -121,6 +121,10 @@ refuses('another epoch', "$pull&cursor=0000000000000000.1", undef, 410, 'resync_
 
 	is($answer->{status}, 200, 'a sync of nulls') or diag($answer->{content});
 	like($answer->{content}, qr/"received":0,"results":\[\],"documents":\[\{"id":"old"/, 'is a download');
+
+	# A cursor that was given out before anything was stored
+	$answer = $http->get("$pull&cursor=0000000000000000.0");
+	is($answer->{status}, 200, 'a cursor of the beginning') or diag($answer->{content});
 }
 
 #-----------------------------------------------------------------------------
@@ -245,15 +249,15 @@ for my $request (
 	[ 'the body', $docs, $evil ],
 	[ 'documents', '/Docs/Sync', sync(documents => $evil) ],
 	[ 'a cursor', '/Docs/Sync', sync(cursor => $evil) ],
-	[ 'a cursor of another epoch', '/Docs/Sync', sync(cursor => "0000000000000000.1$evil") ],
+	[ 'a cursor of another epoch', '/Docs/Sync', sync(cursor => "0000000000000001.1$evil") ],
 	[ 'a state', '/Docs/Sync', sync(state => $evil) ],
 	[ 'an origin', '/Docs/Sync', sync(origin => $evil) ],
 	[ 'a collection of a sync', '/Docs/Sync', sync(collection => $evil) ],
 	[ 'an argument', '/Docs/Sync', sync($evil => 1) ],
-	[ 'a cursor and the clientId of another epoch', '/Docs/Sync', sync(cursor => '0000000000000000.1', clientId => $evil) ],
+	[ 'a cursor and the clientId of another epoch', '/Docs/Sync', sync(cursor => '0000000000000001.1', clientId => $evil) ],
 	[ 'the collection of a sinceUtc ahead', "/Docs/Query?clientId=c1&collection=$escaped&sinceUtc=2999-01-01T00:00:00Z", '' ],
 	[ 'a cursor of a comparison', '/Docs/Reconcile', asked('/Docs/Reconcile', cursor => $evil) ],
-	[ 'a cursor of another epoch, of a comparison', '/Docs/Get', asked('/Docs/Get', cursor => "0000000000000000.1$evil") ],
+	[ 'a cursor of another epoch, of a comparison', '/Docs/Get', asked('/Docs/Get', cursor => "0000000000000001.1$evil") ],
 	[ 'an origin of a comparison', '/Docs/Reconcile', asked('/Docs/Reconcile', origin => $evil) ],
 	[ 'a collection of a comparison', '/Docs/Reconcile', asked('/Docs/Reconcile', collection => "$evil$evil" x 20) ],
 	[ 'a key of a comparison', '/Docs/Get', asked('/Docs/Get', $evil => 1) ],
