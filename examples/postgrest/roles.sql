@@ -29,8 +29,10 @@ GRANT docsync_anon, docsync_user TO docsync_authenticator;
 GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
 
--- PostgREST sets this for each request. A request that takes longer shouldn't keep its connection from others.
-ALTER ROLE docsync_user SET statement_timeout = '60s';
+-- A request that takes longer, maybe since it waits for a transaction that was left prepared, shouldn't keep its connection
+-- from others. Of the role that PostgREST connects as: it looks for settings of the others only with db-config = true. And
+-- shorter than nginx waits: who is answered by nginx leaves a request behind.
+ALTER ROLE docsync_authenticator SET statement_timeout = '55s';
 
 -- One policy for reading and writing. A collection belongs to the tenant who is named in front of its first "/".
 -- (SELECT ...) is evaluated once a query, not once a row. The claims are empty outside PostgREST: no tenant, no row.

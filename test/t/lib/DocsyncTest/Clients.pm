@@ -13,6 +13,7 @@ use PostgreSQL::Test::Utils;
 
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my ($pid, $in, $out);
+my %environment;
 
 # A client of the collection and service given.  Options: those of Driven in
 # clients.py; claims for its token.
@@ -60,8 +61,16 @@ sub move_to
 	return $self->call('use', [ map { $_->url('') } grep { defined } $http, $reader ]);
 }
 
+# Their environment, for a clock of the test's
+sub go_by
+{
+	%environment = @_;
+	return;
+}
+
 sub start
 {
+	local @ENV{ keys %environment } = values %environment;
 	$pid = open2($out, $in, '/usr/bin/python3', '-B', 'test/t/clients.py', PostgreSQL::Test::Utils::tempdir());
 	return;
 }

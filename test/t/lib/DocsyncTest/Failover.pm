@@ -1,5 +1,8 @@
 # A service that fails over: a primary, a standby that follows it
 # asynchronously, and PostgREST and nginx in front of whichever is the primary.
+#
+# Its servers, and the clients that are made after it, go by a clock that the
+# test sets: for days to pass.
 
 package DocsyncTest::Failover;
 
@@ -8,18 +11,23 @@ use warnings;
 
 use File::Path qw(remove_tree);
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
 
 use DocsyncTest;
+use DocsyncTest::Clients;
 use DocsyncTest::Http;
 
 # Options: those of new_node
 sub new
 {
 	my ($class, %options) = @_;
-	my $self = bless { servers => 1 }, $class;
+	my $self = bless { servers => 1, passed => 0, clock => PostgreSQL::Test::Utils::tempdir() . '/clock' }, $class;
 
-	# Servers are copied again and again.
-	$self->{primary} = new_node('server1', extra => ['--wal-segsize=1'], %options);
+	$self->later(0);
+	DocsyncTest::Clients::go_by($self->clock);
+
+	# Servers are copied again and again: small segments of WAL.
+	$self->with_clock(sub { $self->{primary} = new_node('server1', extra => ['--wal-segsize=1'], %options) });
 	$self->{http} = DocsyncTest::Http->new($self->{primary});
 	$self->add_standby;
 	return $self;
@@ -51,7 +59,42 @@ sub add_standby
 	$self->{standby} = PostgreSQL::Test::Cluster->new($name);
 	$self->{standby}->init_from_backup($self->{primary}, $name, has_streaming => 1);
 	remove_tree($self->{primary}->backup_dir);
-	$self->{standby}->start;
+	$self->with_clock(sub { $self->{standby}->start });
+	return;
+}
+
+# Lets so many seconds pass.
+sub later
+{
+	my ($self, $seconds) = @_;
+
+	$self->{passed} += $seconds;
+	open my $file, '>', "$self->{clock}.new" or die $!;
+	print $file "+$self->{passed}s\n";
+	close $file;
+	rename "$self->{clock}.new", $self->{clock} or die $!;
+	return;
+}
+
+# What makes a process that is started go by the clock.  The file is looked at
+# each time; waiting goes by the monotonic clock, which nobody sets.
+sub clock
+{
+	my ($self) = @_;
+	my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1'
+	  or die "libfaketime isn't there: install Debian's package libfaketime";
+
+	return (LD_PRELOAD => $library, FAKETIME_TIMESTAMP_FILE => $self->{clock}, FAKETIME_NO_CACHE => 1, FAKETIME_DONT_FAKE_MONOTONIC => 1);
+}
+
+# Starts a server that does.
+sub with_clock
+{
+	my ($self, $code) = @_;
+	my %clock = $self->clock;
+
+	local @ENV{ keys %clock } = values %clock;
+	$code->();
 	return;
 }
 
