@@ -324,7 +324,7 @@ CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb) IS
-'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "buckets", "after", "maxDocuments"}.
+'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "origin", "buckets", "after", "maxDocuments"}.
 Answers {"rows": [{"id", "clientVersion", "LastUpdateUtc", "clientId", "deleted"}], "after", "more", "purgedThrough", "serverUtc"}.';
 
 CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb)
@@ -332,7 +332,7 @@ CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb) IS
-'Documents by id: {"clientId", "collection", "cursor", "ids"}.
+'Documents by id: {"clientId", "collection", "cursor", "origin", "ids"}.
 Answers {"documents", "more", "serverUtc"}.';
 
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)

@@ -122,7 +122,6 @@ docsync_check_run(Store *store)
 		check_relation(store, i);
 
 	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
-	store->owner = rel->rd_rel->relowner;
 	check_primary_key(rel, store->attnums[STORE_DOCUMENT], 2, "collection, id");
 	check_triggers(rel, extension);
 	if (find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
@@ -268,6 +267,7 @@ check_relation(Store *store, StoreRelation which)
 				 errhint("ALTER %s docsync.%s SET LOGGED.",
 						 needed[which].relkind == RELKIND_SEQUENCE ? "SEQUENCE" : "TABLE", name)));
 
+	store->owners[which] = rel->rd_rel->relowner;
 	for (int i = 0; i < needed[which].ncolumns; i++)
 		store->attnums[which][i] = check_column(rel, &needed[which].columns[i]);
 

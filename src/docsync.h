@@ -117,7 +117,7 @@ typedef struct Store
 	Oid			relations[STORE_RELATIONS];
 	AttrNumber	attnums[STORE_RELATIONS][STORE_COLUMNS_MAX];
 	uint64		version;		/* another one whenever it was checked anew */
-	Oid			owner;			/* of docsync.document */
+	Oid			owners[STORE_RELATIONS];
 	Oid			purged_index;	/* primary key */
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 } Store;
@@ -401,7 +401,8 @@ typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
 /* How a statement is run */
 #define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
 #define STATEMENT_PINNED		0x02	/* its plan must walk an index */
-#define STATEMENT_AS_OWNER		0x04	/* as the store's owner */
+#define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
+#define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 
 typedef struct StoreStatement
 {

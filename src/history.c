@@ -93,14 +93,14 @@ static StoreStatement find_survived = {
 	"         WHERE d.collection OPERATOR(pg_catalog.=) each.collection"
 	"           AND d.last_update_utc OPERATOR(pg_catalog.<=) $1)),"
 	"        '-infinity') FROM each",
-	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_AS_OWNER, NULL
+	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_DOCUMENT, NULL
 };
 
 static StoreStatement find_prepared = {
 	"SELECT COALESCE(pg_catalog.min(prepared), 'infinity')"
 	"  FROM pg_catalog.pg_prepared_xacts"
 	" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
-	0, {InvalidOid}, STATEMENT_AS_OWNER, NULL
+	0, {InvalidOid}, STATEMENT_OF_HISTORY, NULL
 };
 
 static StoreStatement add_entry = {
@@ -109,7 +109,7 @@ static StoreStatement add_entry = {
 	" VALUES ($1, $2, $3, $4, $5, $6, pg_catalog.clock_timestamp(),"
 	" $7, $8, $9, $10, $11)",
 	11, {INT8OID, INT8OID, INT8OID, OIDOID, OIDOID, INT8OID, TIMESTAMPTZOID,
-	TIMESTAMPTZOID, TIMESTAMPTZOID, XID8OID, BOOLOID}, STATEMENT_AS_OWNER, NULL
+	TIMESTAMPTZOID, TIMESTAMPTZOID, XID8OID, BOOLOID}, STATEMENT_OF_HISTORY, NULL
 };
 
 static void read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,

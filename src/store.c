@@ -465,8 +465,14 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 {
 	uint64		rows;
 
-	if (statement->flags & STATEMENT_AS_OWNER)
+	/*
+	 * As the owner of the very table: a trigger of one owner's isn't run as
+	 * the other.
+	 */
+	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY))
 	{
+		Oid			owner = docsync_schema_open(STORE_READ)->owners[statement->flags & STATEMENT_OF_HISTORY ?
+																	STORE_HISTORY : STORE_DOCUMENT];
 		Oid			user;
 		int			context;
 
@@ -475,8 +481,7 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		 * them.
 		 */
 		GetUserIdAndSecContext(&user, &context);
-		SetUserIdAndSecContext(docsync_schema_open(STORE_READ)->owner,
-							   context | SECURITY_LOCAL_USERID_CHANGE |
+		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
 		rows = run(statement, plan, options);

@@ -12,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(90);
+SELECT plan(91);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -207,6 +207,23 @@ SELECT throws_ok($$SELECT "Sync; Api".docsync_grant('4294967295')$$, '42704', 'r
 CREATE ROLE regress_docsync_member IN ROLE :role;
 SELECT is(pg_temp.try('regress_docsync_member', $$SELECT "Sync; Api".docsync_sync('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}]')$$), 'OK',
 	'a member of a granted role may call');
+
+------------------------------------------------------------------------------
+-- What is done as an owner is done as that of the very table
+------------------------------------------------------------------------------
+CREATE ROLE regress_docsync_owner;
+SELECT format('GRANT %I TO regress_docsync_owner', pg_get_userbyid(datdba)) FROM pg_database WHERE datname = current_database() \gexec
+GRANT USAGE ON SCHEMA docsync TO regress_docsync_owner;
+ALTER TABLE docsync.history OWNER TO regress_docsync_owner;
+CREATE FUNCTION regress_docsync_trap() RETURNS trigger LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM set_config('regress.trapped', current_user, true); RETURN new; END $$;
+CREATE TRIGGER trap BEFORE INSERT ON docsync.history FOR EACH ROW EXECUTE FUNCTION regress_docsync_trap();
+UPDATE docsync.history SET timeline = 99;
+ALTER TABLE docsync.purged SET (fillfactor = 100);
+SET LOCAL ROLE :role;
+SELECT "Sync; Api".docsync_sync('tablet') \g /dev/null
+RESET ROLE;
+SELECT is(current_setting('regress.trapped'), 'regress_docsync_owner', 'a trigger on docsync.history is its owner''s');
 
 SELECT * FROM finish();
 ROLLBACK;
