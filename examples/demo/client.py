@@ -44,6 +44,7 @@ from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BATCH_BYTES = 8_000_000     # of bodies in an upload, about
+UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent once more, and it comes then
 MAX_REFUSED = 32            # documents refused alone in one upload()
 KEEP_TOMBSTONES = datetime.timedelta(days=90)
 
@@ -305,7 +306,7 @@ class Client:
         while missing:
             answer = self.transport.get(self.client_id, self.store.state()['cursor'], missing[:1000])
             if answer.get('behind') or answer.get('reconcile'):
-                return winners | {id: 'unknown' for id in missing}
+                return winners | {id: UNKNOWN for id in missing}
             winners |= {document['id']: document for document in answer['documents']}
             done = missing.index(answer['documents'][-1]['id']) + 1 if answer['more'] and answer['documents'] else 1000
             missing = missing[done:]
@@ -317,27 +318,34 @@ class Client:
             return
         document.unanswered = 0
         self.store.save(document)
-        if result['outcome'] in ('discarded', 'conflict'):
-            if winner is None:
-                document.rebase(None)
-                self.store.save(document)
-                self._set_aside(document, sent, f'{result["outcome"]}, and the service shows no such document')
-            elif winner != 'unknown':       # else it is sent once more, and the winner comes then
-                self.look_for_twin(winner)
-                # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
-                self.take(winner, listed=True)
-        elif winner is not None:
-            self.take(winner, listed=True)      # what was stored isn't quite what was sent
+        if result['outcome'] not in ('discarded', 'conflict'):
+            self._acknowledged(document, sent, result)
+            if winner:
+                self.take(winner, listed=True)      # what was stored isn't quite what was sent
+        elif winner is None:
+            self._winner_is_gone(document, sent, result)
+        elif winner != UNKNOWN:
+            self.look_for_twin(winner)
+            # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+            self.take(winner, listed=True)
+
+    def _acknowledged(self, document, sent, result):
+        told = {**result, 'deleted': sent.deleted, 'body': sent.body, 'clientId': self.client_id}
+        if result['outcome'] == 'unchanged' and document.clientId:
+            told['clientId'] = document.clientId        # somebody else has sent it before
+        # Not if it was edited again while the answer was on its way: that version is yet to be sent.
+        if document.clientVersion == sent.clientVersion:
+            document.becomes(told)
         else:
-            told = {**result, 'deleted': sent.deleted, 'body': sent.body, 'clientId': self.client_id}
-            if result['outcome'] == 'unchanged' and document.clientId:
-                told['clientId'] = document.clientId        # somebody else has sent it before
-            # Not if it was edited again while the answer was on its way: that version is yet to be sent.
-            if document.clientVersion == sent.clientVersion:
-                document.becomes(told)
-            else:
-                document.rebase(told)
-            self.store.save(document)
+            document.rebase(told)
+        self.store.save(document)
+
+    def _winner_is_gone(self, document, sent, result):
+        """It is sent once more, as a new document. If that isn't applied either, then there is one that we may not see."""
+        document.rebase(None)
+        self.store.save(document)
+        if sent.baseVersion is None:
+            self._set_aside(document, sent, f'{result["outcome"]}, and the service shows no such document')
 
     # Download
 

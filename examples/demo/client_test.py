@@ -636,6 +636,35 @@ class ReconcileTest(Case):
         self.in_step(self.a)
         self.assertSame(self.a)
 
+    def test_conflict_with_what_is_gone(self):
+        """A second loss between the list and the upload."""
+        empty = Service().backup()
+        backup = self.service.backup()
+        self.a.put('a0', 'lost')
+        self.a.sync()
+        self.service.restore(backup)
+        self.a.transport.meanwhile = lambda: self.service.restore(empty)
+        for _ in range(4):
+            self.a.sync()
+        self.assertEqual(self.service.line.rows['a0']['body'], '"lost"')
+        self.assertEqual(self.a.problems(), [])
+
+    def test_conflict_with_what_is_hidden(self):
+        self.service.restore(Service().backup())
+        upload = self.service.upload
+
+        def hide(client_id, documents):
+            return {'results': [{'id': document['id'], 'outcome': 'conflict', 'clientVersion': None, 'LastUpdateUtc': None,
+                                 'winner': None} for document in documents]}
+        self.service.upload = hide
+        for _ in range(4):
+            self.a.sync()
+        self.assertEqual(len(self.a.problems()), 8)
+        self.a.transport.sent.clear()
+        self.a.sync()
+        self.assertEqual(self.a.transport.sent, [])
+        self.service.upload = upload
+
     def test_mark_that_is_refused(self):
         backup = self.service.backup()
         self.a.put('new', 'forbid')
