@@ -289,6 +289,7 @@ judge_cursor(Download *download)
 
 	if (is_behind(download))
 	{
+		docsync_schema_check_caller();
 		download->is_behind = true;
 		return;
 	}

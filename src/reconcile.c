@@ -134,7 +134,10 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 
 	appendStringInfoString(&buf, "{\"rows\":[");
 	if (RecoveryInProgress())
+	{
+		docsync_schema_check_caller();
 		download.is_behind = true;
+	}
 	if (download.is_behind)
 		page.more = true;
 	else

@@ -12,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(91);
+SELECT plan(93);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -220,6 +220,11 @@ CREATE FUNCTION regress_docsync_trap() RETURNS trigger LANGUAGE plpgsql
 CREATE TRIGGER trap BEFORE INSERT ON docsync.history FOR EACH ROW EXECUTE FUNCTION regress_docsync_trap();
 UPDATE docsync.history SET timeline = 99;
 ALTER TABLE docsync.purged SET (fillfactor = 100);
+-- (A server that is behind asks the store nothing, and yet holds its locks.)
+GRANT USAGE ON SCHEMA "Sync; Api" TO regress_docsync_stranger;
+SELECT is(pg_temp.try(r.role, format($$SELECT 1 / (bool_and("Sync; Api".docsync_pull(cursor => lpad(to_hex(%s), 16, '0') || '.9000000000000000000') ->> 'behind' = 'true'))::int$$,
+	(SELECT epoch FROM docsync.history ORDER BY number DESC LIMIT 1))), r.result, 'behind: ' || r.result)
+  FROM (VALUES ('regress_docsync_stranger', '42501'), ('regress docsync "Müller"; --', 'OK')) AS r(role, result);
 SET LOCAL ROLE :role;
 SELECT "Sync; Api".docsync_sync('tablet') \g /dev/null
 RESET ROLE;
