@@ -36,7 +36,6 @@ MUTATIONS = {
     # client.py: marks
     'marks-without-base': ('client.py', 'if document.unsent == MARK:\n            sent', 'if False:\n            sent'),
     'marks-without-stamp': ('client.py', 'if document.baseVersion == 0:', 'if False:'),
-    'no-new-look': ('client.py', "            Reconciler(self).run(sorted({document.bucket for document in others}))\n", ''),
     'lower-winner-is-taken': ('client.py', "return told['clientVersion'] < document.clientVersion",
                               "return told['clientVersion'] < document.clientVersion and document.unsent != MARK"),
     'mark-of-zero-yields': ('client.py', 'document.unsent == EDIT or document.unsent == MARK and is_later(document, told)',
@@ -45,7 +44,6 @@ MUTATIONS = {
     'mark-by-old-page': ('client.py', "later = listed or document.baseUtc is None or told['LastUpdateUtc'] > document.baseUtc",
                          'later = True'),
     'old-page-is-taken': ('client.py', 'elif ours is None or version > ours or later:', 'else:'),
-    'marks-block': ('client.py', "f'unanswered AND unsent = {EDIT} LIMIT 1'", "'unanswered LIMIT 1'"),
     # client.py: cursors, losses
     'unheard': ('client.py', "unheard = state['unheard'] and self._has_told()", 'unheard = False'),
     'told-is-forgotten': ('client.py', "if answer.get('reconcile'):\n            self._told", "if False:\n            self._told"),

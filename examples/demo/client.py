@@ -368,8 +368,8 @@ class Client:
         state, now = self.store.state(), self.clock()
         tombstones = state['cursor'] is not None or self._has_told()     # a first download needs none
         primary = state['behindSince'] is not None and now >= state['behindSince'] + self.waits.primary
-        # What the service may have or not would differ for nothing. (Marks may wait for this very comparison.)
-        self.asked = self._is_due(state) and not self.store.select(f'unanswered AND unsent = {EDIT} LIMIT 1')
+        # What the service may have or not would differ for nothing.
+        self.asked = self._is_due(state) and not self.store.select('unanswered LIMIT 1')
         digest = self.store.digest()[1] if self.asked else None
         try:
             return self.transport.pull(self.client_id, state['cursor'], page, digest, tombstones, primary)
@@ -492,21 +492,18 @@ class Client:
         return answer
 
     def _send_marks(self):
-        """What the service has lost. Own documents at once; those of others after a random wait and a new look, since many
-        clients hold the same."""
-        state = self.store.state()
-        others = self.store.select(f'unsent = {MARK} AND error IS NULL AND clientId IS NOT ?', state['clientId'])
-        if others and state['othersAt'] is None:
+        """What the service has lost. Own documents at once; those of others after a random wait, since many clients hold the
+        same: most come back by download meanwhile."""
+        own, others = 'clientId = (SELECT clientId FROM client)', 'clientId IS NOT (SELECT clientId FROM client)'
+        self._send(MARK, own)
+        waiting = bool(self.store.select(f'unsent = {MARK} AND error IS NULL AND {others} LIMIT 1'))
+        others_at = self.store.state()['othersAt']
+        if waiting != (others_at is not None):
+            others_at = self._within(self.waits.others) if waiting else None
             with self.store.transaction():
-                self.store.set_state(othersAt=self._within(self.waits.others))
-        if others and self.clock() >= self.store.state()['othersAt']:
-            Reconciler(self).run(sorted({document.bucket for document in others}))
-            self._send(MARK, 'true')
-        else:
-            self._send(MARK, 'clientId = (SELECT clientId FROM client)')
-        if not self.store.select(f'unsent = {MARK} AND error IS NULL AND clientId IS NOT ? LIMIT 1', self.client_id):
-            with self.store.transaction():
-                self.store.set_state(othersAt=None)
+                self.store.set_state(othersAt=others_at)
+        if waiting and self.clock() >= others_at:
+            self._send(MARK, others)
 
     # Twins: two stores with one clientId, after a phone was cloned or its backup restored
 

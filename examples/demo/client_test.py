@@ -623,7 +623,7 @@ class ReconcileTest(Case):
         self.b.put_all((f'b{n}', 'new') for n in range(10))
         self.b.upload()
         self.service.restore(backup)
-        self.service.page_budget = 3
+        self.service.page_budget, self.service.list_budget = 3, 7
         c = self.client()
         c.put('c', 1)
         c.sync()
@@ -664,6 +664,64 @@ class ReconcileTest(Case):
         self.a.sync()
         self.assertEqual(self.a.transport.sent, [])
         self.service.upload = upload
+
+    def test_mark_of_version_zero_yields_to_newer_content(self):
+        """That it has the same version doesn't tell."""
+        self.a.clock, clock = lambda: 0, self.a.clock
+        self.raw('b', id='zero', clientVersion=0, body='old')
+        backup = self.service.backup()
+        self.raw('b', id='zero', clientVersion=0, body='lost')
+        self.a.sync()
+        self.a.clock = clock
+        self.service.restore(backup)
+        self.a.transport.meanwhile = lambda: self.raw('b', id='zero', clientVersion=0, body='newest')
+        for _ in range(4):
+            self.a.sync()
+        self.assertEqual(self.service.line.rows['zero']['body'], '"newest"')
+        self.assertSame(self.a)
+
+    def test_old_page(self):
+        """From a standby that lags."""
+        row = dict(self.service.line.rows['b0'])
+        self.raw(id='b0', body='newer')
+        self.raw(id='zero', clientVersion=0, body='old')
+        zero = dict(self.service.line.rows['zero'])
+        self.raw(id='zero', clientVersion=0, body='new')
+        self.a.sync()
+        before = content(self.a)
+        with self.a.store.transaction():
+            self.assertFalse(self.a.take(row))
+            self.assertFalse(self.a.take(zero))
+        self.assertEqual(content(self.a), before)
+
+    def test_server_that_cannot_answer_now(self):
+        """It lags, or the cursor has become void: nothing is concluded from an empty list."""
+        for word in ('behind', 'reconcile'):
+            with self.subTest(word):
+                self.setUp()
+                backup = self.service.backup()
+                self.a.put('new', 1)
+                self.a.sync()
+                self.service.restore(backup)
+                reconcile = self.service.reconcile
+                self.service.reconcile = lambda client_id, cursor, buckets, after, limit: {
+                    'rows': [], 'after': after, 'more': len(self.a.transport.calls) < 20, 'purgedThrough': None, word: True}
+                for _ in range(3):
+                    self.a.sync()
+                self.assertLess(len(self.a.transport.calls), 15)
+                self.assertIn('a0', content(self.a))
+                self.service.reconcile = reconcile
+                self.in_step()
+                self.in_step()
+                self.assertSame()
+
+    def test_state_comes_with_the_last_page(self):
+        c = self.client()
+        c.compare()
+        c.download(page=1)
+        self.assertIsNone(c.differing)
+        self.assertEqual(c.store.state()['nulls'], 0)
+        self.assertIsNotNone(c.status()['equalAt'])
 
     def test_mark_that_is_refused(self):
         backup = self.service.backup()
@@ -831,6 +889,7 @@ class History:
         self.service.lag = chance.choice((0, 0, 0.3))
         self.service.no_state = chance.choice((0, 0.3))
         self.service.page_budget = chance.choice((2, 10**9))
+        self.service.list_budget = chance.choice((2, 10, 10**9))
         self.service.winner_budget = chance.choice((0, 1, 10**9))
         self.time = 1000
         self.trouble = True
@@ -1041,6 +1100,41 @@ class TwinTest(Case):
         self.assertEqual((twin.get('note'), twin.get('new'), self.a.get('other')), ('v2', 'of the original', 'of the copy'))
         self.assertTrue(self.a.status()['twin'] or twin.status()['twin'])
 
+    def test_found_before_a_loss_is_told(self):
+        """The old name's cursor is the only one that the loss is told to; and a purge since would make it look like a deletion."""
+        backup = self.service.backup()
+        self.b.put('lost', 'of b')
+        self.b.sync()
+        self.a.sync()
+        twin = clone(self.a, self.client())
+        self.service.restore(backup)
+        twin.put('x', 1)
+        self.raw(id='y', body=1)
+        self.raw(id='y', deleted=True)
+        self.service.purge()
+        for offset, first, second in ((0, self.a, twin), (1, twin, self.a)):
+            with self.subTest(offset):
+                second.put('z', 'stale')
+                first.put('z', 'newer')
+                first.upload()
+        self.a.sync()       # finds the twin by the winner
+        self.in_step(self.a, twin)
+        self.assertEqual(self.a.get('lost'), 'of b')
+        self.assertIn('lost', self.service.line.rows)
+
+    def test_no_cursor_hears_of_no_loss(self):
+        """A store that has only sent."""
+        backup = self.service.backup()
+        self.a.put('x', 1)
+        self.a.upload()
+        self.service.restore(backup)
+        self.raw(id='y', body=1)
+        self.raw(id='y', deleted=True)
+        self.service.purge()
+        for _ in range(3):
+            self.a.sync()
+        self.assertIn('x', self.service.line.rows)
+
     def test_found_by_a_winner(self):
         twin = clone(self.a, self.client())
         self.a.put('x', 'stale')
@@ -1081,11 +1175,11 @@ class TwinTest(Case):
     def test_own_documents_are_no_twins(self):
         self.a.put('x', 1)
         self.in_step()
-        for _ in range(3):
+        for answer in (None, 'answer', 'request', None):
             backup = self.service.backup()
             self.a.put('x', self.tick())
             self.a.put('y', self.tick())
-            self.a.transport.breaks = lambda: 'answer' if self.a.transport.calls[-1] == 'upload' else None
+            self.a.transport.breaks = lambda: answer if self.a.transport.calls[-1] == 'upload' else None
             with contextlib.suppress(ConnectionError):
                 self.a.sync()
             self.a.transport.breaks = lambda: None

@@ -48,7 +48,7 @@ class Service:
         self.lagging = []       # older states of the line, as standbys have
         self.lag = 0            # the chance that a reader meets one
         self.no_state = 0       # the chance that there is no state
-        self.page_budget = 10**9
+        self.page_budget = self.list_budget = 10**9
         self.winner_budget = 10**9
         self.ever_purged = {}   # id -> the highest version purged, in any history
         self.knows_stale_cursors = True     # Reconcile and Get refuse cursors that are void
@@ -210,7 +210,7 @@ class Service:
         if answer := self._not_now(line, cursor):
             return {'rows': [], 'after': after, 'more': True, 'purgedThrough': None} | answer
         ids = sorted((id for id in line.rows if after is None or id > after), key=str.encode)
-        limit = min(max_documents, self.page_budget)
+        limit = min(max_documents, self.list_budget)
         looked, more = ids[:limit], len(ids) > limit
         rows = [{key: line.rows[id][key] for key in ('id', 'clientVersion', 'LastUpdateUtc', 'clientId', 'deleted')}
                 for id in looked if buckets is None or bucket_of(id) in buckets]
