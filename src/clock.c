@@ -167,8 +167,10 @@ docsync_clock_is_recovered(void)
 }
 
 /*
- * Notes in the page that the start has been taken note of.  Not logged: after
- * the next crash nobody has.
+ * Notes in the page that the start has been taken note of.  A hint: it isn't
+ * logged, unless the page is to be mended should it be torn in writing, and then
+ * nothing has been stamped since.  After the next stamp and crash nobody has
+ * taken note.
  */
 void
 docsync_clock_set_noted(void)
@@ -177,7 +179,7 @@ docsync_clock_set_noted(void)
 
 	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
 	clock.data->is_called = true;
-	MarkBufferDirty(clock.buffer);
+	MarkBufferDirtyHint(clock.buffer, true);
 	clock_close(&clock);
 }
 

@@ -212,7 +212,8 @@ docsync_query_run(Download *download)
 				 download->next.seen != download->position.seen)
 			download->next.lsn = Max(download->position.lsn, download->lsn);
 	}
-	else if (download->passed == 0 && download->gap != NULL)
+	else if (download->passed == 0 && download->gap != NULL &&
+			 !download->is_held && !RecoveryInProgress())
 		docsync_query_refuse(RESYNC_LOST);
 }
 
@@ -250,7 +251,7 @@ docsync_query_refuse(ResyncReason reason)
 		[RESYNC_USE_CURSOR] = {
 			"use_cursor",
 			"{\"reason\": \"pages\", \"text\": \"Tombstones have been removed from this collection: its documents can't be fetched in pages by stamps alone.\"}",
-			"Fetch all at once, without a maximum, or use a cursor: docsync_pull."
+			"Use a cursor (docsync_pull), or fetch all at once, without a maximum, if it fits into one answer."
 		}
 	};
 
