@@ -17,6 +17,13 @@ use DocsyncTest;
 use DocsyncTest::Clients;
 use DocsyncTest::Http;
 
+# A clock that is set forward is no reason to hang up, or to cancel a query.
+my $SETTINGS = <<'END';
+max_standby_streaming_delay = -1
+wal_receiver_timeout = 0
+wal_sender_timeout = 0
+END
+
 # Options: those of new_node
 sub new
 {
@@ -27,7 +34,7 @@ sub new
 	DocsyncTest::Clients::go_by($self->clock);
 
 	# Servers are copied again and again: small segments of WAL.
-	$self->{options} = { extra => ['--wal-segsize=1'], %options };
+	$self->{options} = { extra => ['--wal-segsize=1'], conf => $SETTINGS, %options };
 	$self->with_clock(sub { $self->{primary} = new_node('server1', %{ $self->{options} }) });
 	$self->{archive} = $self->{primary}->archive_dir;
 	$self->{http} = DocsyncTest::Http->new($self->{primary});
