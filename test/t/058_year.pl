@@ -1,14 +1,15 @@
-# A year in the life of a service: ten clients of two tenants, of which some sleep
-# for months, one is cloned and one comes back from a backup; edits, deletions, a
-# purge each night; the primary is killed with its standby behind, the store is
-# brought back to an earlier moment, and a dump is restored into a new cluster.
+# A year in the life of a service, and of its clients: edits and deletions, a
+# purge each night; clients that sleep for months, one whose store is copied, one
+# whose store comes back from a backup; failovers that lose something and one
+# that doesn't, an old primary that lives on, a crash, a restore to an earlier
+# time, a dump restored into a new cluster.  Two tenants.
 #
-# In the end each client equals the service; what any client held when something
-# was lost is there, unless somebody deleted it; the tenants are apart; nobody
-# has asked for ever.
+# Whatever a client had when something was lost is there at the end, or a later
+# version of it, unless somebody deleted that; each client has what the service
+# has; nobody asked more often than it should; tenants are apart.
 #
-# DOCSYNC_YEAR_DAYS: how many days pass, 360 unless it is given; a round is ten.
-# DOCSYNC_SEED: that of an earlier run, which is printed.
+# DOCSYNC_YEAR_DAYS: how many days.  DOCSYNC_YEAR_SEED: repeat one run, as far as
+# what is done goes; hashes and clientIds are others.
 
 use strict;
 use warnings;
@@ -20,313 +21,506 @@ use DocsyncTest;
 use DocsyncTest::Clients;
 use DocsyncTest::Failover;
 use DocsyncTest::Http;
-use PostgreSQL::Test::Cluster;
+use List::Util qw(max min);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $ROUND = 10;    # days
-my $rounds = int(($ENV{DOCSYNC_YEAR_DAYS} // 360) / $ROUND);
-my $seed = $ENV{DOCSYNC_SEED} // time;
-my $IDS = 12;      # documents of a tenant that all its clients edit
-
-note "DOCSYNC_SEED=$seed";
-srand $seed;
+my $DAYS = $ENV{DOCSYNC_YEAR_DAYS} || 180;
+my $SEED = $ENV{DOCSYNC_YEAR_SEED} || 1 + time % 1_000_000;
+my @TENANTS = qw(anna ben);
+my $DAY = 86_400;
+my $KEEP = 30;    # days, of tombstones
+my $IDS = 60;     # few enough for clients to write to the same
 
 my $service = DocsyncTest::Failover->new(has_archiving => 1);
-my %tenant;        # name => {clients, held: id => version, deleted: id => version}
-my %asleep;        # client's name => round in which it wakes
-my $plain = { since => undef, documents => {}, own => {}, refused => 0 };
-my $backup;        # the store of a client, as it was
-my $node = 1;
+my $reader = DocsyncTest::Http->new($service->standby, PGRST_DB_CHANNEL_ENABLED => 'false');
+my $state = $SEED;
+my $day = 0;
+my (@clients, %happened, @history);
 
-for my $name ('anna', 'ben')
+# What must be there at the end: by tenant and id, [clientVersion, the clients
+# that had it].  And what was deleted: by tenant and id, the highest version.
+my (%must, %deleted);
+my ($old, $old_http, $writer, $writes, $requests, $syncs) = (undef, undef, undef, 0, 0, 0);
+
+note "seed $SEED, $DAYS days";
+make_clients();
+my %events = plan_events();
+while (++$day <= $DAYS)
 {
-	$tenant{$name} = { clients => [ map { client($name, $_) } 1 .. ($name eq 'anna' ? 6 : 3) ], held => {}, deleted => {} };
+	for my $event (@{ $events{$day} // [] })
+	{
+		note "day $day: $event->[0]";
+		$happened{ $event->[0] }++;
+		$event->[1]->();
+	}
+	pass_day();
 }
-
-# What happens, by thirds of the year
-my %event = (
-	int($rounds * 0.10) => \&clone,
-	int($rounds * 0.15) => \&back_up,
-	int($rounds * 0.25) => \&lossy_failover,
-	int($rounds * 0.40) => \&come_back_from_backup,
-	int($rounds * 0.50) => \&go_back,
-	int($rounds * 0.65) => \&move_by_dump,
-	int($rounds * 0.80) => \&lossy_failover);
-
-for my $round (1 .. $rounds)
-{
-	a_round($round);
-	$event{$round}->() if $event{$round};
-	$service->later($ROUND * 86_400);
-	$service->session->do("CALL docsync_purge('60 days')");
-}
-
-%asleep = ();
-a_round($rounds + 1);
-finish();
+end_of_the_year();
 done_testing();
 
 #-----------------------------------------------------------------------------
+# Chance: of our own, for the seed to mean the same everywhere
 
-sub client
+sub any_of { return $_[ chance_to(scalar @_) ] }
+sub chance_to { $state = $state * 48271 % 2147483647; return $state % $_[0] }
+sub perhaps { return chance_to(1000) < 1000 * $_[0] }
+
+#-----------------------------------------------------------------------------
+# The clients
+
+# Of each tenant five: one is always there, one sleeps for months, one reads from
+# a standby, one has a clock that is wrong, and one speaks only the protocol's
+# two plain requests.
+sub make_clients
 {
-	my ($tenant, $name, %options) = @_;
-
-	return DocsyncTest::Clients->new("$tenant $name", $service->http, $tenant, claims => { tenant => $tenant, collection => $tenant }, %options);
+	for my $tenant (@TENANTS)
+	{
+		make_client($tenant, $_) for qw(daily sleeper reader skewed);
+		make_client($tenant, 'plain', plain => JSON::PP::true);
+	}
+	for my $client (@clients)
+	{
+		$client->{store}->later(any_of(-2, 3) * 3_600_000) if $client->{kind} eq 'skewed';
+	}
+	return;
 }
 
-# Everybody who is awake edits, deletes, syncs, some not at all.
-sub a_round
+sub make_client
 {
-	my ($round) = @_;
+	my ($tenant, $kind, %options) = @_;
+	my $name = "$tenant-" . ($options{name} // $kind);
+	my $client = { name => $name, tenant => $tenant, kind => $kind, plain => $options{plain}, wakes => 0 };
 
-	for my $name (sort keys %tenant)
+	delete $options{name};
+	$options{read_url} = $reader if $kind eq 'reader';
+	$options{waits} = { told => 3_600_000, others => 3_600_000, compare => 86_400_000, again => 60_000, primary => 60_000 } unless $client->{plain};
+	$client->{store} = DocsyncTest::Clients->new($name, $service->http, $tenant,
+		claims => { tenant => $tenant, collection => $tenant, exp => time + 1_000_000 },
+		seed => $SEED, %options);
+	push @clients, $client;
+	return $client;
+}
+
+sub place
+{
+	my ($client, $http) = @_;
+
+	$client->{store}->move_to($http // $service->http, $client->{kind} eq 'reader' && !$http ? $reader : undef);
+	return;
+}
+
+# What a client does in a day
+sub live
+{
+	my ($client) = @_;
+
+	return if $client->{wakes} > $day;
+	if (perhaps($client->{kind} eq 'sleeper' ? 0.15 : 0.01))
 	{
-		my $tenant = $tenant{$name};
-
-		for my $client (@{ $tenant->{clients} })
-		{
-			next if ($asleep{ $client->{name} } // 0) > $round;
-
-			edit($tenant, $client) for 1 .. rand 3;
-			$asleep{ $client->{name} } = $round + 3 + int rand 12 if rand() < 0.06;
-			is($client->sync, '', "$client->{name} syncs") if rand() < 0.8;
-		}
+		$client->{wakes} = $day + ($client->{kind} eq 'sleeper' ? 20 + chance_to(80) : 2 + chance_to(20));
+		$happened{'a long sleep'}++ if $client->{wakes} > $day + $KEEP;
+		return;
 	}
-	plain_round($round);
+	return unless perhaps(0.5);
+	edit($client) for 1 .. chance_to(4);
+	sync($client) if perhaps(0.75);
 	return;
 }
 
 sub edit
 {
-	my ($tenant, $client) = @_;
-	my $id = 'd' . int rand $IDS;
+	my ($client) = @_;
+	my $store = $client->{store};
+	my $id = perhaps(0.8) ? 'd' . chance_to($IDS) : "$client->{name} $day";
 
-	if (rand() < 0.25 && defined $client->get($id))
+	if (perhaps(0.3))
 	{
-		$client->delete($id);
-		my $version = $client->version($id);
-		$tenant->{deleted}{$id} = $version if $version > ($tenant->{deleted}{$id} // 0);
+		$store->delete($id);
+		note_deletion($client, $id);
 	}
 	else
 	{
-		$client->put($id => int rand 1_000_000);
+		$store->put($id, { tenant => $client->{tenant}, by => $client->{name}, day => $day });
 	}
+	$happened{edit}++;
 	return;
 }
 
-# Whatever a client holds now must not be lost.
-sub note_held
+sub note_deletion
 {
-	for my $tenant (values %tenant)
+	my ($client, $id) = @_;
+	my $version = eval { $client->{store}->version($id) } // return;
+
+	$deleted{ $client->{tenant} }{$id} = max($version, $deleted{ $client->{tenant} }{$id} // $version);
+	return;
+}
+
+# Over a line that breaks now and then
+sub sync
+{
+	my ($client) = @_;
+	my $breaks = perhaps(0.1);
+
+	$client->{store}->cut(chance_to(4), perhaps(0.5) ? JSON::PP::true : JSON::PP::false) if $breaks;
+	my $said = $client->{store}->sync;
+	$client->{store}->mend if $breaks;
+	$happened{"sync: $said"}++ if $said;
+	fail("$client->{name}, day $day: $said") if $said && !$breaks;
+	count_requests($client);
+	return;
+}
+
+sub count_requests
+{
+	my ($client) = @_;
+	my $log = $client->{store}->log;
+
+	for my $request (@$log)
 	{
-		for my $client (@{ $tenant->{clients} })
-		{
-			my $content = $client->content;
-
-			for my $id (keys %$content)
-			{
-				my $version = $content->{$id}[0];
-				$tenant->{held}{$id} = $version if $version > ($tenant->{held}{$id} // 0);
-			}
-		}
+		$happened{$_}++ for $request =~ /\b(told|behind|equal|different|no state|4\d\d)\b/g;
 	}
-	return;
-}
-
-# A client that knows the protocol's two requests and nothing else.  Its documents
-# are its own; it starts again, and sends all it has, when it is told to.
-sub plain_round
-{
-	my ($round) = @_;
-
-	$plain->{own}{ 'plain-' . int rand 5 } = $round;
-	plain_upload();
-	for (1 .. 3)
-	{
-		my $answer = $service->http->post('/Docs/Query?origin=other&clientId=plain' . (defined $plain->{since} ? "&sinceUtc=$plain->{since}" : ''), '');
-
-		if ($answer->{status} == 410)
-		{
-			$plain->{refused}++;
-			@$plain{ 'since', 'documents' } = (undef, {});
-			plain_upload();
-			next;
-		}
-		is($answer->{status}, 200, 'the plain client asks') or diag($answer->{content});
-		for my $document (@{ DocsyncTest::Http::value_of($answer) })
-		{
-			$plain->{documents}{ $document->{id} } = $document;
-			$plain->{since} = $document->{LastUpdateUtc} if !defined $plain->{since} || $document->{LastUpdateUtc} gt $plain->{since};
-		}
-		last;
-	}
-	return;
-}
-
-sub plain_upload
-{
-	my $answer = $service->http->post('/Docs?clientId=plain',
-		[ map { { id => $_, clientVersion => $plain->{own}{$_}, body => $plain->{own}{$_} } } sort keys %{ $plain->{own} } ]);
-
-	is($answer->{status}, 200, 'the plain client sends') or diag($answer->{content});
+	$happened{reconcile}++ if grep { /^reconcile/ } @$log;
+	$requests += @$log;
+	$syncs++;
+	return if @$log <= 30;
+	fail("$client->{name}, day $day: " . @$log . ' requests');
+	diag join "\n", @$log;
 	return;
 }
 
 #-----------------------------------------------------------------------------
+# A day and its night
 
-sub clone
+sub pass_day
 {
-	my $original = $tenant{anna}{clients}[1];
-
-	is($original->sync, '', 'a client is cloned');
-	push @{ $tenant{anna}{clients} }, client('anna', 'clone', copy_of => $original);
+	for my $client (shuffled(@clients))
+	{
+		live($client);
+		$service->later(chance_to(3600));
+	}
+	overlap() if perhaps(0.2);
+	server_edits() if perhaps(0.1);
+	$service->session->do("CALL docsync_purge('$KEEP days')");
+	tenants_are_apart() if $day % 30 == 0;
+	$service->later($DAY / 2);
 	return;
 }
 
-sub back_up
+# An upload that is under way while others come and go
+sub overlap
 {
-	is($tenant{anna}{clients}[2]->sync, '', 'a store is backed up');
-	$backup = client('anna', 'back', copy_of => $tenant{anna}{clients}[2]);
+	end_overlap();
+	$writer = connect_to($service->primary, 'docsync');
+	$writer->do('SET search_path = api', 'BEGIN');
+	$writer->upload('slow', any_of(@TENANTS), document('slow ' . ++$writes, 1, '{"by": "slow"}'));
 	return;
 }
 
-# The store is as it was; what it had sent is with the service.
-sub come_back_from_backup
+sub end_overlap
 {
-	is($tenant{anna}{clients}[2]->sync, '', 'a store is lost, and comes back from its backup');
-	$tenant{anna}{clients}[2] = $backup;
+	return unless $writer;
+	eval { $writer->do(perhaps(0.8) ? 'COMMIT' : 'ROLLBACK') };
+	$writer->close;
+	undef $writer;
 	return;
 }
 
-# The standby hasn't got the last round, and takes the primary's place.
-sub lossy_failover
+sub server_edits
 {
-	$service->cut;
-	a_round(0);
-	note_held();
+	my ($tenant, $id) = (any_of(@TENANTS), 'd' . chance_to($IDS));
+
+	$service->session->do(perhaps(0.5)
+		? "UPDATE docsync.document SET body = '{\"by\": \"server\"}' WHERE collection = '$tenant' AND id = '$id' AND NOT deleted"
+		: "DELETE FROM docsync.document WHERE collection = '$tenant' AND id = '$id' AND NOT deleted");
+	my ($version) = $service->session->column('SELECT client_version FROM docsync.document WHERE collection = ? AND id = ? AND deleted', $tenant, $id);
+	$deleted{$tenant}{$id} = max($version, $deleted{$tenant}{$id} // $version) if defined $version;
+	return;
+}
+
+sub shuffled
+{
+	my (@list) = @_;
+
+	for my $i (reverse 1 .. $#list)
+	{
+		my $j = chance_to($i + 1);
+		@list[$i, $j] = @list[$j, $i];
+	}
+	return @list;
+}
+
+#-----------------------------------------------------------------------------
+# Events
+
+# Each of a kind has days of its own, far enough from the others.
+sub plan_events
+{
+	my %plan;
+	my @kinds = (
+		(['a failover with a loss', \&cut, 2, \&fail_over]) x 3, [ 'a failover without a loss', \&switch_over ],
+		[ 'an old primary lives on', \&cut, 2, \&live_on, 3, \&bury ], [ 'a restore to an earlier time', \&mark, 1, \&back_to_mark ],
+		[ 'a dump restored', \&dump, 1, \&restore_dump ], [ 'a crash', \&crash_primary ],
+		[ 'a copied store', \&copy_store ], [ 'a store backed up', \&back_up_store, 20, \&restore_store ]);
+	my $slots = @kinds;
+	my $length = $DAYS / $slots;
+	my @background = ();
+
+	die "too few days: 7 for each of $slots events are needed" if $length < 7;
+	for my $kind (shuffled(@kinds))
+	{
+		my ($name, @steps) = @$kind;
+		my $on = int((--$slots) * $length) + 2 + chance_to(int($length) - 6);
+
+		for (my $i = 0; $i < @steps; $i += 2)
+		{
+			push @{ $plan{ min($on, $DAYS) } }, [ $name . ($i ? ', the end' : ''), $steps[$i] ];
+			$on += $steps[ $i + 1 ] // 0;
+		}
+	}
+	return %plan;
+}
+
+# What all clients have now has to be there at the end.
+sub note_what_is_held
+{
+	my %held;
+
+	for my $client (grep { !$_->{plain} } @clients)
+	{
+		my $versions = $client->{store}->held;
+
+		push @{ $held{ $client->{tenant} }{$_}{ $versions->{$_} } }, $client->{name} for keys %$versions;
+	}
+	for my $tenant (keys %held)
+	{
+		for my $id (keys %{ $held{$tenant} })
+		{
+			my $version = max(keys %{ $held{$tenant}{$id} });
+
+			$must{$tenant}{$id} = [ $version, "on day $day by @{$held{$tenant}{$id}{$version}}" ] if $version >= ($must{$tenant}{$id} // [$version])->[0];
+		}
+	}
+	return;
+}
+
+# New servers take over: who had sessions, has none.
+sub after
+{
+	$service->add_standby unless $service->standby;
+	$reader->move_to($service->standby);
+	return;
+}
+
+sub before
+{
+	if ($writer)
+	{
+		$writer->close;
+		undef $writer;
+	}
+	note_what_is_held();
+	return;
+}
+
+sub cut { $service->cut; return }
+sub mark { $service->mark; return }
+
+my $dump;
+sub dump { $dump = $service->dump; return }
+
+sub fail_over
+{
+	before();
 	$service->fail_over;
-	return;
+	return after();
 }
 
-# To before the last round, on the same clients
-sub go_back
+sub switch_over
 {
-	my $old = $service->primary;
-	my $name = 'pitr' . $node++;
-	my $new = PostgreSQL::Test::Cluster->new($name);
-
-	# A standby that was promoted archives where its first primary did.
-	$old->enable_archiving;
-	$old->reload;
-	$old->backup($name);
-	a_round(0);
-	$service->session->do(q{SELECT pg_create_restore_point('then')});
-	a_round(0);
-	note_held();
-	$service->session->do('SELECT pg_switch_wal()');
-	wait_for('the archive', sub { $service->session->value(q{SELECT last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1) FROM pg_stat_archiver}) });
-
-	$new->init_from_backup($old, $name, has_restoring => 1, standby => 0);
-	$new->append_conf('postgresql.conf', "recovery_target_name = 'then'\nrecovery_target_action = 'promote'");
-	replace_by($new);
-	return;
+	before();
+	$service->switch_over;
+	return after();
 }
 
-# Into a cluster that has never heard of this one, with roles and policies
-sub move_by_dump
+sub crash_primary
 {
-	my $old = $service->primary;
-	my $dir = PostgreSQL::Test::Utils::tempdir();
-	my $new;
-
-	system_or_bail('pg_dumpall', '--roles-only', '-f', "$dir/roles.sql", '-d', $old->connstr('postgres'));
-	system_or_bail('pg_dump', '-Fc', '-f', "$dir/dump", '-d', $old->connstr('docsync'));
-	a_round(0);
-	note_held();
-
-	$service->with_clock(sub { $new = new_node('dump' . $node++, has_archiving => 1) });
-	$new->psql('postgres', slurp_file("$dir/roles.sql"), on_error_stop => 0);
-	$new->safe_psql('postgres', 'CREATE DATABASE docsync');
-	system_or_bail('pg_restore', '--exit-on-error', '-d', $new->connstr('docsync'), "$dir/dump");
-	replace_by($new, 1);
-	return;
-}
-
-sub replace_by
-{
-	my ($new, $runs) = @_;
-
-	$service->session->close;
-	delete $service->{session};
+	before();
+	$service->leave_session;
 	$service->http->stop_postgrest;
-	$service->primary->kill9;
-	$service->{standby}->stop('immediate') if $service->{standby};
-	delete $service->{standby};
-	$service->with_clock(sub { $new->start }) unless $runs;
-	wait_for('the new server', sub { ($new->safe_psql('postgres', 'SELECT pg_is_in_recovery()')) eq 'f' });
-	$service->{primary} = $new;
-	$service->http->move_to($new);
+	$service->with_clock(sub { DocsyncTest::crash($service->primary) });
+	$service->http->start_postgrest;
+	return;
+}
+
+sub back_to_mark
+{
+	before();
+	$service->back_to_mark;
+	return after();
+}
+
+sub restore_dump
+{
+	before();
+	$service->restore($dump);
+	tenants_are_apart();
+	return after();
+}
+
+# Some clients stay with the old primary for days.
+sub live_on
+{
+	before();
+	$old = $service->fail_over(lives => 1);
+	$old_http = DocsyncTest::Http->new($service->primary);
+	place($_, $old_http) for grep { $_->{kind} =~ /^(?:daily|plain|reader)$/ } @clients;
+	after();
+	return;
+}
+
+sub bury
+{
+	before();
+	$service->bury($old);
+	place($_) for @clients;
+	$old_http->stop;
+	return;
+}
+
+sub copy_store
+{
+	my ($original) = grep { $_->{kind} eq 'daily' && $_->{tenant} eq 'anna' } @clients;
+
+	make_client('anna', 'daily', name => 'copy', copy_of => $original->{store});
+	return;
+}
+
+sub back_up_store
+{
+	$_->{store}->back_up for grep { $_->{kind} eq 'skewed' } @clients;
+	return;
+}
+
+# What only such a store had is lost with it.
+sub restore_store
+{
+	for my $client (grep { $_->{kind} eq 'skewed' } @clients)
+	{
+		my $tenant = $client->{tenant};
+		my $had = $client->{store}->held;
+		my %elsewhere = map { $_->[0] => $_->[1] } @{ $service->session->rows('SELECT id, client_version FROM docsync.document WHERE collection = ?', $tenant) };
+
+		$client->{store}->restore;
+		for my $versions (map { $_->{store}->held } grep { $_->{tenant} eq $tenant && !$_->{plain} } @clients)
+		{
+			$elsewhere{$_} = max($versions->{$_}, $elsewhere{$_} // $versions->{$_}) for keys %$versions;
+		}
+		for my $id (keys %{ $must{$tenant} })
+		{
+			next unless defined $had->{$id} && $must{$tenant}{$id}[0] <= $had->{$id};
+			if (!defined $elsewhere{$id}) { delete $must{$tenant}{$id} }
+			else { $must{$tenant}{$id}[0] = min($must{$tenant}{$id}[0], $elsewhere{$id}) }
+		}
+	}
 	return;
 }
 
 #-----------------------------------------------------------------------------
+# What must hold
 
-# All are online until nobody has anything to do.
-sub finish
+# Neither sees, nor writes, nor finds out about what is the other's.
+sub tenants_are_apart
 {
-	for my $name (sort keys %tenant)
+	my @faults;
+
+	for my $tenant (@TENANTS)
 	{
-		my $tenant = $tenant{$name};
-		my @clients = @{ $tenant->{clients} };
+		my ($other) = grep { $_ ne $tenant } @TENANTS;
+		my %token = (token => DocsyncTest::Http::token(DocsyncTest::Http::claims(tenant => $tenant, collection => $tenant, exp => time + 1_000_000)));
+		my $http = $service->http;
+		my $pull = DocsyncTest::Http::value_of($http->get("/Docs/Pull?clientId=x&collection=$other&reconcile=true", %token));
+		my $list = DocsyncTest::Http::value_of($http->post('/Docs/Reconcile', { clientId => 'x', collection => $other }, %token));
+		my $upload = $http->post('/Docs?clientId=x', { collection => $other, documents => [ { id => 'd1', clientVersion => 9e15, body => 'theirs' } ] }, %token);
 
-		$_->log for @clients;
-		for (1 .. 5)
-		{
-			is($_->sync, '', "$_->{name} syncs at the end") for @clients;
-		}
-		my $content = content($name);
-
-		for my $client (@clients)
-		{
-			cmp_ok(scalar @{ $client->log }, '<=', 40, "$client->{name} doesn't ask for ever");
-			$client->compare;
-			is($client->sync, '', "$client->{name} compares");
-			is_deeply([ grep { /^pull/ } @{ $client->log } ], ['pull: equal'], "$client->{name} and the service are equal, by their digests");
-			is_deeply($client->content, $content, 'by their documents');
-			is_deeply([ $client->unsent, $client->problems ], [ [], [] ], 'and nothing is unsent');
-		}
-		for my $id (sort keys %{ $tenant->{held} })
-		{
-			my $version = $content->{$id} ? $content->{$id}[0] : $tenant->{deleted}{$id} // 0;
-			cmp_ok($version, '>=', $tenant->{held}{$id}, "$name: $id, which was held at a loss, is there, or was deleted");
-		}
+		push @faults, "$tenant reads $other" if @{ $pull->{documents} } || @{ $list->{rows} } || defined $list->{purgedThrough};
+		push @faults, "$tenant writes $other: $upload->{status}" if $upload->{status} != 403;
 	}
-
-	plain_round($rounds + 1) for 1 .. 2;
-	my $session = $service->session;
-	is_deeply({ map { $_->{id} => $_->{body} } grep { !$_->{deleted} } values %{ $plain->{documents} } },
-		{ map { $_->[0] => $_->[1] } @{ $session->rows(q{SELECT id, (body #>> '{}')::int FROM docsync.document
-			WHERE collection = 'anna' AND NOT deleted AND client_id <> 'plain'}) } },
-		'the plain client has what there is of others');
-	is_deeply({ map { $_->[0] => $_->[1] } @{ $session->rows(q{SELECT id, client_version FROM docsync.document WHERE client_id = 'plain'}) } },
-		$plain->{own}, 'and its own are there');
-	cmp_ok($plain->{refused}, '<=', 15, 'it was told to start again a few times');
-
-	is($session->value(q{SELECT count(*) FROM docsync.document WHERE collection NOT IN ('anna', 'ben')}), 0, 'nothing has gone astray');
-	is($session->value('SELECT relrowsecurity FROM pg_class WHERE oid = $$docsync.document$$::regclass'), 1, 'the tenants are still kept apart');
-	my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims(tenant => 'ben', collection => 'ben'));
-	is_deeply(DocsyncTest::Http::value_of($service->http->post('/Docs/Query?clientId=x&collection=anna', '', token => $token)), [], 'ben sees nothing of anna\'s');
-	cmp_ok($session->value('SELECT count(DISTINCT epoch) FROM docsync.history'), '>=', 5, 'each loss began an epoch');
+	is("@faults", '', "tenants are apart on day $day");
 	return;
 }
 
-sub content
+sub end_of_the_year
 {
-	my ($collection) = @_;
+	$day = $DAYS;
+	end_overlap();
+	note_what_is_held();
 
-	return DocsyncTest::Http::value_of({ content => $service->session->value(
-		q{SELECT coalesce(json_object_agg(id, json_build_array(client_version, body)), '{}') FROM docsync.document
-		   WHERE collection = ? AND NOT deleted}, $collection) });
+	# Everybody is awake, on a good line.
+	for my $client (@clients)
+	{
+		$client->{wakes} = 0;
+		place($client, $service->http);
+		edit($client);
+	}
+	for my $round (1 .. 12)
+	{
+		$service->later(7200);
+		sync($_) for @clients;
+	}
+
+	for my $tenant (@TENANTS)
+	{
+		my $rows = $service->session->rows('SELECT id, client_version, body FROM docsync.document WHERE collection = ? AND NOT deleted', $tenant);
+		my %content = map { $_->[0] => [ $_->[1], DocsyncTest::Http::value_of({ content => $_->[2] }) ] } @$rows;
+		my @own = grep { $_->{tenant} eq $tenant } @clients;
+
+		cmp_ok(scalar keys %content, '>', 20, "$tenant has documents");
+		check_client($_, \%content) for @own;
+		is_deeply([ grep { ($_->[1]{tenant} // $tenant) ne $tenant } values %content ], [], "$tenant has nothing that is another's");
+		my @names = map { $_->{store}->status->{clientId} } grep { !$_->{plain} } @own;
+		is(scalar keys %{ { map { $_ => 1 } @names } }, scalar @names, "each of $tenant\'s clients has a name of its own");
+
+		my @lost;
+		for my $id (sort keys %{ $must{$tenant} })
+		{
+			my ($version, $by) = @{ $must{$tenant}{$id} };
+
+			next if $content{$id} && $content{$id}[0] >= $version;
+			next if ($deleted{$tenant}{$id} // $version) > $version;
+			push @lost, "$id, version $version, was held $by, now: " . ($content{$id} ? $content{$id}[0] : 'nothing') . ', deleted: ' . ($deleted{$tenant}{$id} // 'never');
+		}
+		is(join("\n", @lost), '', "nothing of $tenant\'s is lost, of " . keys(%{ $must{$tenant} }) . ' documents that were held when something was');
+	}
+	tenants_are_apart();
+	cmp_ok($requests / $syncs, '<', 5, sprintf 'few requests a sync: %.1f', $requests / $syncs);
+	note join ', ', map { "$_: $happened{$_}" } sort keys %happened;
+	cmp_ok($happened{$_} // 0, '>', 0, "it has happened: $_")
+	  for ('told', 'equal', 'different', 'reconcile', 'a long sleep', 'a failover with a loss', 'a restore to an earlier time', 'a dump restored', 'sync: ConnectionError');
+	return;
+}
+
+# Each has what the service has, and nothing is left to do.
+sub check_client
+{
+	my ($client, $content) = @_;
+	my ($store, $name) = @$client{qw(store name)};
+
+	if ($client->{plain})
+	{
+		# It may have what is lost, and not know.
+		my $own = $store->content;
+		is_deeply({ map { $_ => $own->{$_} } keys %$content }, $content, "$name has what there is");
+		$store->begin_again;
+	}
+	else
+	{
+		$store->log;
+		$store->compare;
+		is($store->sync, '', "$name compares");
+		is_deeply($store->log, ['pull: equal'], "$name and the service are equal, by their digests");
+		is_deeply([ @{ $store->unsent }, @{ $store->problems } ], [], "nothing is left to do for $name");
+	}
+	is_deeply($store->content, $content, "$name has what the service has");
+	return;
 }

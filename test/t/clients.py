@@ -13,13 +13,14 @@ import random
 import sqlite3
 import sys
 import traceback
+import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples', 'demo'))
 
 from client import Client, Refused, Waits, now_ms   # noqa: E402
 from jsontext import from_json, to_json             # noqa: E402
 from store import EDIT, Document                    # noqa: E402
-from transport_http import HttpTransport            # noqa: E402
+from transport_http import HttpTransport, refused   # noqa: E402
 
 FOREVER = 10**12
 
@@ -66,7 +67,8 @@ class Line:
                 yield text
         if name == 'pull' and arguments[3] and not answer['more'] and 'state' in answer:
             state = answer['state']
-            yield 'no state' if state is None else 'equal' if state['digest'] == arguments[3] else 'different'
+            yield ('no state' if state is None else 'equal' if state['digest'] == arguments[3]
+                   else 'state' if answer['documents'] else 'different')
 
     def upload(self, *arguments):
         return self._call('upload', *arguments)
@@ -83,7 +85,9 @@ class Line:
 
 
 class Driven:
-    def __init__(self, directory, name, url, token, collection, read_url=None, client_id=None, waits=None, copy_of=None):
+    """A client of examples/demo's. seed: for what it does at random."""
+
+    def __init__(self, directory, name, url, token, collection, read_url=None, client_id=None, waits=None, copy_of=None, seed=''):
         self.path = os.path.join(directory, f'{name}.sqlite')
         if copy_of:
             copied = sqlite3.connect(self.path)
@@ -93,7 +97,7 @@ class Driven:
         self.ahead = 0
         # It compares when it is told to, or by compare(), and never twice for nothing.
         self.client = Client(
-            self.path, self.line, lambda: now_ms() + self.ahead, client_id, chance=random.Random(name),
+            self.path, self.line, lambda: now_ms() + self.ahead, client_id, chance=random.Random(f'{seed} {name}'),
             waits=Waits(**{'told': 0, 'others': 0, 'compare': FOREVER, 'again': 0, 'primary': 0, **(waits or {})}))
 
     def sync(self):
@@ -174,6 +178,18 @@ class Driven:
         return {document.id: [document.clientVersion, from_json(document.body)]
                 for document in self.client.store.select('NOT deleted')}
 
+    def held(self):
+        """The live documents that are not refused: id -> clientVersion."""
+        return {document.id: document.clientVersion for document in self.client.store.select('NOT deleted AND error IS NULL')}
+
+    def back_up(self):
+        self.kept = sqlite3.connect(f'{self.path}.kept')
+        self.client.store.db.backup(self.kept)
+
+    def restore(self):
+        """The store as it was when it was backed up; in the same file, so it doesn't show."""
+        self.kept.backup(self.client.store.db)
+
     def unsent(self):
         return [document.id for document in self.client.store.select('unsent > 0 AND error IS NULL ORDER BY id')]
 
@@ -188,6 +204,131 @@ class Driven:
         return [digest['count'], digest['digest']]
 
 
+class Plain:
+    """A client that speaks only POST /Docs and POST /Docs/Query, and goes by stamps: doc/protocol.md."""
+
+    def __init__(self, directory, name, url, token, collection, seed=''):
+        self.name, self.collection = name, collection
+        self.documents = {}         # id -> [clientVersion, deleted, body]
+        self.unsent = set()
+        self.since, self.ahead = None, 0
+        self.done = []
+        self.token, self.left, self.answers = token, None, True
+        self.use(url)
+
+    def use(self, url, read_url=None):
+        self.transport = HttpTransport(url, self.token, self.collection)
+
+    def put(self, id, body):
+        self._edit(id, False, body)
+
+    def delete(self, id):
+        if self.documents.get(id, (0, True))[1] is False:
+            self._edit(id, True, None)
+
+    def _edit(self, id, deleted, body):
+        version = max(now_ms() + self.ahead, self.documents.get(id, (0,))[0] + 1)
+        self.documents[id] = [version, deleted, body]
+        self.unsent.add(id)
+
+    def version(self, id):
+        return self.documents[id][0]
+
+    def sync(self):
+        try:
+            self._upload()
+            self._download()
+        except Refused as refusal:
+            return f'{refusal.status} {refusal.code}'
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__
+        return ''
+
+    def _upload(self):
+        sent = {id: self.documents[id] for id in sorted(self.unsent)}
+        if not sent:
+            return
+        answer = self._request('/Docs', {}, [
+            {'id': id, 'clientVersion': version, 'deleted': deleted, 'body': body}
+            for id, (version, deleted, body) in sent.items()])
+        for result in answer['results']:
+            self.unsent.discard(result['id'])
+            if result['winner']:
+                self._take(result['winner'])
+
+    def _download(self):
+        try:
+            self._take_all(self._query('other'))
+        except Refused as refusal:
+            if refusal.status != 410:
+                raise
+            self._begin_again(send=refusal.code == 'resync_lost')
+
+    def _begin_again(self, send=False):
+        """send: what didn't come. Else it goes."""
+        self.since = None
+        came = self._query('any')
+        missing = self.documents.keys() - {document['id'] for document in came} - self.unsent
+        for id in missing:
+            if send and not self.documents[id][1]:
+                self.unsent.add(id)
+            else:
+                del self.documents[id]
+        for document in came:
+            if document['id'] not in self.unsent:
+                self.documents.pop(document['id'], None)
+        self._take_all(came)
+        self._upload()
+
+    def begin_again(self):
+        self._begin_again()
+
+    def _query(self, origin):
+        return self._request('/Docs/Query', {'origin': origin, 'sinceUtc': self.since or '1970-01-01T00:00:00Z'})
+
+    def _take_all(self, documents):
+        for document in documents:
+            self._take(document)
+            self.since = document['LastUpdateUtc']
+
+    def _take(self, document):
+        id, version = document['id'], document['clientVersion']
+        if id not in self.documents or version >= self.documents[id][0]:
+            self.documents[id] = [version, document['deleted'], document['body']]
+            self.unsent.discard(id)
+
+    def _request(self, path, arguments, body=None):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0 and self.answers:
+                raise ConnectionError('the line is cut')
+        query = urllib.parse.urlencode({'clientId': self.name, 'collection': self.collection, **arguments})
+        status, text = self.transport._exchange('POST', f'{path}?{query}', json.dumps(body).encode() if body else b'')
+        if status != 200:
+            self.done.append(f'{path}: {status}')
+            raise refused(status, text)
+        if self.left is not None and self.left < 0:
+            raise ConnectionError('the answer is lost')
+        self.done.append(path)
+        return json.loads(text)
+
+    def later(self, milliseconds):
+        self.ahead += milliseconds
+
+    def cut(self, left=0, answers=True):
+        self.left, self.answers = left, answers
+
+    def mend(self):
+        self.left = None
+
+    def log(self):
+        done, self.done = self.done, []
+        return done
+
+    def content(self):
+        return {id: [version, body] for id, (version, deleted, body) in self.documents.items() if not deleted}
+
+
 def main(directory):
     clients = {}
     for line in sys.stdin:
@@ -196,7 +337,8 @@ def main(directory):
             if method == 'new':
                 if 'copy_of' in named:
                     named['copy_of'] = clients[named['copy_of']]
-                clients[name] = Driven(directory, name, *arguments, **named)
+                kind = Plain if named.pop('plain', False) else Driven
+                clients[name] = kind(directory, name, *arguments, **named)
                 result = None
             else:
                 result = getattr(clients[name], method)(*arguments, **named)

@@ -29,6 +29,8 @@ sub new
 	return $self;
 }
 
+sub name { return $_[0]{name} }
+
 sub call
 {
 	my ($self, $method, $arguments, %named) = @_;
@@ -43,7 +45,7 @@ sub call
 
 for my $method (
 	qw(sync upload download put put_all put_zero delete get version compare later cut mend page edit_meanwhile log content unsent
-	problems status digest))
+	problems status digest held back_up restore begin_again))
 {
 	no strict 'refs';
 	*$method = sub {

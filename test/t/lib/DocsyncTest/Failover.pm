@@ -17,6 +17,13 @@ use DocsyncTest;
 use DocsyncTest::Clients;
 use DocsyncTest::Http;
 
+# A clock that is set forward is no reason to hang up, or to cancel a query.
+my $SETTINGS = <<'END';
+max_standby_streaming_delay = -1
+wal_receiver_timeout = 0
+wal_sender_timeout = 0
+END
+
 # Options: those of new_node
 sub new
 {
@@ -27,7 +34,9 @@ sub new
 	DocsyncTest::Clients::go_by($self->clock);
 
 	# Servers are copied again and again: small segments of WAL.
-	$self->with_clock(sub { $self->{primary} = new_node('server1', extra => ['--wal-segsize=1'], %options) });
+	$self->{options} = { extra => ['--wal-segsize=1'], conf => $SETTINGS, %options };
+	$self->with_clock(sub { $self->{primary} = new_node('server1', %{ $self->{options} }) });
+	$self->{archive} = $self->{primary}->archive_dir;
 	$self->{http} = DocsyncTest::Http->new($self->{primary});
 	$self->add_standby;
 	return $self;
@@ -60,6 +69,7 @@ sub add_standby
 	$self->{standby}->init_from_backup($self->{primary}, $name, has_streaming => 1);
 	remove_tree($self->{primary}->backup_dir);
 	$self->with_clock(sub { $self->{standby}->start });
+	$self->{standby}->poll_query_until('postgres', 'SELECT true') or die 'the standby lets nobody in';
 	return;
 }
 
@@ -120,8 +130,7 @@ sub fail_over
 	my ($self, %options) = @_;
 	my $old = $self->{primary};
 
-	$self->session->close;
-	delete $self->{session};
+	$self->leave_session;
 	if (!$options{lives})
 	{
 		$self->{http}->stop_postgrest;
@@ -135,6 +144,94 @@ sub fail_over
 	$self->{http}->move_to($self->{primary});
 	remove_tree($old->data_dir);
 	return;
+}
+
+sub leave_session
+{
+	my ($self) = @_;
+	my $session = delete $self->{session};
+
+	$session->close if $session;
+	return;
+}
+
+# Neither the primary nor the standby is there any more.
+sub stop_all
+{
+	my ($self) = @_;
+
+	$self->leave_session;
+	$self->{http}->stop_postgrest;
+	for my $node (delete @$self{qw(standby primary)})
+	{
+		next unless $node;
+		$node->stop('immediate');
+		remove_tree($node->data_dir);
+	}
+	return;
+}
+
+# A point that the service can be brought back to, and a base backup from
+# before.
+sub mark
+{
+	my ($self) = @_;
+
+	$self->{backup_of} = $self->{primary};
+	$self->{point} = 'point' . $self->{servers};
+	$self->{primary}->backup($self->{point});
+	$self->session->do("SELECT pg_create_restore_point('$self->{point}')");
+	return;
+}
+
+# Brings it back to there, with the archive.
+sub back_to_mark
+{
+	my ($self) = @_;
+	my $segment = $self->session->value('SELECT pg_walfile_name(pg_current_wal_insert_lsn())');
+	my $node = PostgreSQL::Test::Cluster->new('server' . ++$self->{servers});
+
+	$self->session->do('SELECT pg_switch_wal()');
+	wait_for('the archive', sub { -e "$self->{archive}/$segment" });
+	$self->stop_all;
+	$node->init_from_backup($self->{backup_of}, $self->{point});
+	remove_tree($self->{backup_of}->backup_dir);
+	$node->append_conf('postgresql.auto.conf',
+		qq(restore_command = 'cp "$self->{archive}/%f" "%p"'\nrecovery_target_name = '$self->{point}'\nrecovery_target_action = promote\n));
+	$node->set_recovery_mode;
+	$self->with_clock(sub { $node->start });
+	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'the restore does not end';
+	$node->safe_psql('postgres', "ALTER SYSTEM RESET $_") for qw(restore_command recovery_target_name recovery_target_action);
+	$self->{primary} = $node;
+	return $self->{http}->move_to($node);
+}
+
+# What a dump has of the service
+sub dump
+{
+	my ($self) = @_;
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/dump';
+
+	system_or_bail('pg_dumpall', '--roles-only', '-f', "$file.roles", '-d', $self->{primary}->connstr('postgres'));
+	system_or_bail('pg_dump', '-Fc', '-f', $file, '-d', $self->{primary}->connstr('docsync'));
+	return $file;
+}
+
+# Restores it into a new cluster, which takes the place of all that was there.
+sub restore
+{
+	my ($self, $file) = @_;
+	my $node;
+
+	$self->stop_all;
+	$self->with_clock(sub { $node = new_node('server' . ++$self->{servers}, %{ $self->{options} }) });
+	$self->{archive} = $node->archive_dir;
+	# The role that restores is there already.
+	IPC::Run::run([ 'psql', '-qX', '-d', $node->connstr('postgres'), '-f', "$file.roles" ], '&>', '/dev/null');
+	$node->safe_psql('postgres', 'CREATE DATABASE docsync');
+	system_or_bail('pg_restore', '--exit-on-error', '-d', $node->connstr('docsync'), $file);
+	$self->{primary} = $node;
+	return $self->{http}->move_to($node);
 }
 
 # The end of an old primary that was still there
