@@ -251,8 +251,8 @@ class Client:
                 self._refused_alone(documents[0], refusal)
                 outcomes['refused'] += 1
             return
-        if len(results) != len(documents):
-            raise BadAnswer('as many results as documents were expected')
+        if [result['id'] for result in results] != [document.id for document in documents]:
+            raise BadAnswer('a result for each document was expected')
         self.accepted = True
         winners = self._winners(results)
         with self.store.transaction():
@@ -282,7 +282,8 @@ class Client:
 
     def _note_answered(self, documents):
         with self.store.transaction():
-            self.store.db.executemany('UPDATE document SET unanswered = 0 WHERE id = ?', [(document.id,) for document in documents])
+            self.store.db.executemany('UPDATE document SET unanswered = 0 WHERE id = ?',
+                                      [(document.id,) for document in documents])
 
     def _refused_alone(self, sent, refusal):
         if not self.accepted:
@@ -317,17 +318,18 @@ class Client:
         if document is None:
             return
         document.unanswered = 0
-        self.store.save(document)
         if result['outcome'] not in ('discarded', 'conflict'):
             self._acknowledged(document, sent, result)
             if winner:
                 self.take(winner, listed=True)      # what was stored isn't quite what was sent
         elif winner is None:
             self._winner_is_gone(document, sent, result)
-        elif winner != UNKNOWN:
-            self.look_for_twin(winner)
-            # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
-            self.take(winner, listed=True)
+        else:
+            self.store.save(document)
+            if winner != UNKNOWN:
+                self.look_for_twin(winner)
+                # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+                self.take(winner, listed=True)
 
     def _acknowledged(self, document, sent, result):
         told = {**result, 'deleted': sent.deleted, 'body': sent.body, 'clientId': self.client_id}
