@@ -22,7 +22,9 @@ $old->stop;
 system_or_bail('pg_resetwal', '-e', '3', '-D', $old->data_dir);
 $old->start;
 
-my $new = new_node('new');
+# Until the first upload to a restored store, a document waits for whatever ends
+# just now: for a moment, until the next poll.
+my $new = new_node('new', conf => "autovacuum = off\n");
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $new->backup('base');
 $standby->init_from_backup($new, 'base', has_streaming => 1);
