@@ -17,8 +17,11 @@ use DocsyncTest;
 use DocsyncTest::Clients;
 use DocsyncTest::Http;
 
-# A clock that is set forward is no reason to hang up, or to cancel a query.
+# A clock that is set forward is no reason to hang up, or to cancel a query.  Nor
+# are there timers: whoever handles their signal asks for the time, and the clock
+# reads a file then, in the midst of whatever was going on, malloc() for one.
 my $SETTINGS = <<'END';
+deadlock_timeout = 1h
 max_standby_streaming_delay = -1
 wal_receiver_timeout = 0
 wal_sender_timeout = 0
@@ -38,6 +41,8 @@ sub new
 	$self->with_clock(sub { $self->{primary} = new_node('server1', %{ $self->{options} }) });
 	$self->{archive} = $self->{primary}->archive_dir;
 	$self->{http} = DocsyncTest::Http->new($self->{primary});
+	$self->{primary}->safe_psql('docsync', 'ALTER ROLE docsync_authenticator RESET ALL');
+	$self->{http}->move_to($self->{primary});
 	$self->add_standby;
 	return $self;
 }
