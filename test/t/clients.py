@@ -234,6 +234,10 @@ class Plain:
     def version(self, id):
         return self.documents[id][0]
 
+    def versions(self):
+        """Of all it has, deletions among them."""
+        return {id: version for id, (version, _, _) in self.documents.items()}
+
     def sync(self):
         try:
             self._upload()

@@ -151,11 +151,13 @@ sub in_child
 	POSIX::_exit(1);
 }
 
-# Waits until a standby has replayed all that its primary has written.
+# Waits until a standby has replayed all that its primary has written.  What no
+# commit has flushed, pages that a reader pruned for one, is sent up to 15 s
+# later only; so there is a commit first.
 sub replayed
 {
 	my ($primary, $standby) = @_;
-	my $end = $primary->value('SELECT pg_current_wal_insert_lsn()');
+	my $end = $primary->value(q{SELECT pg_logical_emit_message(true, '', '')});
 
 	return wait_for('the standby',
 		sub { $standby->value('SELECT pg_last_wal_replay_lsn() >= ?::pg_lsn', $end) });

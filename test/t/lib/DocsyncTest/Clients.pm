@@ -44,7 +44,7 @@ sub call
 }
 
 for my $method (
-	qw(sync upload download put put_all put_zero delete get version compare later cut mend page edit_meanwhile log content unsent
+	qw(sync upload download put put_all put_zero delete get version versions compare later cut mend page edit_meanwhile log content unsent
 	problems status digest held back_up restore begin_again))
 {
 	no strict 'refs';
