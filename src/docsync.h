@@ -3,8 +3,8 @@
  * docsync.h
  *	  What docsync's files share, one section a file.
  *
- * A document walks in one direction.  In: batch (JSON to structs), rule (who
- * wins), stamp (when), store (to the table).  Out: store, settle (may it
+ * A document walks in one direction.  In: reader, document, batch (JSON to
+ * structs), rule (who wins), stamp (when), store (to the table).  Out: store, settle (may it
  * leave yet), query.
  *
  *-------------------------------------------------------------------------
@@ -14,6 +14,7 @@
 
 #include "access/transam.h"
 #include "access/xlogdefs.h"
+#include "common/jsonapi.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
@@ -51,7 +52,8 @@
  * docsync.c: settings
  */
 extern int	docsync_max_batch;	/* documents */
-extern int	docsync_max_document_size;	/* bytes of a body, as jsonb */
+extern int	docsync_max_document_size;	/* bytes of a body, as JSON */
+extern int	docsync_max_depth;	/* arrays and objects within each other */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
 
@@ -144,7 +146,77 @@ extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
- * batch.c: JSON to structs, every refusal of bad input
+ * refuse.c: how a refusal is said
+ */
+typedef struct RefusePlace
+{
+	int			document;		/* its place in the batch, from 1; 0: in none */
+	const char *key;			/* NULL: of none */
+	int			offset;			/* in the request, in bytes; -1: not known */
+} RefusePlace;
+
+extern const char *docsync_refuse_place(const RefusePlace *place);
+extern int	docsync_refuse_detail(const RefusePlace *place,
+								  const char *format,...) pg_attribute_printf(2, 3);
+extern const char *docsync_refuse_quote(const char *value, int len);
+extern int	docsync_refuse_sqlstate(int sqlstate);
+extern void docsync_refuse_request(int status, const char *code,
+								   const char *message, const char *detail,
+								   const char *hint) pg_attribute_noreturn();
+
+/*
+ * value.c: the value of a key
+ */
+typedef struct SentValue
+{
+	JsonTokenType type;			/* of its first token */
+	const char *text;			/* a string's characters, a number's digits */
+	int			len;			/* bytes; there is no terminator */
+	bool		is_copy;		/* palloc'd; else it is part of what was sent */
+} SentValue;
+
+typedef enum ValueInteger
+{
+	VALUE_INTEGER,
+	VALUE_FRACTION,
+	VALUE_OUT_OF_RANGE
+} ValueInteger;
+
+extern SentValue docsync_value_of_jsonb(const JsonbValue *value);
+extern const char *docsync_value_name(JsonTokenType type);
+extern ValueInteger docsync_value_integer(const SentValue *value,
+										  int64 *integer);
+extern int	docsync_value_int(const SentValue *value);
+extern int	docsync_value_count_digits(const char *number, int len);
+
+/*
+ * reader.c: JSON as it is sent
+ */
+typedef struct JsonReader
+{
+	JsonLexContext *lex;		/* at the token that comes next */
+	JsonLexContext *escapes;	/* for strings that have any; NULL at first */
+	const char *string;			/* the string read last */
+	int			string_len;
+	const char *invalid;		/* the first byte that isn't UTF-8; NULL: none */
+	const char *body;			/* begins here; NULL: it isn't in one */
+	bool		has_offsets;	/* what is read lies as it was sent */
+	RefusePlace place;			/* of what is being read, set by who reads */
+} JsonReader;
+
+extern void docsync_reader_begin(JsonReader *reader, const char *json,
+								 int len, bool is_text);
+extern void docsync_reader_end(JsonReader *reader);
+extern JsonTokenType docsync_reader_type(JsonReader *reader);
+extern bool docsync_reader_enter(JsonReader *reader);
+extern bool docsync_reader_go_on(JsonReader *reader, bool in_object);
+extern int	docsync_reader_key(JsonReader *reader, const char *const *names,
+							   int count, const char **unknown);
+extern SentValue docsync_reader_value(JsonReader *reader);
+extern const char *docsync_reader_body(JsonReader *reader, int *len);
+
+/*
+ * document.c: a document as it is sent
  */
 typedef struct SentDocument
 {
@@ -154,13 +226,55 @@ typedef struct SentDocument
 	int64		client_version;
 	bool		deleted;
 	bool		has_body;		/* false: SQL NULL */
-	JsonbValue	body;			/* points into the batch */
+	const char *json;			/* the body as it was sent; NULL: as jsonb */
+	int			json_len;		/* bytes */
+	JsonbValue	body;			/* points into the batch, if it is jsonb */
 	bool		has_base;		/* only if the service has just this: */
 	bool		base_exists;	/* false: nothing */
 	int64		base_version;
 	bool		has_base_utc;
 	TimestampTz base_utc;
 } SentDocument;
+
+extern void docsync_document_read(SentDocument *sent, JsonReader *reader,
+								  int64 max_version);
+extern void docsync_document_parse(SentDocument *sent,
+								   const JsonbValue *document,
+								   int64 max_version);
+
+/*
+ * body.c: what a body may be
+ */
+
+/* The most digits of a number; those of a double's are at most 342. */
+#define DOCSYNC_NUMBER_DIGITS	400
+
+/* What docsync.max_depth may be */
+#define DOCSYNC_DEPTH_MAX		1000
+
+/*
+ * What docsync.max_document_size may be: of so much JSON a jsonb can be made,
+ * whatever is in it.
+ */
+#define DOCSYNC_DOCUMENT_MAX	(16 * 1024 * 1024)
+
+typedef enum BodyFault
+{
+	BODY_FINE,
+	BODY_TOO_LARGE,
+	BODY_TOO_DEEP,
+	BODY_LONG_NUMBER
+} BodyFault;
+
+extern BodyFault docsync_body_check(const JsonbValue *body);
+extern BodyFault docsync_body_check_number(const JsonbValue *value);
+extern void docsync_body_refuse(const RefusePlace *place, BodyFault fault) pg_attribute_noreturn();
+extern Jsonb *docsync_body_make(const SentDocument *sent);
+extern bool docsync_body_is_same(const SentDocument *sent, Jsonb *other);
+
+/*
+ * batch.c: the documents of an upload
+ */
 
 /* The documents of one id */
 typedef struct BatchGroup
@@ -173,22 +287,20 @@ typedef struct Batch
 {
 	SentDocument *documents;	/* in the order sent */
 	int			count;
+	int			size;			/* of documents, while they are read */
 	BatchGroup *groups;			/* in the order of ids */
 	int			ngroups;
 	int		   *group_of;		/* a document's group, by ordinal from 0 */
 	int			next;			/* the group likely to be asked for next */
 } Batch;
 
+extern Batch *docsync_batch_read(JsonReader *reader);
 extern Batch *docsync_batch_parse(const JsonbValue *documents);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
-extern Jsonb *docsync_batch_body(const SentDocument *sent);
-extern int64 docsync_batch_measure(const JsonbValue *body);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
 									  const char *b, int b_len);
 extern bool docsync_batch_same_text(const text *a, const text *b);
-extern const char *docsync_batch_type_name(const JsonbValue *value);
-extern const char *docsync_batch_quote(const char *value, int len);
 extern void docsync_batch_check_name(const text *value, const char *name,
 									 int max_len);
 
@@ -212,7 +324,8 @@ typedef struct RuleHeld
 	TimestampTz last_update_utc;	/* DT_NOEND: not known yet */
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
-	Jsonb	   *body;			/* NULL: none */
+	Jsonb	   *body;			/* NULL: none, or it is that of */
+	const SentDocument *sent;	/* a document of the same batch; NULL: not */
 } RuleHeld;
 
 extern RuleOutcome docsync_rule_decide(const RuleHeld *held,
@@ -488,7 +601,7 @@ typedef struct UploadResult
 } UploadResult;
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,
-									const JsonbValue *documents);
+									Batch *batch);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 
@@ -580,9 +693,10 @@ typedef struct Request
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
 	bool		may_write;		/* a sync, even without documents */
-	JsonbValue *documents;		/* NULL: none sent, as are the next two */
-	JsonbValue *buckets;
-	JsonbValue *ids;
+	Batch	   *documents;		/* NULL: none sent, as are the next two */
+	bool	   *buckets;		/* of a comparison: which are wanted */
+	Datum	   *ids;			/* texts */
+	int			nids;
 } Request;
 
 extern text *docsync_request_get_text(FunctionCallInfo fcinfo, int n);
@@ -593,15 +707,10 @@ extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
 extern text *docsync_request_url_value(const char *key);
-extern void docsync_request_parse_body(Jsonb *body, Request *request,
-									   const char *const *keys);
-extern int	docsync_request_parse_int(const JsonbValue *value);
+extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
+								 const char *const *keys);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
-extern int	docsync_request_sqlstate(int sqlstate);
-extern void docsync_request_refuse(int status, const char *code,
-								   const char *message, const char *detail,
-								   const char *hint) pg_attribute_noreturn();
 extern void docsync_request_begin_answer(StringInfo buf);
 extern Datum docsync_request_end_answer(StringInfo buf);
 

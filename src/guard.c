@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -54,7 +55,7 @@ static text *get_text(Relation rel, HeapTuple tuple, int column);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
 						 int column);
 static void check_row(Relation rel, HeapTuple new);
-static void check_size(Relation rel, HeapTuple new);
+static void check_body(Relation rel, HeapTuple old, HeapTuple new);
 static void check_length(Relation rel, HeapTuple new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
@@ -181,6 +182,7 @@ guard_insert(Relation rel, HeapTuple new)
 	{
 		if (is_part_of(GUARD_UPLOAD))
 			current_frame.has_replaced = false;
+		check_body(rel, NULL, new);
 		return restamp(rel, new, RESTAMP_ONLY, 0);
 	}
 
@@ -269,6 +271,8 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 			return NULL;
 		return restamp(rel, new, RESTAMP_ONLY, 0);
 	}
+
+	check_body(rel, old, new);
 
 	/*
 	 * A version that somebody has set is the server's, too, unless he says
@@ -454,31 +458,36 @@ check_row(Relation rel, HeapTuple new)
 				 errmsg("the document has no body"),
 				 errhint("Only a deleted document may come without.")));
 
-	/* The owner may be restoring a dump from where more was allowed. */
-	if (!is_part_of(GUARD_UPLOAD) &&
-		!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
-		check_size(rel, new);
 }
 
+/*
+ * Holds the body of a row written by plain SQL to the limits for uploads, which
+ * have been looked at already.  One that was there before, or that is restored,
+ * comes from where more was allowed.
+ */
 static void
-check_size(Relation rel, HeapTuple new)
+check_body(Relation rel, HeapTuple old, HeapTuple new)
 {
+	RefusePlace place = {.key = "body",.offset = -1};
 	bool		isnull;
 	Datum		body = get_attr(rel, new, DOCUMENT_BODY, &isnull);
 	JsonbValue	value;
-	int64		size;
+	BodyFault	fault;
 
-	if (isnull)
+	if (isnull || is_part_of(GUARD_UPLOAD))
 		return;
+	if (old != NULL)
+	{
+		Datum		was = get_attr(rel, old, DOCUMENT_BODY, &isnull);
+
+		if (!isnull && datumIsEqual(was, body, false, -1))
+			return;
+	}
 
 	JsonbToJsonbValue(DatumGetJsonbP(body), &value);
-	size = docsync_batch_measure(&value);
-	if (size > docsync_max_document_size)
-		ereport(ERROR,
-				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-				 errmsg("the document's body is too large"),
-				 errdetail("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
-						   size, docsync_max_document_size)));
+	fault = docsync_body_check(&value);
+	if (fault != BODY_FINE)
+		docsync_body_refuse(&place, fault);
 }
 
 static void

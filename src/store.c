@@ -338,7 +338,7 @@ docsync_store_write(text *collection, text *client_id,
 																 sent->id_len));
 		columns[1][i] = Int64GetDatum(sent->client_version);
 		columns[2][i] = BoolGetDatum(sent->deleted);
-		columns[3][i] = JsonbPGetDatum(docsync_batch_body(sent));
+		columns[3][i] = JsonbPGetDatum(docsync_body_make(sent));
 		no_body[i] = !sent->has_body;
 	}
 

@@ -3,7 +3,7 @@
  * upsert.c
  *	  Upload: a batch of documents, applied wholly or not at all.
  *
- * 1. parse the batch, and refuse it if it is bad (batch.c);
+ * 1. read the batch, and refuse it if it is bad (batch.c);
  * 2. group the documents by id and look up what is stored; if none of a few
  *	  is, take all for new, and look them up only if that was wrong;
  * 3. apply the rule (rule.c); what changes nothing is done with: no
@@ -35,8 +35,9 @@
 
 PG_FUNCTION_INFO_V1(docsync_upsert);
 
-/* Documents written by one statement: few enough to stay in memory. */
+/* Documents written by one statement, and bytes: few enough to stay in memory. */
 #define WRITE_DOCUMENTS		500
+#define WRITE_SIZE			(4 * 1024 * 1024)
 
 /* From so many new documents on a subtransaction is worth while. */
 #define CREATE_DOCUMENTS	50
@@ -109,14 +110,19 @@ Datum
 docsync_upsert(PG_FUNCTION_ARGS)
 {
 	Upload	   *upload;
-	JsonbValue	documents;
+	Batch	   *batch = NULL;
 
 	if (!PG_ARGISNULL(1))
+	{
+		JsonbValue	documents;
+
 		JsonbToJsonbValue(PG_GETARG_JSONB_P(1), &documents);
+		batch = docsync_batch_parse(&documents);
+	}
 
 	upload = docsync_upsert_apply(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 								  PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
-								  PG_ARGISNULL(1) ? NULL : &documents);
+								  batch);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	put_rows(upload, (ReturnSetInfo *) fcinfo->resultinfo);
@@ -128,15 +134,14 @@ docsync_upsert(PG_FUNCTION_ARGS)
  * Applies an upload.  Arguments are NULL where SQL's are.
  */
 Upload *
-docsync_upsert_apply(text *client_id, text *collection,
-					 const JsonbValue *documents)
+docsync_upsert_apply(text *client_id, text *collection, Batch *batch)
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
 	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
-	if (documents == NULL)
+	if (batch == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("documents is null"),
@@ -149,7 +154,7 @@ docsync_upsert_apply(text *client_id, text *collection,
 
 	upload->client_id = client_id;
 	upload->collection = collection;
-	upload->batch = docsync_batch_parse(documents);
+	upload->batch = batch;
 
 	if (upload->batch->count > 0)
 	{
@@ -397,11 +402,17 @@ static void
 upload_statements(Upload *upload, SentDocument **writes, int count,
 				  bool all_new)
 {
-	for (int i = 0; i < count; i += WRITE_DOCUMENTS)
+	int			some;
+
+	for (int i = 0; i < count; i += some)
 	{
-		int			some = Min(WRITE_DOCUMENTS, count - i);
+		int64		size = 0;
 
 		CHECK_FOR_INTERRUPTS();
+
+		for (some = 0; i + some < count && some < WRITE_DOCUMENTS &&
+			 size < WRITE_SIZE; some++)
+			size += writes[i + some]->json_len;
 
 		docsync_stamp_expect(all_new ? some : 2 * some);
 		docsync_store_write(upload->collection, upload->client_id,
@@ -461,8 +472,7 @@ upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 			held.last_update_utc = DT_NOEND;
 			held.same_client = true;
 			held.deleted = sent->deleted;
-			/* There is another to compare it with? */
-			held.body = i + 1 < group->sent->count ? docsync_batch_body(sent) : NULL;
+			held.sent = sent;
 		}
 	}
 
@@ -509,6 +519,7 @@ on_written(const WrittenDocument *written, void *arg)
 	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
 															written->id)];
 	SentDocument *sent = group->write;
+	MemoryContext oldcontext;
 
 	/*
 	 * Somebody may have written it since we looked.  We have won all the
@@ -530,15 +541,17 @@ on_written(const WrittenDocument *written, void *arg)
 	if (has_loser(upload, group))
 	{
 		StoredDocument stored = {
-			.id = cstring_to_text_with_len(sent->id, sent->id_len),
 			.client_version = sent->client_version,
 			.client_id = upload->client_id,
 			.last_update_utc = written->last_update_utc,
 			.deleted = sent->deleted,
-			.has_body = sent->has_body,
-			.body = JsonbPGetDatum(docsync_batch_body(sent))
+			.has_body = sent->has_body
 		};
 
+		oldcontext = MemoryContextSwitchTo(upload->scratch);
+		stored.id = cstring_to_text_with_len(sent->id, sent->id_len);
+		stored.body = JsonbPGetDatum(docsync_body_make(sent));
+		MemoryContextSwitchTo(oldcontext);
 		group->winner = make_winner(upload, &stored);
 	}
 }
