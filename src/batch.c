@@ -3,8 +3,8 @@
  * batch.c
  *	  An upload's documents, grouped by id, and the order of ids.
  *
- * Pure: no table, no lock.  A batch is refused before anything is stored or
- * stamped (document.c).  The documents point into what they were read from,
+ * Pure: no table, no lock.  What is bad is refused before anything is stored
+ * or stamped (document.c).  The documents point into what they were read from,
  * which has to outlive them.
  *
  *-------------------------------------------------------------------------
@@ -17,6 +17,9 @@
 
 #include "docsync.h"
 
+/* What is said of all of it names itself. */
+static const RefusePlace whole = {.offset = -1};
+
 static Batch *begin(void);
 static SentDocument *add(Batch *batch);
 static Batch *finish(Batch *batch);
@@ -25,7 +28,9 @@ static int64 get_max_version(void);
 static void refuse_array(JsonTokenType type) pg_attribute_noreturn();
 
 /*
- * Reads a batch out of a request, in the current memory context.
+ * Reads a batch out of a request, in the current memory context.  Documents
+ * that are refused are noted as such: whether the batch is atomic the request
+ * may say behind it.
  */
 Batch *
 docsync_batch_read(JsonReader *reader)
@@ -44,7 +49,7 @@ docsync_batch_read(JsonReader *reader)
 	{
 		do
 		{
-			docsync_document_read(add(batch), reader, max_version);
+			docsync_document_read(batch, add(batch), reader, max_version);
 			reader->place.document++;
 		} while (docsync_reader_go_on(reader, false));
 	}
@@ -53,10 +58,11 @@ docsync_batch_read(JsonReader *reader)
 }
 
 /*
- * The same from jsonb.
+ * The same from jsonb.  If it is atomic, the first document that is refused is
+ * an error.
  */
 Batch *
-docsync_batch_parse(const JsonbValue *documents)
+docsync_batch_parse(const JsonbValue *documents, bool atomic)
 {
 	Batch	   *batch = begin();
 	int64		max_version = get_max_version();
@@ -69,15 +75,30 @@ docsync_batch_parse(const JsonbValue *documents)
 		documents = &value;
 	if (documents->type != jbvBinary ||
 		!JsonContainerIsArray(documents->val.binary.data))
-		refuse_array(docsync_value_of_jsonb(documents).type);
+		refuse_array(docsync_value_type_of_jsonb(documents));
 
+	batch->atomic = atomic;
 	it = JsonbIteratorInit(documents->val.binary.data);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_ELEM)
-			docsync_document_parse(add(batch), &value, max_version);
+			docsync_document_parse(batch, add(batch), &value, max_version);
 	}
 	return finish(batch);
+}
+
+/*
+ * Refuses a batch for the first document that is refused.
+ */
+void
+docsync_batch_make_atomic(Batch *batch)
+{
+	batch->atomic = true;
+	for (int i = 0; i < batch->count; i++)
+	{
+		if (batch->documents[i].refusal != NULL)
+			docsync_refuse_raise(batch->documents[i].refusal);
+	}
 }
 
 static Batch *
@@ -101,16 +122,11 @@ add(Batch *batch)
 	CHECK_FOR_INTERRUPTS();
 
 	if (batch->count == docsync_max_batch)
-	{
-		RefusePlace place = {.key = "documents",.offset = -1};
-
-		ereport(ERROR,
-				(errcode(docsync_refuse_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-				 errmsg("too many documents"),
-				 docsync_refuse_detail(&place, "The batch has more documents than docsync.max_batch, %d.",
-									   docsync_max_batch),
-				 errhint("Send several smaller batches.")));
-	}
+		docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+													 "too many documents",
+													 psprintf("The batch has more documents than docsync.max_batch, %d.",
+															  docsync_max_batch),
+													 "Send several smaller batches."));
 	if (batch->count == batch->size)
 	{
 		batch->size *= 2;
@@ -125,13 +141,14 @@ add(Batch *batch)
 }
 
 /*
- * Groups the documents by id.
+ * Groups the documents by id, those that are refused left out.
  */
 static Batch *
 finish(Batch *batch)
 {
 	SentDocument **sorted = palloc(sizeof(SentDocument *) * batch->count);
 	BatchGroup *group = NULL;
+	int			count = 0;
 
 	batch->groups = palloc0(sizeof(BatchGroup) * batch->count);
 	batch->group_of = palloc(sizeof(int) * batch->count);
@@ -139,10 +156,14 @@ finish(Batch *batch)
 	batch->next = 0;
 
 	for (int i = 0; i < batch->count; i++)
-		sorted[i] = &batch->documents[i];
-	qsort(sorted, batch->count, sizeof(SentDocument *), compare_documents);
+	{
+		batch->group_of[i] = -1;
+		if (batch->documents[i].refusal == NULL)
+			sorted[count++] = &batch->documents[i];
+	}
+	qsort(sorted, count, sizeof(SentDocument *), compare_documents);
 
-	for (int i = 0; i < batch->count; i++)
+	for (int i = 0; i < count; i++)
 	{
 		SentDocument *sent = sorted[i];
 
@@ -187,13 +208,10 @@ get_max_version(void)
 static void
 refuse_array(JsonTokenType type)
 {
-	RefusePlace place = {.key = "documents",.offset = -1};
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("documents is not an array"),
-			 docsync_refuse_detail(&place, "It is %s.", docsync_value_name(type)),
-			 errhint("Send an array of documents, even for one document.")));
+	docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_INVALID_PARAMETER_VALUE,
+												 "documents is not an array",
+												 psprintf("It is %s.", docsync_value_name(type)),
+												 "Send an array of documents, even for one document."));
 }
 
 /*

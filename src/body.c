@@ -77,43 +77,35 @@ docsync_body_check_number(const JsonbValue *value)
 }
 
 /*
- * Refuses a body for what is wrong with it.
+ * What is said of a body, or a number, with which something is wrong.
  */
-void
-docsync_body_refuse(const RefusePlace *place, BodyFault fault)
+Refusal *
+docsync_body_describe(const RefusePlace *place, BodyFault fault)
 {
-	const char *prefix = docsync_refuse_place(place);
-
 	switch (fault)
 	{
 		case BODY_TOO_LARGE:
-			ereport(ERROR,
-					(errcode(docsync_refuse_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-					 errmsg("%stoo large", prefix),
-					 docsync_refuse_detail(place, "It has more bytes of JSON than docsync.max_document_size, %d.",
-										   docsync_max_document_size),
-					 errhint("Split the document, or keep what is large elsewhere.")));
-			break;
+			return docsync_refuse_describe(place, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+										   "too large",
+										   psprintf("It has more bytes of JSON than docsync.max_document_size, %d.",
+													docsync_max_document_size),
+										   "Split the document, or keep what is large elsewhere.");
 		case BODY_TOO_DEEP:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%snested too deep", prefix),
-					 docsync_refuse_detail(place, "Arrays and objects are nested deeper than docsync.max_depth, %d.",
-										   docsync_max_depth),
-					 errhint("Nest it less, or send it as a string.")));
-			break;
+			return docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
+										   "nested too deep",
+										   psprintf("Arrays and objects are nested deeper than docsync.max_depth, %d.",
+													docsync_max_depth),
+										   "Nest it less, or send it as a string.");
 		case BODY_LONG_NUMBER:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%snumber too long", prefix),
-					 docsync_refuse_detail(place, "Written out, a number has more than %d digits.",
-										   DOCSYNC_NUMBER_DIGITS),
-					 errhint("Round it, or send it as a string.")));
-			break;
+			return docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
+										   "number too long",
+										   psprintf("Written out, a number has more than %d digits.",
+													DOCSYNC_NUMBER_DIGITS),
+										   "Round it, or send it as a string.");
 		case BODY_FINE:
 			break;
 	}
-	elog(ERROR, "a body that is fine was refused");
+	elog(ERROR, "nothing is wrong with the body");
 }
 
 /*

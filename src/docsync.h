@@ -146,18 +146,43 @@ extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
- * refuse.c: how a refusal is said
+ * refuse.c: how it is said what is wrong
  */
+typedef struct Batch Batch;
+typedef struct SentDocument SentDocument;
+
 typedef struct RefusePlace
 {
 	int			document;		/* its place in the batch, from 1; 0: in none */
+	const char *id;				/* the document's; NULL: not known */
+	int			id_len;			/* bytes; there is no terminator */
 	const char *key;			/* NULL: of none */
 	int			offset;			/* in the request, in bytes; -1: not known */
 } RefusePlace;
 
-extern const char *docsync_refuse_place(const RefusePlace *place);
-extern int	docsync_refuse_detail(const RefusePlace *place,
-								  const char *format,...) pg_attribute_printf(2, 3);
+/* Why something isn't done, in the words of an error */
+typedef struct Refusal
+{
+	int			sqlstate;
+	const char *message;
+	const char *detail;			/* JSON: the place, and a text */
+	const char *hint;			/* NULL: none */
+} Refusal;
+
+extern void docsync_refuse_document(const Batch *batch, SentDocument *sent,
+									int sqlstate, const char *key,
+									const char *message, const char *detail,
+									const char *hint);
+extern void docsync_refuse_note(const Batch *batch, SentDocument *sent,
+								const Refusal *refusal);
+extern Refusal *docsync_refuse_describe(const RefusePlace *place, int sqlstate,
+										const char *message,
+										const char *detail, const char *hint);
+extern void docsync_refuse_raise(const Refusal *refusal) pg_attribute_noreturn();
+extern RefusePlace docsync_refuse_place(const SentDocument *sent,
+										const char *key);
+extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
+								   const char *text);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
 extern void docsync_refuse_request(int status, const char *code,
@@ -173,6 +198,7 @@ typedef struct SentValue
 	const char *text;			/* a string's characters, a number's digits */
 	int			len;			/* bytes; there is no terminator */
 	bool		is_copy;		/* palloc'd; else it is part of what was sent */
+	bool		is_bad;			/* it has been refused */
 } SentValue;
 
 typedef enum ValueInteger
@@ -182,6 +208,7 @@ typedef enum ValueInteger
 	VALUE_OUT_OF_RANGE
 } ValueInteger;
 
+extern JsonTokenType docsync_value_type_of_jsonb(const JsonbValue *value);
 extern SentValue docsync_value_of_jsonb(const JsonbValue *value);
 extern const char *docsync_value_name(JsonTokenType type);
 extern ValueInteger docsync_value_integer(const SentValue *value,
@@ -198,10 +225,12 @@ typedef struct JsonReader
 	JsonLexContext *escapes;	/* for strings that have any; NULL at first */
 	const char *string;			/* the string read last */
 	int			string_len;
-	const char *invalid;		/* the first byte that isn't UTF-8; NULL: none */
+	const char *invalid;		/* the next byte that isn't UTF-8; NULL: none */
 	const char *body;			/* begins here; NULL: it isn't in one */
 	bool		has_offsets;	/* what is read lies as it was sent */
 	RefusePlace place;			/* of what is being read, set by who reads */
+	bool		is_bad;			/* the value being read is refused */
+	const Refusal *refusal;		/* of the document, for who reads to take */
 } JsonReader;
 
 extern void docsync_reader_begin(JsonReader *reader, const char *json,
@@ -218,10 +247,11 @@ extern const char *docsync_reader_body(JsonReader *reader, int *len);
 /*
  * document.c: a document as it is sent
  */
-typedef struct SentDocument
+struct SentDocument
 {
 	int			ordinal;		/* place in the batch, from 1 */
-	const char *id;				/* points into the batch, no terminator */
+	const char *id;				/* points into the batch, no terminator; NULL:
+								 * refused for want of one */
 	int			id_len;			/* bytes */
 	int64		client_version;
 	bool		deleted;
@@ -234,11 +264,12 @@ typedef struct SentDocument
 	int64		base_version;
 	bool		has_base_utc;
 	TimestampTz base_utc;
-} SentDocument;
+	const Refusal *refusal;		/* NULL: none; else the rest may be missing */
+};
 
-extern void docsync_document_read(SentDocument *sent, JsonReader *reader,
-								  int64 max_version);
-extern void docsync_document_parse(SentDocument *sent,
+extern void docsync_document_read(const Batch *batch, SentDocument *sent,
+								  JsonReader *reader, int64 max_version);
+extern void docsync_document_parse(const Batch *batch, SentDocument *sent,
 								   const JsonbValue *document,
 								   int64 max_version);
 
@@ -268,7 +299,8 @@ typedef enum BodyFault
 
 extern BodyFault docsync_body_check(const JsonbValue *body);
 extern BodyFault docsync_body_check_number(const JsonbValue *value);
-extern void docsync_body_refuse(const RefusePlace *place, BodyFault fault) pg_attribute_noreturn();
+extern Refusal *docsync_body_describe(const RefusePlace *place,
+									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
 extern bool docsync_body_is_same(const SentDocument *sent, Jsonb *other);
 
@@ -283,19 +315,22 @@ typedef struct BatchGroup
 	int			count;
 } BatchGroup;
 
-typedef struct Batch
+struct Batch
 {
+	bool		atomic;			/* a document that is refused is an error */
 	SentDocument *documents;	/* in the order sent */
 	int			count;
 	int			size;			/* of documents, while they are read */
 	BatchGroup *groups;			/* in the order of ids */
 	int			ngroups;
-	int		   *group_of;		/* a document's group, by ordinal from 0 */
+	int		   *group_of;		/* a document's group, by ordinal from 0; -1:
+								 * it is refused */
 	int			next;			/* the group likely to be asked for next */
-} Batch;
+};
 
 extern Batch *docsync_batch_read(JsonReader *reader);
-extern Batch *docsync_batch_parse(const JsonbValue *documents);
+extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
+extern void docsync_batch_make_atomic(Batch *batch);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,

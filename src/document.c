@@ -13,9 +13,6 @@
  */
 #include "postgres.h"
 
-#include "utils/builtins.h"
-#include "utils/timestamp.h"
-
 #include "docsync.h"
 
 #define HINT_DOCUMENT \
@@ -52,34 +49,45 @@ typedef struct Keys
 	SentValue	values[KEY_UNKNOWN];
 } Keys;
 
+static void take_refusal(const Batch *batch, SentDocument *sent,
+						 JsonReader *reader);
 static void keep_value(Keys *keys, Key key, SentValue value);
-static void check_keys(SentDocument *sent, const Keys *keys,
-					   int64 max_version);
-static void check_id(SentDocument *sent, const SentValue *value);
-static int64 check_version(const SentDocument *sent, Key key,
+static void check_keys(const Batch *batch, SentDocument *sent,
+					   const Keys *keys, int64 max_version);
+static void check_id(const Batch *batch, SentDocument *sent,
+					 const SentValue *value);
+static int64 check_version(const Batch *batch, SentDocument *sent, Key key,
 						   const SentValue *value);
-static void check_base_utc(SentDocument *sent, const SentValue *value);
-static void check_lead(const SentDocument *sent, int64 max_version);
+static void check_deleted(const Batch *batch, SentDocument *sent,
+						  const SentValue *value);
+static void check_base_utc(const Batch *batch, SentDocument *sent,
+						   const SentValue *value);
 static Key	find_key(const JsonbValue *key);
-static RefusePlace place_of(const SentDocument *sent, Key key);
-static void refuse_object(const SentDocument *sent, JsonTokenType type) pg_attribute_noreturn();
-static void refuse_key(const SentDocument *sent, const char *key) pg_attribute_noreturn();
-static void refuse_type(const SentDocument *sent, Key key,
-						const SentValue *value, const char *hint) pg_attribute_noreturn();
-static void refuse_missing(const SentDocument *sent, Key key) pg_attribute_noreturn();
+static void refuse_object(const Batch *batch, SentDocument *sent,
+						  JsonTokenType type);
+static void refuse_key(const Batch *batch, SentDocument *sent,
+					   const char *key);
+static void refuse_type(const Batch *batch, SentDocument *sent, Key key,
+						const SentValue *value, const char *hint);
+static void refuse_missing(const Batch *batch, SentDocument *sent, Key key);
 
 /*
  * Reads a document out of a request, whose place is the reader's.  It must have
- * an ordinal, and of the rest nothing.
+ * an ordinal, and of the rest nothing.  If it is refused, it is read to its end
+ * all the same, for the next.
  */
 void
-docsync_document_read(SentDocument *sent, JsonReader *reader,
-					  int64 max_version)
+docsync_document_read(const Batch *batch, SentDocument *sent,
+					  JsonReader *reader, int64 max_version)
 {
 	Keys		keys = {0};
 
+	take_refusal(batch, sent, reader);
 	if (docsync_reader_type(reader) != JSON_TOKEN_OBJECT_START)
-		refuse_object(sent, docsync_reader_type(reader));
+	{
+		refuse_object(batch, sent, docsync_reader_value(reader).type);
+		return;
+	}
 
 	if (docsync_reader_enter(reader))
 	{
@@ -89,28 +97,45 @@ docsync_document_read(SentDocument *sent, JsonReader *reader,
 			Key			key = docsync_reader_key(reader, key_names,
 												 lengthof(key_names), &unknown);
 
+			if ((int) key < 0 && unknown != NULL)
+				refuse_key(batch, sent, unknown);
+			take_refusal(batch, sent, reader);
+
 			if ((int) key < 0)
-				refuse_key(sent, unknown);
-			if (key == KEY_BODY)
+				docsync_reader_value(reader);
+			else if (key == KEY_BODY)
 			{
 				sent->json = docsync_reader_body(reader, &sent->json_len);
 				sent->has_body = true;
 			}
 			else
-				keep_value(&keys, key, docsync_reader_value(reader));
+			{
+				SentValue	value = docsync_reader_value(reader);
+
+				if (!value.is_bad)
+					keep_value(&keys, key, value);
+			}
+			take_refusal(batch, sent, reader);
+
+			if (key == KEY_ID && keys.values[KEY_ID].type == JSON_TOKEN_STRING)
+			{
+				reader->place.id = keys.values[KEY_ID].text;
+				reader->place.id_len = keys.values[KEY_ID].len;
+			}
 			reader->place.key = NULL;
 		} while (docsync_reader_go_on(reader, true));
 	}
+	reader->place.id = NULL;
 
-	check_keys(sent, &keys, max_version);
+	check_keys(batch, sent, &keys, max_version);
 }
 
 /*
  * The same for an element of a jsonb array.
  */
 void
-docsync_document_parse(SentDocument *sent, const JsonbValue *document,
-					   int64 max_version)
+docsync_document_parse(const Batch *batch, SentDocument *sent,
+					   const JsonbValue *document, int64 max_version)
 {
 	Keys		keys = {0};
 	JsonbIterator *it;
@@ -120,7 +145,10 @@ docsync_document_parse(SentDocument *sent, const JsonbValue *document,
 
 	if (document->type != jbvBinary ||
 		!JsonContainerIsObject(document->val.binary.data))
-		refuse_object(sent, docsync_value_of_jsonb(document).type);
+	{
+		refuse_object(batch, sent, docsync_value_type_of_jsonb(document));
+		return;
+	}
 
 	it = JsonbIteratorInit(document->val.binary.data);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
@@ -129,21 +157,23 @@ docsync_document_parse(SentDocument *sent, const JsonbValue *document,
 		{
 			key = find_key(&value);
 			if (key == KEY_UNKNOWN)
-				refuse_key(sent, docsync_refuse_quote(value.val.string.val,
-													  value.val.string.len));
+				refuse_key(batch, sent,
+						   docsync_refuse_quote(value.val.string.val,
+												value.val.string.len));
 		}
-		else if (token == WJB_VALUE)
+		else if (token == WJB_VALUE && key != KEY_UNKNOWN)
 		{
 			BodyFault	fault = key == KEY_BODY ?
 			docsync_body_check(&value) : docsync_body_check_number(&value);
 
 			if (fault != BODY_FINE)
 			{
-				RefusePlace place = place_of(sent, key);
+				RefusePlace place = docsync_refuse_place(sent, key_names[key]);
 
-				docsync_body_refuse(&place, fault);
+				docsync_refuse_note(batch, sent,
+									docsync_body_describe(&place, fault));
 			}
-			if (key == KEY_BODY)
+			else if (key == KEY_BODY)
 			{
 				sent->body = value;
 				sent->has_body = true;
@@ -153,7 +183,18 @@ docsync_document_parse(SentDocument *sent, const JsonbValue *document,
 		}
 	}
 
-	check_keys(sent, &keys, max_version);
+	check_keys(batch, sent, &keys, max_version);
+}
+
+/*
+ * What the reader has found wrong
+ */
+static void
+take_refusal(const Batch *batch, SentDocument *sent, JsonReader *reader)
+{
+	if (reader->refusal != NULL)
+		docsync_refuse_note(batch, sent, reader->refusal);
+	reader->refusal = NULL;
 }
 
 static void
@@ -170,127 +211,121 @@ keep_value(Keys *keys, Key key, SentValue value)
  * Fills in what the keys say.
  */
 static void
-check_keys(SentDocument *sent, const Keys *keys, int64 max_version)
+check_keys(const Batch *batch, SentDocument *sent, const Keys *keys,
+		   int64 max_version)
 {
 	const SentValue *values = keys->values;
 	const bool *seen = keys->seen;
 
-	if (!seen[KEY_ID])
-		refuse_missing(sent, KEY_ID);
-	check_id(sent, &values[KEY_ID]);
+	if (seen[KEY_ID])
+		check_id(batch, sent, &values[KEY_ID]);
+	else
+		refuse_missing(batch, sent, KEY_ID);
 
-	if (!seen[KEY_CLIENT_VERSION])
-		refuse_missing(sent, KEY_CLIENT_VERSION);
-	sent->client_version = check_version(sent, KEY_CLIENT_VERSION,
-										 &values[KEY_CLIENT_VERSION]);
-	check_lead(sent, max_version);
+	if (seen[KEY_CLIENT_VERSION])
+		sent->client_version = check_version(batch, sent, KEY_CLIENT_VERSION,
+											 &values[KEY_CLIENT_VERSION]);
+	else
+		refuse_missing(batch, sent, KEY_CLIENT_VERSION);
 
 	if (seen[KEY_DELETED])
-	{
-		const SentValue *deleted = &values[KEY_DELETED];
-
-		if (deleted->type != JSON_TOKEN_TRUE && deleted->type != JSON_TOKEN_FALSE)
-			refuse_type(sent, KEY_DELETED, deleted,
-						"Send true or false, or leave it out.");
-		sent->deleted = deleted->type == JSON_TOKEN_TRUE;
-	}
+		check_deleted(batch, sent, &values[KEY_DELETED]);
 	if (!sent->has_body && !sent->deleted)
-		refuse_missing(sent, KEY_BODY);
+		refuse_missing(batch, sent, KEY_BODY);
 
 	sent->has_base = seen[KEY_BASE_VERSION];
 	sent->base_exists = sent->has_base &&
 		values[KEY_BASE_VERSION].type != JSON_TOKEN_NULL;
 	if (sent->base_exists)
-		sent->base_version = check_version(sent, KEY_BASE_VERSION,
+		sent->base_version = check_version(batch, sent, KEY_BASE_VERSION,
 										   &values[KEY_BASE_VERSION]);
 
 	if (seen[KEY_BASE_UTC] && values[KEY_BASE_UTC].type != JSON_TOKEN_NULL)
 	{
 		if (!sent->has_base)
-			refuse_missing(sent, KEY_BASE_VERSION);
-		check_base_utc(sent, &values[KEY_BASE_UTC]);
+			refuse_missing(batch, sent, KEY_BASE_VERSION);
+		check_base_utc(batch, sent, &values[KEY_BASE_UTC]);
 	}
+
+	if (sent->client_version > max_version)
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[KEY_CLIENT_VERSION],
+								"too far ahead of the server's clock",
+								psprintf("It is " INT64_FORMAT ", at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
+										 sent->client_version, max_version,
+										 docsync_max_version_lead),
+								"Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.");
 }
 
 static void
-check_id(SentDocument *sent, const SentValue *value)
+check_id(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
-	RefusePlace place = place_of(sent, KEY_ID);
-
 	if (value->type != JSON_TOKEN_STRING)
-		refuse_type(sent, KEY_ID, value, "An id is a text of 1 to 500 bytes.");
+	{
+		refuse_type(batch, sent, KEY_ID, value,
+					"An id is a text of 1 to 500 bytes.");
+		return;
+	}
 
 	sent->id = value->text;
 	sent->id_len = value->len;
 
 	if (sent->id_len == 0 || sent->id_len > DOCSYNC_ID_LEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s%s", docsync_refuse_place(&place),
-						sent->id_len == 0 ? "empty" : "too long"),
-				 docsync_refuse_detail(&place, "It has %d bytes.", sent->id_len),
-				 errhint("An id is a text of 1 to %d bytes.", DOCSYNC_ID_LEN)));
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[KEY_ID],
+								sent->id_len == 0 ? "empty" : "too long",
+								psprintf("It has %d bytes.", sent->id_len),
+								"An id is a text of 1 to 500 bytes.");
 }
 
 static int64
-check_version(const SentDocument *sent, Key key, const SentValue *value)
+check_version(const Batch *batch, SentDocument *sent, Key key,
+			  const SentValue *value)
 {
-	RefusePlace place = place_of(sent, key);
 	int64		version;
 	ValueInteger kind;
 
 	if (value->type != JSON_TOKEN_NUMBER)
-		refuse_type(sent, key, value,
+	{
+		refuse_type(batch, sent, key, value,
 					"A clientVersion is an integer of 64 bits.");
+		return 0;
+	}
 
 	kind = docsync_value_integer(value, &version);
 	if (kind != VALUE_INTEGER)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s%s", docsync_refuse_place(&place),
-						kind == VALUE_FRACTION ? "not an integer" :
-						"out of range"),
-				 docsync_refuse_detail(&place, "It is %s.",
-									   docsync_refuse_quote(value->text, value->len)),
-				 errhint("A clientVersion is an integer from " INT64_FORMAT " to " INT64_FORMAT ".",
-						 PG_INT64_MIN, PG_INT64_MAX)));
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[key],
+								kind == VALUE_FRACTION ? "not an integer" :
+								"out of range",
+								psprintf("It is %s.",
+										 docsync_refuse_quote(value->text, value->len)),
+								"A clientVersion is an integer from -9223372036854775808 to 9223372036854775807.");
 	return version;
 }
 
 static void
-check_base_utc(SentDocument *sent, const SentValue *value)
+check_deleted(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
-	RefusePlace place = place_of(sent, KEY_BASE_UTC);
-
-	if (value->type != JSON_TOKEN_STRING)
-		refuse_type(sent, KEY_BASE_UTC, value,
-					"A baseUtc is the LastUpdateUtc received.");
-
-	if (!docsync_cursor_parse_utc(pnstrdup(value->text, value->len),
-								  &sent->base_utc))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%snot an ISO 8601 time", docsync_refuse_place(&place)),
-				 docsync_refuse_detail(&place, "It is \"%s\".",
-									   docsync_refuse_quote(value->text, value->len)),
-				 errhint("Send back the LastUpdateUtc received.")));
-	sent->has_base_utc = true;
+	sent->deleted = value->type == JSON_TOKEN_TRUE;
+	if (!sent->deleted && value->type != JSON_TOKEN_FALSE)
+		refuse_type(batch, sent, KEY_DELETED, value,
+					"Send true or false, or leave it out.");
 }
 
 static void
-check_lead(const SentDocument *sent, int64 max_version)
+check_base_utc(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
-	RefusePlace place = place_of(sent, KEY_CLIENT_VERSION);
-
-	if (sent->client_version > max_version)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%stoo far ahead of the server's clock",
-						docsync_refuse_place(&place)),
-				 docsync_refuse_detail(&place, "It is " INT64_FORMAT ", at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
-									   sent->client_version, max_version,
-									   docsync_max_version_lead),
-				 errhint("Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.")));
+	sent->has_base_utc = true;
+	if (value->type != JSON_TOKEN_STRING)
+		refuse_type(batch, sent, KEY_BASE_UTC, value,
+					"A baseUtc is the LastUpdateUtc received.");
+	else if (!docsync_cursor_parse_utc(pnstrdup(value->text, value->len),
+									   &sent->base_utc))
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[KEY_BASE_UTC],
+								"not an ISO 8601 time", NULL,
+								"Send back the LastUpdateUtc received.");
 }
 
 static Key
@@ -307,68 +342,40 @@ find_key(const JsonbValue *key)
 	return KEY_UNKNOWN;
 }
 
-static RefusePlace
-place_of(const SentDocument *sent, Key key)
+static void
+refuse_object(const Batch *batch, SentDocument *sent, JsonTokenType type)
 {
-	RefusePlace place = {
-		.document = sent->ordinal,
-		.key = key == KEY_UNKNOWN ? NULL : key_names[key],
-		.offset = -1
-	};
-
-	return place;
+	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+							"not an object",
+							psprintf("It is %s.", docsync_value_name(type)),
+							HINT_DOCUMENT);
 }
 
 static void
-refuse_object(const SentDocument *sent, JsonTokenType type)
+refuse_key(const Batch *batch, SentDocument *sent, const char *key)
 {
-	RefusePlace place = place_of(sent, KEY_UNKNOWN);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%snot an object", docsync_refuse_place(&place)),
-			 docsync_refuse_detail(&place, "It is %s.", docsync_value_name(type)),
-			 errhint(HINT_DOCUMENT)));
+	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE, NULL,
+							"unknown key",
+							psprintf("It has the key \"%s\".", key),
+							HINT_DOCUMENT);
 }
 
 static void
-refuse_key(const SentDocument *sent, const char *key)
+refuse_type(const Batch *batch, SentDocument *sent, Key key,
+			const SentValue *value, const char *hint)
 {
-	RefusePlace place = place_of(sent, KEY_UNKNOWN);
-	RefusePlace detail = {.document = sent->ordinal,.key = key,.offset = -1};
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%sunknown key", docsync_refuse_place(&place)),
-			 docsync_refuse_detail(&detail, "It has the key \"%s\".", key),
-			 errhint(HINT_DOCUMENT)));
+	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+							key_names[key], "wrong type",
+							psprintf("It is %s.", docsync_value_name(value->type)),
+							hint);
 }
 
 static void
-refuse_type(const SentDocument *sent, Key key, const SentValue *value,
-			const char *hint)
+refuse_missing(const Batch *batch, SentDocument *sent, Key key)
 {
-	RefusePlace place = place_of(sent, key);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%swrong type", docsync_refuse_place(&place)),
-			 docsync_refuse_detail(&place, "It is %s.",
-								   docsync_value_name(value->type)),
-			 errhint("%s", hint)));
-}
-
-static void
-refuse_missing(const SentDocument *sent, Key key)
-{
-	RefusePlace place = place_of(sent, key);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%smissing", docsync_refuse_place(&place)),
-			 docsync_refuse_detail(&place, "The document has no \"%s\".",
-								   key_names[key]),
-			 errhint("%s", key == KEY_BODY ?
-					 "Send a body; only a deleted document may come without." :
-					 HINT_DOCUMENT)));
+	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+							key_names[key], "missing", NULL,
+							key == KEY_BODY ?
+							"Send a body; only a deleted document may come without." :
+							HINT_DOCUMENT);
 }

@@ -487,7 +487,7 @@ check_body(Relation rel, HeapTuple old, HeapTuple new)
 	JsonbToJsonbValue(DatumGetJsonbP(body), &value);
 	fault = docsync_body_check(&value);
 	if (fault != BODY_FINE)
-		docsync_body_refuse(&place, fault);
+		docsync_refuse_raise(docsync_body_describe(&place, fault));
 }
 
 static void

@@ -10,12 +10,18 @@
  * a text can have, its numbers such as a numeric can be, and it is within the
  * limits of body.c.
  *
+ * What isn't JSON at all ends the call.  What is wrong within a document, and
+ * leaves its end to be found, is noted for who reads it to take: the documents
+ * behind it may be fine.
+ *
  * Memory: none but for strings with escapes, one at a time.  What is read
  * points into the request, which has to outlive it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <limits.h>
 
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -26,20 +32,29 @@
 /* The longest string outside of a body, in bytes as sent */
 #define STRING_LEN		(64 * 1024)
 
-static void next_token(JsonReader *reader);
-static void unescape(JsonReader *reader);
+/* The longest part of what isn't JSON that is quoted back, in bytes */
+#define QUOTE_LEN		40
+
+#define BITS			64
+
 static const char *skip_value(JsonReader *reader);
 static void pass_key(JsonReader *reader, bool in_object);
 static bool get_bit(const uint64 * bits, int place);
 static void set_bit(uint64 * bits, int place, bool value);
+static uint64 * grow_bits(const uint64 * bits, uint64 * allocated, int room);
 static void check_size(JsonReader *reader);
-static RefusePlace place_at(const JsonReader *reader, const char *at);
-static void refuse_limit(JsonReader *reader, BodyFault fault) pg_attribute_noreturn();
+static void next_token(JsonReader *reader);
+static void unescape(JsonReader *reader);
+static void note(JsonReader *reader, const Refusal *refusal);
+static void refuse(JsonReader *reader, const char *at, int sqlstate,
+				   const char *message, const char *detail, const char *hint);
+static void refuse_limit(JsonReader *reader, BodyFault fault);
+static void refuse_encoding(JsonReader *reader, bool is_string);
+static void find_invalid(JsonReader *reader, const char *from);
 static void refuse_syntax(JsonReader *reader, JsonParseErrorType error) pg_attribute_noreturn();
-static void refuse_lexeme(JsonReader *reader, JsonLexContext *lex,
-						  JsonParseErrorType error) pg_attribute_noreturn();
-static void refuse_encoding(JsonReader *reader) pg_attribute_noreturn();
-static void refuse_string(JsonReader *reader) pg_attribute_noreturn();
+static Refusal *describe_error(JsonReader *reader, JsonLexContext *lex,
+							   JsonParseErrorType error);
+static RefusePlace place_at(const JsonReader *reader, const char *at);
 
 /*
  * Begins to read.  The bytes of a request are UTF-8, or are refused when it
@@ -53,14 +68,7 @@ docsync_reader_begin(JsonReader *reader, const char *json, int len,
 	reader->place.offset = -1;
 	reader->has_offsets = !is_text;
 
-	if (!is_text && GetDatabaseEncoding() == PG_UTF8)
-	{
-		int			valid = pg_encoding_verifymbstr(PG_UTF8, json, len);
-
-		if (valid < len)
-			reader->invalid = json + valid;
-	}
-	else if (!is_text)
+	if (!is_text && GetDatabaseEncoding() != PG_UTF8)
 	{
 		/* Refuses what can't be converted, without a place. */
 		char	   *converted = pg_any_to_server(json, len, PG_UTF8);
@@ -75,6 +83,8 @@ docsync_reader_begin(JsonReader *reader, const char *json, int len,
 
 	reader->lex = makeJsonLexContextCstringLen((char *) json, len,
 											   GetDatabaseEncoding(), false);
+	if (!is_text && GetDatabaseEncoding() == PG_UTF8)
+		find_invalid(reader, json);
 	next_token(reader);
 }
 
@@ -156,8 +166,8 @@ docsync_reader_go_on(JsonReader *reader, bool in_object)
 
 /*
  * Reads a key and says which of the names it is, by its place.  Of any other
- * it returns -1, and the key as a message quotes it.  What is read next is its
- * value, and refused as such.
+ * it returns -1, and the key as a message quotes it, or NULL if it has been
+ * refused.  What is read next is its value, and refused as such.
  */
 int
 docsync_reader_key(JsonReader *reader, const char *const *names, int count,
@@ -172,9 +182,11 @@ docsync_reader_key(JsonReader *reader, const char *const *names, int count,
 			found = i;
 	}
 	if (found < 0)
-		*unknown = docsync_refuse_quote(reader->string, reader->string_len);
+		*unknown = reader->is_bad ? NULL :
+			docsync_refuse_quote(reader->string, reader->string_len);
 
 	reader->place.key = found < 0 ? NULL : names[found];
+	reader->is_bad = false;
 	pass_key(reader, true);
 	return found;
 }
@@ -206,6 +218,8 @@ docsync_reader_value(JsonReader *reader)
 	}
 
 	skip_value(reader);
+	value.is_bad = reader->is_bad;
+	reader->is_bad = false;
 	return value;
 }
 
@@ -221,18 +235,23 @@ docsync_reader_body(JsonReader *reader, int *len)
 	reader->body = start;
 	*len = skip_value(reader) - start;
 	reader->body = NULL;
+	reader->is_bad = false;
 	return start;
 }
 
 /*
  * Passes over a value, and returns its end.  One bit for each array or object
- * that it is in says which it is.
+ * that it is in says which it is; only one that is refused needs more of them
+ * than there are at first.
  */
 static const char *
 skip_value(JsonReader *reader)
 {
 	JsonLexContext *lex = reader->lex;
-	uint64		objects[DOCSYNC_DEPTH_MAX / 64 + 1] = {0};
+	uint64		objects[DOCSYNC_DEPTH_MAX / BITS + 1];
+	uint64	   *more_objects = NULL;
+	uint64	   *bits = objects;
+	int			room = lengthof(objects) * BITS;
 	int			depth = 0;
 
 	for (;;)
@@ -247,7 +266,13 @@ skip_value(JsonReader *reader)
 				refuse_limit(reader, BODY_TOO_DEEP);
 			if (docsync_reader_enter(reader))
 			{
-				set_bit(objects, depth++, is_object);
+				if (depth == room)
+				{
+					bits = grow_bits(bits, more_objects, room);
+					more_objects = bits;
+					room *= 2;
+				}
+				set_bit(bits, depth++, is_object);
 				pass_key(reader, is_object);
 				continue;
 			}
@@ -259,9 +284,13 @@ skip_value(JsonReader *reader)
 		for (;;)
 		{
 			if (depth == 0)
+			{
+				if (more_objects != NULL)
+					pfree(more_objects);
 				return lex->prev_token_terminator;
+			}
 			check_size(reader);
-			is_object = get_bit(objects, depth - 1);
+			is_object = get_bit(bits, depth - 1);
 			if (docsync_reader_go_on(reader, is_object))
 				break;
 			depth--;
@@ -287,15 +316,27 @@ pass_key(JsonReader *reader, bool in_object)
 static bool
 get_bit(const uint64 * bits, int place)
 {
-	return (bits[place / 64] >> (place % 64)) & 1;
+	return (bits[place / BITS] >> (place % BITS)) & 1;
 }
 
 static void
 set_bit(uint64 * bits, int place, bool value)
 {
-	uint64		bit = UINT64CONST(1) << (place % 64);
+	uint64		bit = UINT64CONST(1) << (place % BITS);
 
-	bits[place / 64] = value ? bits[place / 64] | bit : bits[place / 64] & ~bit;
+	bits[place / BITS] = value ? bits[place / BITS] | bit : bits[place / BITS] & ~bit;
+}
+
+/*
+ * Twice the bits.  They are palloc'd; allocated is NULL if those there were
+ * weren't.
+ */
+static uint64 *
+grow_bits(const uint64 * bits, uint64 * allocated, int room)
+{
+	if (allocated != NULL)
+		return repalloc(allocated, 2 * room / CHAR_BIT);
+	return memcpy(palloc(2 * room / CHAR_BIT), bits, room / CHAR_BIT);
 }
 
 /*
@@ -304,7 +345,7 @@ set_bit(uint64 * bits, int place, bool value)
 static void
 check_size(JsonReader *reader)
 {
-	if (reader->body != NULL &&
+	if (reader->body != NULL && !reader->is_bad &&
 		reader->lex->token_terminator - reader->body > docsync_max_document_size)
 		refuse_limit(reader, BODY_TOO_LARGE);
 }
@@ -323,9 +364,9 @@ next_token(JsonReader *reader)
 
 	error = json_lex(lex);
 	if (reader->invalid != NULL && lex->token_terminator > reader->invalid)
-		refuse_encoding(reader);
+		refuse_encoding(reader, error == JSON_SUCCESS);
 	if (error != JSON_SUCCESS)
-		refuse_lexeme(reader, lex, error);
+		docsync_refuse_raise(describe_error(reader, lex, error));
 
 	len = lex->token_terminator - lex->token_start;
 	if (lex->token_type == JSON_TOKEN_STRING)
@@ -351,7 +392,11 @@ unescape(JsonReader *reader)
 
 	check_size(reader);
 	if (reader->body == NULL && reader->string_len > STRING_LEN)
-		refuse_string(reader);
+		refuse(reader, reader->lex->token_start, ERRCODE_INVALID_PARAMETER_VALUE,
+			   "too long", psprintf("It is a string of %d bytes.", reader->string_len),
+			   NULL);
+	if (reader->is_bad)
+		return;
 
 	if (lex == NULL)
 	{
@@ -368,13 +413,115 @@ unescape(JsonReader *reader)
 
 	error = json_lex(lex);
 	if (error != JSON_SUCCESS)
-		refuse_lexeme(reader, lex, error);
+	{
+		note(reader, describe_error(reader, lex, error));
+		return;
+	}
 	reader->string = lex->strval->data;
 	reader->string_len = lex->strval->len;
 }
 
 /*
- * Where the reader is: the offset only if what is read is what was sent.
+ * Notes a refusal, the first of a document, or ends the call with it.
+ */
+static void
+note(JsonReader *reader, const Refusal *refusal)
+{
+	if (reader->place.document == 0)
+		docsync_refuse_raise(refusal);
+	if (reader->refusal == NULL)
+		reader->refusal = refusal;
+	reader->is_bad = true;
+}
+
+static void
+refuse(JsonReader *reader, const char *at, int sqlstate, const char *message,
+	   const char *detail, const char *hint)
+{
+	RefusePlace place = place_at(reader, at);
+
+	note(reader, docsync_refuse_describe(&place, sqlstate, message, detail, hint));
+}
+
+static void
+refuse_limit(JsonReader *reader, BodyFault fault)
+{
+	RefusePlace place = place_at(reader, reader->lex->token_start);
+
+	note(reader, docsync_body_describe(&place, fault));
+}
+
+/*
+ * Refuses a byte that isn't UTF-8.  In a string there may be others behind it.
+ */
+static void
+refuse_encoding(JsonReader *reader, bool is_string)
+{
+	JsonLexContext *lex = reader->lex;
+	RefusePlace place = place_at(reader, reader->invalid);
+	Refusal    *refusal = docsync_refuse_describe(&place, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+												  "not UTF-8",
+												  psprintf("The byte 0x%02x is not part of a character.",
+														   (unsigned char) *reader->invalid),
+												  "Send JSON in UTF-8.");
+
+	if (!is_string)
+		docsync_refuse_raise(refusal);
+	note(reader, refusal);
+	find_invalid(reader, lex->token_terminator);
+}
+
+/*
+ * Finds the first byte from here on that isn't UTF-8.
+ */
+static void
+find_invalid(JsonReader *reader, const char *from)
+{
+	int			len = reader->lex->input + reader->lex->input_length - from;
+	int			valid = pg_encoding_verifymbstr(PG_UTF8, from, len);
+
+	reader->invalid = valid < len ? from + valid : NULL;
+}
+
+/*
+ * Ends the call where another token was expected.
+ */
+static void
+refuse_syntax(JsonReader *reader, JsonParseErrorType error)
+{
+	if (reader->lex->token_type == JSON_TOKEN_END)
+		error = JSON_EXPECTED_MORE;
+	docsync_refuse_raise(describe_error(reader, reader->lex, error));
+}
+
+/*
+ * An error in the lexer's words.
+ */
+static Refusal *
+describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error)
+{
+	RefusePlace place = place_at(reader, lex->token_start);
+	bool		is_unsupported = error == JSON_UNICODE_CODE_POINT_ZERO ||
+	error == JSON_UNICODE_HIGH_ESCAPE;
+	JsonLexContext quoted = *lex;
+
+	/* It would quote a token of any length. */
+	if (lex->token_start != NULL && error != JSON_ESCAPING_REQUIRED)
+		quoted.token_terminator = lex->token_start +
+			pg_mbcliplen(lex->token_start,
+						 lex->token_terminator - lex->token_start, QUOTE_LEN);
+
+	return docsync_refuse_describe(&place,
+								   is_unsupported ? ERRCODE_UNTRANSLATABLE_CHARACTER :
+								   ERRCODE_INVALID_TEXT_REPRESENTATION,
+								   is_unsupported ? "unsupported Unicode escape sequence" :
+								   "invalid JSON",
+								   json_errdetail(error, &quoted), NULL);
+}
+
+/*
+ * Where the reader is.  With an offset only if what is read is what was sent;
+ * at is NULL at its end.
  */
 static RefusePlace
 place_at(const JsonReader *reader, const char *at)
@@ -385,73 +532,4 @@ place_at(const JsonReader *reader, const char *at)
 		place.offset = at != NULL ? at - reader->lex->input :
 			reader->lex->input_length;
 	return place;
-}
-
-static void
-refuse_limit(JsonReader *reader, BodyFault fault)
-{
-	RefusePlace place = place_at(reader, reader->lex->token_start);
-
-	docsync_body_refuse(&place, fault);
-}
-
-/*
- * Refuses a token where another was expected.
- */
-static void
-refuse_syntax(JsonReader *reader, JsonParseErrorType error)
-{
-	if (reader->lex->token_type == JSON_TOKEN_END)
-		error = JSON_EXPECTED_MORE;
-	refuse_lexeme(reader, reader->lex, error);
-}
-
-/*
- * Refuses what is no token, with the lexer's words for it.
- */
-static void
-refuse_lexeme(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error)
-{
-	RefusePlace place = place_at(reader, lex->token_start);
-	bool		is_unsupported = error == JSON_UNICODE_CODE_POINT_ZERO ||
-	error == JSON_UNICODE_HIGH_ESCAPE;
-
-	/* It would quote a token of any length. */
-	if (lex->token_start != NULL && error != JSON_ESCAPING_REQUIRED)
-		lex->token_terminator = lex->token_start +
-			pg_mbcliplen(lex->token_start,
-						 lex->token_terminator - lex->token_start, 40);
-
-	ereport(ERROR,
-			(errcode(is_unsupported ? ERRCODE_UNTRANSLATABLE_CHARACTER :
-					 ERRCODE_INVALID_TEXT_REPRESENTATION),
-			 errmsg("%s%s", docsync_refuse_place(&place),
-					is_unsupported ? "unsupported Unicode escape sequence" :
-					"invalid JSON"),
-			 docsync_refuse_detail(&place, "%s", json_errdetail(error, lex))));
-}
-
-static void
-refuse_encoding(JsonReader *reader)
-{
-	RefusePlace place = place_at(reader, reader->invalid);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-			 errmsg("%snot UTF-8", docsync_refuse_place(&place)),
-			 docsync_refuse_detail(&place, "The byte 0x%02x is not part of a character.",
-								   (unsigned char) *reader->invalid),
-			 errhint("Send JSON in UTF-8.")));
-}
-
-static void
-refuse_string(JsonReader *reader)
-{
-	RefusePlace place = place_at(reader, reader->lex->token_start);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%stoo long", docsync_refuse_place(&place)),
-			 docsync_refuse_detail(&place, "It is a string of %d bytes.",
-								   reader->string_len)));
 }

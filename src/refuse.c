@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * refuse.c
- *	  How a refusal is said, to people and to machines.
+ *	  Refusals: how it is said, to people and to machines, what is wrong.
  *
- * The message names the place (document 17, "id"), the detail the fact, the
- * hint the remedy.  Where there is a place the detail is JSON, with the place
- * and the fact in it ({"document": 17, "key": "id", "text": "It is null."}):
- * PostgREST passes on nothing else that a machine could go by.
+ * Whoever refuses a document, it is named.  The message has the place for
+ * people (document 17, "id"); the detail has it for machines, as JSON, and in it
+ * the fact as a text; the hint is the remedy.  PostgREST passes on nothing else
+ * that a machine could go by.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,65 +20,151 @@
 /* Longest part of a refused value that is quoted back, in bytes */
 #define QUOTE_LEN	40
 
+static char *locate(const RefusePlace *place, const char *text);
 static bool is_over_http(void);
 
 /*
- * The place, as a message begins with it: "document 17, \"body\": ".  Empty
- * where it is the whole request.
+ * Refuses a document: by an error, or in a batch that isn't atomic by noting
+ * it, and then this returns and the document is passed over.  What is said of
+ * a document first is what it is refused for.
+ *
+ * key, detail and hint may be NULL.
  */
-const char *
-docsync_refuse_place(const RefusePlace *place)
+void
+docsync_refuse_document(const Batch *batch, SentDocument *sent, int sqlstate,
+						const char *key, const char *message, const char *detail,
+						const char *hint)
 {
-	if (place->document > 0 && place->key != NULL)
-		return psprintf("document %d, \"%s\": ", place->document, place->key);
-	if (place->document > 0)
-		return psprintf("document %d: ", place->document);
-	if (place->key != NULL)
-		return psprintf("\"%s\": ", place->key);
-	return "";
+	RefusePlace place = docsync_refuse_place(sent, key);
+
+	if (sent->refusal == NULL)
+		docsync_refuse_note(batch, sent,
+							docsync_refuse_describe(&place, sqlstate, message,
+													detail, hint));
 }
 
 /*
- * The detail of a refusal, within ereport(): the place, and the fact in words,
- * as errdetail() takes them.
+ * The same with a refusal that has been described.
  */
-int
-docsync_refuse_detail(const RefusePlace *place, const char *format,...)
+void
+docsync_refuse_note(const Batch *batch, SentDocument *sent,
+					const Refusal *refusal)
 {
-	StringInfoData fact;
+	if (sent->refusal != NULL)
+		return;
+	if (batch->atomic)
+		docsync_refuse_raise(refusal);
+	sent->refusal = refusal;
+}
+
+/*
+ * What is to be said of a place.  detail and hint may be NULL; neither they nor
+ * the message are copied.
+ */
+Refusal *
+docsync_refuse_describe(const RefusePlace *place, int sqlstate,
+						const char *message, const char *detail,
+						const char *hint)
+{
+	Refusal    *refusal = palloc(sizeof(Refusal));
+
+	refusal->sqlstate = sqlstate;
+	if (place->document > 0 && place->key != NULL)
+		refusal->message = psprintf("document %d, \"%s\": %s",
+									place->document, place->key, message);
+	else if (place->document > 0)
+		refusal->message = psprintf("document %d: %s", place->document, message);
+	else if (place->key != NULL)
+		refusal->message = psprintf("\"%s\": %s", place->key, message);
+	else
+		refusal->message = message;
+	refusal->detail = locate(place, detail);
+	refusal->hint = hint;
+
+	return refusal;
+}
+
+/*
+ * Ends the call with a refusal.
+ */
+void
+docsync_refuse_raise(const Refusal *refusal)
+{
+	ereport(ERROR,
+			(errcode(docsync_refuse_sqlstate(refusal->sqlstate)),
+			 errmsg("%s", refusal->message),
+			 errdetail("%s", refusal->detail),
+			 refusal->hint != NULL ? errhint("%s", refusal->hint) : 0));
+}
+
+/*
+ * The place of a document, or of one of its keys.
+ */
+RefusePlace
+docsync_refuse_place(const SentDocument *sent, const char *key)
+{
+	RefusePlace place = {
+		.document = sent->ordinal,
+		.id = sent->id,
+		.id_len = sent->id_len,
+		.key = key,
+		.offset = -1
+	};
+
+	return place;
+}
+
+/*
+ * The place of a document as JSON, with what else there is to say:
+ * {"document": 17, "id": "shopping", "key": "body", "text": "It is null."}
+ */
+char *
+docsync_refuse_locate(const SentDocument *sent, const char *key,
+					  const char *text)
+{
+	RefusePlace place = docsync_refuse_place(sent, key);
+
+	return locate(&place, text);
+}
+
+static char *
+locate(const RefusePlace *place, const char *text)
+{
 	StringInfoData buf;
-
-	initStringInfo(&fact);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&fact, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&fact, needed);
-	}
+	const char *separator = "";
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
 	if (place->document > 0)
-		appendStringInfo(&buf, "\"document\": %d, ", place->document);
+	{
+		appendStringInfo(&buf, "\"document\": %d", place->document);
+		separator = ", ";
+	}
+	if (place->id != NULL && place->id_len <= DOCSYNC_ID_LEN)
+	{
+		appendStringInfo(&buf, "%s\"id\": ", separator);
+		docsync_json_append_string(&buf, place->id, place->id_len);
+		separator = ", ";
+	}
 	if (place->key != NULL)
 	{
-		appendStringInfoString(&buf, "\"key\": ");
+		appendStringInfo(&buf, "%s\"key\": ", separator);
 		docsync_json_append_string(&buf, place->key, strlen(place->key));
-		appendStringInfoString(&buf, ", ");
+		separator = ", ";
 	}
 	if (place->offset >= 0)
-		appendStringInfo(&buf, "\"offset\": %d, ", place->offset);
-	appendStringInfoString(&buf, "\"text\": ");
-	docsync_json_append_string(&buf, fact.data, fact.len);
+	{
+		appendStringInfo(&buf, "%s\"offset\": %d", separator, place->offset);
+		separator = ", ";
+	}
+	if (text !=NULL)
+	{
+		appendStringInfo(&buf, "%s\"text\": ", separator);
+		docsync_json_append_string(&buf, text, strlen(text));
+	}
 	appendStringInfoChar(&buf, '}');
 
-	return errdetail_internal("%s", buf.data);
+	return buf.data;
 }
 
 /*

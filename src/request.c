@@ -76,6 +76,8 @@ static bool take_value(const Field *field, const SentValue *value,
 					   Request *request);
 static bool *read_buckets(JsonReader *reader);
 static Datum *read_ids(JsonReader *reader, int *count);
+static void refuse(const RefusePlace *place, const char *message,
+				   const char *detail, const char *hint) pg_attribute_noreturn();
 static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
@@ -136,12 +138,9 @@ read_object(JsonReader *reader, Request *request, const char *const *keys)
 		count++;
 
 	if (docsync_reader_type(reader) != JSON_TOKEN_OBJECT_START)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the body is not an object"),
-				 docsync_refuse_detail(&reader->place, "It is %s.",
-									   docsync_value_name(docsync_reader_type(reader))),
-				 errhint("%s", hint)));
+		refuse(&reader->place, "the body is not an object",
+			   psprintf("It is %s.", docsync_value_name(docsync_reader_type(reader))),
+			   hint);
 	if (!docsync_reader_enter(reader))
 		return;
 
@@ -154,16 +153,8 @@ read_object(JsonReader *reader, Request *request, const char *const *keys)
 		MemoryContext oldcontext;
 
 		if (key < 0)
-		{
-			RefusePlace place = {.key = unknown,.offset = -1};
-
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown key in the body"),
-					 docsync_refuse_detail(&place, "It has the key \"%s\".",
-										   unknown),
-					 errhint("%s", hint)));
-		}
+			refuse(&reader->place, "unknown key in the body",
+				   psprintf("It has the key \"%s\".", unknown), hint);
 
 		field = find_field(keys[key]);
 		context = &contexts[field - fields];
@@ -241,12 +232,8 @@ read_field(JsonReader *reader, const Field *field, Request *request,
 
 	value = docsync_reader_value(reader);
 	if (!take_value(field, &value, request))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%swrong type", docsync_refuse_place(&place)),
-				 docsync_refuse_detail(&place, "It is %s.",
-									   docsync_value_name(value.type)),
-				 errhint("%s", hint)));
+		refuse(&place, "wrong type",
+			   psprintf("It is %s.", docsync_value_name(value.type)), hint);
 }
 
 /*
@@ -344,19 +331,19 @@ read_ids(JsonReader *reader, int *count)
 		SentValue	value = docsync_reader_value(reader);
 
 		if (value.type != JSON_TOKEN_STRING)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"ids\": id %d has the wrong type", *count + 1),
-					 docsync_refuse_detail(&reader->place, "It is %s.",
-										   docsync_value_name(value.type)),
-					 errhint("Give the ids of the documents.")));
+			refuse(&reader->place, psprintf("id %d has the wrong type", *count + 1),
+				   psprintf("It is %s.", docsync_value_name(value.type)),
+				   "Give the ids of the documents.");
 		if (*count == docsync_max_batch)
-			ereport(ERROR,
-					(errcode(docsync_refuse_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-					 errmsg("too many ids"),
-					 docsync_refuse_detail(&reader->place, "There are more than docsync.max_batch, %d.",
-										   docsync_max_batch),
-					 errhint("Ask several times.")));
+		{
+			RefusePlace whole = {.offset = -1};
+
+			docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+														 "too many ids",
+														 psprintf("There are more than docsync.max_batch, %d.",
+																  docsync_max_batch),
+														 "Ask several times."));
+		}
 		if (*count == size)
 			ids = repalloc_huge(ids, sizeof(Datum) * (size *= 2));
 		ids[(*count)++] = PointerGetDatum(cstring_to_text_with_len(value.text,
@@ -364,6 +351,14 @@ read_ids(JsonReader *reader, int *count)
 	} while (docsync_reader_go_on(reader, false));
 
 	return ids;
+}
+
+static void
+refuse(const RefusePlace *place, const char *message, const char *detail,
+	   const char *hint)
+{
+	docsync_refuse_raise(docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
+												 message, detail, hint));
 }
 
 /*
@@ -544,7 +539,7 @@ get_field(Jsonb *object, const char *key)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\": wrong type", key),
 				 errdetail("It is %s.",
-						   docsync_value_name(docsync_value_of_jsonb(&value).type))));
+						   docsync_value_name(docsync_value_type_of_jsonb(&value)))));
 
 	return cstring_to_text_with_len(value.val.string.val,
 									value.val.string.len);

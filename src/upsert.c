@@ -117,7 +117,7 @@ docsync_upsert(PG_FUNCTION_ARGS)
 		JsonbValue	documents;
 
 		JsonbToJsonbValue(PG_GETARG_JSONB_P(1), &documents);
-		batch = docsync_batch_parse(&documents);
+		batch = docsync_batch_parse(&documents, true);
 	}
 
 	upload = docsync_upsert_apply(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
@@ -155,6 +155,7 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch)
 	upload->client_id = client_id;
 	upload->collection = collection;
 	upload->batch = batch;
+	docsync_batch_make_atomic(batch);
 
 	if (upload->batch->count > 0)
 	{

@@ -23,40 +23,49 @@
 static bool is_plain_integer(const char *number, int len);
 
 /*
- * A value that has come as jsonb.  Of a number, which must have been checked
- * (body.c), the digits are palloc'd.
+ * The type of a value that has come as jsonb.
+ */
+JsonTokenType
+docsync_value_type_of_jsonb(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			return JSON_TOKEN_NULL;
+		case jbvString:
+			return JSON_TOKEN_STRING;
+		case jbvNumeric:
+			return JSON_TOKEN_NUMBER;
+		case jbvBool:
+			return value->val.boolean ? JSON_TOKEN_TRUE : JSON_TOKEN_FALSE;
+		case jbvBinary:
+			return JsonContainerIsObject(value->val.binary.data) ?
+				JSON_TOKEN_OBJECT_START : JSON_TOKEN_ARRAY_START;
+		default:
+			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
+	}
+}
+
+/*
+ * The value itself.  Of a number, which must have been checked (body.c), the
+ * digits are palloc'd.
  */
 SentValue
 docsync_value_of_jsonb(const JsonbValue *value)
 {
-	SentValue	sent = {0};
+	SentValue	sent = {.type = docsync_value_type_of_jsonb(value)};
 
-	switch (value->type)
+	if (value->type == jbvString)
 	{
-		case jbvNull:
-			sent.type = JSON_TOKEN_NULL;
-			break;
-		case jbvString:
-			sent.type = JSON_TOKEN_STRING;
-			sent.text = value->val.string.val;
-			sent.len = value->val.string.len;
-			break;
-		case jbvNumeric:
-			sent.type = JSON_TOKEN_NUMBER;
-			sent.text = DatumGetCString(DirectFunctionCall1(numeric_out,
-															NumericGetDatum(value->val.numeric)));
-			sent.len = strlen(sent.text);
-			sent.is_copy = true;
-			break;
-		case jbvBool:
-			sent.type = value->val.boolean ? JSON_TOKEN_TRUE : JSON_TOKEN_FALSE;
-			break;
-		case jbvBinary:
-			sent.type = JsonContainerIsObject(value->val.binary.data) ?
-				JSON_TOKEN_OBJECT_START : JSON_TOKEN_ARRAY_START;
-			break;
-		default:
-			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
+		sent.text = value->val.string.val;
+		sent.len = value->val.string.len;
+	}
+	else if (value->type == jbvNumeric)
+	{
+		sent.text = DatumGetCString(DirectFunctionCall1(numeric_out,
+														NumericGetDatum(value->val.numeric)));
+		sent.len = strlen(sent.text);
+		sent.is_copy = true;
 	}
 	return sent;
 }
