@@ -24,7 +24,7 @@
 #define DEFAULT_COLLECTION		"default"
 
 #define HINT_BODY \
-	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
+	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
 
 static const char *hint_of(const char *const *keys);
 static void parse_field(const char *key, JsonbValue *value, Request *request,
@@ -107,7 +107,8 @@ parse_field(const char *key, JsonbValue *value, Request *request,
 	strcmp(key, "buckets") == 0 ? &request->buckets :
 	strcmp(key, "ids") == 0 ? &request->ids : NULL;
 	bool	   *flag = strcmp(key, "reconcile") == 0 ? &request->reconcile :
-	strcmp(key, "tombstones") == 0 ? &request->no_tombstones : NULL;
+	strcmp(key, "tombstones") == 0 ? &request->no_tombstones :
+	strcmp(key, "atomic") == 0 ? &request->not_atomic : NULL;
 	text	  **field = strcmp(key, "clientId") == 0 ? &request->client_id :
 	strcmp(key, "collection") == 0 ? &request->collection :
 	strcmp(key, "cursor") == 0 ? &request->cursor :
@@ -121,7 +122,7 @@ parse_field(const char *key, JsonbValue *value, Request *request,
 		**array = *value;
 	}
 	else if (flag != NULL && value->type == jbvBool)
-		*flag = (flag == &request->no_tombstones) != value->val.boolean;
+		*flag = (flag != &request->reconcile) != value->val.boolean;
 	else if (field == &request->state && value->type == jbvBool)
 		request->state = value->val.boolean ? cstring_to_text("true") : NULL;
 	else if (field != NULL && value->type == jbvString)
@@ -138,6 +139,21 @@ parse_field(const char *key, JsonbValue *value, Request *request,
 				 errmsg("\"%s\": wrong type", key),
 				 errdetail("It is %s.", docsync_batch_type_name(value)),
 				 errhint("%s", hint)));
+}
+
+/*
+ * A value of a query string that is true or false.
+ */
+bool
+docsync_request_parse_bool(const char *key, const text *value)
+{
+	char	   *word = text_to_cstring(value);
+
+	if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is neither true nor false", key)));
+	return strcmp(word, "true") == 0;
 }
 
 /*
