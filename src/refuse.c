@@ -18,6 +18,9 @@
 /* As ExecWithCheckOptions() begins whenever a policy refuses a row */
 #define POLICY_MESSAGE		"new row violates row-level security policy"
 
+static bool is_policys(const ErrorData *error);
+static bool is_raised(const ErrorData *error);
+
 /*
  * Refuses a document: by an error, or in a batch that isn't atomic by noting
  * it, and then this returns and the document is passed over.  What is said of
@@ -101,6 +104,15 @@ docsync_refuse_is_one(const ErrorData *error)
 		case ERRCODE_WITH_CHECK_OPTION_VIOLATION:
 		case ERRCODE_PLPGSQL_ERROR:
 			return true;
+
+			/* Whoever says so: try again, or call somebody */
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return false;
 	}
 
 	switch (error->sqlerrcode)
@@ -111,19 +123,28 @@ docsync_refuse_is_one(const ErrorData *error)
 			/* A value that an index of the user's has no room for */
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return true;
-		case ERRCODE_INSUFFICIENT_PRIVILEGE:
-
-			/*
-			 * A policy, or a RAISE: both are about the row.  Else a right on
-			 * a whole table or function is missing.  The code is the same.
-			 */
-			return error->message_id != NULL &&
-				(strncmp(error->message_id, POLICY_MESSAGE,
-						 strlen(POLICY_MESSAGE)) == 0 ||
-				 strcmp(error->message_id, "%s") == 0);
-		default:
-			return false;
 	}
+
+	/* A right on a whole table that is missing has the same code. */
+	return is_policys(error) || is_raised(error);
+}
+
+static bool
+is_policys(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE &&
+		error->message_id != NULL &&
+		strncmp(error->message_id, POLICY_MESSAGE, strlen(POLICY_MESSAGE)) == 0;
+}
+
+/*
+ * By a RAISE, which may choose any code: a function that somebody has written
+ * for the row says no to it.
+ */
+static bool
+is_raised(const ErrorData *error)
+{
+	return error->message_id != NULL && strcmp(error->message_id, "%s") == 0;
 }
 
 /*
