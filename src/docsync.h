@@ -19,6 +19,7 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "nodes/parsenodes.h"
 #include "utils/jsonb.h"
 #include "utils/snapshot.h"
 
@@ -122,6 +123,8 @@ typedef struct Store
 	Oid			owners[STORE_RELATIONS];
 	Oid			purged_index;	/* primary key */
 	bool		is_subscribed;	/* a subscription fills docsync.document */
+	bool		is_altered;		/* triggers of the user's may change what is
+								 * written to it */
 } Store;
 
 /* For what docsync_create_store() may put right */
@@ -133,7 +136,7 @@ extern const Store *docsync_schema_open(StoreUse use);
 extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
-extern void docsync_schema_check_caller(void);
+extern void docsync_schema_check_caller(AclMode mode);
 extern Oid	docsync_schema_of_functions(void);
 
 /*
@@ -183,6 +186,10 @@ extern RefusePlace docsync_refuse_place(const SentDocument *sent,
 										const char *key);
 extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
 								   const char *text);
+extern bool docsync_refuse_is_one(const ErrorData *error);
+extern void docsync_refuse_with(const Batch *batch, SentDocument *sent,
+								ErrorData *error);
+extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
 extern void docsync_refuse_request(int status, const char *code,
@@ -348,7 +355,13 @@ typedef enum RuleOutcome
 	RULE_UPDATED,
 	RULE_UNCHANGED,
 	RULE_DISCARDED,
-	RULE_CONFLICT
+	RULE_CONFLICT,
+
+	/* What the rule doesn't decide (upsert.c) */
+	RULE_MODIFIED,				/* created or updated, but a trigger had it
+								 * otherwise */
+	RULE_REFUSED,
+	RULE_UNTRIED				/* enough others were refused */
 } RuleOutcome;
 
 /* What the service has, as far as the rule asks. */
@@ -365,6 +378,9 @@ typedef struct RuleHeld
 
 extern RuleOutcome docsync_rule_decide(const RuleHeld *held,
 									   const SentDocument *sent);
+extern bool docsync_rule_is_same(const RuleHeld *held,
+								 const SentDocument *sent);
+extern bool docsync_rule_has_winner(RuleOutcome outcome);
 extern const char *docsync_rule_name(RuleOutcome outcome);
 
 /*
@@ -530,6 +546,8 @@ typedef struct WrittenDocument
 	int64		client_version;
 	TimestampTz last_update_utc;
 	const StoredDocument *replaced; /* what it replaced, NULL if nothing */
+	const StoredDocument *stored;	/* what it is now; NULL: as it was sent,
+									 * since there is nobody to change it */
 } WrittenDocument;
 
 /*
@@ -609,22 +627,99 @@ typedef struct GuardFrame
 {
 	GuardTask	task;
 	int			depth;			/* of triggers */
-	ReplaceCallback may_replace;	/* NULL: always */
+	ReplaceCallback may_replace;	/* of an upload */
 	void	   *arg;
 	bool		has_replaced;
 	StoredDocument replaced;	/* by the row being written */
+	bool		has_written;
+	StoredDocument written;		/* what that row has become */
 } GuardFrame;
 
 extern GuardFrame docsync_guard_enter(GuardTask task,
 									  ReplaceCallback may_replace, void *arg);
 extern void docsync_guard_leave(const GuardFrame *outer);
 extern const StoredDocument *docsync_guard_replaced(void);
+extern const StoredDocument *docsync_guard_written(void);
+
+/*
+ * divide.c: one bad document doesn't stop the rest
+ */
+#define DIVIDE_LOOK_UP			0x01
+#define DIVIDE_WRITE			0x02
+
+typedef struct Division
+{
+	bool		atomic;			/* a refusal ends it all */
+
+	/* Looks up, or writes, or both, from the first to before the last */
+	void		(*apply) (int from, int to, int steps, void *arg);
+
+	/* One is refused; true if there is something left of it to be tried */
+	bool		(*refuse) (int which, ErrorData *error, void *arg);
+
+	/* There have been enough refusals: these aren't tried. */
+	void		(*leave) (int from, int to, void *arg);
+	void	   *arg;
+
+	/* How far apply() has come with the statement that it runs */
+	int			begun;
+	int			passed;			/* those before this are through */
+	int			end;
+
+	int			refusals;
+	int			kept;			/* subtransactions that stay */
+} Division;
+
+extern ErrorData *docsync_divide_try(Division *division, int from, int to,
+									 int steps);
+extern void docsync_divide_run(Division *division, int from, int to,
+							   bool again);
+
+/*
+ * judge.c: what becomes of the documents of one id
+ */
+/* The documents of one id, and what the service has after the call */
+typedef struct UploadGroup
+{
+	const BatchGroup *sent;
+	SentDocument *write;		/* the last that wins; NULL: none */
+	bool		created;
+	bool		written;
+	bool		judged;			/* by the rule */
+	bool		has_base;		/* one of the documents names what it is based
+								 * on */
+	bool		again;			/* write has changed since the statement began */
+	bool		modified;		/* something else than write was stored */
+	bool		untried;
+	bool		exists;			/* the service has one */
+	int64		client_version;
+	TimestampTz last_update_utc;
+	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
+	Jsonb	   *winner;			/* NULL: none needed, or no room for it */
+} UploadGroup;
+
+typedef struct Upload
+{
+	text	   *collection;
+	text	   *client_id;
+	Batch	   *batch;
+	UploadGroup *groups;		/* by id, as the batch's */
+	int			ngroups;
+	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	Division	division;		/* of the groups */
+	MemoryContext context;		/* the call's */
+	MemoryContext scratch;		/* for a document at a time */
+	int64		winners_size;	/* bytes, as jsonb */
+} Upload;
+
+extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
+extern bool docsync_judge_stored(const StoredDocument *stored, void *arg);
+extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
+extern void docsync_judge_written(const WrittenDocument *written, void *arg);
 
 /*
  * upsert.c: upload
  */
-typedef struct Upload Upload;
-
 typedef struct UploadResult
 {
 	const SentDocument *sent;
@@ -632,11 +727,14 @@ typedef struct UploadResult
 	bool		exists;			/* the service has one after the upload */
 	int64		client_version; /* the service's after the upload, as are */
 	TimestampTz last_update_utc;	/* these two */
-	Jsonb	   *winner;			/* NULL unless discarded, or in conflict */
+	Jsonb	   *winner;			/* NULL unless the service has another, or if
+								 * winner_omitted */
+	bool		winner_omitted; /* there was no room for it */
+	const Refusal *refusal;		/* NULL: none */
 } UploadResult;
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,
-									Batch *batch);
+									Batch *batch, bool atomic);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 
@@ -727,6 +825,7 @@ typedef struct Request
 	text	   *state;			/* "true", or the client's digest; NULL: no */
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
+	bool		not_atomic;		/* documents are applied one by one */
 	bool		may_write;		/* a sync, even without documents */
 	Batch	   *documents;		/* NULL: none sent, as are the next two */
 	bool	   *buckets;		/* of a comparison: which are wanted */
@@ -744,6 +843,7 @@ extern Position docsync_request_parse_cursor(const Request *request,
 extern text *docsync_request_url_value(const char *key);
 extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
 								 const char *const *keys);
+extern bool docsync_request_parse_bool(const char *key, const text *value);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
 extern void docsync_request_begin_answer(StringInfo buf);

@@ -86,6 +86,7 @@ docsync_document_read(const Batch *batch, SentDocument *sent,
 	if (docsync_reader_type(reader) != JSON_TOKEN_OBJECT_START)
 	{
 		refuse_object(batch, sent, docsync_reader_value(reader).type);
+		take_refusal(batch, sent, reader);
 		return;
 	}
 

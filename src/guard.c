@@ -40,6 +40,7 @@ typedef enum RestampEdit
 	RESTAMP_EDIT				/* and a version */
 } RestampEdit;
 
+static HeapTuple note_written(Relation rel, HeapTuple new);
 static bool is_part_of(GuardTask task);
 static HeapTuple guard_insert(Relation rel, HeapTuple new);
 static HeapTuple clamp_fence(Relation rel, HeapTuple new,
@@ -136,6 +137,7 @@ docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
 	current_frame.may_replace = may_replace;
 	current_frame.arg = arg;
 	current_frame.has_replaced = false;
+	current_frame.has_written = false;
 
 	return outer;
 }
@@ -155,6 +157,28 @@ const StoredDocument *
 docsync_guard_replaced(void)
 {
 	return current_frame.has_replaced ? &current_frame.replaced : NULL;
+}
+
+/*
+ * What the row that an upload has just written is now, if a trigger may have
+ * changed it; NULL if there is none.
+ */
+const StoredDocument *
+docsync_guard_written(void)
+{
+	return current_frame.has_written ? &current_frame.written : NULL;
+}
+
+/*
+ * Notes what an upload is about to write.  We are the last of the BEFORE triggers.
+ */
+static HeapTuple
+note_written(Relation rel, HeapTuple new)
+{
+	current_frame.has_written = store->is_altered;
+	if (store->is_altered)
+		get_document(rel, new, &current_frame.written);
+	return new;
 }
 
 static bool
@@ -180,10 +204,12 @@ guard_insert(Relation rel, HeapTuple new)
 
 	if (no_stamp && no_fence)
 	{
-		if (is_part_of(GUARD_UPLOAD))
-			current_frame.has_replaced = false;
 		check_body(rel, NULL, new);
-		return restamp(rel, new, RESTAMP_ONLY, 0);
+		if (!is_part_of(GUARD_UPLOAD))
+			return restamp(rel, new, RESTAMP_ONLY, 0);
+
+		current_frame.has_replaced = false;
+		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
 	}
 
 	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
@@ -266,10 +292,9 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 		/* In the memory of the row, so until it has been returned */
 		get_document(rel, heap_copytuple(old), &current_frame.replaced);
 		current_frame.has_replaced = true;
-		if (current_frame.may_replace != NULL &&
-			!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
+		if (!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
 			return NULL;
-		return restamp(rel, new, RESTAMP_ONLY, 0);
+		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
 	}
 
 	check_body(rel, old, new);

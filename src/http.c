@@ -54,7 +54,7 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
  *				cursor text DEFAULT NULL, collection text DEFAULT NULL,
  *				origin text DEFAULT 'other', "maxDocuments" int DEFAULT 1000,
  *				reconcile bool DEFAULT false, state text DEFAULT NULL,
- *				tombstones bool DEFAULT true)
+ *				tombstones bool DEFAULT true, atomic bool DEFAULT true)
  * RETURNS json
  *
  * Upload, then download, in one round trip.  The download sees the upload.
@@ -73,6 +73,7 @@ docsync_sync(PG_FUNCTION_ARGS)
 		.reconcile = docsync_request_get_bool(fcinfo, 6, false),
 		.state = docsync_request_get_text(fcinfo, 7),
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 8, true),
+		.not_atomic = !docsync_request_get_bool(fcinfo, 9, true),
 		.may_write = true
 	};
 
@@ -137,7 +138,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
 		"clientId", "documents", "cursor", "collection", "origin",
-		"maxDocuments", "reconcile", "state", "tombstones", NULL
+		"maxDocuments", "reconcile", "state", "tombstones", "atomic", NULL
 	};
 	Request		request = {
 		.origin = cstring_to_text("other"),
@@ -154,15 +155,15 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
  * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection"}.  A proxy may put the request's
- * query string, as it came, into the header X-Query-String: clientId and
- * collection are taken from there first.
+ * {"clientId", "documents", "collection", "atomic"}.  A proxy may put the
+ * request's query string, as it came, into the header X-Query-String: clientId,
+ * collection and atomic are taken from there first.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
-		"documents", "clientId", "collection", NULL
+		"documents", "clientId", "collection", "atomic", NULL
 	};
 	Request		request = {0};
 	text	   *from_url;
@@ -179,6 +180,8 @@ docsync_docs(PG_FUNCTION_ARGS)
 		request.client_id = from_url;
 	if ((from_url = docsync_request_url_value("collection")) != NULL)
 		request.collection = from_url;
+	if ((from_url = docsync_request_url_value("atomic")) != NULL)
+		request.not_atomic = !docsync_request_parse_bool("atomic", from_url);
 	docsync_request_resolve(&request);
 	docsync_request_need_client_id(&request);
 
@@ -355,14 +358,15 @@ append_stamp(StringInfo buf, TimestampTz stamp)
 
 /*
  * "received": n, "results": [{"id", "outcome", "clientVersion",
- * "LastUpdateUtc", "winner"}]
+ * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}]
  */
 static void
 append_upload(StringInfo buf, Request *request)
 {
 	Upload	   *upload = docsync_upsert_apply(request->client_id,
 											  request->collection,
-											  request->documents);
+											  request->documents,
+											  !request->not_atomic);
 
 	appendStringInfo(buf, "\"received\":%d,\"results\":[",
 					 docsync_upsert_count(upload));
@@ -373,7 +377,11 @@ append_upload(StringInfo buf, Request *request)
 		CHECK_FOR_INTERRUPTS();
 
 		appendStringInfoString(buf, i == 0 ? "{\"id\":" : ",{\"id\":");
-		docsync_json_append_string(buf, result.sent->id, result.sent->id_len);
+		if (result.sent->id != NULL)
+			docsync_json_append_string(buf, result.sent->id,
+									   result.sent->id_len);
+		else
+			appendStringInfoString(buf, "null");
 		appendStringInfo(buf, ",\"outcome\":\"%s\"",
 						 docsync_rule_name(result.outcome));
 		if (result.exists)
@@ -389,6 +397,13 @@ append_upload(StringInfo buf, Request *request)
 			appendStringInfoString(buf, "null");
 		else
 			docsync_json_append_jsonb(buf, result.winner);
+		if (result.winner_omitted)
+			appendStringInfoString(buf, ",\"winnerOmitted\":true");
+		if (result.refusal != NULL)
+		{
+			appendStringInfoString(buf, ",\"error\":");
+			docsync_refuse_append(buf, result.refusal);
+		}
 		appendStringInfoChar(buf, '}');
 	}
 	appendStringInfoChar(buf, ']');

@@ -290,7 +290,7 @@ judge_cursor(Download *download)
 
 	if (is_behind(download))
 	{
-		docsync_schema_check_caller();
+		docsync_schema_check_caller(ACL_SELECT);
 		download->is_behind = true;
 		return;
 	}

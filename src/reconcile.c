@@ -135,7 +135,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	appendStringInfoString(&buf, "{\"rows\":[");
 	if (RecoveryInProgress())
 	{
-		docsync_schema_check_caller();
+		docsync_schema_check_caller(ACL_SELECT);
 		download.is_behind = true;
 	}
 	if (download.is_behind)
@@ -200,7 +200,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	page.start = buf.len;
 	page.more = download.is_behind;
 	if (request.nids == 0)
-		docsync_schema_check_caller();
+		docsync_schema_check_caller(ACL_SELECT);
 	else if (!download.is_behind)
 		docsync_store_get(request.collection, request.ids, request.nids,
 						  put_document, &page);

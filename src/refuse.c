@@ -20,6 +20,11 @@
 /* Longest part of a refused value that is quoted back, in bytes */
 #define QUOTE_LEN	40
 
+/* As ExecWithCheckOptions() begins whenever a policy refuses a row */
+#define POLICY_MESSAGE		"new row violates row-level security policy"
+
+static bool is_policys(const ErrorData *error);
+static bool is_raised(const ErrorData *error);
 static char *locate(const RefusePlace *place, const char *text);
 static bool is_over_http(void);
 
@@ -165,6 +170,107 @@ locate(const RefusePlace *place, const char *text)
 	appendStringInfoChar(&buf, '}');
 
 	return buf.data;
+}
+
+/*
+ * Is an error about one document, so that others may be applied all the same?
+ *
+ * What isn't in this list is about the statement, the table, the transaction or
+ * the server: who is told of it tries again, or calls somebody.
+ */
+bool
+docsync_refuse_is_one(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+		case ERRCODE_WITH_CHECK_OPTION_VIOLATION:
+		case ERRCODE_PLPGSQL_ERROR:
+			return true;
+
+			/* Whoever says so: try again, or call somebody */
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return false;
+	}
+
+	switch (error->sqlerrcode)
+	{
+		case ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION:
+		case ERRCODE_STATEMENT_TOO_COMPLEX:
+
+			/* A value that an index of the user's has no room for */
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+			return true;
+	}
+
+	/* A right on a whole table that is missing has the same code. */
+	return is_policys(error) || is_raised(error);
+}
+
+static bool
+is_policys(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE &&
+		error->message_id != NULL &&
+		strncmp(error->message_id, POLICY_MESSAGE, strlen(POLICY_MESSAGE)) == 0;
+}
+
+/*
+ * By a RAISE, which may choose any code: a function that somebody has written
+ * for the row says no to it.
+ */
+static bool
+is_raised(const ErrorData *error)
+{
+	return error->message_id != NULL && strcmp(error->message_id, "%s") == 0;
+}
+
+/*
+ * Refuses a document with an error of the database's, which keeps all its words;
+ * where it is raised, all else it has as well.
+ */
+void
+docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
+{
+	Refusal    *refusal;
+
+	error->detail = docsync_refuse_locate(sent, NULL, error->detail);
+	if (batch->atomic)
+		ReThrowError(error);
+
+	refusal = palloc(sizeof(Refusal));
+	refusal->sqlstate = error->sqlerrcode;
+	refusal->message = error->message;
+	refusal->detail = error->detail;
+	refusal->hint = error->hint;
+	sent->refusal = refusal;
+}
+
+/*
+ * A refusal as JSON: {"code", "message", "details", "hint"}, as PostgREST has
+ * errors.
+ */
+void
+docsync_refuse_append(StringInfo buf, const Refusal *refusal)
+{
+	const char *code = unpack_sql_state(refusal->sqlstate);
+
+	appendStringInfo(buf, "{\"code\":\"%s\",\"message\":", code);
+	docsync_json_append_string(buf, refusal->message, strlen(refusal->message));
+	appendStringInfoString(buf, ",\"details\":");
+	docsync_json_append_string(buf, refusal->detail, strlen(refusal->detail));
+	appendStringInfoString(buf, ",\"hint\":");
+	if (refusal->hint != NULL)
+		docsync_json_append_string(buf, refusal->hint, strlen(refusal->hint));
+	else
+		appendStringInfoString(buf, "null");
+	appendStringInfoChar(buf, '}');
 }
 
 /*

@@ -25,7 +25,7 @@
 #define DEFAULT_COLLECTION		"default"
 
 #define HINT_BODY \
-	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
+	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
 
 /* What the value of a key of a request's body is to be */
 typedef enum FieldKind
@@ -60,6 +60,7 @@ static const Field fields[] = {
 	FIELD("maxDocuments", FIELD_MAX, max_documents),
 	FIELD("reconcile", FIELD_BOOLEAN, reconcile),
 	FIELD("tombstones", FIELD_NEGATED, no_tombstones),
+	FIELD("atomic", FIELD_NEGATED, not_atomic),
 	FIELD("state", FIELD_STATE, state),
 	FIELD("documents", FIELD_DOCUMENTS, documents),
 	FIELD("buckets", FIELD_BUCKETS, buckets),
@@ -351,6 +352,21 @@ read_ids(JsonReader *reader, int *count)
 	} while (docsync_reader_go_on(reader, false));
 
 	return ids;
+}
+
+/*
+ * A value of a query string that is true or false.
+ */
+bool
+docsync_request_parse_bool(const char *key, const text *value)
+{
+	char	   *word = text_to_cstring(value);
+
+	if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is neither true nor false", key)));
+	return strcmp(word, "true") == 0;
 }
 
 static void

@@ -65,11 +65,11 @@ SELECT results_eq($$
 		'SETOF api.docsync_change'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000, '
-		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true', 'api."*/*"'),
+		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true, atomic boolean DEFAULT true', 'api."*/*"'),
 	('docsync_unset_fence', '', 'xid8'),
 	('docsync_unset_stamp', '', 'timestamp with time zone'),
-	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text',
-		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb)')$$,
+	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text, atomic boolean DEFAULT true',
+		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb, error jsonb)')$$,
 	'arguments, defaults and results');
 
 -- Properties.  Strict none: NULL is refused with a message, not answered by NULL.

@@ -116,6 +116,33 @@ SELECT r, pg_temp.send(r) FROM unnest(ARRAY['[{"id": "w", "id": "x", "clientVers
 	'{"clientId": "a", "clientId": "c", "documents": [{"id": "w", "clientVersion": 1, "body": 1}], "documents": [{"id": "x", "clientVersion": 6, "body": "second", "baseVersion": null}]}', '{"clientId": 1, "documents": []}', '{"clientId": "a", "clientId": null, "documents": []}']) AS r;
 
 --
+-- What is wrong within a document stops no other, if the batch isn't atomic; what is no JSON stops all.
+--
+CREATE FUNCTION pg_temp.results(request bytea) RETURNS SETOF text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	detail text;
+BEGIN
+	RETURN QUERY SELECT concat_ws(' ', r ->> 'id', r ->> 'outcome', r #>> '{error,code}', r #>> '{error,message}', r #>> '{error,details}') FROM json_array_elements(docsync_docs(request) -> 'results') AS r;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN NEXT concat_ws(' / ', SQLSTATE, SQLERRM, nullif(detail, ''));
+END
+$$;
+SET docsync.max_document_size = 20000;
+SELECT pg_temp.results('{"collection": "parts", "documents": [{"id": "good 1", "clientVersion": 1, "body": 1}, {"id": "nul", "clientVersion": 1, "body": ["\\u0000", "\\u0000"]}, {"id": "half", "clientVersion": 1, "body": {"\\ud800": "\\ud800"}}, {"id": "digits", "clientVersion": 1, "body": [1e400, 1e400]},
+	{"id": "good 2", "clientVersion": 1, "body": "\\u0041"}, {"id": "byte", "clientVersion": 1, "body": "\377\377"}, {"id": "\377", "clientVersion": 1, "body": "\377"}, {"id": "good 3", "clientVersion": 1, "body": "\303\251"}, {"id": "key", "\377": 1}, {"id": "unknown", "clientVersion": 1, "Body": "\377\\u0000", "\\u0000": 1},
+	{"id": "\\u0000", "clientVersion": 1, "body": 1}, "\\u0000", ["\377"], {"clientVersion": 1e400, "id": "version"}, {"id": "twice", "clientVersion": 1, "body": 1e400, "body": 1}, {"id": "good 4", "clientVersion": 1, "body": 1}], "atomic": false}');
+SELECT pg_temp.results(convert_to(format('[{"id": "deep", "clientVersion": 1, "body": %s}, {"id": "deeper", "clientVersion": 1, "body": %s}, {"id": "large", "clientVersion": 1, "body": "%s"}, {"id": "larger", "clientVersion": 1, "body": ["\n%s", "\u0000"]}, {"id": "long", "clientVersion": 1, "body": 1, "LastUpdateUtc": "\n%s"}, {"id": "good", "clientVersion": 1, "body": 1}]',
+	pg_temp.nested(101), pg_temp.nested(9000, '[{"a":', '}]', '1'), repeat('x', 20000), repeat('x', 20000), repeat('x', 70000)), 'UTF8')) FROM (SELECT set_config('request.headers', '{"x-client-id": "c", "x-query-string": "atomic=false&collection=parts"}', false)) AS s;
+SELECT b, pg_temp.results(b) FROM unnest(ARRAY['[{"id": "good", "clientVersion": 2, "body": 1}, {"id": "nul", "clientVersion": 1, "body": "\\u0000"}, {"id": "none", "clientVersion": 1, "body": }]', '[{"id": "good", "clientVersion": 2, "body": 1}] \377', '[{"id": "good", "clientVersion": 2, "body": \377}]', '[{"id": "good", "clientVersion": 2, "body": [[}]',
+	('[{"id": "good", "clientVersion": 2, "body": ' || pg_temp.nested(1500, '[', '') || pg_temp.nested(1499, ']', '') || '}]')::bytea]) AS b;
+RESET docsync.max_document_size;
+SELECT set_config('request.headers', '{"x-client-id": "c"}', false);
+SELECT string_agg(concat_ws(' ', id, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'parts';
+
+--
 -- docsync_upsert and plain SQL are held to the same.
 --
 CREATE FUNCTION pg_temp.catch(command text) RETURNS text
