@@ -233,7 +233,9 @@ typedef struct JsonReader
 	const char *string;			/* the string read last */
 	int			string_len;
 	const char *invalid;		/* the next byte that isn't UTF-8; NULL: none */
-	const char *body;			/* begins here; NULL: it isn't in one */
+	bool		is_at_colon;	/* behind a key */
+	bool		is_body;		/* what is being read, */
+	const char *body;			/* which begins here; NULL: not seen yet */
 	bool		has_offsets;	/* what is read lies as it was sent */
 	RefusePlace place;			/* of what is being read, set by who reads */
 	bool		is_bad;			/* the value being read is refused */
