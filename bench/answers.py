@@ -27,11 +27,6 @@ SELECT json_agg(d) FROM (
 COUNT = "SELECT count(*)::text FROM docsync.document WHERE collection = 'stored' AND NOT deleted"
 SYNC = "SELECT docsync_sync('client', $1, $2, 'bench')"
 
-# A cursor past all there is, as version 0.1 wrote it: good for any origin. Of its own documents the client has none.
-NEWEST = """
-SELECT substring(docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'cursor' FROM '^[^.]*[.][^.]*')
-"""
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # directly
@@ -39,8 +34,8 @@ SELECT substring(docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'curs
 
 def download(count, rounds):
     """docsync_pull against json_agg over the same rows."""
-    statements = {'docsync': PULL, 'a': JSON_AGG}
-    connections = {rival: Connection() for rival in statements}
+    statements = {**dict.fromkeys(DOCSYNCS, PULL), 'a': JSON_AGG}
+    connections = {rival: connect(rival) for rival in statements}
     for rival, connection in connections.items():
         for _ in range(6):                  # a statement has its final plan from its sixth call on
             connection.answer(statements[rival], b'100')
@@ -79,19 +74,18 @@ def state(rounds):
 def sync(count, rounds, calls):
     """An upload by docsync_sync, which also looks for news since the last cursor, against the statement (a)."""
     fresh()
-    connections = {'docsync': Connection(), 'a': Connection()}
+    connections = {rival: connect(rival) for rival in DOCSYNCS + ['a']}
     plain = PLAIN.format(client='$1', documents='$2::jsonb')
-    cursor = connections['docsync'].value(NEWEST)
+    cursors = {server: newest(connections[server], SYNC) for server in DOCSYNCS}
 
     def measure(rival, number):
-        nonlocal cursor
         seconds = []
         for batch in batches:
             if rival == 'a':
                 seconds.append(connections[rival].call(plain, b'client', batch.new)[0])
             else:
-                seconds.append(connections[rival].answer(SYNC, batch.new, cursor)[0])
-                cursor = newest(connections[rival], SYNC, cursor)
+                seconds.append(connections[rival].answer(SYNC, batch.new, cursors[rival])[0])
+                cursors[rival] = newest(connections[rival], SYNC, cursors[rival])
         return count / statistics.median(seconds)
 
     batches = [Batch(100) for _ in range(8)]
@@ -99,14 +93,18 @@ def sync(count, rounds, calls):
         measure(rival, 0)
     for number in range(rounds):
         batches = [Batch(count) for _ in range(calls)]
-        yield next(take_turns(1, measure, ['docsync', 'a'] if number % 2 else ['a', 'docsync']))
+        yield from take_turns(1, measure, in_turn(list(connections), number))
     for connection in connections.values():
         connection.close()
 
 
-def newest(connection, statement, cursor):
-    """The cursor after what this client has just uploaded."""
-    return json.loads(connection.value(statement, b'[]', cursor))['cursor'].encode()
+def newest(connection, statement, cursor=None):
+    """The cursor after all there is, what this client has just uploaded included."""
+    more = True
+    while more:
+        answer = json.loads(connection.value(statement, b'[]', cursor))
+        cursor, more = answer['cursor'].encode(), answer['more']
+    return cursor
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,7 +300,7 @@ def uploads_over_http(service, count, rounds):
     connections = service.connect()
     paths = {'PostgREST': '/rpc/docsync_sync', 'nginx': '/Docs/Sync'}
     statement = "SELECT api.docsync_sync('client', $1, $2, 'bench')"
-    cursor = service.direct.value(NEWEST.replace('docsync_pull', 'api.docsync_pull'))
+    cursor = newest(service.direct, statement)
 
     def measure(way, number):
         nonlocal cursor
@@ -350,29 +348,28 @@ def show_ways(name, rounds, target=None):
 
 
 def run(only):
-    rounds = 2 if QUICK else 9
     many = 20_000 if QUICK else 100_000
 
     for count, calls in (100, 2 if QUICK else 20), (10_000, 1):
         name = 'docsync_sync of {:,}, new'.format(count)
         if re.search(only, name):
-            show(name, '/s', list(sync(count, rounds, calls)), {})
+            show(name, '/s', list(sync(count, count_rounds(2, 9), calls)), {})
 
     if re.search(only, 'download'):
         fresh()
         store(many)
         for count in 10_000, many:
-            show('download of {:,}'.format(count), 'ms', list(download(count, rounds)), {'a': 2})
+            show('download of {:,}'.format(count), 'ms', list(download(count, count_rounds(2, 9))), {'a': 2})
 
     if re.search(only, 'state'):
         fresh()
         store(many)
-        show('state of {:,} against count(*)'.format(many), 'ms', list(state(2 * rounds)), {'a': 1 / 1.5})
+        show('state of {:,} against count(*)'.format(many), 'ms', list(state(2 * count_rounds(2, 9))), {'a': 1 / 1.5})
 
     if re.search(only, 'http'):
         service = Service(many)
         try:
-            run_http(service, rounds, many)
+            run_http(service, count_rounds(2, 9), many)
         finally:
             service.close()
 
