@@ -78,7 +78,8 @@ class Failover:
     ASK = "SELECT docsync_pull('me', $1, 'stored', 'other', 1000, true, $2)"
     SCRIPT = """
         SELECT answer, answer::text LIKE '%"state"_null%' AS unanswered
-          FROM (SELECT docsync_pull('me', :cursor, 'stored', 'other', 1000, true, {state}) AS answer OFFSET 0) AS a \\gset
+          FROM (SELECT docsync_pull('me', :cursor, 'stored', 'other', 1000, true, {state}) AS answer
+                OFFSET 0) AS a \\gset
         \\if :unanswered
         SELECT nextval('rival.unanswered');
         \\endif
@@ -111,8 +112,8 @@ class Failover:
         return statistics.median(seconds) * 1e3, length
 
     def all(self, count, sessions, with_state):
-        """So many polls in new sessions: the seconds they took, how many scans of the documents there were, indexes included,
-        and how many were given null for the sums, as others were at it."""
+        """So many polls in new sessions: the seconds they took, how many scans of the documents there were, of indexes,
+        too, and how many were given null for the sums, as others were at it."""
         script = self.SCRIPT.format(state=':state' if with_state else 'NULL')
         then = self.count()
         stdout, _ = run_pgbench('docsync', script, sessions, '-t', str(count // sessions),
@@ -150,8 +151,12 @@ def show_failover(count, rounds):
             '%.2f [%.2f-%.2f]' % (statistics.median(ratios), min(ratios), max(ratios)), rest), flush=True)
 
     plain = 'a poll without state'
-    polls = {plain: (None, False), 'with its digest, which is right': (failover.digest, False),
-             'the same, the first of its session': (failover.digest, True), 'with a digest that is not': (b'true', False)}
+    polls = {
+        plain: (None, False),
+        'with its digest, which is right': (failover.digest, False),
+        'the same, the first of its session': (failover.digest, True),
+        'with a digest that is not': (b'true', False)
+    }
     results = list(take_turns(rounds, lambda poll, _: failover.one(*polls[poll]), list(polls)))
     for poll in polls:
         show_row(poll, '%d B' % results[0][poll][1], '%.3f ms', [(result[poll], result[plain]) for result in results])
@@ -198,7 +203,7 @@ def sync(count, rounds, calls):
 
 
 def newest(ask, cursor=None):
-    """The cursor after all there is, what the client itself has just uploaded included. ask(cursor) answers with a page."""
+    """The cursor after all there is, what the client itself has just uploaded included. ask(cursor) gives a page."""
     more = True
     while more:
         answer = json.loads(ask(cursor))

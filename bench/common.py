@@ -225,8 +225,8 @@ def pgbench(rival, script, clients, seconds, defines=()):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def in_turn(rivals, number):
-    """The rivals in the order of a round: another one is first after two rounds, and every other round goes backwards, so
-    that of each two both come first equally often."""
+    """The rivals in the order of a round: every second round another one comes first, every other goes backwards; so
+    that of any two each comes before the other equally often."""
     first = number // 2 % len(rivals)
     order = rivals[first:] + rivals[:first]
     return order[::-1] if number % 2 else order
@@ -249,8 +249,9 @@ RIVAL_COLUMNS = DOCSYNCS[1:] + ['a', 'b', 'c']
 
 
 def show_head():
-    print('%-34s %12s %s %-16s %s' % ('test', 'docsync', ' '.join(
-        '%-20s' % (': before' if rival == 'before' else ': (%s)' % rival) for rival in RIVAL_COLUMNS), 'at least', 'reached'))
+    heads = [': before' if rival == 'before' else ': (%s)' % rival for rival in RIVAL_COLUMNS]
+    print('%-34s %12s %s %-16s %s' % (
+        'test', 'docsync', ' '.join('%-20s' % head for head in heads), 'at least', 'reached'))
 
 
 def spread(rounds, rival):

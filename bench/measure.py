@@ -1,7 +1,7 @@
 """measure.py [quick] - what bench/run runs once it has a server: measures and prints the table.
 
-Rivals take turns (docsync, a, b, c; then c, b, a, docsync; ...) and a ratio is made of each round; what is printed is the
-median of these, so what slows the whole machine down for a while slows all of them down.
+Rivals take turns (docsync, a, b, c; then c, b, a, docsync; ...) and a ratio is made of each round; what is printed is
+the median of these, so what slows the whole machine down for a while slows all of them down.
 """
 
 import os
@@ -50,7 +50,8 @@ def resend_one(sessions, rounds, seconds):
 
     def measure(rival, number):
         statement = UPLOADS[rival].format(client="'seed'", documents=documents)
-        return pgbench(rival, '\\set id random(1, %d)\n%s;\n' % (PRELOADED, statement.replace('\n', ' ')), sessions, seconds)
+        return pgbench(rival, '\\set id random(1, %d)\n%s;\n' % (PRELOADED, statement.replace('\n', ' ')),
+                       sessions, seconds)
 
     yield from take_turns(rounds, measure, list(UPLOADS))
 
@@ -138,7 +139,8 @@ def main():
     for sessions in 1, 8, 32:
         name = 'upload 1 new, %d session%s' % (sessions, 's' * (sessions > 1))
         if re.search(only, name):
-            show(name, '/s', list(upload_one(sessions, count_rounds(1, 7), seconds)), {'a': 0.9, 'b': 5} if sessions > 1 else {})
+            show(name, '/s', list(upload_one(sessions, count_rounds(1, 7), seconds)),
+                 {'a': 0.9, 'b': 5} if sessions > 1 else {})
     for name, test in ('update 1, 8 sessions', update_one), ('re-send 1, 8 sessions', resend_one):
         if re.search(only, name):
             show(name, '/s', list(test(8, count_rounds(1, 7), seconds)), {})
