@@ -60,6 +60,8 @@ static int	expected = 0;
 /* Marks taken in this transaction, and maybe lost with a subtransaction */
 static int	marks = 0;
 
+static TimestampTz issue(const text *collection, int count,
+						 FullTransactionId *fence);
 static int	format_minute(TimestampTz stamp, char *buf);
 static void mark(TransactionId xid, uint32 collection_hash);
 static void mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
@@ -90,7 +92,8 @@ docsync_stamp_expect(int count)
 }
 
 /*
- * Gives the stamp and the fence for a document about to be written.
+ * Gives a stamp and its fence for a document about to be written, whoever's it
+ * is.
  *
  * Locks: the mark, until the end of the transaction.
  */
@@ -98,27 +101,23 @@ void
 docsync_stamp_take(const text *collection, TimestampTz *stamp,
 				   FullTransactionId *fence)
 {
-	int			len = VARSIZE_ANY_EXHDR(collection);
+	*stamp = issue(collection, 1, fence);
+}
 
+/*
+ * The same for one of those that docsync_stamp_expect() was told of.
+ */
+void
+docsync_stamp_take_reserved(const text *collection, TimestampTz *stamp,
+							FullTransactionId *fence)
+{
 	if (!docsync_stamp_is_reserved(collection))
 	{
+		int			len = VARSIZE_ANY_EXHDR(collection);
 		int			count = Max(expected, 1);
-		TransactionId xid = GetTopTransactionId();
 
 		docsync_stamp_forget();
-		docsync_batch_check_name(collection, "collection",
-								 DOCSYNC_COLLECTION_LEN);
-
-		/*
-		 * What was stamped before by others is in the clock.  After the mark
-		 * nobody who looks can take us for a transaction that has no stamps
-		 * here, so it comes before the stamps.  It goes with our transaction:
-		 * locks are released after the transaction has left the running set.
-		 * Without it: spec mark-before-stamp.
-		 */
-		mark(xid, docsync_stamp_hash(collection));
-
-		reservation.next = docsync_clock_tick(count, &reservation.fence);
+		reservation.next = issue(collection, count, &reservation.fence);
 		reservation.collection_len = len;
 		memcpy(reservation.collection, VARDATA_ANY(collection), len);
 		reservation.count = count;
@@ -251,6 +250,29 @@ format_minute(TimestampTz stamp, char *buf)
 	*p++ = ':';
 
 	return p - buf;
+}
+
+/*
+ * Issues count consecutive stamps of a collection, and returns the first.
+ */
+static TimestampTz
+issue(const text *collection, int count, FullTransactionId *fence)
+{
+	TransactionId xid = GetTopTransactionId();
+
+	docsync_batch_check_name(collection, "collection",
+							 DOCSYNC_COLLECTION_LEN);
+
+	/*
+	 * What was stamped before by others is in the clock.  After the mark
+	 * nobody who looks can take us for a transaction that has no stamps here,
+	 * so it comes before the stamps.  It goes with our transaction: locks are
+	 * released after the transaction has left the running set.  Without it:
+	 * spec mark-before-stamp.
+	 */
+	mark(xid, docsync_stamp_hash(collection));
+
+	return docsync_clock_tick(count, fence);
 }
 
 static void
