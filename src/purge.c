@@ -405,7 +405,7 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 		TimestampTzGetDatum(tombstone->last_update_utc)
 	};
 	GuardFrame	frame;
-	volatile	uint64 removed = 0;
+	volatile bool removed = false;
 
 	if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0)
 		return false;
@@ -413,7 +413,7 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
 	PG_TRY();
 	{
-		removed = docsync_store_execute(&delete_tombstone, args, NULL, NULL);
+		removed = docsync_store_execute(&delete_tombstone, args, NULL, NULL) > 0;
 	}
 	PG_FINALLY();
 	{
@@ -421,7 +421,7 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 	}
 	PG_END_TRY();
 
-	return removed > 0;
+	return removed;
 }
 
 static int

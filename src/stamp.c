@@ -38,8 +38,8 @@
 #include "docsync.h"
 
 /*
- * A transaction that writes to more collections than this marks them all at
- * once, lest it exhaust the lock table.
+ * A transaction that holds more marks than this marks all collections at once,
+ * lest it exhaust the lock table.
  */
 #define MARKS_MAX			64
 
@@ -57,8 +57,13 @@ static Reservation reservation;
 /* Documents the caller is about to write to one collection; 0: not known */
 static int	expected = 0;
 
-/* Marks taken in this transaction, and maybe lost with a subtransaction */
+/*
+ * Marks that are held, and for each the subtransaction in which it was taken.
+ * Later ones have higher ids, and so have those of a subtransaction's own
+ * subtransactions: when it rolls back, what goes is at the end.
+ */
 static int	marks = 0;
+static SubTransactionId marked_in[MARKS_MAX + 1];	/* and that of all */
 
 static TimestampTz issue(const text *collection, int count,
 						 FullTransactionId *fence);
@@ -292,7 +297,10 @@ mark(TransactionId xid, uint32 collection_hash)
 	 */
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
-		marks++;
+	{
+		Assert(marks < lengthof(marked_in));
+		marked_in[marks++] = GetCurrentSubTransactionId();
+	}
 	CurrentResourceOwner = owner;
 }
 
@@ -342,10 +350,11 @@ static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
-	/*
-	 * The mark may have been taken in the subtransaction, and be gone.  The
-	 * count of marks stays: too high a one only means fewer of them.
-	 */
+	/* The mark may have been taken in the subtransaction, and be gone. */
 	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
 		docsync_stamp_forget();
+		while (marks > 0 && marked_in[marks - 1] >= my_subid)
+			marks--;
+	}
 }
