@@ -472,7 +472,8 @@ typedef struct Horizon
 	TimestampTz others;			/* than the client asked for */
 } Horizon;
 
-extern Horizon docsync_purge_find_horizon(const text *collection,
+extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
+										  const text *collection,
 										  const text *client_id);
 
 /*
@@ -565,6 +566,7 @@ typedef struct Download
 
 	/* Under which snapshot */
 	History    *history;
+	bool		has_horizon;	/* else it hasn't been asked for */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
 	SettleScan	settle;
@@ -581,6 +583,7 @@ extern void docsync_query_check(const Download *download);
 extern void docsync_query_begin(Download *download, StoreUse use);
 extern void docsync_query_run(Download *download);
 extern void docsync_query_end(void);
+extern const Horizon *docsync_query_horizon(Download *download);
 extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
