@@ -411,6 +411,9 @@ extern void docsync_stamp_init(void);
 extern void docsync_stamp_expect(int count);
 extern void docsync_stamp_take(const text *collection, TimestampTz *stamp,
 							   FullTransactionId *fence);
+extern void docsync_stamp_take_reserved(const text *collection,
+										TimestampTz *stamp,
+										FullTransactionId *fence);
 extern bool docsync_stamp_is_reserved(const text *collection);
 extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
@@ -571,6 +574,8 @@ typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
 #define STATEMENT_PINNED		0x02	/* its plan must walk an index */
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
+#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (guard.c);
+										 * it has RETURNING */
 
 typedef struct StoreStatement
 {
@@ -612,7 +617,8 @@ typedef struct Horizon
 	TimestampTz others;			/* than the client asked for */
 } Horizon;
 
-extern Horizon docsync_purge_find_horizon(const text *collection,
+extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
+										  const text *collection,
 										  const text *client_id);
 
 /*
@@ -628,7 +634,7 @@ typedef enum GuardTask
 typedef struct GuardFrame
 {
 	GuardTask	task;
-	int			depth;			/* of triggers */
+	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
 	ReplaceCallback may_replace;	/* of an upload */
 	void	   *arg;
 	bool		has_replaced;
@@ -640,6 +646,7 @@ typedef struct GuardFrame
 extern GuardFrame docsync_guard_enter(GuardTask task,
 									  ReplaceCallback may_replace, void *arg);
 extern void docsync_guard_leave(const GuardFrame *outer);
+extern void docsync_guard_begin_statement(void);
 extern const StoredDocument *docsync_guard_replaced(void);
 extern const StoredDocument *docsync_guard_written(void);
 
@@ -784,6 +791,7 @@ typedef struct Download
 
 	/* Under which snapshot */
 	History    *history;
+	bool		has_horizon;	/* else it hasn't been asked for */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
 	SettleScan	settle;
@@ -800,6 +808,7 @@ extern void docsync_query_check(const Download *download);
 extern void docsync_query_begin(Download *download, StoreUse use);
 extern void docsync_query_run(Download *download);
 extern void docsync_query_end(void);
+extern const Horizon *docsync_query_horizon(Download *download);
 extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
