@@ -155,6 +155,9 @@ docsync_body_is_same(const SentDocument *sent, Jsonb *other)
 
 	if (other == NULL || !sent->has_body)
 		return other == NULL && !sent->has_body;
+	if (sent->json != NULL &&
+		docsync_compare_is_same(sent->json, sent->json_len, other))
+		return true;
 
 	if (sent->json == NULL && sent->body.type == jbvBinary)
 	{
