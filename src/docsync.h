@@ -223,8 +223,17 @@ extern ValueInteger docsync_value_integer(const SentValue *value,
 extern int	docsync_value_int(const SentValue *value);
 extern int	docsync_value_count_digits(const char *number, int len);
 
+/* What can be wrong with a body (body.c) */
+typedef enum BodyFault
+{
+	BODY_FINE,
+	BODY_TOO_LARGE,
+	BODY_TOO_DEEP,
+	BODY_LONG_NUMBER
+} BodyFault;
+
 /*
- * reader.c: JSON as it is sent
+ * lexer.c: JSON as it is sent, token by token
  */
 typedef struct JsonReader
 {
@@ -238,13 +247,23 @@ typedef struct JsonReader
 	const char *body;			/* which begins here; NULL: not seen yet */
 	bool		has_offsets;	/* what is read lies as it was sent */
 	RefusePlace place;			/* of what is being read, set by who reads */
-	bool		is_bad;			/* the value being read is refused */
+	bool		is_refused;		/* the document being read is */
+	bool		is_bad;			/* and it is for the value being read */
 	const Refusal *refusal;		/* of the document, for who reads to take */
 } JsonReader;
 
-extern void docsync_reader_begin(JsonReader *reader, const char *json,
-								 int len, bool is_text);
-extern void docsync_reader_free(JsonReader *reader);
+extern void docsync_lexer_begin(JsonReader *reader, const char *json, int len,
+								bool is_text);
+extern void docsync_lexer_end(JsonReader *reader);
+extern void docsync_lexer_next(JsonReader *reader);
+extern void docsync_lexer_check_size(JsonReader *reader);
+extern void docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault);
+extern void docsync_lexer_refuse_syntax(JsonReader *reader,
+										JsonParseErrorType error) pg_attribute_noreturn();
+
+/*
+ * reader.c: and its grammar
+ */
 extern void docsync_reader_end(JsonReader *reader);
 extern JsonTokenType docsync_reader_type(JsonReader *reader);
 extern bool docsync_reader_enter(JsonReader *reader);
@@ -300,14 +319,6 @@ extern void docsync_document_parse(const Batch *batch, SentDocument *sent,
  * whatever is in it.
  */
 #define DOCSYNC_DOCUMENT_MAX	(16 * 1024 * 1024)
-
-typedef enum BodyFault
-{
-	BODY_FINE,
-	BODY_TOO_LARGE,
-	BODY_TOO_DEEP,
-	BODY_LONG_NUMBER
-} BodyFault;
 
 extern BodyFault docsync_body_check(const JsonbValue *body);
 extern BodyFault docsync_body_check_number(const JsonbValue *value);
@@ -861,13 +872,18 @@ extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
 extern text *docsync_request_url_value(const char *key);
-extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
-								 const char *const *keys);
+extern void docsync_request_check_max(int max_documents);
 extern bool docsync_request_parse_bool(const char *key, const text *value);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
 extern void docsync_request_begin_answer(StringInfo buf);
 extern Datum docsync_request_end_answer(StringInfo buf);
+
+/*
+ * arguments.c: what its body asks for
+ */
+extern void docsync_arguments_read(FunctionCallInfo fcinfo, Request *request,
+								   const char *const *keys);
 
 /*
  * reconcile.c: what a client compares

@@ -84,8 +84,8 @@ docsync_sync(PG_FUNCTION_ARGS)
 				 errhint("Send an array of documents, or leave it out.")));
 
 	documents = PG_GETARG_TEXT_PP(1);
-	docsync_reader_begin(&reader, VARDATA_ANY(documents),
-						 VARSIZE_ANY_EXHDR(documents), true);
+	docsync_lexer_begin(&reader, VARDATA_ANY(documents),
+						VARSIZE_ANY_EXHDR(documents), true);
 	request.documents = docsync_batch_read(&reader);
 	docsync_reader_end(&reader);
 
@@ -146,7 +146,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 		.may_write = true
 	};
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_arguments_read(fcinfo, &request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
 }
@@ -169,7 +169,7 @@ docsync_docs(PG_FUNCTION_ARGS)
 	text	   *from_url;
 	StringInfoData buf;
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_arguments_read(fcinfo, &request, keys);
 	if (request.documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -120,7 +120,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	StringInfoData buf;
 	Datum		args[2];
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_arguments_read(fcinfo, &request, keys);
 	if (request.buckets != NULL)
 		memcpy(page.wanted, request.buckets, sizeof(page.wanted));
 	else
@@ -187,7 +187,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	Documents	page = {0};
 	StringInfoData buf;
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_arguments_read(fcinfo, &request, keys);
 	if (request.ids == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
