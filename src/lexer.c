@@ -345,11 +345,14 @@ describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error
 	error == JSON_UNICODE_HIGH_ESCAPE;
 	JsonLexContext quoted = *lex;
 
-	/* It would quote a token of any length. */
+	/* It would quote a token of any length, and of any bytes. */
 	if (lex->token_start != NULL && error != JSON_ESCAPING_REQUIRED)
+	{
+		int			len = Min(lex->token_terminator - lex->token_start, QUOTE_LEN);
+
 		quoted.token_terminator = lex->token_start +
-			pg_mbcliplen(lex->token_start,
-						 lex->token_terminator - lex->token_start, QUOTE_LEN);
+			pg_encoding_verifymbstr(GetDatabaseEncoding(), lex->token_start, len);
+	}
 
 	return docsync_refuse_describe(&place,
 								   is_unsupported ? ERRCODE_UNTRANSLATABLE_CHARACTER :

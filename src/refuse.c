@@ -282,7 +282,8 @@ docsync_refuse_quote(const char *value, int len)
 	if (len <= QUOTE_LEN)
 		return pnstrdup(value, len);
 
-	return psprintf("%.*s...", pg_mbcliplen(value, len, QUOTE_LEN), value);
+	return psprintf("%.*s...", Min(len, pg_mbcliplen(value, len, QUOTE_LEN)),
+					value);
 }
 
 /*

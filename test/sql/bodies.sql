@@ -60,7 +60,7 @@ SELECT pg_temp.send('[{"\u0069d": "\u0078", "client\u0056ersion": 7, "bod\u0079"
 -- A byte that isn't UTF-8, wherever it is
 SELECT b, pg_temp.send(convert_to('[{"id": "x", "clientVersion": 1, "body": "', 'UTF8') || b::bytea || '"}]')
   FROM unnest(ARRAY['\xff', '\xc3', '\xc328', '\xc0af', '\xe28282', '\xe282', '\xeda080', '\xf4908080', '\xf0808080', '\x80', '\x00', '\xc3a900', '\xc3a9', '\xe282ac', '\xf09f9880']) AS b;
-SELECT b, pg_temp.send(b) FROM unnest(ARRAY['\377', '[{"id": "\377"}]', '[{"\377": 1}]', '[ \377]', '[{"id": "x", "clientVersion": 1, "body": 1}]\377', '[{"id": "x", "clientVersion": 1, "body": 1, "deleted": tr\377ue}]', '[{"id": "x\\\377"}]']::bytea[]) AS b;
+SELECT b, pg_temp.send(b) FROM unnest(ARRAY['\377', '[{"id": "\377"}]', '[{"\377": 1}]', '[ \377]', '[{"id": "x", "clientVersion": 1, "body": 1}]\377', '[{"id": "x", "clientVersion": 1, "body": 1, "deleted": tr\377ue}]', '[{"id": "x\\\377"}]', '[1 "\303\251\377"', '[1 "\360"']::bytea[]) AS b;
 -- What comes before it is refused first.
 SELECT b, pg_temp.send(b) FROM unnest(ARRAY['[{"id": "x", "clientVersion": 1, "Body": "\377"}]', '[{"id": 1, "clientVersion": 1}, {"id": "\377"}]', '[1, "\377"]', '[nonsense, "\377"]']::bytea[]) AS b;
 

@@ -1,0 +1,389 @@
+/*-------------------------------------------------------------------------
+ *
+ * fuzz.c
+ *	  libFuzzer in a backend: what clients send, given to what reads it.
+ *
+ * In a server rather than beside it, since what docsync's reading is held to is
+ * PostgreSQL's own: jsonb_in(), numeric, the server's output of jsonb.  The
+ * library is all of docsync, compiled by clang with coverage and checks for what
+ * is undefined in C, and this file; it is no extension, and has no store.  See
+ * run.
+ *
+ * ASAN can't be had: the server hangs in it before main() is done.  Instead the
+ * input ends where a page does behind which there is none.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/mman.h>
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "../../src/docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_fuzz);
+
+typedef void (*Target) (const char *data, int len);
+
+typedef int (*UserCallback) (const uint8 *data, size_t size);
+extern int	LLVMFuzzerRunDriver(int *argc, char ***argv,
+								UserCallback callback);
+
+/* What can't be, and how libFuzzer is told */
+#define HOLDS(condition) \
+	do { if (!(condition)) { fprintf(stderr, "doesn't hold: %s (line %d)\n", #condition, __LINE__); abort(); } } while (0)
+
+static void fuzz_batch(const char *data, int len);
+static void fuzz_request(const char *data, int len);
+static bool is_json(const char *data, int len);
+static void fuzz_cursor(const char *data, int len);
+static void fuzz_time(const char *data, int len);
+static int	call(const uint8 *data, size_t size);
+static Batch *read_batch(const char *data, int len);
+static Batch *parse_batch(const char *data, int len);
+static void compare_documents(const SentDocument *read,
+							  const SentDocument *parsed);
+static void check_body(const SentDocument *sent);
+static void compare_bodies(const Batch *batch);
+
+#define INPUT_LEN	(64 * 1024)
+
+static Target target;
+static MemoryContext scratch;
+static char *input_end;			/* and of what can be read there */
+
+/*
+ * docsync_fuzz(target text, arguments text[]) RETURNS void
+ *
+ * If it fails, or has run for as long as it was to, it ends the process.
+ */
+Datum
+docsync_fuzz(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(1);
+	Datum	   *arguments;
+	int			argc;
+	char	  **argv;
+
+	target = strcmp(name, "batch") == 0 ? fuzz_batch :
+		strcmp(name, "request") == 0 ? fuzz_request :
+		strcmp(name, "cursor") == 0 ? fuzz_cursor :
+		strcmp(name, "time") == 0 ? fuzz_time : NULL;
+	if (target == NULL)
+		elog(ERROR, "no such target: %s", name);
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &arguments,
+					  NULL, &argc);
+	argv = palloc0(sizeof(char *) * (argc + 2));
+	argv[0] = "fuzz";
+	for (int i = 0; i < argc; i++)
+		argv[i + 1] = TextDatumGetCString(arguments[i]);
+	argc++;
+
+	scratch = AllocSetContextCreate(TopMemoryContext, "fuzz",
+									ALLOCSET_DEFAULT_SIZES);
+	input_end = (char *) mmap(NULL, 2 * INPUT_LEN, PROT_READ | PROT_WRITE,
+							  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + INPUT_LEN;
+	if (mprotect(input_end, INPUT_LEN, PROT_NONE) != 0)
+		elog(ERROR, "mprotect failed: %m");
+	LLVMFuzzerRunDriver(&argc, &argv, call);
+	PG_RETURN_VOID();
+}
+
+/*
+ * One execution, in memory of its own.
+ */
+static int
+call(const uint8 *data, size_t size)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(scratch);
+
+	HOLDS(size <= INPUT_LEN);
+	memcpy(input_end - size, data, size);
+	target(input_end - size, (int) size);
+
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(scratch);
+	return 0;
+}
+
+/*
+ * An array of documents: what is read of it as text is what docsync makes of the
+ * jsonb that jsonb_in() makes of it.
+ */
+static void
+fuzz_batch(const char *data, int len)
+{
+	Batch	   *read = read_batch(data, len);
+	Batch	   *parsed = parse_batch(data, len);
+	bool		all_well = read != NULL;
+
+	for (int i = 0; read != NULL && i < read->count; i++)
+		all_well = all_well && read->documents[i].refusal == NULL;
+
+	/* What one takes whole the other takes. */
+	HOLDS(!all_well || parsed != NULL);
+	if (parsed == NULL)
+		return;
+	HOLDS(read != NULL);
+	HOLDS(read->count == parsed->count);
+
+	for (int i = 0; i < read->count; i++)
+		compare_documents(&read->documents[i], &parsed->documents[i]);
+	compare_bodies(read);
+}
+
+static Batch *
+read_batch(const char *data, int len)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Batch	   *volatile batch = NULL;
+
+	PG_TRY();
+	{
+		JsonReader	reader;
+
+		docsync_lexer_begin(&reader, data, len, false);
+		batch = docsync_batch_read(&reader);
+		docsync_reader_end(&reader);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		batch = NULL;
+	}
+	PG_END_TRY();
+	return batch;
+}
+
+static Batch *
+parse_batch(const char *data, int len)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Batch	   *volatile batch = NULL;
+
+	PG_TRY();
+	{
+		JsonbValue	value;
+
+		pg_verify_mbstr(PG_UTF8, data, len, false);
+		JsonbToJsonbValue(DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+															 CStringGetDatum(pnstrdup(data, len)))),
+						  &value);
+		batch = docsync_batch_parse(&value, false);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		batch = NULL;
+	}
+	PG_END_TRY();
+	return batch;
+}
+
+/*
+ * Of a key that comes twice jsonb knows the last; a limit is for the first, too.
+ */
+static void
+compare_documents(const SentDocument *read, const SentDocument *parsed)
+{
+	Jsonb	   *body;
+
+	HOLDS(read->ordinal == parsed->ordinal);
+	if (parsed->refusal != NULL)
+		HOLDS(read->refusal != NULL || parsed->refusal->sqlstate == ERRCODE_PROGRAM_LIMIT_EXCEEDED);
+	if (read->refusal != NULL && parsed->refusal == NULL)
+		HOLDS(strstr(read->refusal->message, "number too long") != NULL ||
+			  strstr(read->refusal->message, "nested too deep") != NULL ||
+			  strstr(read->refusal->message, "too large") != NULL ||
+			  strstr(read->refusal->message, "too long") != NULL);
+	if (read->refusal != NULL || parsed->refusal != NULL)
+		return;
+
+	HOLDS(docsync_batch_compare_ids(read->id, read->id_len, parsed->id,
+									parsed->id_len) == 0);
+	HOLDS(read->client_version == parsed->client_version);
+	HOLDS(read->deleted == parsed->deleted);
+	HOLDS(read->has_body == parsed->has_body);
+	HOLDS(read->has_base == parsed->has_base &&
+		  read->base_exists == parsed->base_exists &&
+		  read->base_version == parsed->base_version);
+	HOLDS(read->has_base_utc == parsed->has_base_utc &&
+		  read->base_utc == parsed->base_utc);
+	if (!read->has_body)
+		return;
+
+	body = docsync_body_make(parsed);
+	HOLDS(docsync_body_is_same(read, body));
+	HOLDS(docsync_body_is_same(parsed, docsync_body_make(read)));
+	HOLDS(VARSIZE(body) == VARSIZE(docsync_body_make(read)) &&
+		  memcmp(body, docsync_body_make(read), VARSIZE(body)) == 0);
+	check_body(parsed);
+}
+
+/*
+ * A body is written as the server writes it, is measured at that, and read again
+ * is the same.
+ */
+static void
+check_body(const SentDocument *sent)
+{
+	Jsonb	   *body = docsync_body_make(sent);
+	char	   *written = JsonbToCString(NULL, &body->root, VARSIZE(body));
+	StringInfoData buf;
+	int			limit = docsync_max_document_size;
+	JsonbValue	value;
+
+	initStringInfo(&buf);
+	docsync_json_append_jsonb(&buf, body);
+	HOLDS(buf.len == (int) strlen(written) &&
+		  memcmp(buf.data, written, buf.len) == 0);
+	HOLDS(docsync_compare_is_same(buf.data, buf.len, body));
+
+	JsonbToJsonbValue(body, &value);
+	docsync_max_document_size = buf.len;
+	HOLDS(docsync_body_check(&value) == BODY_FINE);
+	docsync_max_document_size = buf.len - 1;
+	HOLDS(docsync_body_check(&value) == BODY_TOO_LARGE);
+	docsync_max_document_size = limit;
+}
+
+/*
+ * What is found to be the same without a jsonb is the same.
+ */
+static void
+compare_bodies(const Batch *batch)
+{
+	for (int i = 0; i < Min(batch->count, 4); i++)
+	{
+		const SentDocument *one = &batch->documents[i];
+
+		for (int j = 0; j < Min(batch->count, 4); j++)
+		{
+			const SentDocument *other = &batch->documents[j];
+
+			if (i != j && one->refusal == NULL && other->refusal == NULL &&
+				one->has_body && other->has_body)
+			{
+				Jsonb	   *body = docsync_body_make(other);
+
+				HOLDS(!docsync_compare_is_same(one->json, one->json_len, body) ||
+					  compareJsonbContainers(&docsync_body_make(one)->root, &body->root) == 0);
+			}
+		}
+	}
+}
+
+/*
+ * The body of a request: what is taken is JSON to jsonb_in(), too, unless a
+ * document is refused, and none of it is taken for something else.
+ */
+static void
+fuzz_request(const char *data, int len)
+{
+	static const char *const keys[] = {
+		"clientId", "documents", "cursor", "collection", "origin",
+		"maxDocuments", "reconcile", "state", "tombstones", "atomic", "ids",
+		"buckets", "after", NULL
+	};
+	LOCAL_FCINFO(fcinfo, 1);
+	MemoryContext context = CurrentMemoryContext;
+	bytea	   *body = palloc(VARHDRSZ + len);
+	Request		request = {.max_documents = -1};
+	volatile bool is_taken = false;
+
+	SET_VARSIZE(body, VARHDRSZ + len);
+	memcpy(VARDATA(body), data, len);
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = PointerGetDatum(body);
+	fcinfo->args[0].isnull = false;
+
+	PG_TRY();
+	{
+		docsync_arguments_read(fcinfo, &request, keys);
+		is_taken = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (!is_taken)
+		return;
+
+	HOLDS(request.max_documents == -1 || request.max_documents > 0);
+	HOLDS(request.nids == 0 || request.ids != NULL);
+	for (int i = 0; request.documents != NULL && i < request.documents->count; i++)
+	{
+		if (request.documents->documents[i].refusal != NULL)
+			return;
+	}
+	HOLDS(is_json(data, len));
+}
+
+static bool
+is_json(const char *data, int len)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool result = false;
+
+	PG_TRY();
+	{
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(data, len)));
+		result = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * What is a cursor is written as it was read, or as an older version would have.
+ */
+static void
+fuzz_cursor(const char *data, int len)
+{
+	char	   *text = pnstrdup(data, len);
+	char		buf[DOCSYNC_CURSOR_LEN];
+	Position	position;
+	Position	again;
+
+	if (!docsync_cursor_parse(text, &position))
+		return;
+	HOLDS(docsync_cursor_format(&position, buf) < DOCSYNC_CURSOR_LEN);
+	HOLDS(docsync_cursor_parse(buf, &again));
+	HOLDS(again.epoch == position.epoch && again.stamp == position.stamp);
+}
+
+/*
+ * What is a time is one to the server, and the same.
+ */
+static void
+fuzz_time(const char *data, int len)
+{
+	char		stamp[DOCSYNC_STAMP_LEN];
+	TimestampTz time;
+	TimestampTz again;
+
+	if (!docsync_cursor_parse_utc(pnstrdup(data, len), &time))
+		return;
+	HOLDS(!TIMESTAMP_NOT_FINITE(time));
+	docsync_stamp_format(time, stamp);
+	HOLDS(docsync_cursor_parse_utc(stamp, &again));
+	HOLDS(again == time);
+}
