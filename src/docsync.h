@@ -579,6 +579,7 @@ typedef struct Request
 	text	   *state;			/* "true", or the client's digest; NULL: no */
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
+	text	   *since_utc;
 	bool		may_write;		/* a sync, even without documents */
 	JsonbValue *documents;		/* NULL: none sent, as are the next two */
 	JsonbValue *buckets;
@@ -592,7 +593,8 @@ extern bool docsync_request_get_bool(FunctionCallInfo fcinfo, int n,
 extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
-extern text *docsync_request_url_value(const char *key);
+extern text *docsync_request_header(const char *name);
+extern void docsync_request_check_max(int max_documents);
 extern void docsync_request_parse_body(Jsonb *body, Request *request,
 									   const char *const *keys);
 extern int	docsync_request_parse_int(const JsonbValue *value);
@@ -604,6 +606,11 @@ extern void docsync_request_refuse(int status, const char *code,
 								   const char *hint) pg_attribute_noreturn();
 extern void docsync_request_begin_answer(StringInfo buf);
 extern Datum docsync_request_end_answer(StringInfo buf);
+
+/*
+ * url.c: what its query string asks for
+ */
+extern void docsync_url_read(Request *request, const char *const *keys);
 
 /*
  * reconcile.c: what a client compares

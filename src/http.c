@@ -105,6 +105,10 @@ docsync_sync(PG_FUNCTION_ARGS)
 Datum
 docsync_pull(PG_FUNCTION_ARGS)
 {
+	static const char *const keys[] = {
+		"clientId", "cursor", "collection", "origin", "maxDocuments",
+		"reconcile", "state", "tombstones", NULL
+	};
 	Request		request = {
 		.client_id = docsync_request_get_text(fcinfo, 0),
 		.cursor = docsync_request_get_text(fcinfo, 1),
@@ -116,6 +120,7 @@ docsync_pull(PG_FUNCTION_ARGS)
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 7, true)
 	};
 
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	if (request.origin == NULL)
 		request.origin = cstring_to_text(request.client_id != NULL ?
@@ -145,6 +150,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 	};
 
 	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), &request, keys);
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
 }
@@ -153,9 +159,8 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
  * docsync_docs(jsonb) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection"}.  A proxy may put the request's
- * query string, as it came, into the header X-Query-String: clientId and
- * collection are taken from there first.
+ * {"clientId", "documents", "collection"}.  What the query string has (url.c)
+ * counts before what the body has, here and below.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
@@ -166,7 +171,6 @@ docsync_docs(PG_FUNCTION_ARGS)
 	Jsonb	   *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0);
 	Request		request = {0};
 	JsonbValue	value;
-	text	   *from_url;
 	StringInfoData buf;
 
 	if (body != NULL && JB_ROOT_IS_ARRAY(body) && !JB_ROOT_IS_SCALAR(body))
@@ -182,10 +186,7 @@ docsync_docs(PG_FUNCTION_ARGS)
 				 errmsg("\"documents\": missing"),
 				 errhint("Send an array of documents, or {\"clientId\": text, \"documents\": array}.")));
 
-	if ((from_url = docsync_request_url_value("clientId")) != NULL)
-		request.client_id = from_url;
-	if ((from_url = docsync_request_url_value("collection")) != NULL)
-		request.collection = from_url;
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	docsync_request_need_client_id(&request);
 
@@ -209,17 +210,22 @@ docsync_docs(PG_FUNCTION_ARGS)
 Datum
 docsync_docs_query(PG_FUNCTION_ARGS)
 {
+	static const char *const keys[] = {
+		"origin", "sinceUtc", "clientId", "collection", "maxDocuments", NULL
+	};
 	Request		request = {
 		.origin = docsync_request_get_text(fcinfo, 0),
+		.since_utc = docsync_request_get_text(fcinfo, 1),
 		.client_id = docsync_request_get_text(fcinfo, 2),
 		.collection = docsync_request_get_text(fcinfo, 3),
+		.max_documents = docsync_request_get_max(fcinfo, 4)
 	};
-	text	   *since = docsync_request_get_text(fcinfo, 1);
 	StringInfoData buf;
 	Download	download = {.position.stamp = DT_NOBEGIN};
 
-	if (since != NULL &&
-		!docsync_cursor_parse_utc(text_to_cstring(since),
+	docsync_url_read(&request, keys);
+	if (request.since_utc != NULL &&
+		!docsync_cursor_parse_utc(text_to_cstring(request.since_utc),
 								  &download.position.stamp))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -230,7 +236,7 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	download.client_id = request.client_id;
 	download.collection = request.collection;
 	download.origin = docsync_query_parse_origin(request.origin);
-	download.max_documents = docsync_request_get_max(fcinfo, 4);
+	download.max_documents = request.max_documents;
 	if (download.origin != ORIGIN_ANY)
 		docsync_request_need_client_id(&request);
 	docsync_query_check(&download);

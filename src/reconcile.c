@@ -124,6 +124,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 
 	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0),
 							   &request, keys);
+	docsync_url_read(&request, keys);
 	parse_buckets(request.buckets, page.wanted);
 	begin(&request, &download);
 
@@ -190,6 +191,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 
 	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0),
 							   &request, keys);
+	docsync_url_read(&request, keys);
 	count = parse_ids(request.ids, &ids);
 	begin(&request, &download);
 

@@ -11,10 +11,7 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
 #include "access/xact.h"
-#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/numeric.h"
@@ -29,10 +26,8 @@
 static const char *hint_of(const char *const *keys);
 static void parse_field(const char *key, JsonbValue *value, Request *request,
 						const char *hint);
-static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
-static void check_max_documents(int max_documents);
 static void set_type(void);
 
 /*
@@ -130,7 +125,7 @@ parse_field(const char *key, JsonbValue *value, Request *request,
 	else if (field == NULL && flag == NULL && value->type == jbvNumeric)
 	{
 		request->max_documents = docsync_request_parse_int(value);
-		check_max_documents(request->max_documents);
+		docsync_request_check_max(request->max_documents);
 	}
 	else
 		ereport(ERROR,
@@ -248,8 +243,7 @@ docsync_request_resolve(Request *request)
 	Jsonb	   *claims = get_setting("request.jwt.claims");
 
 	if (request->client_id == NULL)
-		request->client_id = get_field(get_setting("request.headers"),
-									   "x-client-id");
+		request->client_id = docsync_request_header("x-client-id");
 	if (request->client_id == NULL)
 		request->client_id = get_field(claims, "client_id");
 
@@ -291,70 +285,12 @@ docsync_request_check_claim(const text *client_id)
 }
 
 /*
- * A value of the request's query string, which a proxy has put into the header
- * X-Query-String; NULL if there is none.  The last counts.
+ * A header of the request, its name in lower case; NULL if there is none.
  */
 text *
-docsync_request_url_value(const char *key)
+docsync_request_header(const char *name)
 {
-	text	   *query = get_field(get_setting("request.headers"),
-								  "x-query-string");
-	int			key_len = strlen(key);
-	text	   *value = NULL;
-	char	   *pair;
-
-	if (query == NULL)
-		return NULL;
-
-	for (pair = text_to_cstring(query); *pair != '\0';)
-	{
-		int			len = strcspn(pair, "&");
-
-		if (len > key_len && pair[key_len] == '=' &&
-			strncmp(pair, key, key_len) == 0)
-			value = decode_value(pair + key_len + 1, len - key_len - 1);
-		pair += len + (pair[len] == '&');
-	}
-
-	return value;
-}
-
-/*
- * Decodes len bytes of a query string.
- */
-static text *
-decode_value(const char *value, int len)
-{
-	StringInfoData buf;
-	bool		valid = true;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < len && valid; i++)
-	{
-		if (value[i] == '+')
-			appendStringInfoChar(&buf, ' ');
-		else if (value[i] != '%')
-			appendStringInfoChar(&buf, value[i]);
-		else if (i + 2 < len && isxdigit((unsigned char) value[i + 1]) &&
-				 isxdigit((unsigned char) value[i + 2]))
-		{
-			char		hex[] = {value[i + 1], value[i + 2], '\0'};
-
-			appendStringInfoCharMacro(&buf, (char) strtol(hex, NULL, 16));
-			i += 2;
-		}
-		else
-			valid = false;
-	}
-
-	if (!valid || !pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the query string is not valid"),
-				 errdetail("A value isn't percent-encoded UTF-8."),
-				 errhint("Percent-encode it.")));
-
-	return cstring_to_text(pg_any_to_server(buf.data, buf.len, PG_UTF8));
+	return get_field(get_setting("request.headers"), name);
 }
 
 /*
@@ -477,12 +413,12 @@ docsync_request_get_max(FunctionCallInfo fcinfo, int n)
 		return -1;
 
 	max_documents = PG_GETARG_INT32(n);
-	check_max_documents(max_documents);
+	docsync_request_check_max(max_documents);
 	return max_documents;
 }
 
-static void
-check_max_documents(int max_documents)
+void
+docsync_request_check_max(int max_documents)
 {
 	if (max_documents < 1)
 		ereport(ERROR,
