@@ -628,7 +628,9 @@ extern void docsync_request_refuse(int status, const char *code,
 								   const char *message, const char *detail,
 								   const char *hint) pg_attribute_noreturn();
 extern void docsync_request_begin_answer(StringInfo buf);
-extern Datum docsync_request_end_answer(StringInfo buf);
+extern Datum docsync_request_end_answer(StringInfo buf, const char *tag);
+extern Datum docsync_request_end_unchanged(StringInfo buf, const char *tag);
+extern bool docsync_request_has_tag(const char *tag);
 
 /*
  * url.c: what its query string asks for

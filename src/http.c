@@ -42,6 +42,8 @@ typedef struct DocumentPage
 } DocumentPage;
 
 static Datum synchronize(Request *request);
+static char *make_tag(const Position *position);
+static bool has_nothing_new(const Request *request, const Download *download);
 static void append_upload(StringInfo buf, Request *request);
 static void append_download(StringInfo buf, Download *download);
 static bool put_document(const StoredDocument *stored, void *arg);
@@ -194,7 +196,7 @@ docsync_docs(PG_FUNCTION_ARGS)
 	appendStringInfoChar(&buf, '{');
 	append_upload(&buf, &request);
 	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf);
+	return docsync_request_end_answer(&buf, NULL);
 }
 
 /*
@@ -245,7 +247,7 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	docsync_request_begin_answer(&buf);
 	append_download(&buf, &download);
 	docsync_query_end();
-	return docsync_request_end_answer(&buf);
+	return docsync_request_end_answer(&buf, NULL);
 }
 
 /*
@@ -317,7 +319,44 @@ synchronize(Request *request)
 	appendStringInfoString(&buf, ",\"serverUtc\":");
 	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
 	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf);
+
+	if (!request->may_write && !download.is_behind && !download.must_reconcile)
+	{
+		char	   *tag = make_tag(&download.next);
+
+		if (has_nothing_new(request, &download) &&
+			docsync_request_has_tag(tag))
+			return docsync_request_end_unchanged(&buf, tag);
+		return docsync_request_end_answer(&buf, tag);
+	}
+	return docsync_request_end_answer(&buf, NULL);
+}
+
+/*
+ * The entity tag of a download: where it has come to.  It is weak, since the
+ * answer has the time in it, too.
+ */
+static char *
+make_tag(const Position *position)
+{
+	return psprintf("W/\"%" INT64_MODIFIER "x." INT64_FORMAT ".%x\"",
+					position->epoch, position->stamp, position->binding);
+}
+
+/*
+ * Would the client be given the cursor that it has?  Then it has passed nothing,
+ * its own documents neither, and keeps it.
+ */
+static bool
+has_nothing_new(const Request *request, const Download *download)
+{
+	char		cursor[DOCSYNC_CURSOR_LEN];
+	int			len = docsync_cursor_format(&download->next, cursor);
+
+	return request->cursor != NULL && request->state == NULL &&
+		!download->more &&
+		len == (int) VARSIZE_ANY_EXHDR(request->cursor) &&
+		memcmp(VARDATA_ANY(request->cursor), cursor, len) == 0;
 }
 
 /*

@@ -168,7 +168,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 		appendStringInfoString(&buf, "null");
 
 	append_end(&buf);
-	return docsync_request_end_answer(&buf);
+	return docsync_request_end_answer(&buf, NULL);
 }
 
 /*
@@ -208,7 +208,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	if (download.is_behind)
 		appendStringInfoString(&buf, ",\"behind\":true");
 	append_end(&buf);
-	return docsync_request_end_answer(&buf);
+	return docsync_request_end_answer(&buf, NULL);
 }
 
 /*

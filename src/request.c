@@ -28,7 +28,9 @@ static void parse_field(const char *key, JsonbValue *value, Request *request,
 						const char *hint);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
-static void set_type(void);
+static void set_headers(const char *tag);
+static void set_local(const char *name, const char *value);
+static bool is_over_http(void);
 
 /*
  * Reads an object that may have the given keys.
@@ -160,9 +162,7 @@ docsync_request_parse_int(const JsonbValue *value)
 int
 docsync_request_sqlstate(int sqlstate)
 {
-	const char *method = GetConfigOption("request.method", true, false);
-
-	if (method == NULL || *method == '\0')
+	if (!is_over_http())
 		return sqlstate;
 
 	switch (sqlstate)
@@ -183,10 +183,9 @@ void
 docsync_request_refuse(int status, const char *code, const char *message,
 					   const char *detail, const char *hint)
 {
-	const char *method = GetConfigOption("request.method", true, false);
 	StringInfoData buf;
 
-	if (method == NULL || *method == '\0')
+	if (!is_over_http())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s", message),
@@ -211,22 +210,36 @@ docsync_request_refuse(int status, const char *code, const char *message,
 
 /*
  * Tells PostgREST the type of an answer, which it is to pass on as it is
- * (see the domain of the functions), unless somebody has set headers already.
+ * (see the domain of the functions), and its entity tag, if there is one;
+ * unless somebody has set headers already.
  */
 static void
-set_type(void)
+set_headers(const char *tag)
 {
-	const char *method = GetConfigOption("request.method", true, false);
 	const char *headers = GetConfigOption("response.headers", true, false);
+	StringInfoData buf;
 
-	if (method == NULL || *method == '\0' || IsInParallelMode() ||
+	if (!is_over_http() || IsInParallelMode() ||
 		(headers != NULL && *headers != '\0'))
 		return;
 
-	set_config_option("response.headers",
-					  "[{\"Content-Type\": \"application/json; charset=utf-8\"}]",
-					  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-					  false);
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "[{\"Content-Type\": \"application/json; charset=utf-8\"}");
+	if (tag != NULL)
+	{
+		appendStringInfoString(&buf, ", {\"ETag\": ");
+		docsync_json_append_string(&buf, tag, strlen(tag));
+		appendStringInfoChar(&buf, '}');
+	}
+	appendStringInfoChar(&buf, ']');
+	set_local("response.headers", buf.data);
+}
+
+static void
+set_local(const char *name, const char *value)
+{
+	set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_LOCAL, true, 0, false);
 }
 
 /*
@@ -438,10 +451,47 @@ docsync_request_begin_answer(StringInfo buf)
 	appendStringInfoSpaces(buf, VARHDRSZ);
 }
 
+/*
+ * tag: the answer's entity tag, or NULL
+ */
 Datum
-docsync_request_end_answer(StringInfo buf)
+docsync_request_end_answer(StringInfo buf, const char *tag)
 {
-	set_type();
+	set_headers(tag);
 	SET_VARSIZE(buf->data, buf->len);
 	return PointerGetDatum(buf->data);
+}
+
+/*
+ * Instead of an answer that the client has: 304, and nothing.
+ */
+Datum
+docsync_request_end_unchanged(StringInfo buf, const char *tag)
+{
+	if (!IsInParallelMode())
+		set_local("response.status", "304");
+	buf->len = VARHDRSZ;
+	return docsync_request_end_answer(buf, tag);
+}
+
+/*
+ * Does the client say that it has the answer with this tag?
+ */
+bool
+docsync_request_has_tag(const char *tag)
+{
+	text	   *tags = is_over_http() ? docsync_request_header("if-none-match") : NULL;
+
+	return tags != NULL && strstr(text_to_cstring(tags), tag) != NULL;
+}
+
+/*
+ * Is it PostgREST that asks?
+ */
+static bool
+is_over_http(void)
+{
+	const char *method = GetConfigOption("request.method", true, false);
+
+	return method != NULL && *method != '\0';
 }
