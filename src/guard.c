@@ -198,6 +198,7 @@ note_written(Relation rel, HeapTuple new)
 	return new;
 }
 
+/*
  * Is the row that the trigger is fired for the task's?
  */
 static bool
