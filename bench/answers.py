@@ -27,11 +27,6 @@ SELECT json_agg(d) FROM (
 COUNT = "SELECT count(*)::text FROM docsync.document WHERE collection = 'stored' AND NOT deleted"
 SYNC = "SELECT docsync_sync('client', $1, $2, 'bench')"
 
-# A cursor past all there is, as version 0.1 wrote it: good for any origin. Of its own documents the client has none.
-NEWEST = """
-SELECT substring(docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'cursor' FROM '^[^.]*[.][^.]*')
-"""
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # directly
@@ -39,8 +34,8 @@ SELECT substring(docsync_pull('client', NULL, 'bench', 'own', 1)::json ->> 'curs
 
 def download(count, rounds):
     """docsync_pull against json_agg over the same rows."""
-    statements = {'docsync': PULL, 'a': JSON_AGG}
-    connections = {rival: Connection() for rival in statements}
+    statements = {**dict.fromkeys(DOCSYNCS, PULL), 'a': JSON_AGG}
+    connections = {rival: connect(rival) for rival in statements}
     for rival, connection in connections.items():
         for _ in range(6):                  # a statement has its final plan from its sixth call on
             connection.answer(statements[rival], b'100')
@@ -76,37 +71,144 @@ def state(rounds):
         connection.close()
 
 
+class Failover:
+    """Clients that have all of a collection, and are told to compare. One stands for all of them, since the server keeps
+    nothing of a client: its cursor, from before, and its digest."""
+
+    ASK = "SELECT docsync_pull('me', $1, 'stored', 'other', 1000, true, $2)"
+    SCRIPT = """
+        SELECT answer, answer::text LIKE '%"state"_null%' AS unanswered
+          FROM (SELECT docsync_pull('me', :cursor, 'stored', 'other', 1000, true, {state}) AS answer
+                OFFSET 0) AS a \\gset
+        \\if :unanswered
+        SELECT nextval('rival.unanswered');
+        \\endif
+        """
+
+    def __init__(self):
+        connection = Connection()
+        self.cursor = newest(lambda cursor: connection.value(self.ASK, cursor, None))
+        connection.query('SELECT docsync_new_epoch(); CREATE SEQUENCE rival.unanswered MINVALUE 0 START 0')
+        answer = json.loads(connection.value(self.ASK, self.cursor, b'true'))
+        if not answer['reconcile'] or answer['documents']:
+            raise RuntimeError('a client that has everything was not told to compare')
+        self.digest = answer['state']['digest'].encode()
+        connection.close()
+
+    def one(self, state, first):
+        """The milliseconds of a poll and the length of its answer; of the first of its session with a state, or a later
+        one."""
+        seconds = []
+        for _ in range(5 if first else 1):
+            connection = Connection()
+            for _ in range(6):
+                connection.answer(self.ASK, self.cursor, None)
+            for _ in range(0 if first else 6):
+                connection.answer(self.ASK, self.cursor, state)
+            for _ in range(1 if first else 200):
+                duration, length = connection.answer(self.ASK, self.cursor, state)
+                seconds.append(duration)
+            connection.close()
+        return statistics.median(seconds) * 1e3, length
+
+    def all(self, count, sessions, with_state):
+        """So many polls in new sessions: the seconds they took, how many scans of the documents there were, of indexes,
+        too, and how many were given null for the sums, as others were at it."""
+        script = self.SCRIPT.format(state=':state' if with_state else 'NULL')
+        then = self.count()
+        stdout, _ = run_pgbench('docsync', script, sessions, '-t', str(count // sessions),
+                                '-Dcursor=' + self.cursor.decode(), '-Dstate=' + self.digest.decode())
+        scans, unanswered = (after - before for after, before in zip(self.count(), then))
+        return count / float(re.search('tps = ([0-9.]+)', stdout).group(1)), scans, unanswered
+
+    @staticmethod
+    def count():
+        """How many scans and nulls there have been until now. A session tells of its scans when it ends."""
+        connection = Connection()
+        while connection.query("SELECT FROM pg_stat_activity"
+                               " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"):
+            time.sleep(0.05)
+        [row] = connection.query("""
+            SELECT seq_scan + idx_scan, (SELECT last_value FROM rival.unanswered) FROM pg_stat_user_tables
+             WHERE relid = 'docsync.document'::regclass""")
+        connection.close()
+        return [int(value) for value in row]
+
+
+def show_failover(count, rounds):
+    """So many clients, of a collection of so many documents, compare: a poll of one of them, and all of them."""
+    fresh()
+    store(count)
+    failover = Failover()
+    print('\n%-46s %12s %12s  %-24s %6s %6s %8s  %s' % (
+        'all {0:,} clients of {0:,} documents compare'.format(count), 'answer', 'time', ': no state', 'scans', 'null',
+        'at most', 'reached'))
+
+    def show_row(name, answer, time_text, results, rest=''):
+        ratios = [with_state[0] / without[0] for with_state, without in results]
+        print('%-46s %12s %12s  %-24s %s' % (
+            name, answer, time_text % statistics.median(with_state[0] for with_state, _ in results),
+            '%.2f [%.2f-%.2f]' % (statistics.median(ratios), min(ratios), max(ratios)), rest), flush=True)
+
+    plain = 'a poll without state'
+    polls = {
+        plain: (None, False),
+        'with its digest, which is right': (failover.digest, False),
+        'the same, the first of its session': (failover.digest, True),
+        'with a digest that is not': (b'true', False)
+    }
+    results = list(take_turns(rounds, lambda poll, _: failover.one(*polls[poll]), list(polls)))
+    for poll in polls:
+        show_row(poll, '%d B' % results[0][poll][1], '%.3f ms', [(result[poll], result[plain]) for result in results])
+
+    for sessions in 8, 10:
+        results = [(result[True], result[False]) for result in take_turns(
+            rounds, lambda with_state, _: failover.all(count, sessions, with_state), [True, False])]
+        scans = statistics.median(with_state[1] - without[1] for with_state, without in results)
+        null = statistics.median(with_state[2] for with_state, _ in results)
+        show_row('{:,} polls, {} sessions'.format(count, sessions), '', '%.2f s', results,
+                 '%6d %6d %8s  %s' % (scans, null, '1 scan', 'yes' if scans <= 1 else 'no'))
+
+
 def sync(count, rounds, calls):
     """An upload by docsync_sync, which also looks for news since the last cursor, against the statement (a)."""
     fresh()
-    connections = {'docsync': Connection(), 'a': Connection()}
+    connections = {rival: connect(rival) for rival in DOCSYNCS + ['a']}
     plain = PLAIN.format(client='$1', documents='$2::jsonb')
-    cursor = connections['docsync'].value(NEWEST)
+    cursors = dict.fromkeys(DOCSYNCS)
+
+    def go_on(server):
+        cursors[server] = newest(lambda cursor: connections[server].value(SYNC, b'[]', cursor), cursors[server])
 
     def measure(rival, number):
-        nonlocal cursor
         seconds = []
         for batch in batches:
             if rival == 'a':
                 seconds.append(connections[rival].call(plain, b'client', batch.new)[0])
             else:
-                seconds.append(connections[rival].answer(SYNC, batch.new, cursor)[0])
-                cursor = newest(connections[rival], SYNC, cursor)
+                seconds.append(connections[rival].answer(SYNC, batch.new, cursors[rival])[0])
+                go_on(rival)
         return count / statistics.median(seconds)
 
+    for server in DOCSYNCS:
+        go_on(server)
     batches = [Batch(100) for _ in range(8)]
     for rival in connections:
         measure(rival, 0)
     for number in range(rounds):
         batches = [Batch(count) for _ in range(calls)]
-        yield next(take_turns(1, measure, ['docsync', 'a'] if number % 2 else ['a', 'docsync']))
+        yield from take_turns(1, measure, in_turn(list(connections), number))
     for connection in connections.values():
         connection.close()
 
 
-def newest(connection, statement, cursor):
-    """The cursor after what this client has just uploaded."""
-    return json.loads(connection.value(statement, b'[]', cursor))['cursor'].encode()
+def newest(ask, cursor=None):
+    """The cursor after all there is, what the client itself has just uploaded included. ask(cursor) gives a page."""
+    more = True
+    while more:
+        answer = json.loads(ask(cursor))
+        cursor, more = answer['cursor'].encode(), answer['more']
+    return cursor
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,7 +404,11 @@ def uploads_over_http(service, count, rounds):
     connections = service.connect()
     paths = {'PostgREST': '/rpc/docsync_sync', 'nginx': '/Docs/Sync'}
     statement = "SELECT api.docsync_sync('client', $1, $2, 'bench')"
-    cursor = service.direct.value(NEWEST.replace('docsync_pull', 'api.docsync_pull'))
+
+    def go_on(cursor):
+        return newest(lambda cursor: service.direct.value(statement, b'[]', cursor), cursor)
+
+    cursor = go_on(None)
 
     def measure(way, number):
         nonlocal cursor
@@ -315,7 +421,7 @@ def uploads_over_http(service, count, rounds):
                 seconds.append(connections[way].call(connections[way].request('POST', paths[way], (
                     b'{"clientId": "client", "collection": "bench", "cursor": "%s", "documents": %s}'
                     % (cursor, batch))))[0])
-            cursor = newest(service.direct, statement, cursor)
+            cursor = go_on(cursor)
         return statistics.median(seconds)
 
     yield from warm_and_measure(rounds, measure)
@@ -350,29 +456,31 @@ def show_ways(name, rounds, target=None):
 
 
 def run(only):
-    rounds = 2 if QUICK else 9
     many = 20_000 if QUICK else 100_000
 
     for count, calls in (100, 2 if QUICK else 20), (10_000, 1):
         name = 'docsync_sync of {:,}, new'.format(count)
         if re.search(only, name):
-            show(name, '/s', list(sync(count, rounds, calls)), {})
+            show(name, '/s', list(sync(count, count_rounds(2, 9), calls)), {})
 
     if re.search(only, 'download'):
         fresh()
         store(many)
         for count in 10_000, many:
-            show('download of {:,}'.format(count), 'ms', list(download(count, rounds)), {'a': 2})
+            show('download of {:,}'.format(count), 'ms', list(download(count, count_rounds(2, 9))), {'a': 2})
 
     if re.search(only, 'state'):
         fresh()
         store(many)
-        show('state of {:,} against count(*)'.format(many), 'ms', list(state(2 * rounds)), {'a': 1 / 1.5})
+        show('state of {:,} against count(*)'.format(many), 'ms', list(state(2 * count_rounds(2, 9))), {'a': 1 / 1.5})
+
+    if re.search(only, 'failover'):
+        show_failover(10_000, count_rounds(2, 9))
 
     if re.search(only, 'http'):
         service = Service(many)
         try:
-            run_http(service, rounds, many)
+            run_http(service, count_rounds(2, 9), many)
         finally:
             service.close()
 

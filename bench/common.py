@@ -16,6 +16,10 @@ from libpq import Connection
 QUICK = sys.argv[1:] == ['quick']
 DIR = os.environ['BENCH_DIR']
 
+# The server of another commit's docsync, the rival 'before', as a connection string; '' if there is none.
+BEFORE = os.environ.get('BENCH_BEFORE_WHERE', '')
+DOCSYNCS = ['docsync', 'before'] if BEFORE else ['docsync']
+
 # quick or not
 PRELOADED = 10_000 if QUICK else 100_000        # documents in each table before each test
 STORED = 50_000 if QUICK else 1_000_000         # documents a poll doesn't want
@@ -46,10 +50,27 @@ WITH tick AS (
 )
 """ + STATEMENT.replace('{table}', 'locked').replace('{now}', 'tick.last_update_utc').replace('{source}', 'tick, ')
 
-UPLOADS = {'docsync': DOCSYNC, 'a': PLAIN, 'b': LOCKED}
+UPLOADS = {**dict.fromkeys(DOCSYNCS, DOCSYNC), 'a': PLAIN, 'b': LOCKED}
 
 COPY = ('COPY rival.copied (collection, id, client_version, client_id, last_update_utc, deleted, body, fence)'
         ' FROM STDIN')
+
+# Up to version 0.1 the extension brought the store with it, and dropped it.
+DROP = """
+DROP SCHEMA IF EXISTS rival CASCADE;
+DROP EXTENSION IF EXISTS docsync CASCADE;
+DROP SCHEMA IF EXISTS docsync CASCADE;
+"""
+CREATE = """
+CREATE EXTENSION docsync;
+DO $$
+BEGIN
+    IF to_regproc('docsync_create_store') IS NOT NULL THEN
+        PERFORM docsync_create_store();
+    END IF;
+END
+$$;
+"""
 
 RIVALS = """
 CREATE SCHEMA rival;
@@ -63,10 +84,14 @@ CREATE INDEX ON rival.plain (collection, last_update_utc);
 CREATE TABLE rival.locked (LIKE rival.plain INCLUDING ALL);
 CREATE TABLE rival.counter (collection text PRIMARY KEY, last_update_utc timestamptz NOT NULL);
 INSERT INTO rival.counter VALUES ('bench', now());
-CREATE EXTENSION docsync;
-SELECT docsync_create_store();
 CREATE TABLE rival.copied (LIKE docsync.document INCLUDING ALL);
 """
+
+
+def count_rounds(quick, full):
+    """How many rounds there are; at least ten, where two commits are compared."""
+    asked = os.environ.get('BENCH_ROUNDS')
+    return int(asked) if asked else quick if QUICK else max(full, 10) if BEFORE else full
 
 
 def log(text):
@@ -123,63 +148,94 @@ class Batch:
 BODY = json.dumps(make_body())      # of what is stored beforehand, and of single documents
 
 
+def where(rival):
+    """The connection string of the server a rival is on."""
+    return BEFORE if rival == 'before' else ''
+
+
+def connect(rival):
+    return Connection(where(rival))
+
+
 def fresh():
     """All tables anew, with the same documents in each; the seed's ids are 1, 2, 3, ... in random order of storage."""
-    connection = Connection()
-    connection.query('DROP SCHEMA IF EXISTS rival, docsync CASCADE; DROP EXTENSION IF EXISTS docsync')
-    connection.query(RIVALS)
-    connection.query("SELECT setseed(0.15)")
-    connection.query("""
-        CREATE TEMP TABLE seed AS
-        SELECT n::text AS id, '%s'::jsonb AS body FROM generate_series(1, %d) n ORDER BY random()"""
-                     % (BODY, PRELOADED))
-    for table in 'rival.plain', 'rival.locked', 'docsync.document':
-        connection.query("INSERT INTO %s (collection, id, client_version, client_id, body)"
-                         " SELECT 'bench', id, 1, 'seed', body FROM seed" % table)
-    connection.query('INSERT INTO rival.copied SELECT * FROM docsync.document')
-    for table in 'rival.plain', 'rival.locked', 'rival.copied', 'docsync.document':
-        connection.query('VACUUM ANALYZE ' + table)
-    connection.query('CHECKPOINT')
-    connection.close()
+    for server in DOCSYNCS:
+        connection = connect(server)
+        connection.query(DROP)
+        connection.query(CREATE)
+        connection.query("SELECT setseed(0.15)")
+        connection.query("""
+            CREATE TEMP TABLE seed AS
+            SELECT n::text AS id, '%s'::jsonb AS body FROM generate_series(1, %d) n ORDER BY random()"""
+                         % (BODY, PRELOADED))
+        tables = ['docsync.document']
+        if server == 'docsync':
+            connection.query(RIVALS)
+            tables += ['rival.plain', 'rival.locked']
+        for table in tables:
+            connection.query("INSERT INTO %s (collection, id, client_version, client_id, body)"
+                             " SELECT 'bench', id, 1, 'seed', body FROM seed" % table)
+        if server == 'docsync':
+            connection.query('INSERT INTO rival.copied SELECT * FROM docsync.document')
+            tables.append('rival.copied')
+        for table in tables:
+            connection.query('VACUUM ANALYZE ' + table)
+        connection.query('CHECKPOINT')
+        connection.close()
 
 
 def store(count):
     """Stores documents nobody has yet, in a collection of their own."""
-    connection = Connection()
-    connection.query("""
-        ALTER TABLE docsync.document SET (autovacuum_enabled = off);
-        INSERT INTO docsync.document (collection, id, client_version, client_id, body)
-        SELECT 'stored', n::text, 1, 'other', '%s' FROM generate_series(1, %d) n"""
-                     % (BODY, count))
-    connection.query('VACUUM ANALYZE docsync.document')
-    connection.query('CHECKPOINT')
-    connection.close()
+    for server in DOCSYNCS:
+        connection = connect(server)
+        connection.query("""
+            ALTER TABLE docsync.document SET (autovacuum_enabled = off);
+            INSERT INTO docsync.document (collection, id, client_version, client_id, body)
+            SELECT 'stored', n::text, 1, 'other', '%s' FROM generate_series(1, %d) n"""
+                         % (BODY, count))
+        connection.query('VACUUM ANALYZE docsync.document')
+        connection.query('CHECKPOINT')
+        connection.close()
 
 
-def pgbench(script, clients, seconds, defines=()):
-    """Runs a script and returns transactions per second, without the first second, in which sessions warm up."""
+def run_pgbench(rival, script, clients, *options):
+    """Runs a script on a rival's server and returns what pgbench said, on stdout and stderr."""
     path = os.path.join(DIR, 'script.sql')
     with open(path, 'w') as file:
         file.write(script)
     done = subprocess.run(
-        ['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, 2)), '-T', str(seconds + 1),
-         '-P', '1', '-f', path, *('-D%s=%s' % pair for pair in defines)],
+        ['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, 2)), '-f', path, *options,
+         'dbname=postgres ' + where(rival)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0 or 'aborted' in done.stderr or 'number of failed transactions: 0 ' not in done.stdout:
         raise RuntimeError(done.stderr + done.stdout)
-    rates = [float(rate) for rate in re.findall(r'progress: .*? s, ([0-9.]+) tps', done.stderr)]
-    return statistics.mean(rates[1:] or [float(re.search('tps = ([0-9.]+)', done.stdout).group(1))])
+    return done.stdout, done.stderr
+
+
+def pgbench(rival, script, clients, seconds, defines=()):
+    """Runs a script and returns transactions per second, without the first second, in which sessions warm up."""
+    stdout, stderr = run_pgbench(rival, script, clients, '-T', str(seconds + 1), '-P', '1',
+                                 *('-D%s=%s' % pair for pair in defines))
+    rates = [float(rate) for rate in re.findall(r'progress: .*? s, ([0-9.]+) tps', stderr)]
+    return statistics.mean(rates[1:] or [float(re.search('tps = ([0-9.]+)', stdout).group(1))])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # turns
 # ---------------------------------------------------------------------------------------------------------------------
 
+def in_turn(rivals, number):
+    """The rivals in the order of a round: every second round another one comes first, every other goes backwards; so
+    that of any two each comes before the other equally often."""
+    first = number // 2 % len(rivals)
+    order = rivals[first:] + rivals[:first]
+    return order[::-1] if number % 2 else order
+
+
 def take_turns(rounds, measure, rivals):
-    """Rounds in which each rival is measured once, a different one first each time."""
+    """Rounds in which each rival is measured once."""
     for number in range(rounds):
-        order = rivals[number % len(rivals):] + rivals[:number % len(rivals)]
-        speeds = {rival: measure(rival, number) for rival in order}
+        speeds = {rival: measure(rival, number) for rival in in_turn(rivals, number)}
         if os.environ.get('BENCH_VERBOSE'):
             log('  ' + '  '.join('%s %.0f' % (rival, speeds[rival]) for rival in rivals))
         yield speeds
@@ -188,6 +244,15 @@ def take_turns(rounds, measure, rivals):
 # ---------------------------------------------------------------------------------------------------------------------
 # table
 # ---------------------------------------------------------------------------------------------------------------------
+
+RIVAL_COLUMNS = DOCSYNCS[1:] + ['a', 'b', 'c']
+
+
+def show_head():
+    heads = [': before' if rival == 'before' else ': (%s)' % rival for rival in RIVAL_COLUMNS]
+    print('%-34s %12s %s %-16s %s' % (
+        'test', 'docsync', ' '.join('%-20s' % head for head in heads), 'at least', 'reached'))
+
 
 def spread(rounds, rival):
     """The ratio docsync : rival as median, and the text to print."""
@@ -201,16 +266,14 @@ def spread(rounds, rival):
 def show(test, unit, rounds, targets):
     """Prints a row. targets: {rival: what docsync's speed shall at least be, as a multiple of the rival's}."""
     speed = statistics.median(speeds['docsync'] for speeds in rounds)
-    if 'plain' in rounds[0]:
-        rounds = [{'docsync': speeds['docsync'], 'a': speeds['plain']} for speeds in rounds]
     cells, reached = [], []
-    for rival in 'a', 'b', 'c':
+    for rival in RIVAL_COLUMNS:
         ratio, text = spread(rounds, rival)
-        cells.append(text)
+        cells.append('%-20s' % text)
         if rival in targets:
             reached.append('yes' if ratio >= targets[rival] else 'no')
-    print('%-34s %12s %-20s %-20s %-20s %-16s %s' % (
-        test, ('%.3g ms' % (1000 / speed)) if unit == 'ms' else '{:,.0f}/s'.format(speed), *cells,
+    print('%-34s %12s %s %-16s %s' % (
+        test, ('%.3g ms' % (1000 / speed)) if unit == 'ms' else '{:,.0f}/s'.format(speed), ' '.join(cells),
         ' '.join('%s %.2f' % target for target in targets.items()), ' '.join(reached)), flush=True)
 
 
@@ -252,3 +315,5 @@ def machine():
         datetime.datetime.utcnow().strftime('%Y-%m-%d %H:%M'), version, os.cpu_count(), model, platform.release()))
     print('fdatasync of 8 kB %.0f us; an INSERT of one row %.0f us, of which the wait for the disk %.0f us; '
           'load when it began %.1f' % (fdatasync_us(), *(lambda on, off: (on, on - off))(*commit_us()), os.getloadavg()[0]))
+    if BEFORE:
+        print('before: ' + os.environ['BENCH_BEFORE_NAME'])

@@ -1,7 +1,7 @@
 """measure.py [quick] - what bench/run runs once it has a server: measures and prints the table.
 
-Rivals take turns (docsync, a, b, c, docsync, ...) and a ratio is made of each round; what is printed is the median of
-these, so what slows the whole machine down for a while slows all of them down.
+Rivals take turns (docsync, a, b, c; then c, b, a, docsync; ...) and a ratio is made of each round; what is printed is
+the median of these, so what slows the whole machine down for a while slows all of them down.
 """
 
 import os
@@ -22,7 +22,7 @@ def upload_one(sessions, rounds, seconds):
 
     def measure(rival, number):
         statement = UPLOADS[rival].format(client="'client-' || :client_id::text", documents=documents)
-        return pgbench('\\set id random(1, 1000000000000000000)\n%s;\n' % statement.replace('\n', ' '),
+        return pgbench(rival, '\\set id random(1, 1000000000000000000)\n%s;\n' % statement.replace('\n', ' '),
                        sessions, seconds)
 
     yield from take_turns(rounds, measure, list(UPLOADS))
@@ -36,7 +36,7 @@ def update_one(sessions, rounds, seconds):
 
     def measure(rival, number):
         statement = UPLOADS[rival].format(client="'client-' || :client_id::text", documents=documents)
-        return pgbench('\\set id random(1, %d) * %d + :client_id + 1\n\\set version :version + 1\n%s;\n'
+        return pgbench(rival, '\\set id random(1, %d) * %d + :client_id + 1\n\\set version :version + 1\n%s;\n'
                        % (PRELOADED // sessions - 1, sessions, statement.replace('\n', ' ')),
                        sessions, seconds, [('version', (number + 1) * 10_000_000)])
 
@@ -50,7 +50,8 @@ def resend_one(sessions, rounds, seconds):
 
     def measure(rival, number):
         statement = UPLOADS[rival].format(client="'seed'", documents=documents)
-        return pgbench('\\set id random(1, %d)\n%s;\n' % (PRELOADED, statement.replace('\n', ' ')), sessions, seconds)
+        return pgbench(rival, '\\set id random(1, %d)\n%s;\n' % (PRELOADED, statement.replace('\n', ' ')),
+                       sessions, seconds)
 
     yield from take_turns(rounds, measure, list(UPLOADS))
 
@@ -59,7 +60,7 @@ def upload_batches(count, rounds, calls):
     """New, re-sent, updated: three tests that share their batches. Yields (test, round)."""
     fresh()
     rivals = list(UPLOADS) + ['c']
-    connections = {rival: Connection() for rival in rivals}
+    connections = {rival: connect(rival) for rival in rivals}
     statements = {rival: UPLOADS[rival].format(client='$1', documents='$2::jsonb') for rival in UPLOADS}
 
     def turn(rival, batches, which, expected):
@@ -80,10 +81,10 @@ def upload_batches(count, rounds, calls):
         length = len(batches[0].documents)
         for test, which, names, expected in (
                 ('new', 'new', rivals, dict.fromkeys(UPLOADS, length)),
-                ('re-sent', 'new', list(UPLOADS), {'docsync': length, 'a': 0, 'b': 0}),
+                ('re-sent', 'new', list(UPLOADS), {**dict.fromkeys(DOCSYNCS, length), 'a': 0, 'b': 0}),
                 ('updates', 'update', list(UPLOADS), dict.fromkeys(UPLOADS, length))):
             for speeds in take_turns(1, lambda rival, _: turn(rival, batches, which, expected),
-                                     names[number % len(names):] + names[:number % len(names)]):
+                                     in_turn(names, max(number, 0))):
                 if number >= 0:
                     yield test, speeds
     for connection in connections.values():
@@ -98,16 +99,17 @@ POLL_PLAIN = ("SELECT id, client_version, client_id, last_update_utc, deleted, b
 
 def touch():
     """Four fifths of the documents are stored anew, and nobody tells the planner."""
-    connection = Connection()
-    connection.query("""
-        UPDATE docsync.document SET client_version = 2, client_id = 'other'
-         WHERE collection = 'stored' AND id::int % 5 <> 0""" )
-    connection.close()
+    for server in DOCSYNCS:
+        connection = connect(server)
+        connection.query("""
+            UPDATE docsync.document SET client_version = 2, client_id = 'other'
+             WHERE collection = 'stored' AND id::int % 5 <> 0""")
+        connection.close()
 
 
-def stamp_at(place):
+def stamp_at(server, place):
     """The stamp of a document, by its place among those stored, 0 to 1."""
-    connection = Connection()
+    connection = connect(server)
     [(stamp,)] = connection.query("""
         SELECT last_update_utc::text FROM docsync.document WHERE collection = 'stored'
          ORDER BY last_update_utc OFFSET %d LIMIT 1""" % min(place * STORED, STORED - 1))
@@ -116,35 +118,36 @@ def stamp_at(place):
 
 
 def poll(place, rounds, seconds):
-    since = stamp_at(place)
+    since = {server: stamp_at(server, place) for server in DOCSYNCS}
+    since['a'] = since['docsync']
 
     def measure(rival, number):
-        return pgbench((POLL if rival == 'docsync' else POLL_PLAIN) + ';\n', 1, seconds,
-                       [('client', 'me'), ('collection', 'stored'), ('since', since)])
+        return pgbench(rival, (POLL_PLAIN if rival == 'a' else POLL) + ';\n', 1, seconds,
+                       [('client', 'me'), ('collection', 'stored'), ('since', since[rival])])
 
-    yield from take_turns(rounds, measure, ['docsync', 'plain'])
+    yield from take_turns(rounds, measure, list(since))
 
 
 def main():
     only = os.environ.get('BENCH_ONLY', '')
-    rounds, seconds = (1, 1) if QUICK else (7, 2)
+    seconds = 1 if QUICK else 2
 
     machine()
     print()
-    print('%-34s %12s %-20s %-20s %-20s %-16s %s' % (
-        'test', 'docsync', ': (a)', ': (b)', ': (c)', 'at least', 'reached'))
+    show_head()
 
     for sessions in 1, 8, 32:
         name = 'upload 1 new, %d session%s' % (sessions, 's' * (sessions > 1))
         if re.search(only, name):
-            show(name, '/s', list(upload_one(sessions, rounds, seconds)), {'a': 0.9, 'b': 5} if sessions > 1 else {})
+            show(name, '/s', list(upload_one(sessions, count_rounds(1, 7), seconds)),
+                 {'a': 0.9, 'b': 5} if sessions > 1 else {})
     for name, test in ('update 1, 8 sessions', update_one), ('re-send 1, 8 sessions', resend_one):
         if re.search(only, name):
-            show(name, '/s', list(test(8, rounds, seconds)), {})
+            show(name, '/s', list(test(8, count_rounds(1, 7), seconds)), {})
 
     for count, rounds_here, calls, targets in (
-            (100, 2 if QUICK else 15, 5 if QUICK else 20, {'new': {'a': 1}, 're-sent': {'a': 4}}),
-            (10_000, 1 if QUICK else 11, 1, {'new': {'a': 1.2, 'c': 0.5}, 're-sent': {'a': 4}})):
+            (100, count_rounds(2, 15), 5 if QUICK else 20, {'new': {'a': 1}, 're-sent': {'a': 4}}),
+            (10_000, count_rounds(1, 11), 1, {'new': {'a': 1.2, 'c': 0.5}, 're-sent': {'a': 4}})):
         if not re.search(only, 'batch {:,}'.format(count)):
             continue
         results = {}
@@ -156,12 +159,12 @@ def main():
     if re.search(only, 'poll'):
         fresh()
         store(STORED)
-        show('empty poll', 'ms', list(poll(1, rounds, seconds)), {'a': 1 / 1.3})
-        show('page of {:,} from the middle'.format(PAGE), 'ms', list(poll(0.5, rounds, seconds)), {})
+        show('empty poll', 'ms', list(poll(1, count_rounds(1, 7), seconds)), {'a': 1 / 1.3})
+        show('page of {:,} from the middle'.format(PAGE), 'ms', list(poll(0.5, count_rounds(1, 7), seconds)), {})
         if not QUICK:
             touch()
-            show('empty poll, statistics stale', 'ms', list(poll(1, 3, seconds)), {})
-            show('page, statistics stale', 'ms', list(poll(0.3, 3, seconds)), {})
+            show('empty poll, statistics stale', 'ms', list(poll(1, count_rounds(1, 3), seconds)), {})
+            show('page, statistics stale', 'ms', list(poll(0.3, count_rounds(1, 3), seconds)), {})
 
     answers.run(only)
 

@@ -4,12 +4,9 @@
  *	  An upload's documents, from JSON to structs, and every refusal of bad
  *	  input.
  *
- * Pure: no table, no lock.  A batch is refused before anything is stored or
- * stamped.  The structs point into the jsonb they were read from, which has to
- * outlive them.
- *
- * The message of a refusal names the place (document 17, "id"), the detail
- * the fact, the hint the remedy.
+ * Pure: no table, no lock.  What is bad is refused before anything is stored
+ * or stamped (refuse.c).  The structs point into the jsonb they were read from,
+ * which has to outlive them.
  *
  *-------------------------------------------------------------------------
  */
@@ -56,26 +53,33 @@ static const char *const key_names[] = {
 
 static void group_by_id(Batch *batch);
 static int	compare_documents(const void *a, const void *b);
-static void parse_document(SentDocument *sent, JsonbContainer *object,
-						   int64 max_version);
+static void parse_document(Batch *batch, SentDocument *sent,
+						   JsonbContainer *object, int64 max_version);
 static Key	find_key(const JsonbValue *key);
-static void parse_id(SentDocument *sent, const JsonbValue *value);
-static int64 parse_version(int ordinal, Key key, const JsonbValue *value);
-static void parse_base_version(SentDocument *sent, const JsonbValue *value);
-static void parse_base_utc(SentDocument *sent, const JsonbValue *value);
-static void parse_deleted(SentDocument *sent, const JsonbValue *value);
-static void parse_body(SentDocument *sent, const JsonbValue *value);
+static void parse_id(Batch *batch, SentDocument *sent,
+					 const JsonbValue *value);
+static int64 parse_version(Batch *batch, SentDocument *sent, Key key,
+						   const JsonbValue *value);
+static void parse_base_version(Batch *batch, SentDocument *sent,
+							   const JsonbValue *value);
+static void parse_base_utc(Batch *batch, SentDocument *sent,
+						   const JsonbValue *value);
+static void parse_deleted(Batch *batch, SentDocument *sent,
+						  const JsonbValue *value);
+static void parse_body(Batch *batch, SentDocument *sent,
+					   const JsonbValue *value);
 static int64 printed_within(const JsonbContainer *container);
 static int	printed_digits(Numeric number);
-static void refuse_type(int ordinal, Key key, const JsonbValue *value,
-						const char *hint) pg_attribute_noreturn();
-static void refuse_missing(int ordinal, Key key) pg_attribute_noreturn();
+static void refuse_type(Batch *batch, SentDocument *sent, Key key,
+						const JsonbValue *value, const char *hint);
+static void refuse_missing(Batch *batch, SentDocument *sent, Key key);
 
 /*
- * Reads a batch, in the current memory context.
+ * Reads a batch, in the current memory context.  A document that is refused
+ * is noted as such unless the batch is atomic; then there is an error.
  */
 Batch *
-docsync_batch_parse(const JsonbValue *documents)
+docsync_batch_parse(const JsonbValue *documents, bool atomic)
 {
 	Batch	   *batch = palloc(sizeof(Batch));
 	int64		max_version = PG_INT64_MAX;
@@ -108,6 +112,7 @@ docsync_batch_parse(const JsonbValue *documents)
 		max_version = docsync_max_version_lead +
 			(GetCurrentTimestamp() - SetEpochTimestamp()) / 1000;
 
+	batch->atomic = atomic;
 	batch->count = 0;
 	batch->documents = palloc(sizeof(SentDocument) * JsonContainerSize(array));
 
@@ -125,15 +130,14 @@ docsync_batch_parse(const JsonbValue *documents)
 		memset(sent, 0, sizeof(*sent));
 		sent->ordinal = batch->count;
 
-		if (value.type != jbvBinary ||
-			!JsonContainerIsObject(value.val.binary.data))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("document %d: not an object", sent->ordinal),
-					 errdetail("It is %s.", docsync_batch_type_name(&value)),
-					 errhint(HINT_DOCUMENT)));
-
-		parse_document(sent, value.val.binary.data, max_version);
+		if (value.type == jbvBinary &&
+			JsonContainerIsObject(value.val.binary.data))
+			parse_document(batch, sent, value.val.binary.data, max_version);
+		else
+			docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+									NULL, "not an object",
+									psprintf("It is %s.", docsync_batch_type_name(&value)),
+									HINT_DOCUMENT);
 	}
 
 	group_by_id(batch);
@@ -182,13 +186,14 @@ docsync_batch_id(const BatchGroup *group)
 }
 
 /*
- * Groups the documents by id.
+ * Groups the documents by id, those that are refused left out.
  */
 static void
 group_by_id(Batch *batch)
 {
 	SentDocument **sorted = palloc(sizeof(SentDocument *) * batch->count);
 	BatchGroup *group = NULL;
+	int			count = 0;
 
 	batch->groups = palloc0(sizeof(BatchGroup) * batch->count);
 	batch->group_of = palloc(sizeof(int) * batch->count);
@@ -196,10 +201,14 @@ group_by_id(Batch *batch)
 	batch->next = 0;
 
 	for (int i = 0; i < batch->count; i++)
-		sorted[i] = &batch->documents[i];
-	qsort(sorted, batch->count, sizeof(SentDocument *), compare_documents);
+	{
+		batch->group_of[i] = -1;
+		if (batch->documents[i].refusal == NULL)
+			sorted[count++] = &batch->documents[i];
+	}
+	qsort(sorted, count, sizeof(SentDocument *), compare_documents);
 
-	for (int i = 0; i < batch->count; i++)
+	for (int i = 0; i < count; i++)
 	{
 		SentDocument *sent = sorted[i];
 
@@ -346,7 +355,8 @@ docsync_batch_check_name(const text *value, const char *name, int max_len)
 }
 
 static void
-parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
+parse_document(Batch *batch, SentDocument *sent, JsonbContainer *object,
+			   int64 max_version)
 {
 	JsonbIterator *it = JsonbIteratorInit(object);
 	JsonbIteratorToken token;
@@ -360,37 +370,37 @@ parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
 		{
 			key = find_key(&value);
 			if (key == KEY_UNKNOWN)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("document %d: unknown key", sent->ordinal),
-						 errdetail("It has the key \"%s\".",
-								   docsync_batch_quote(value.val.string.val,
-													   value.val.string.len)),
-						 errhint(HINT_DOCUMENT)));
-			seen[key] = true;
+				docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+										NULL, "unknown key",
+										psprintf("It has the key \"%s\".",
+												 docsync_batch_quote(value.val.string.val,
+																	 value.val.string.len)),
+										HINT_DOCUMENT);
+			else
+				seen[key] = true;
 		}
 		else if (token == WJB_VALUE)
 		{
 			switch (key)
 			{
 				case KEY_ID:
-					parse_id(sent, &value);
+					parse_id(batch, sent, &value);
 					break;
 				case KEY_CLIENT_VERSION:
-					sent->client_version = parse_version(sent->ordinal, key,
+					sent->client_version = parse_version(batch, sent, key,
 														 &value);
 					break;
 				case KEY_BODY:
-					parse_body(sent, &value);
+					parse_body(batch, sent, &value);
 					break;
 				case KEY_DELETED:
-					parse_deleted(sent, &value);
+					parse_deleted(batch, sent, &value);
 					break;
 				case KEY_BASE_VERSION:
-					parse_base_version(sent, &value);
+					parse_base_version(batch, sent, &value);
 					break;
 				case KEY_BASE_UTC:
-					parse_base_utc(sent, &value);
+					parse_base_utc(batch, sent, &value);
 					break;
 				default:
 					break;
@@ -399,23 +409,22 @@ parse_document(SentDocument *sent, JsonbContainer *object, int64 max_version)
 	}
 
 	if (!seen[KEY_ID])
-		refuse_missing(sent->ordinal, KEY_ID);
+		refuse_missing(batch, sent, KEY_ID);
 	if (!seen[KEY_CLIENT_VERSION])
-		refuse_missing(sent->ordinal, KEY_CLIENT_VERSION);
+		refuse_missing(batch, sent, KEY_CLIENT_VERSION);
 	if (!seen[KEY_BODY] && !sent->deleted)
-		refuse_missing(sent->ordinal, KEY_BODY);
+		refuse_missing(batch, sent, KEY_BODY);
 	if (sent->has_base_utc && !sent->has_base)
-		refuse_missing(sent->ordinal, KEY_BASE_VERSION);
+		refuse_missing(batch, sent, KEY_BASE_VERSION);
 
 	if (sent->client_version > max_version)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("document %d, \"clientVersion\": too far ahead of the server's clock",
-						sent->ordinal),
-				 errdetail("It is " INT64_FORMAT ", at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
-						   sent->client_version, max_version,
-						   docsync_max_version_lead),
-				 errhint("Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.")));
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[KEY_CLIENT_VERSION],
+								"too far ahead of the server's clock",
+								psprintf("It is " INT64_FORMAT ", at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
+										 sent->client_version, max_version,
+										 docsync_max_version_lead),
+								"Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.");
 }
 
 static Key
@@ -433,29 +442,32 @@ find_key(const JsonbValue *key)
 }
 
 static void
-parse_id(SentDocument *sent, const JsonbValue *value)
+parse_id(Batch *batch, SentDocument *sent, const JsonbValue *value)
 {
 	if (value->type != jbvString)
-		refuse_type(sent->ordinal, KEY_ID, value,
+	{
+		refuse_type(batch, sent, KEY_ID, value,
 					"An id is a text of 1 to 500 bytes.");
+		return;
+	}
 
 	sent->id = value->val.string.val;
 	sent->id_len = value->val.string.len;
 
 	if (sent->id_len == 0 || sent->id_len > DOCSYNC_ID_LEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("document %d, \"id\": %s", sent->ordinal,
-						sent->id_len == 0 ? "empty" : "too long"),
-				 errdetail("It has %d bytes.", sent->id_len),
-				 errhint("An id is a text of 1 to %d bytes.", DOCSYNC_ID_LEN)));
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[KEY_ID],
+								sent->id_len == 0 ? "empty" : "too long",
+								psprintf("It has %d bytes.", sent->id_len),
+								"An id is a text of 1 to 500 bytes.");
 }
 
 /*
  * JSON knows one kind of number: 17.0 is the integer 17.
  */
 static int64
-parse_version(int ordinal, Key key, const JsonbValue *value)
+parse_version(Batch *batch, SentDocument *sent, Key key,
+			  const JsonbValue *value)
 {
 	int64		version;
 	char	   *number;
@@ -463,8 +475,11 @@ parse_version(int ordinal, Key key, const JsonbValue *value)
 	bool		out_of_range;
 
 	if (value->type != jbvNumeric)
-		refuse_type(ordinal, key, value,
+	{
+		refuse_type(batch, sent, key, value,
 					"A clientVersion is an integer of 64 bits.");
+		return 0;
+	}
 
 	number = DatumGetCString(DirectFunctionCall1(numeric_out,
 												 NumericGetDatum(value->val.numeric)));
@@ -476,70 +491,66 @@ parse_version(int ordinal, Key key, const JsonbValue *value)
 		end += 1 + strspn(end + 1, "0");
 
 	if (out_of_range || *end != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("document %d, \"%s\": %s", ordinal, key_names[key],
-						out_of_range ? "out of range" : "not an integer"),
-				 errdetail("It is %s.", docsync_batch_quote(number, strlen(number))),
-				 errhint("A clientVersion is an integer from " INT64_FORMAT " to " INT64_FORMAT ".",
-						 PG_INT64_MIN, PG_INT64_MAX)));
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[key],
+								out_of_range ? "out of range" : "not an integer",
+								psprintf("It is %s.", docsync_batch_quote(number, strlen(number))),
+								"A clientVersion is an integer from -9223372036854775808 to 9223372036854775807.");
 
 	pfree(number);
 	return version;
 }
 
 static void
-parse_base_version(SentDocument *sent, const JsonbValue *value)
+parse_base_version(Batch *batch, SentDocument *sent, const JsonbValue *value)
 {
 	sent->has_base = true;
 	sent->base_exists = value->type != jbvNull;
 	if (sent->base_exists)
-		sent->base_version = parse_version(sent->ordinal, KEY_BASE_VERSION,
+		sent->base_version = parse_version(batch, sent, KEY_BASE_VERSION,
 										   value);
 }
 
 static void
-parse_base_utc(SentDocument *sent, const JsonbValue *value)
+parse_base_utc(Batch *batch, SentDocument *sent, const JsonbValue *value)
 {
 	if (value->type == jbvNull)
 		return;
-	if (value->type != jbvString)
-		refuse_type(sent->ordinal, KEY_BASE_UTC, value,
-					"A baseUtc is the LastUpdateUtc received.");
 
-	if (!docsync_cursor_parse_utc(pnstrdup(value->val.string.val,
-										   value->val.string.len),
-								  &sent->base_utc))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("document %d, \"baseUtc\": not an ISO 8601 time",
-						sent->ordinal),
-				 errhint("Send back the LastUpdateUtc received.")));
 	sent->has_base_utc = true;
+	if (value->type != jbvString)
+		refuse_type(batch, sent, KEY_BASE_UTC, value,
+					"A baseUtc is the LastUpdateUtc received.");
+	else if (!docsync_cursor_parse_utc(pnstrdup(value->val.string.val,
+												value->val.string.len),
+									   &sent->base_utc))
+		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+								key_names[KEY_BASE_UTC],
+								"not an ISO 8601 time", NULL,
+								"Send back the LastUpdateUtc received.");
 }
 
 static void
-parse_deleted(SentDocument *sent, const JsonbValue *value)
+parse_deleted(Batch *batch, SentDocument *sent, const JsonbValue *value)
 {
 	if (value->type != jbvBool)
-		refuse_type(sent->ordinal, KEY_DELETED, value,
+		refuse_type(batch, sent, KEY_DELETED, value,
 					"Send true or false, or leave it out.");
-
-	sent->deleted = value->val.boolean;
+	else
+		sent->deleted = value->val.boolean;
 }
 
 static void
-parse_body(SentDocument *sent, const JsonbValue *value)
+parse_body(Batch *batch, SentDocument *sent, const JsonbValue *value)
 {
 	int64		size = docsync_batch_measure(value);
 
 	if (size > docsync_max_document_size)
-		ereport(ERROR,
-				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-				 errmsg("document %d, \"body\": too large", sent->ordinal),
-				 errdetail("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
-						   size, docsync_max_document_size),
-				 errhint("Split the document, or keep what is large elsewhere.")));
+		docsync_refuse_document(batch, sent, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+								key_names[KEY_BODY], "too large",
+								psprintf("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
+										 size, docsync_max_document_size),
+								"Split the document, or keep what is large elsewhere.");
 
 	sent->body = *value;
 	sent->has_body = true;
@@ -615,22 +626,21 @@ printed_digits(Numeric number)
 }
 
 static void
-refuse_type(int ordinal, Key key, const JsonbValue *value, const char *hint)
+refuse_type(Batch *batch, SentDocument *sent, Key key,
+			const JsonbValue *value, const char *hint)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("document %d, \"%s\": wrong type", ordinal, key_names[key]),
-			 errdetail("It is %s.", docsync_batch_type_name(value)),
-			 errhint("%s", hint)));
+	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+							key_names[key], "wrong type",
+							psprintf("It is %s.", docsync_batch_type_name(value)),
+							hint);
 }
 
 static void
-refuse_missing(int ordinal, Key key)
+refuse_missing(Batch *batch, SentDocument *sent, Key key)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("document %d, \"%s\": missing", ordinal, key_names[key]),
-			 errhint("%s", key == KEY_BODY ?
-					 "Send a body; only a deleted document may come without." :
-					 HINT_DOCUMENT)));
+	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
+							key_names[key], "missing", NULL,
+							key == KEY_BODY ?
+							"Send a body; only a deleted document may come without." :
+							HINT_DOCUMENT);
 }

@@ -146,10 +146,20 @@ extern const char *docsync_check_name(StoreRelation which);
 /*
  * batch.c: JSON to structs, every refusal of bad input
  */
+/* Why a document isn't applied, in the words of an error */
+typedef struct Refusal
+{
+	int			sqlstate;
+	const char *message;
+	const char *detail;			/* JSON: the place, and a text */
+	const char *hint;			/* NULL: none */
+} Refusal;
+
 typedef struct SentDocument
 {
 	int			ordinal;		/* place in the batch, from 1 */
-	const char *id;				/* points into the batch, no terminator */
+	const char *id;				/* points into the batch, no terminator; NULL:
+								 * refused for want of one */
 	int			id_len;			/* bytes */
 	int64		client_version;
 	bool		deleted;
@@ -160,6 +170,7 @@ typedef struct SentDocument
 	int64		base_version;
 	bool		has_base_utc;
 	TimestampTz base_utc;
+	const Refusal *refusal;		/* NULL: none; else the rest may be missing */
 } SentDocument;
 
 /* The documents of one id */
@@ -171,15 +182,17 @@ typedef struct BatchGroup
 
 typedef struct Batch
 {
+	bool		atomic;			/* a document that is refused is an error */
 	SentDocument *documents;	/* in the order sent */
 	int			count;
 	BatchGroup *groups;			/* in the order of ids */
 	int			ngroups;
-	int		   *group_of;		/* a document's group, by ordinal from 0 */
+	int		   *group_of;		/* a document's group, by ordinal from 0; -1:
+								 * it is refused */
 	int			next;			/* the group likely to be asked for next */
 } Batch;
 
-extern Batch *docsync_batch_parse(const JsonbValue *documents);
+extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 extern Jsonb *docsync_batch_body(const SentDocument *sent);
@@ -191,6 +204,16 @@ extern const char *docsync_batch_type_name(const JsonbValue *value);
 extern const char *docsync_batch_quote(const char *value, int len);
 extern void docsync_batch_check_name(const text *value, const char *name,
 									 int max_len);
+
+/*
+ * refuse.c: why a document isn't applied
+ */
+extern void docsync_refuse_document(const Batch *batch, SentDocument *sent,
+									int sqlstate, const char *key,
+									const char *message, const char *detail,
+									const char *hint);
+extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
+								   const char *text);
 
 /*
  * rule.c: who wins

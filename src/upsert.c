@@ -149,7 +149,7 @@ docsync_upsert_apply(text *client_id, text *collection,
 
 	upload->client_id = client_id;
 	upload->collection = collection;
-	upload->batch = docsync_batch_parse(documents);
+	upload->batch = docsync_batch_parse(documents, true);
 
 	if (upload->batch->count > 0)
 	{

@@ -302,6 +302,11 @@ sub clients_at_random
 
 	note "seed $SEED";
 	srand $SEED;
+
+	# Who begins from nothing with documents of its own isn't told what became of these, it compares. Here nobody does.
+	upload('r0', $collection, 'first');
+	poll_at_random($_, $collection, \$purges, \@faults) for @clients;
+
 	for (1 .. $STEPS)
 	{
 		my $client = $clients[ rand @clients ];
@@ -338,7 +343,7 @@ sub clients_at_random
 		is_deeply(\%has, \%live, "client $client->{id}, by $client->{kind}: has what there is");
 		diag "$client->{id}, by $client->{kind}: refused $client->{refused} times, told to compare $client->{told} times";
 	}
-	is_deeply(\@faults, [], 'who has just downloaded everything is not refused');
+	is(join("\n", @faults), '', 'who has just downloaded everything is not refused');
 	cmp_ok($purges, '>', 10, "$purges tombstones were purged");
 	cmp_ok((sort { $a <=> $b } map { $_->{refused} + $_->{told} } @clients)[-1], '>', 0, 'and somebody had missed some');
 	return;

@@ -216,8 +216,9 @@ sub answer_as
 		$http->post('/Docs/Reconcile', { collection => $collection }, token => $token),
 		$http->post('/Docs/Get', { collection => $collection, ids => [ 'known', 'gone', 'none' ] }, token => $token));
 
-	# A cursor ends with a hash of what it is good for, the collection's name among it.
-	return join "\n", map { $_->{status} . $_->{content} =~ s/"serverUtc":"[^"]*"//r =~ s/("cursor":"[^"]*)[.][0-9a-f]{8}"/$1"/r } @answers;
+	# A cursor ends with how far the server's WAL has come, to which autovacuum adds, too, and a hash of what it is good for,
+	# the collection's name among it.
+	return join "\n", map { $_->{status} . $_->{content} =~ s/"serverUtc":"[^"]*"//r =~ s/("cursor":"[^"]*)[.][0-9a-f]+[.][0-9a-f]{8}"/$1"/r } @answers;
 }
 
 # How many documents come, each way
