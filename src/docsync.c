@@ -71,4 +71,5 @@ _PG_init(void)
 	docsync_schema_init();
 	docsync_stamp_init();
 	docsync_history_init();
+	docsync_pin_init();
 }

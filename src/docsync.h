@@ -569,7 +569,7 @@ typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
 
 /* How a statement is run */
 #define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
-#define STATEMENT_PINNED		0x02	/* its plan must walk an index */
+#define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 #define STATEMENT_OF_TASK		0x10	/* its rows are the task's (guard.c);
@@ -603,6 +603,12 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+
+/*
+ * pin.c: plans that walk an index
+ */
+extern void docsync_pin_init(void);
+extern void docsync_pin_add(const char *query_string);
 
 /*
  * purge.c: tombstones go, and what is remembered of them

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  The table: query texts, kept plans, rows to structs.
+ *	  The table: query texts, kept plans (some pinned, see pin.c), rows to
+ *	  structs.
  *
  * What concerns documents is done as the caller, so that privileges and
  * row-level security on docsync.document apply; the plan cache makes another
@@ -21,14 +22,13 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "jit/jit.h"
 #include "miscadmin.h"
-#include "optimizer/cost.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -190,9 +190,7 @@ typedef struct WrittenReceiver
 
 static uint64 run_as(const StoreStatement *statement, SPIPlanPtr plan,
 					 const SPIExecuteOptions *options);
-static uint64 run(const StoreStatement *statement, SPIPlanPtr plan,
-				  const SPIExecuteOptions *options);
-static int	run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options);
+static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(StoreStatement *statement);
 static void begin_statement(DestReceiver *self, int operation,
 							TupleDesc typeinfo);
@@ -479,70 +477,28 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 		SetUserIdAndSecContext(user, context);
 	}
 	else
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 
 	return rows;
 }
 
 /*
- * A pinned plan walks an index in order and can stop early, whatever the
- * planner's statistics say: with stale ones it would fetch and sort all that
- * comes after a stamp.  JIT is off since such a plan is costed as if it ran
- * to the end, and compiling would take longer than all it does.
+ * Runs a plan, and returns the number of rows.
  */
 static uint64
-run(const StoreStatement *statement, SPIPlanPtr plan,
-	const SPIExecuteOptions *options)
+run(SPIPlanPtr plan, const SPIExecuteOptions *options)
 {
-	int			result;
+	int			result = SPI_execute_plan_extended(plan, options);
 
-	if (statement->flags & STATEMENT_PINNED)
-		result = run_pinned(plan, options);
-	else
-		result = SPI_execute_plan_extended(plan, options);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(result));
 
 	return SPI_processed;
-}
-
-/*
- * Runs a plan with the planner's settings as a pinned plan needs them, should
- * it have to be made anew.  They are set behind the back of guc.c, which would
- * take longer than looking up a document.
- */
-static int
-run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options)
-{
-	bool		indexscan = enable_indexscan;
-	bool		seqscan = enable_seqscan;
-	bool		bitmapscan = enable_bitmapscan;
-	bool		sort = enable_sort;
-	bool		jit = jit_enabled;
-	int			result;
-
-	enable_indexscan = true;
-	enable_seqscan = enable_bitmapscan = enable_sort = jit_enabled = false;
-	PG_TRY();
-	{
-		result = SPI_execute_plan_extended(plan, options);
-	}
-	PG_FINALLY();
-	{
-		enable_indexscan = indexscan;
-		enable_seqscan = seqscan;
-		enable_bitmapscan = bitmapscan;
-		enable_sort = sort;
-		jit_enabled = jit;
-	}
-	PG_END_TRY();
-
-	return result;
 }
 
 static SPIPlanPtr
@@ -562,6 +518,12 @@ get_plan(StoreStatement *statement)
 
 		SPI_keepplan(plan);
 		statement->plan = plan;
+		if (statement->flags & STATEMENT_PINNED)
+		{
+			CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+			docsync_pin_add(source->query_string);
+		}
 	}
 
 	return statement->plan;
