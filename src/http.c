@@ -56,7 +56,7 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
  *				cursor text DEFAULT NULL, collection text DEFAULT NULL,
  *				origin text DEFAULT 'other', "maxDocuments" int DEFAULT 1000,
  *				reconcile bool DEFAULT false, state text DEFAULT NULL,
- *				tombstones bool DEFAULT true)
+ *				tombstones bool DEFAULT true, atomic bool DEFAULT true)
  * RETURNS json
  *
  * Upload, then download, in one round trip.  The download sees the upload.
@@ -64,8 +64,8 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
 Datum
 docsync_sync(PG_FUNCTION_ARGS)
 {
-	Jsonb	   *documents;
-	JsonbValue	value;
+	text	   *documents;
+	JsonReader	reader;
 	Request		request = {
 		.client_id = docsync_request_get_text(fcinfo, 0),
 		.cursor = docsync_request_get_text(fcinfo, 2),
@@ -75,8 +75,8 @@ docsync_sync(PG_FUNCTION_ARGS)
 		.reconcile = docsync_request_get_bool(fcinfo, 6, false),
 		.state = docsync_request_get_text(fcinfo, 7),
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 8, true),
-		.may_write = true,
-		.documents = &value
+		.not_atomic = !docsync_request_get_bool(fcinfo, 9, true),
+		.may_write = true
 	};
 
 	if (PG_ARGISNULL(1))
@@ -85,9 +85,11 @@ docsync_sync(PG_FUNCTION_ARGS)
 				 errmsg("documents is null"),
 				 errhint("Send an array of documents, or leave it out.")));
 
-	documents = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-												   CStringGetDatum(TextDatumGetCString(PG_GETARG_DATUM(1)))));
-	JsonbToJsonbValue(documents, &value);
+	documents = PG_GETARG_TEXT_PP(1);
+	docsync_reader_begin(&reader, VARDATA_ANY(documents),
+						 VARSIZE_ANY_EXHDR(documents), true);
+	request.documents = docsync_batch_read(&reader);
+	docsync_reader_end(&reader);
 
 	docsync_request_resolve(&request);
 	return synchronize(&request);
@@ -132,7 +134,7 @@ docsync_pull(PG_FUNCTION_ARGS)
 }
 
 /*
- * docsync_docs_sync(jsonb) RETURNS json
+ * docsync_docs_sync(bytea) RETURNS json
  *
  * docsync_sync() with its arguments as the keys of one object, the request's
  * body.  For a proxy to call: PostgREST, when it makes arguments of a body
@@ -143,7 +145,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
 		"clientId", "documents", "cursor", "collection", "origin",
-		"maxDocuments", "reconcile", "state", "tombstones", NULL
+		"maxDocuments", "reconcile", "state", "tombstones", "atomic", NULL
 	};
 	Request		request = {
 		.origin = cstring_to_text("other"),
@@ -151,37 +153,29 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 		.may_write = true
 	};
 
-	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), &request, keys);
+	docsync_request_read(fcinfo, &request, keys);
 	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
 }
 
 /*
- * docsync_docs(jsonb) RETURNS json
+ * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection"}.  What the query string has (url.c)
- * counts before what the body has, here and below.
+ * {"clientId", "documents", "collection", "atomic"}.  What
+ * the query string has (url.c) counts before what the body has, here and below.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
-		"clientId", "documents", "collection", NULL
+		"documents", "clientId", "collection", "atomic", NULL
 	};
-	Jsonb	   *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0);
 	Request		request = {0};
-	JsonbValue	value;
 	StringInfoData buf;
 
-	if (body != NULL && JB_ROOT_IS_ARRAY(body) && !JB_ROOT_IS_SCALAR(body))
-	{
-		JsonbToJsonbValue(body, &value);
-		request.documents = &value;
-	}
-	else
-		docsync_request_parse_body(body, &request, keys);
+	docsync_request_read(fcinfo, &request, keys);
 	if (request.documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -192,11 +186,11 @@ docsync_docs(PG_FUNCTION_ARGS)
 	docsync_request_resolve(&request);
 	docsync_request_need_client_id(&request);
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	appendStringInfoChar(&buf, '{');
 	append_upload(&buf, &request);
 	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf, NULL);
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
@@ -244,10 +238,10 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	docsync_query_check(&download);
 
 	docsync_query_begin(&download, STORE_READ);
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	append_download(&buf, &download);
 	docsync_query_end();
-	return docsync_request_end_answer(&buf, NULL);
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
@@ -267,6 +261,7 @@ synchronize(Request *request)
 		.max_documents = request->max_documents
 	};
 	Download	before = {0};	/* as it was judged before the upload */
+	char	   *tag = NULL;
 	bool		may_write = request->may_write && !XactReadOnly &&
 	!RecoveryInProgress();
 
@@ -281,7 +276,7 @@ synchronize(Request *request)
 		docsync_history_notice();
 	}
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	appendStringInfoChar(&buf, '{');
 	if (request->documents != NULL)
 	{
@@ -321,15 +316,11 @@ synchronize(Request *request)
 	appendStringInfoChar(&buf, '}');
 
 	if (!request->may_write && !download.is_behind && !download.must_reconcile)
-	{
-		char	   *tag = make_tag(&download.next);
-
-		if (has_nothing_new(request, &download) &&
-			docsync_request_has_tag(tag))
-			return docsync_request_end_unchanged(&buf, tag);
-		return docsync_request_end_answer(&buf, tag);
-	}
-	return docsync_request_end_answer(&buf, NULL);
+		tag = make_tag(&download.next);
+	if (tag != NULL && has_nothing_new(request, &download) &&
+		docsync_answer_is_had(tag))
+		return docsync_answer_end_unchanged(&buf, tag);
+	return docsync_answer_end(&buf, tag);
 }
 
 /*
@@ -407,14 +398,15 @@ append_stamp(StringInfo buf, TimestampTz stamp)
 
 /*
  * "received": n, "results": [{"id", "outcome", "clientVersion",
- * "LastUpdateUtc", "winner"}]
+ * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}]
  */
 static void
 append_upload(StringInfo buf, Request *request)
 {
 	Upload	   *upload = docsync_upsert_apply(request->client_id,
 											  request->collection,
-											  request->documents);
+											  request->documents,
+											  !request->not_atomic);
 
 	appendStringInfo(buf, "\"received\":%d,\"results\":[",
 					 docsync_upsert_count(upload));
@@ -425,7 +417,11 @@ append_upload(StringInfo buf, Request *request)
 		CHECK_FOR_INTERRUPTS();
 
 		appendStringInfoString(buf, i == 0 ? "{\"id\":" : ",{\"id\":");
-		docsync_json_append_string(buf, result.sent->id, result.sent->id_len);
+		if (result.sent->id != NULL)
+			docsync_json_append_string(buf, result.sent->id,
+									   result.sent->id_len);
+		else
+			appendStringInfoString(buf, "null");
 		appendStringInfo(buf, ",\"outcome\":\"%s\"",
 						 docsync_rule_name(result.outcome));
 		if (result.exists)
@@ -441,6 +437,13 @@ append_upload(StringInfo buf, Request *request)
 			appendStringInfoString(buf, "null");
 		else
 			docsync_json_append_jsonb(buf, result.winner);
+		if (result.winner_omitted)
+			appendStringInfoString(buf, ",\"winnerOmitted\":true");
+		if (result.refusal != NULL)
+		{
+			appendStringInfoString(buf, ",\"error\":");
+			docsync_refuse_append(buf, result.refusal);
+		}
 		appendStringInfoChar(buf, '}');
 	}
 	appendStringInfoChar(buf, ']');

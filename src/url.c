@@ -16,49 +16,18 @@
 
 #include <ctype.h>
 
-#include "common/string.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
 #include "docsync.h"
 
-typedef enum ParameterType
-{
-	PARAMETER_TEXT,
-	PARAMETER_BOOL,
-	PARAMETER_TOMBSTONES,		/* the request has the opposite */
-	PARAMETER_COUNT
-} ParameterType;
-
-typedef struct Parameter
-{
-	const char *name;
-	ParameterType type;
-	size_t		field;			/* its place in a Request */
-} Parameter;
-
-static const Parameter parameters[] = {
-	{"clientId", PARAMETER_TEXT, offsetof(Request, client_id)},
-	{"collection", PARAMETER_TEXT, offsetof(Request, collection)},
-	{"cursor", PARAMETER_TEXT, offsetof(Request, cursor)},
-	{"origin", PARAMETER_TEXT, offsetof(Request, origin)},
-	{"sinceUtc", PARAMETER_TEXT, offsetof(Request, since_utc)},
-	{"state", PARAMETER_TEXT, offsetof(Request, state)},
-	{"after", PARAMETER_TEXT, offsetof(Request, after)},
-	{"maxDocuments", PARAMETER_COUNT, offsetof(Request, max_documents)},
-	{"reconcile", PARAMETER_BOOL, offsetof(Request, reconcile)},
-	{"tombstones", PARAMETER_TOMBSTONES, offsetof(Request, no_tombstones)},
-};
+/* More than any request knows */
+#define MAX_PARAMETERS	32
 
 static void read_pair(const char *pair, int len, Request *request,
 					  const char *const *keys, bool *seen);
-static const Parameter *find_parameter(const char *name,
-									   const char *const *keys);
-static void set_field(const Parameter *parameter, const char *value,
-					  Request *request);
 static char *decode(const char *value, int len);
-static const char *hint_of(const char *const *keys);
 
 /*
  * Reads the request's query string, if a proxy has handed it on, into what it
@@ -69,7 +38,7 @@ void
 docsync_url_read(Request *request, const char *const *keys)
 {
 	text	   *header = docsync_request_header("x-query-string");
-	bool		seen[lengthof(parameters)] = {false};
+	bool		seen[MAX_PARAMETERS] = {false};
 	char	   *pair;
 
 	if (header == NULL)
@@ -95,80 +64,28 @@ read_pair(const char *pair, int len, Request *request,
 	const char *equals = memchr(pair, '=', len);
 	int			name_len = equals != NULL ? equals - pair : len;
 	char	   *name = decode(pair, name_len);
-	const Parameter *parameter = find_parameter(name, keys);
+	int			which = docsync_request_find(name, keys);
 	char	   *value;
 
-	if (parameter == NULL)
+	if (which < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown parameter in the query string"),
 				 errdetail("It has \"%s\".",
-						   docsync_batch_quote(name, strlen(name))),
-				 errhint("%s", hint_of(keys))));
-	if (seen[parameter - parameters])
+						   docsync_refuse_quote(name, strlen(name))),
+				 errhint("There are %s; names are in exact case.",
+						 docsync_request_parameters(keys))));
+	if (seen[which])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a parameter comes twice in the query string"),
 				 errdetail("\"%s\" does.", name),
 				 errhint("Send it once.")));
-	seen[parameter - parameters] = true;
+	seen[which] = true;
 
 	value = decode(pair + name_len + 1, Max(len - name_len - 1, 0));
 	if (*value != '\0' && strcmp(value, "null") != 0)
-		set_field(parameter, value, request);
-}
-
-/*
- * The parameter of a name, if it is among the keys; else NULL.
- */
-static const Parameter *
-find_parameter(const char *name, const char *const *keys)
-{
-	while (*keys != NULL && strcmp(*keys, name) != 0)
-		keys++;
-	if (*keys == NULL)
-		return NULL;
-
-	for (size_t i = 0; i < lengthof(parameters); i++)
-	{
-		if (strcmp(parameters[i].name, name) == 0)
-			return &parameters[i];
-	}
-	return NULL;
-}
-
-static void
-set_field(const Parameter *parameter, const char *value, Request *request)
-{
-	void	   *field = (char *) request + parameter->field;
-	bool		is_true = strcmp(value, "true") == 0;
-	char	   *end;
-
-	switch (parameter->type)
-	{
-		case PARAMETER_TEXT:
-			*(text **) field = cstring_to_text(value);
-			return;
-		case PARAMETER_BOOL:
-		case PARAMETER_TOMBSTONES:
-			if (!is_true && strcmp(value, "false") != 0)
-				break;
-			*(bool *) field = is_true == (parameter->type == PARAMETER_BOOL);
-			return;
-		case PARAMETER_COUNT:
-			errno = 0;
-			*(int *) field = strtoint(value, &end, 10);
-			if (errno != 0 || !isdigit((unsigned char) *value) || *end != '\0')
-				*(int *) field = 0;
-			docsync_request_check_max(*(int *) field);
-			return;
-	}
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("\"%s\" is neither true nor false", parameter->name),
-			 errdetail("It is \"%s\".",
-					   docsync_batch_quote(value, strlen(value)))));
+		docsync_request_set(request, which, value);
 }
 
 /*
@@ -208,24 +125,4 @@ decode(const char *value, int len)
 				 errhint("Percent-encode it.")));
 
 	return pg_any_to_server(buf.data, buf.len, PG_UTF8);
-}
-
-/* What may be asked for */
-static const char *
-hint_of(const char *const *keys)
-{
-	StringInfoData buf;
-	const char *separator = "There are ";
-
-	initStringInfo(&buf);
-	for (; *keys != NULL; keys++)
-	{
-		if (strcmp(*keys, "documents") == 0 || strcmp(*keys, "buckets") == 0 ||
-			strcmp(*keys, "ids") == 0)
-			continue;
-		appendStringInfo(&buf, "%s%s", separator, *keys);
-		separator = ", ";
-	}
-	appendStringInfoString(&buf, "; names are in exact case.");
-	return buf.data;
 }
