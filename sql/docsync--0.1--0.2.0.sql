@@ -304,6 +304,8 @@ atomic: false applies each document that can be applied. What is wrong with one 
 
 DROP FUNCTION @extschema@.docsync_sync(text, json, text, text, text, int4);
 DROP FUNCTION @extschema@.docsync_pull(text, text, text, text, int4);
+DROP FUNCTION @extschema@.docsync_docs_sync(jsonb);
+DROP FUNCTION @extschema@.docsync_docs(jsonb);
 
 CREATE FUNCTION @extschema@.docsync_sync(
 	"clientId"		pg_catalog.text DEFAULT NULL,
@@ -326,10 +328,6 @@ documents: [{"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}
 reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: "true", or the digest of what the client has: give digests for that with the last page. tombstones: false leaves them out of a first download. atomic: false applies each document that can be applied; the others are refused, with an error.
 Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}, and where they apply "reconcile", "lostAfter", "behind", "state".';
 
-COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb) IS
-'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents", "collection", "atomic"}.
-Answers {"received", "results"}.';
-
 CREATE FUNCTION @extschema@.docsync_pull(
 	"clientId"		pg_catalog.text DEFAULT NULL,
 	cursor			pg_catalog.text DEFAULT NULL,
@@ -346,19 +344,34 @@ COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, p
 'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
-CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea)
+	RETURNS @extschema@."*/*"
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea) IS
+'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request.';
+
+CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.bytea)
+	RETURNS @extschema@."*/*"
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.bytea) IS
+'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents", "collection", "atomic"}.
+Answers {"received", "results"}.';
+
+CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea) IS
 'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "origin", "buckets", "after", "maxDocuments"}.
 Answers {"rows": [{"id", "clientVersion", "LastUpdateUtc", "clientId", "deleted"}], "after", "more", "purgedThrough", "serverUtc"}.';
 
-CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea) IS
 'Documents by id: {"clientId", "collection", "cursor", "origin", "ids"}.
 Answers {"documents", "more", "serverUtc"}.';
 

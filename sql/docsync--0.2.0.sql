@@ -322,18 +322,18 @@ COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, p
 'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
-CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea) IS
 'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request.';
 
-CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.bytea) IS
 'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents", "collection", "atomic"}.
 Answers {"received", "results"}.';
 
@@ -350,19 +350,19 @@ COMMENT ON FUNCTION @extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.t
 'The protocol''s POST /Docs/Query?origin=other&sinceUtc=T.
 Answers the array of documents with LastUpdateUtc >= sinceUtc.';
 
-CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea) IS
 'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "origin", "buckets", "after", "maxDocuments"}.
 Answers {"rows": [{"id", "clientVersion", "LastUpdateUtc", "clientId", "deleted"}], "after", "more", "purgedThrough", "serverUtc"}.';
 
-CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea) IS
 'Documents by id: {"clientId", "collection", "cursor", "origin", "ids"}.
 Answers {"documents", "more", "serverUtc"}.';
 

@@ -20,9 +20,11 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -55,16 +57,22 @@ static text *get_text(Relation rel, HeapTuple tuple, int column);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
 						 int column);
 static void check_row(Relation rel, HeapTuple new);
-static void check_size(Relation rel, HeapTuple new);
+static void check_body(Relation rel, HeapTuple old, HeapTuple new);
 static void check_length(Relation rel, HeapTuple new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
 
 /*
- * At which depth of triggers docsync.document's own is fired by a task: by an
- * upload, for rows to which the rule has been applied already, or by a purge,
- * whose rows may go.  At other depths it is fired by what somebody else's
- * trigger does on the way.
+ * The task that is under way: an upload, to whose rows the rule has been
+ * applied already, or a purge, whose rows may go.
+ *
+ * Only the rows of its own statement are the task's.  While that runs, others'
+ * code may write to docsync.document, too: triggers, but also functions in
+ * policies, constraints, defaults, at the very same depth of triggers.  The
+ * statements that they run have each a snapshot of their own, which is the
+ * active one while their rows come by; so the statement's own snapshot tells.
+ * The address does, as long as the statement runs: it isn't another's before
+ * that has ended.
  */
 static GuardFrame current_frame = {.task = GUARD_NOTHING};
 
@@ -122,9 +130,9 @@ docsync_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * Says that the statement run next is part of a task.  One of somebody's
- * triggers may begin another meanwhile, hence the frame, which the caller hands
- * back, even if there is an error.
+ * Says that the next statement flagged STATEMENT_OF_TASK is a task's.  Others'
+ * code may begin another task meanwhile, hence the frame, which the caller hands
+ * back when the statement is done, even if there is an error.
  */
 GuardFrame
 docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
@@ -132,7 +140,7 @@ docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
 	GuardFrame	outer = current_frame;
 
 	current_frame.task = task;
-	current_frame.depth = DatumGetInt32(pg_trigger_depth(NULL)) + 1;
+	current_frame.snapshot = NULL;
 	current_frame.may_replace = may_replace;
 	current_frame.arg = arg;
 	current_frame.has_replaced = false;
@@ -145,6 +153,16 @@ void
 docsync_guard_leave(const GuardFrame *outer)
 {
 	current_frame = *outer;
+}
+
+/*
+ * Says that the task's statement, which has been planned and started, runs from
+ * now on, with the active snapshot.
+ */
+void
+docsync_guard_begin_statement(void)
+{
+	current_frame.snapshot = GetActiveSnapshot();
 }
 
 /*
@@ -180,11 +198,14 @@ note_written(Relation rel, HeapTuple new)
 	return new;
 }
 
+/*
+ * Is the row that the trigger is fired for the task's?
+ */
 static bool
 is_part_of(GuardTask task)
 {
 	return current_frame.task == task &&
-		current_frame.depth == DatumGetInt32(pg_trigger_depth(NULL));
+		current_frame.snapshot == GetActiveSnapshot();
 }
 
 static HeapTuple
@@ -203,6 +224,7 @@ guard_insert(Relation rel, HeapTuple new)
 
 	if (no_stamp && no_fence)
 	{
+		check_body(rel, NULL, new);
 		if (!is_part_of(GUARD_UPLOAD))
 			return restamp(rel, new, RESTAMP_ONLY, 0);
 
@@ -294,6 +316,8 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 			return NULL;
 		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
 	}
+
+	check_body(rel, old, new);
 
 	/*
 	 * A version that somebody has set is the server's, too, unless he says
@@ -392,9 +416,18 @@ restamp(Relation rel, HeapTuple new, RestampEdit edit, int64 server_version)
 	if (collection == NULL)
 		return new;
 
-	if (!docsync_stamp_is_reserved(collection))
+	/* What was reserved is for the upload's own rows. */
+	if (is_part_of(GUARD_UPLOAD))
+	{
+		if (!docsync_stamp_is_reserved(collection))
+			docsync_history_notice();
+		docsync_stamp_take_reserved(collection, &last_update_utc, &fence);
+	}
+	else
+	{
 		docsync_history_notice();
-	docsync_stamp_take(collection, &last_update_utc, &fence);
+		docsync_stamp_take(collection, &last_update_utc, &fence);
+	}
 
 	values[0] = TimestampTzGetDatum(last_update_utc);
 	values[1] = FullTransactionIdGetDatum(fence);
@@ -479,31 +512,36 @@ check_row(Relation rel, HeapTuple new)
 				 errmsg("the document has no body"),
 				 errhint("Only a deleted document may come without.")));
 
-	/* The owner may be restoring a dump from where more was allowed. */
-	if (!is_part_of(GUARD_UPLOAD) &&
-		!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
-		check_size(rel, new);
 }
 
+/*
+ * Holds the body of a row written by plain SQL to the limits for uploads, which
+ * have been looked at already.  One that was there before, or that is restored,
+ * comes from where more was allowed.
+ */
 static void
-check_size(Relation rel, HeapTuple new)
+check_body(Relation rel, HeapTuple old, HeapTuple new)
 {
+	RefusePlace place = {.key = "body",.offset = -1};
 	bool		isnull;
 	Datum		body = get_attr(rel, new, DOCUMENT_BODY, &isnull);
 	JsonbValue	value;
-	int64		size;
+	BodyFault	fault;
 
-	if (isnull)
+	if (isnull || is_part_of(GUARD_UPLOAD))
 		return;
+	if (old != NULL)
+	{
+		Datum		was = get_attr(rel, old, DOCUMENT_BODY, &isnull);
+
+		if (!isnull && datumIsEqual(was, body, false, -1))
+			return;
+	}
 
 	JsonbToJsonbValue(DatumGetJsonbP(body), &value);
-	size = docsync_batch_measure(&value);
-	if (size > docsync_max_document_size)
-		ereport(ERROR,
-				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-				 errmsg("the document's body is too large"),
-				 errdetail("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
-						   size, docsync_max_document_size)));
+	fault = docsync_body_check(&value);
+	if (fault != BODY_FINE)
+		docsync_refuse_raise(docsync_body_describe(&place, fault));
 }
 
 static void

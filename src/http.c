@@ -62,8 +62,8 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
 Datum
 docsync_sync(PG_FUNCTION_ARGS)
 {
-	Jsonb	   *documents;
-	JsonbValue	value;
+	text	   *documents;
+	JsonReader	reader;
 	Request		request = {
 		.client_id = docsync_request_get_text(fcinfo, 0),
 		.cursor = docsync_request_get_text(fcinfo, 2),
@@ -74,8 +74,7 @@ docsync_sync(PG_FUNCTION_ARGS)
 		.state = docsync_request_get_text(fcinfo, 7),
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 8, true),
 		.not_atomic = !docsync_request_get_bool(fcinfo, 9, true),
-		.may_write = true,
-		.documents = &value
+		.may_write = true
 	};
 
 	if (PG_ARGISNULL(1))
@@ -84,9 +83,11 @@ docsync_sync(PG_FUNCTION_ARGS)
 				 errmsg("documents is null"),
 				 errhint("Send an array of documents, or leave it out.")));
 
-	documents = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-												   CStringGetDatum(TextDatumGetCString(PG_GETARG_DATUM(1)))));
-	JsonbToJsonbValue(documents, &value);
+	documents = PG_GETARG_TEXT_PP(1);
+	docsync_reader_begin(&reader, VARDATA_ANY(documents),
+						 VARSIZE_ANY_EXHDR(documents), true);
+	request.documents = docsync_batch_read(&reader);
+	docsync_reader_end(&reader);
 
 	docsync_request_resolve(&request);
 	return synchronize(&request);
@@ -126,7 +127,7 @@ docsync_pull(PG_FUNCTION_ARGS)
 }
 
 /*
- * docsync_docs_sync(jsonb) RETURNS json
+ * docsync_docs_sync(bytea) RETURNS json
  *
  * docsync_sync() with its arguments as the keys of one object, the request's
  * body.  For a proxy to call: PostgREST, when it makes arguments of a body
@@ -145,13 +146,13 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 		.may_write = true
 	};
 
-	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), &request, keys);
+	docsync_request_read(fcinfo, &request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
 }
 
 /*
- * docsync_docs(jsonb) RETURNS json
+ * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
  * {"clientId", "documents", "collection", "atomic"}.  A proxy may put the
@@ -162,21 +163,13 @@ Datum
 docsync_docs(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
-		"clientId", "documents", "collection", "atomic", NULL
+		"documents", "clientId", "collection", "atomic", NULL
 	};
-	Jsonb	   *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0);
 	Request		request = {0};
-	JsonbValue	value;
 	text	   *from_url;
 	StringInfoData buf;
 
-	if (body != NULL && JB_ROOT_IS_ARRAY(body) && !JB_ROOT_IS_SCALAR(body))
-	{
-		JsonbToJsonbValue(body, &value);
-		request.documents = &value;
-	}
-	else
-		docsync_request_parse_body(body, &request, keys);
+	docsync_request_read(fcinfo, &request, keys);
 	if (request.documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -124,9 +124,13 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 	/* An earlier or later one in the batch lost against it. */
 	if (group->modified || has_loser(upload, group))
 	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(upload->scratch);
+
 		if (written->stored == NULL)
-			stored.body = JsonbPGetDatum(docsync_batch_body(sent));
+			stored.body = JsonbPGetDatum(docsync_body_make(sent));
+		MemoryContextSwitchTo(oldcontext);
 		set_winner(upload, group, &stored);
+		MemoryContextReset(upload->scratch);
 	}
 }
 
@@ -209,8 +213,7 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 			held.last_update_utc = DT_NOEND;
 			held.same_client = true;
 			held.deleted = sent->deleted;
-			/* There is another to compare it with? */
-			held.body = i + 1 < group->sent->count ? docsync_batch_body(sent) : NULL;
+			held.sent = sent;
 		}
 	}
 

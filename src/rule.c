@@ -24,33 +24,19 @@
 #include "docsync.h"
 
 static bool
-same_body(Jsonb *held, const SentDocument *sent)
+same_body(const RuleHeld *held, const SentDocument *sent)
 {
-	JsonbContainer *container;
-	int			len;
+	Jsonb	   *body;
+	bool		same;
 
-	if (held == NULL || !sent->has_body)
-		return held == NULL && !sent->has_body;
+	if (held->sent == NULL)
+		return docsync_body_is_same(sent, held->body);
 
-	if (sent->body.type == jbvBinary)
-	{
-		container = sent->body.val.binary.data;
-		len = sent->body.val.binary.len;
-	}
-	else
-	{
-		Jsonb	   *body = docsync_batch_body(sent);
-
-		container = &body->root;
-		len = VARSIZE(body) - VARHDRSZ;
-	}
-
-	/* Unchanged bytes are the common case; numbers may differ in scale. */
-	if (len == (int) VARSIZE(held) - VARHDRSZ &&
-		memcmp(&held->root, container, len) == 0)
-		return true;
-
-	return compareJsonbContainers(&held->root, container) == 0;
+	body = docsync_body_make(held->sent);
+	same = docsync_body_is_same(sent, body);
+	if (body != NULL)
+		pfree(body);
+	return same;
 }
 
 /*
@@ -60,7 +46,7 @@ bool
 docsync_rule_is_same(const RuleHeld *held, const SentDocument *sent)
 {
 	return held->exists && held->client_version == sent->client_version &&
-		held->deleted == sent->deleted && same_body(held->body, sent);
+		held->deleted == sent->deleted && same_body(held, sent);
 }
 
 static bool

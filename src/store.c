@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  The table: query texts, kept plans, rows to structs.
+ *	  The table: query texts, kept plans (some pinned, see pin.c), rows to
+ *	  structs.
  *
  * What concerns documents is done as the caller, so that privileges and
  * row-level security on docsync.document apply; the plan cache makes another
@@ -21,14 +22,13 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "jit/jit.h"
 #include "miscadmin.h"
-#include "optimizer/cost.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -144,20 +144,20 @@ static StoreStatement statements[] = {
 	 */
 	[STATEMENT_WRITE] = {
 		WRITE(FROM_ARRAYS) REPLACE WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_WRITE_ONE] = {
 		WRITE(FROM_VALUES) REPLACE WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_CREATE] = {
 		WRITE(FROM_ARRAYS) WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_OF_TASK, NULL
 	},
 
 	[STATEMENT_CREATE_ONE] = {
 		WRITE(FROM_VALUES) " ON CONFLICT (collection, id) DO NOTHING" WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 
 	[STATEMENT_BURY] = {
@@ -190,10 +190,10 @@ typedef struct WrittenReceiver
 
 static uint64 run_as(const StoreStatement *statement, SPIPlanPtr plan,
 					 const SPIExecuteOptions *options);
-static uint64 run(const StoreStatement *statement, SPIPlanPtr plan,
-				  const SPIExecuteOptions *options);
-static int	run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options);
+static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(StoreStatement *statement);
+static void begin_statement(DestReceiver *self, int operation,
+							TupleDesc typeinfo);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
@@ -329,7 +329,7 @@ docsync_store_write(text *collection, text *client_id,
 																 sent->id_len));
 		columns[1][i] = Int64GetDatum(sent->client_version);
 		columns[2][i] = BoolGetDatum(sent->deleted);
-		columns[3][i] = JsonbPGetDatum(docsync_batch_body(sent));
+		columns[3][i] = JsonbPGetDatum(docsync_body_make(sent));
 		no_body[i] = !sent->has_body;
 	}
 
@@ -437,6 +437,8 @@ docsync_store_execute(StoreStatement *statement, const Datum *args,
 
 	receiver.pub = *None_Receiver;
 	receiver.pub.receiveSlot = receive_row;
+	if (statement->flags & STATEMENT_OF_TASK)
+		receiver.pub.rStartup = begin_statement;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -475,70 +477,28 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 		SetUserIdAndSecContext(user, context);
 	}
 	else
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 
 	return rows;
 }
 
 /*
- * A pinned plan walks an index in order and can stop early, whatever the
- * planner's statistics say: with stale ones it would fetch and sort all that
- * comes after a stamp.  JIT is off since such a plan is costed as if it ran
- * to the end, and compiling would take longer than all it does.
+ * Runs a plan, and returns the number of rows.
  */
 static uint64
-run(const StoreStatement *statement, SPIPlanPtr plan,
-	const SPIExecuteOptions *options)
+run(SPIPlanPtr plan, const SPIExecuteOptions *options)
 {
-	int			result;
+	int			result = SPI_execute_plan_extended(plan, options);
 
-	if (statement->flags & STATEMENT_PINNED)
-		result = run_pinned(plan, options);
-	else
-		result = SPI_execute_plan_extended(plan, options);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(result));
 
 	return SPI_processed;
-}
-
-/*
- * Runs a plan with the planner's settings as a pinned plan needs them, should
- * it have to be made anew.  They are set behind the back of guc.c, which would
- * take longer than looking up a document.
- */
-static int
-run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options)
-{
-	bool		indexscan = enable_indexscan;
-	bool		seqscan = enable_seqscan;
-	bool		bitmapscan = enable_bitmapscan;
-	bool		sort = enable_sort;
-	bool		jit = jit_enabled;
-	int			result;
-
-	enable_indexscan = true;
-	enable_seqscan = enable_bitmapscan = enable_sort = jit_enabled = false;
-	PG_TRY();
-	{
-		result = SPI_execute_plan_extended(plan, options);
-	}
-	PG_FINALLY();
-	{
-		enable_indexscan = indexscan;
-		enable_seqscan = seqscan;
-		enable_bitmapscan = bitmapscan;
-		enable_sort = sort;
-		jit_enabled = jit;
-	}
-	PG_END_TRY();
-
-	return result;
 }
 
 static SPIPlanPtr
@@ -558,9 +518,25 @@ get_plan(StoreStatement *statement)
 
 		SPI_keepplan(plan);
 		statement->plan = plan;
+		if (statement->flags & STATEMENT_PINNED)
+		{
+			CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+			docsync_pin_add(source->query_string);
+		}
 	}
 
 	return statement->plan;
+}
+
+/*
+ * The executor begins to run the statement.  Whatever was run to plan it has
+ * ended.
+ */
+static void
+begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+	docsync_guard_begin_statement();
 }
 
 static bool

@@ -4,7 +4,7 @@
  *	  Upload: a batch of documents, applied wholly or not at all, or, if the
  *	  caller wants it so, each that can be.
  *
- * 1. parse the batch, and refuse what is bad (batch.c);
+ * 1. read the batch, and refuse what is bad (document.c);
  * 2. group the documents by id and look up what is stored; if none of a few
  *	  is, take all for new, and look them up only if that was wrong;
  * 3. apply the rule (rule.c); what changes nothing is done with: no
@@ -36,8 +36,9 @@
 
 PG_FUNCTION_INFO_V1(docsync_upsert);
 
-/* Documents written by one statement: few enough to stay in memory. */
+/* Documents written by one statement, and bytes: few enough to stay in memory. */
 #define WRITE_DOCUMENTS		500
+#define WRITE_SIZE			(4 * 1024 * 1024)
 
 /* From so many new documents on INSERT alone is tried. */
 #define CREATE_DOCUMENTS	50
@@ -75,15 +76,20 @@ Datum
 docsync_upsert(PG_FUNCTION_ARGS)
 {
 	Upload	   *upload;
-	JsonbValue	documents;
+	Batch	   *batch = NULL;
+	bool		atomic = docsync_request_get_bool(fcinfo, 3, true);
 
 	if (!PG_ARGISNULL(1))
+	{
+		JsonbValue	documents;
+
 		JsonbToJsonbValue(PG_GETARG_JSONB_P(1), &documents);
+		batch = docsync_batch_parse(&documents, atomic);
+	}
 
 	upload = docsync_upsert_apply(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 								  PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
-								  PG_ARGISNULL(1) ? NULL : &documents,
-								  docsync_request_get_bool(fcinfo, 3, true));
+								  batch, atomic);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	put_rows(upload, (ReturnSetInfo *) fcinfo->resultinfo);
@@ -95,15 +101,15 @@ docsync_upsert(PG_FUNCTION_ARGS)
  * Applies an upload.  Arguments are NULL where SQL's are.
  */
 Upload *
-docsync_upsert_apply(text *client_id, text *collection,
-					 const JsonbValue *documents, bool atomic)
+docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
+					 bool atomic)
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
 	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
-	if (documents == NULL)
+	if (batch == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("documents is null"),
@@ -116,7 +122,9 @@ docsync_upsert_apply(text *client_id, text *collection,
 
 	upload->client_id = client_id;
 	upload->collection = collection;
-	upload->batch = docsync_batch_parse(documents, atomic);
+	upload->batch = batch;
+	if (atomic)
+		docsync_batch_make_atomic(batch);
 
 	if (upload->batch->ngroups > 0)
 	{
@@ -429,16 +437,20 @@ upload_statements(Upload *upload, UploadGroup **groups, int count,
 	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
 	Division   *division = &upload->division;
 
-	for (int i = 0; i < count; i += WRITE_DOCUMENTS)
+	int			some;
+
+	for (int i = 0; i < count; i += some)
 	{
-		int			some = Min(WRITE_DOCUMENTS, count - i);
+		int64		size = 0;
 
 		CHECK_FOR_INTERRUPTS();
 
-		for (int j = 0; j < some; j++)
+		for (some = 0; some < WRITE_DOCUMENTS && i + some < count &&
+			 size < WRITE_SIZE; some++)
 		{
-			writes[j] = groups[i + j]->write;
-			groups[i + j]->again = false;
+			writes[some] = groups[i + some]->write;
+			groups[i + some]->again = false;
+			size += writes[some]->json_len;
 		}
 		division->begun = division->passed = groups[i] - upload->groups;
 		division->end = groups[i + some - 1] - upload->groups + 1;
