@@ -233,7 +233,9 @@ typedef struct JsonReader
 	const char *string;			/* the string read last */
 	int			string_len;
 	const char *invalid;		/* the next byte that isn't UTF-8; NULL: none */
-	const char *body;			/* begins here; NULL: it isn't in one */
+	bool		is_at_colon;	/* behind a key */
+	bool		is_body;		/* what is being read, */
+	const char *body;			/* which begins here; NULL: not seen yet */
 	bool		has_offsets;	/* what is read lies as it was sent */
 	RefusePlace place;			/* of what is being read, set by who reads */
 	bool		is_bad;			/* the value being read is refused */
@@ -621,7 +623,8 @@ typedef struct Horizon
 	TimestampTz others;			/* than the client asked for */
 } Horizon;
 
-extern Horizon docsync_purge_find_horizon(const text *collection,
+extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
+										  const text *collection,
 										  const text *client_id);
 
 /*
@@ -794,6 +797,7 @@ typedef struct Download
 
 	/* Under which snapshot */
 	History    *history;
+	bool		has_horizon;	/* else it hasn't been asked for */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
 	SettleScan	settle;
@@ -810,6 +814,7 @@ extern void docsync_query_check(const Download *download);
 extern void docsync_query_begin(Download *download, StoreUse use);
 extern void docsync_query_run(Download *download);
 extern void docsync_query_end(void);
+extern const Horizon *docsync_query_horizon(Download *download);
 extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*

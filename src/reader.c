@@ -39,6 +39,7 @@
 
 static const char *skip_value(JsonReader *reader);
 static void pass_key(JsonReader *reader, bool in_object);
+static void pass_colon(JsonReader *reader);
 static bool get_bit(const uint64 * bits, int place);
 static void set_bit(uint64 * bits, int place, bool value);
 static uint64 * grow_bits(const uint64 * bits, uint64 * allocated, int room);
@@ -99,11 +100,17 @@ docsync_reader_end(JsonReader *reader)
 }
 
 /*
- * The type of the value that begins here.
+ * The type of the value that comes next.
  */
 JsonTokenType
 docsync_reader_type(JsonReader *reader)
 {
+	if (reader->is_at_colon)
+	{
+		reader->is_at_colon = false;
+		next_token(reader);
+	}
+
 	switch (reader->lex->token_type)
 	{
 		case JSON_TOKEN_STRING:
@@ -167,7 +174,7 @@ docsync_reader_go_on(JsonReader *reader, bool in_object)
 /*
  * Reads a key and says which of the names it is, by its place.  Of any other
  * it returns -1, and the key as a message quotes it, or NULL if it has been
- * refused.  What is read next is its value, and refused as such.
+ * refused.  Its value, which comes next, is refused as the key's.
  */
 int
 docsync_reader_key(JsonReader *reader, const char *const *names, int count,
@@ -187,7 +194,8 @@ docsync_reader_key(JsonReader *reader, const char *const *names, int count,
 
 	reader->place.key = found < 0 ? NULL : names[found];
 	reader->is_bad = false;
-	pass_key(reader, true);
+	pass_colon(reader);
+	reader->is_at_colon = true;
 	return found;
 }
 
@@ -230,12 +238,15 @@ docsync_reader_value(JsonReader *reader)
 const char *
 docsync_reader_body(JsonReader *reader, int *len)
 {
-	const char *start = reader->lex->token_start;
+	const char *start;
 
-	reader->body = start;
+	/* The value isn't looked at before it is known for a body. */
+	reader->is_body = true;
+	docsync_reader_type(reader);
+	reader->body = start = reader->lex->token_start;
 	*len = skip_value(reader) - start;
 	reader->body = NULL;
-	reader->is_bad = false;
+	reader->is_body = reader->is_bad = false;
 	return start;
 }
 
@@ -300,17 +311,27 @@ skip_value(JsonReader *reader)
 }
 
 /*
- * Passes over a key and its colon, if the value that comes next has one.
+ * To the value of a key; an element has none.
  */
 static void
 pass_key(JsonReader *reader, bool in_object)
 {
-	if (!in_object)
-		return;
+	if (in_object)
+	{
+		pass_colon(reader);
+		next_token(reader);
+	}
+}
+
+/*
+ * From a key to the colon that must follow.
+ */
+static void
+pass_colon(JsonReader *reader)
+{
 	next_token(reader);
 	if (reader->lex->token_type != JSON_TOKEN_COLON)
 		refuse_syntax(reader, JSON_EXPECTED_COLON);
-	next_token(reader);
 }
 
 static bool
@@ -390,8 +411,9 @@ unescape(JsonReader *reader)
 	JsonLexContext *lex = reader->escapes;
 	JsonParseErrorType error;
 
-	check_size(reader);
-	if (reader->body == NULL && reader->string_len > STRING_LEN)
+	if (reader->is_body && reader->string_len > docsync_max_document_size)
+		refuse_limit(reader, BODY_TOO_LARGE);
+	else if (!reader->is_body && reader->string_len > STRING_LEN)
 		refuse(reader, reader->lex->token_start, ERRCODE_INVALID_PARAMETER_VALUE,
 			   "too long", psprintf("It is a string of %d bytes.", reader->string_len),
 			   NULL);

@@ -161,9 +161,10 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 
 	/* Who sees nothing of a collection isn't told that there is one. */
 	appendStringInfoString(&buf, ",\"purgedThrough\":");
-	if (!download.is_behind && !TIMESTAMP_IS_NOBEGIN(download.horizon.all) &&
+	if (!download.is_behind &&
+		!TIMESTAMP_IS_NOBEGIN(docsync_query_horizon(&download)->all) &&
 		(page.looked_at > 0 || docsync_store_sees_any(request.collection)))
-		docsync_json_append_stamp(&buf, download.horizon.all);
+		docsync_json_append_stamp(&buf, docsync_query_horizon(&download)->all);
 	else
 		appendStringInfoString(&buf, "null");
 
