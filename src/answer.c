@@ -84,11 +84,13 @@ docsync_answer_is_had(const char *tag)
 static void
 set_headers(const char *tag)
 {
-	const char *headers = GetConfigOption("response.headers", true, false);
+	const char *headers;
 	StringInfoData buf;
 
-	if (!docsync_answer_is_over_http() || IsInParallelMode() ||
-		(headers != NULL && *headers != '\0'))
+	if (!docsync_answer_is_over_http() || IsInParallelMode())
+		return;
+	headers = GetConfigOption("response.headers", true, false);
+	if (headers != NULL && *headers != '\0')
 		return;
 
 	initStringInfo(&buf);

@@ -4,6 +4,8 @@
 # Strings are read 16 bytes at a time, in a way that differs between
 # processors; so it is all done twice, the second time with what is there for
 # a processor without one.
+#
+# And a session that answers page after page asks the system for memory once.
 
 use strict;
 use warnings;
@@ -12,6 +14,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
+use PostgreSQL::Test::Utils ();
 use Test::More;
 
 # Deeper than the list of levels in the function, and than a small stack
@@ -38,6 +41,7 @@ my $count = store_all();
 compare('16 bytes at a time, as this processor can');
 add_build($node, qw(-U__SSE2__ -U__ARM_NEON));
 compare('16 bytes at a time, in plain C');
+take_pages();
 done_testing();
 
 #-----------------------------------------------------------------------------
@@ -171,6 +175,33 @@ sub compare
 	is("@differ[0 .. ($#differ < 2 ? $#differ : 2)]", '', "$name: each alone, too");
 	$reader->dbh->disconnect;
 	return;
+}
+
+# Pages of 1,000 documents, by either function, in a session of its own
+sub take_pages
+{
+	my $body = '{"text": "' . 'x' x 400 . '"}';
+
+	connect_to($node)->do("INSERT INTO docsync.document (collection, id, client_version, client_id, body)
+		SELECT 'pages', n::text, 1, 'other', '$body' FROM generate_series(1, 1000) AS n");
+	for my $page ("SELECT docsync_pull('me', collection => 'pages')",
+		"SELECT * FROM docsync_query_since('me', collection => 'pages')")
+	{
+		my $reader = connect_to($node);
+		my @faults = map { $reader->dbh->selectall_arrayref($page); faults($reader->pid) } 1 .. 10;
+
+		cmp_ok($faults[9] - $faults[4], '<', 5 * 20, "five pages take no new memory: $page");
+		$reader->dbh->disconnect;
+	}
+	return;
+}
+
+# How many pages of memory a process has been given, the one or other twice
+sub faults
+{
+	my ($pid) = @_;
+
+	return (split ' ', PostgreSQL::Test::Utils::slurp_file("/proc/$pid/stat") =~ s/.*[)] //r)[7];
 }
 
 sub difference
