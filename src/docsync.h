@@ -565,7 +565,7 @@ typedef struct Download
 	TimestampTz since;			/* the position, in this history */
 	bool		is_beginning;	/* of a bare stamp */
 	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;			/* documents looked at */
+	int64		passed;			/* documents, the last one's stamp is "last" */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;
@@ -629,10 +629,9 @@ extern void docsync_request_begin_answer(StringInfo buf);
 extern Datum docsync_request_end_answer(StringInfo buf);
 
 /*
- * reconcile.c: what a client compares
+ * state.c: the sums that a client compares
  */
-extern void docsync_reconcile_append_state(StringInfo buf,
-										   const Download *download,
-										   const char *own);
+extern void docsync_state_append(StringInfo buf, const Download *download,
+								 const char *own);
 
 #endif							/* DOCSYNC_H */
