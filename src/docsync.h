@@ -268,6 +268,9 @@ extern void docsync_stamp_init(void);
 extern void docsync_stamp_expect(int count);
 extern void docsync_stamp_take(const text *collection, TimestampTz *stamp,
 							   FullTransactionId *fence);
+extern void docsync_stamp_take_reserved(const text *collection,
+										TimestampTz *stamp,
+										FullTransactionId *fence);
 extern bool docsync_stamp_is_reserved(const text *collection);
 extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
@@ -426,6 +429,8 @@ typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
 #define STATEMENT_PINNED		0x02	/* its plan must walk an index */
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
+#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (guard.c);
+										 * it has RETURNING */
 
 typedef struct StoreStatement
 {
@@ -483,7 +488,7 @@ typedef enum GuardTask
 typedef struct GuardFrame
 {
 	GuardTask	task;
-	int			depth;			/* of triggers */
+	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
 	ReplaceCallback may_replace;	/* NULL: always */
 	void	   *arg;
 	bool		has_replaced;
@@ -493,6 +498,7 @@ typedef struct GuardFrame
 extern GuardFrame docsync_guard_enter(GuardTask task,
 									  ReplaceCallback may_replace, void *arg);
 extern void docsync_guard_leave(const GuardFrame *outer);
+extern void docsync_guard_begin_statement(void);
 extern const StoredDocument *docsync_guard_replaced(void);
 
 /*

@@ -23,6 +23,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -60,10 +61,16 @@ static void open_store(Relation rel);
 static void check_cascade(Relation rel);
 
 /*
- * At which depth of triggers docsync.document's own is fired by a task: by an
- * upload, for rows to which the rule has been applied already, or by a purge,
- * whose rows may go.  At other depths it is fired by what somebody else's
- * trigger does on the way.
+ * The task that is under way: an upload, to whose rows the rule has been
+ * applied already, or a purge, whose rows may go.
+ *
+ * Only the rows of its own statement are the task's.  While that runs, others'
+ * code may write to docsync.document, too: triggers, but also functions in
+ * policies, constraints, defaults, at the very same depth of triggers.  The
+ * statements that they run have each a snapshot of their own, which is the
+ * active one while their rows come by; so the statement's own snapshot tells.
+ * The address does, as long as the statement runs: it isn't another's before
+ * that has ended.
  */
 static GuardFrame current_frame = {.task = GUARD_NOTHING};
 
@@ -121,9 +128,9 @@ docsync_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * Says that the statement run next is part of a task.  One of somebody's
- * triggers may begin another meanwhile, hence the frame, which the caller hands
- * back, even if there is an error.
+ * Says that the next statement flagged STATEMENT_OF_TASK is a task's.  Others'
+ * code may begin another task meanwhile, hence the frame, which the caller hands
+ * back when the statement is done, even if there is an error.
  */
 GuardFrame
 docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
@@ -131,7 +138,7 @@ docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
 	GuardFrame	outer = current_frame;
 
 	current_frame.task = task;
-	current_frame.depth = DatumGetInt32(pg_trigger_depth(NULL)) + 1;
+	current_frame.snapshot = NULL;
 	current_frame.may_replace = may_replace;
 	current_frame.arg = arg;
 	current_frame.has_replaced = false;
@@ -146,6 +153,16 @@ docsync_guard_leave(const GuardFrame *outer)
 }
 
 /*
+ * Says that the task's statement, which has been planned and started, runs from
+ * now on, with the active snapshot.
+ */
+void
+docsync_guard_begin_statement(void)
+{
+	current_frame.snapshot = GetActiveSnapshot();
+}
+
+/*
  * What the row that an upload has just written replaces; NULL if nothing.
  * The trigger fires for INSERT, then for UPDATE if there is a stored one, and
  * then the row is returned.
@@ -156,11 +173,14 @@ docsync_guard_replaced(void)
 	return current_frame.has_replaced ? &current_frame.replaced : NULL;
 }
 
+/*
+ * Is the row that the trigger is fired for the task's?
+ */
 static bool
 is_part_of(GuardTask task)
 {
 	return current_frame.task == task &&
-		current_frame.depth == DatumGetInt32(pg_trigger_depth(NULL));
+		current_frame.snapshot == GetActiveSnapshot();
 }
 
 static HeapTuple
@@ -367,9 +387,18 @@ restamp(Relation rel, HeapTuple new, RestampEdit edit, int64 server_version)
 	if (collection == NULL)
 		return new;
 
-	if (!docsync_stamp_is_reserved(collection))
+	/* What was reserved is for the upload's own rows. */
+	if (is_part_of(GUARD_UPLOAD))
+	{
+		if (!docsync_stamp_is_reserved(collection))
+			docsync_history_notice();
+		docsync_stamp_take_reserved(collection, &last_update_utc, &fence);
+	}
+	else
+	{
 		docsync_history_notice();
-	docsync_stamp_take(collection, &last_update_utc, &fence);
+		docsync_stamp_take(collection, &last_update_utc, &fence);
+	}
 
 	values[0] = TimestampTzGetDatum(last_update_utc);
 	values[1] = FullTransactionIdGetDatum(fence);

@@ -119,9 +119,9 @@ static StoreStatement lock_tombstone = {
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED, NULL
 };
 
-static StoreStatement remove_tombstone = {
-	"DELETE FROM docsync.document" THE_TOMBSTONE,
-	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED, NULL
+static StoreStatement delete_tombstone = {
+	"DELETE FROM docsync.document" THE_TOMBSTONE " RETURNING 1",
+	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 };
 
 /*
@@ -150,6 +150,7 @@ static TimestampTz parse_keep(Interval *keep);
 static void check_rights(void);
 static bool take_step(Purge *purge);
 static int64 remove_step(Step *step);
+static bool remove_tombstone(text *collection, const Tombstone *tombstone);
 static int	compare_tombstones(const void *a, const void *b);
 static bool find_next_collection(Purge *purge);
 static void collect(Purge *purge, Step *step);
@@ -347,57 +348,72 @@ take_step(Purge *purge)
 static int64
 remove_step(Step *step)
 {
-	GuardFrame	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
-	volatile int64 removed = 0;
+	int64		removed = 0;
+	Tombstone	top = {.last_update_utc = DT_NOBEGIN};
+	TimestampTz others = DT_NOBEGIN;
 
+	qsort(step->tombstones, step->count, sizeof(Tombstone),
+		  compare_tombstones);
+	for (int i = 0; i < step->count; i++)
+	{
+		Tombstone  *tombstone = &step->tombstones[i];
+
+		CHECK_FOR_INTERRUPTS();
+
+		if (!remove_tombstone(step->purge->collection, tombstone))
+		{
+			tombstone->last_update_utc = DT_NOBEGIN;	/* it stays */
+			continue;
+		}
+		removed++;
+		if (tombstone->last_update_utc > top.last_update_utc)
+			top = *tombstone;
+	}
+	for (int i = 0; i < step->count; i++)
+	{
+		const Tombstone *tombstone = &step->tombstones[i];
+
+		if (top.client_id != NULL &&
+			!docsync_batch_same_text(tombstone->client_id, top.client_id))
+			others = Max(others, tombstone->last_update_utc);
+	}
+
+	if (removed > 0)
+	{
+		Datum		args[] = {
+			PointerGetDatum(step->purge->collection),
+			TimestampTzGetDatum(top.last_update_utc),
+			PointerGetDatum(top.client_id),
+			TimestampTzGetDatum(others)
+		};
+
+		docsync_store_execute(&raise_horizon, args, NULL, NULL);
+	}
+
+	return removed;
+}
+
+/*
+ * Removes a tombstone; false if somebody has locked it, or written over it.
+ */
+static bool
+remove_tombstone(text *collection, const Tombstone *tombstone)
+{
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		PointerGetDatum(tombstone->id),
+		TimestampTzGetDatum(tombstone->last_update_utc)
+	};
+	GuardFrame	frame;
+	volatile bool removed = false;
+
+	if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0)
+		return false;
+
+	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
 	PG_TRY();
 	{
-		Tombstone	top = {.last_update_utc = DT_NOBEGIN};
-		TimestampTz others = DT_NOBEGIN;
-
-		qsort(step->tombstones, step->count, sizeof(Tombstone),
-			  compare_tombstones);
-		for (int i = 0; i < step->count; i++)
-		{
-			Tombstone  *tombstone = &step->tombstones[i];
-			Datum		args[] = {
-				PointerGetDatum(step->purge->collection),
-				PointerGetDatum(tombstone->id),
-				TimestampTzGetDatum(tombstone->last_update_utc)
-			};
-
-			CHECK_FOR_INTERRUPTS();
-
-			if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0 ||
-				docsync_store_execute(&remove_tombstone, args, NULL, NULL) == 0)
-			{
-				tombstone->last_update_utc = DT_NOBEGIN;	/* it stays */
-				continue;
-			}
-			removed++;
-			if (tombstone->last_update_utc > top.last_update_utc)
-				top = *tombstone;
-		}
-		for (int i = 0; i < step->count; i++)
-		{
-			const Tombstone *tombstone = &step->tombstones[i];
-
-			if (top.client_id != NULL &&
-				!docsync_batch_same_text(tombstone->client_id, top.client_id))
-				others = Max(others, tombstone->last_update_utc);
-		}
-
-		if (removed > 0)
-		{
-			Datum		args[] = {
-				PointerGetDatum(step->purge->collection),
-				TimestampTzGetDatum(top.last_update_utc),
-				PointerGetDatum(top.client_id),
-				TimestampTzGetDatum(others)
-			};
-
-			docsync_store_execute(&raise_horizon, args, NULL, NULL);
-		}
+		removed = docsync_store_execute(&delete_tombstone, args, NULL, NULL) > 0;
 	}
 	PG_FINALLY();
 	{

@@ -38,8 +38,8 @@
 #include "docsync.h"
 
 /*
- * A transaction that writes to more collections than this marks them all at
- * once, lest it exhaust the lock table.
+ * A transaction that holds more marks than this marks all collections at once,
+ * lest it exhaust the lock table.
  */
 #define MARKS_MAX			64
 
@@ -57,9 +57,16 @@ static Reservation reservation;
 /* Documents the caller is about to write to one collection; 0: not known */
 static int	expected = 0;
 
-/* Marks taken in this transaction, and maybe lost with a subtransaction */
+/*
+ * Marks that are held, and for each the subtransaction in which it was taken.
+ * Later ones have higher ids, and so have those of a subtransaction's own
+ * subtransactions: when it rolls back, what goes is at the end.
+ */
 static int	marks = 0;
+static SubTransactionId marked_in[MARKS_MAX + 1];	/* and that of all */
 
+static TimestampTz issue(const text *collection, int count,
+						 FullTransactionId *fence);
 static int	format_minute(TimestampTz stamp, char *buf);
 static void mark(TransactionId xid, uint32 collection_hash);
 static void mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
@@ -90,7 +97,8 @@ docsync_stamp_expect(int count)
 }
 
 /*
- * Gives the stamp and the fence for a document about to be written.
+ * Gives a stamp and its fence for a document about to be written, whoever's it
+ * is.
  *
  * Locks: the mark, until the end of the transaction.
  */
@@ -98,27 +106,23 @@ void
 docsync_stamp_take(const text *collection, TimestampTz *stamp,
 				   FullTransactionId *fence)
 {
-	int			len = VARSIZE_ANY_EXHDR(collection);
+	*stamp = issue(collection, 1, fence);
+}
 
+/*
+ * The same for one of those that docsync_stamp_expect() was told of.
+ */
+void
+docsync_stamp_take_reserved(const text *collection, TimestampTz *stamp,
+							FullTransactionId *fence)
+{
 	if (!docsync_stamp_is_reserved(collection))
 	{
+		int			len = VARSIZE_ANY_EXHDR(collection);
 		int			count = Max(expected, 1);
-		TransactionId xid = GetTopTransactionId();
 
 		docsync_stamp_forget();
-		docsync_batch_check_name(collection, "collection",
-								 DOCSYNC_COLLECTION_LEN);
-
-		/*
-		 * What was stamped before by others is in the clock.  After the mark
-		 * nobody who looks can take us for a transaction that has no stamps
-		 * here, so it comes before the stamps.  It goes with our transaction:
-		 * locks are released after the transaction has left the running set.
-		 * Without it: spec mark-before-stamp.
-		 */
-		mark(xid, docsync_stamp_hash(collection));
-
-		reservation.next = docsync_clock_tick(count, &reservation.fence);
+		reservation.next = issue(collection, count, &reservation.fence);
 		reservation.collection_len = len;
 		memcpy(reservation.collection, VARDATA_ANY(collection), len);
 		reservation.count = count;
@@ -253,6 +257,29 @@ format_minute(TimestampTz stamp, char *buf)
 	return p - buf;
 }
 
+/*
+ * Issues count consecutive stamps of a collection, and returns the first.
+ */
+static TimestampTz
+issue(const text *collection, int count, FullTransactionId *fence)
+{
+	TransactionId xid = GetTopTransactionId();
+
+	docsync_batch_check_name(collection, "collection",
+							 DOCSYNC_COLLECTION_LEN);
+
+	/*
+	 * What was stamped before by others is in the clock.  After the mark
+	 * nobody who looks can take us for a transaction that has no stamps here,
+	 * so it comes before the stamps.  It goes with our transaction: locks are
+	 * released after the transaction has left the running set.  Without it:
+	 * spec mark-before-stamp.
+	 */
+	mark(xid, docsync_stamp_hash(collection));
+
+	return docsync_clock_tick(count, fence);
+}
+
 static void
 mark(TransactionId xid, uint32 collection_hash)
 {
@@ -270,7 +297,10 @@ mark(TransactionId xid, uint32 collection_hash)
 	 */
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
-		marks++;
+	{
+		Assert(marks < lengthof(marked_in));
+		marked_in[marks++] = GetCurrentSubTransactionId();
+	}
 	CurrentResourceOwner = owner;
 }
 
@@ -320,10 +350,11 @@ static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
-	/*
-	 * The mark may have been taken in the subtransaction, and be gone.  The
-	 * count of marks stays: too high a one only means fewer of them.
-	 */
+	/* The mark may have been taken in the subtransaction, and be gone. */
 	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
 		docsync_stamp_forget();
+		while (marks > 0 && marked_in[marks - 1] >= my_subid)
+			marks--;
+	}
 }

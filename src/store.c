@@ -151,20 +151,20 @@ static StoreStatement statements[] = {
 	 */
 	[STATEMENT_WRITE] = {
 		WRITE(FROM_ARRAYS) WINS WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_WRITE_ONE] = {
 		WRITE(FROM_VALUES) WINS WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_CREATE] = {
 		WRITE(FROM_ARRAYS) WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_OF_TASK, NULL
 	},
 
 	[STATEMENT_CREATE_ONE] = {
 		WRITE(FROM_VALUES) " ON CONFLICT (collection, id) DO NOTHING" WRITTEN,
-		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, 0, NULL
+		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 
 	[STATEMENT_BURY] = {
@@ -201,6 +201,8 @@ static uint64 run(const StoreStatement *statement, SPIPlanPtr plan,
 				  const SPIExecuteOptions *options);
 static int	run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(StoreStatement *statement);
+static void begin_statement(DestReceiver *self, int operation,
+							TupleDesc typeinfo);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
@@ -446,6 +448,8 @@ docsync_store_execute(StoreStatement *statement, const Datum *args,
 
 	receiver.pub = *None_Receiver;
 	receiver.pub.receiveSlot = receive_row;
+	if (statement->flags & STATEMENT_OF_TASK)
+		receiver.pub.rStartup = begin_statement;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -570,6 +574,16 @@ get_plan(StoreStatement *statement)
 	}
 
 	return statement->plan;
+}
+
+/*
+ * The executor begins to run the statement.  Whatever was run to plan it has
+ * ended.
+ */
+static void
+begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+	docsync_guard_begin_statement();
 }
 
 static bool
