@@ -804,7 +804,7 @@ typedef struct Download
 	TimestampTz since;			/* the position, in this history */
 	bool		is_beginning;	/* of a bare stamp */
 	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;			/* documents looked at */
+	int64		passed;			/* documents, the last one's stamp is "last" */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;
@@ -883,10 +883,9 @@ extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
 extern bool docsync_answer_is_had(const char *tag);
 
 /*
- * reconcile.c: what a client compares
+ * state.c: the sums that a client compares
  */
-extern void docsync_reconcile_append_state(StringInfo buf,
-										   const Download *download,
-										   const char *own);
+extern void docsync_state_append(StringInfo buf, const Download *download,
+								 const char *own);
 
 #endif							/* DOCSYNC_H */

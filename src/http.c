@@ -306,8 +306,7 @@ synchronize(Request *request)
 	if (request->state != NULL && !download.more && !download.is_behind)
 	{
 		appendStringInfoString(&buf, ",\"state\":");
-		docsync_reconcile_append_state(&buf, &download,
-									   text_to_cstring(request->state));
+		docsync_state_append(&buf, &download, text_to_cstring(request->state));
 	}
 	docsync_query_end();
 

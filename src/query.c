@@ -596,7 +596,7 @@ on_stored(const StoredDocument *stored, void *arg)
 		return false;
 	}
 
-	if (!download->by_cursor && download->passed++ == 0)
+	if (download->passed++ == 0 && !download->by_cursor)
 		judge_first(download, stored);
 
 	if ((is_later || !download->by_cursor) && is_wanted(download, stored) &&
