@@ -522,6 +522,12 @@ typedef struct SettleScan
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
 	FullTransactionId known;	/* fences up to here are settled */
+
+	/* As found once, after that; not before it is needed */
+	bool		has_running;
+	FullTransactionId *running; /* top-level ids, from the snapshot's xmax on */
+	int			nrunning;
+	FullTransactionId unended;	/* from here on none had ended */
 } SettleScan;
 
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
