@@ -311,7 +311,7 @@ extern BodyFault docsync_body_check_number(const JsonbValue *value);
 extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
-extern bool docsync_body_is_same(const SentDocument *sent, Jsonb *other);
+extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
 
 /*
  * batch.c: the documents of an upload
@@ -374,7 +374,8 @@ typedef struct RuleHeld
 	TimestampTz last_update_utc;	/* DT_NOEND: not known yet */
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
-	Jsonb	   *body;			/* NULL: none, or it is that of */
+	bool		has_body;
+	Datum		body;			/* jsonb, maybe toasted, unless it is that of */
 	const SentDocument *sent;	/* a document of the same batch; NULL: not */
 } RuleHeld;
 
