@@ -244,12 +244,15 @@ typedef struct JsonReader
 
 extern void docsync_reader_begin(JsonReader *reader, const char *json,
 								 int len, bool is_text);
+extern void docsync_reader_free(JsonReader *reader);
 extern void docsync_reader_end(JsonReader *reader);
 extern JsonTokenType docsync_reader_type(JsonReader *reader);
 extern bool docsync_reader_enter(JsonReader *reader);
 extern bool docsync_reader_go_on(JsonReader *reader, bool in_object);
 extern int	docsync_reader_key(JsonReader *reader, const char *const *names,
 							   int count, const char **unknown);
+extern void docsync_reader_pass_key(JsonReader *reader);
+extern void docsync_reader_pass(JsonReader *reader);
 extern SentValue docsync_reader_value(JsonReader *reader);
 extern const char *docsync_reader_body(JsonReader *reader, int *len);
 
@@ -312,6 +315,12 @@ extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
 extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
+
+/*
+ * compare.c: JSON as it was sent, and jsonb
+ */
+extern bool docsync_compare_is_same(const char *json, int len,
+									const Jsonb *jsonb);
 
 /*
  * batch.c: the documents of an upload
