@@ -17,6 +17,7 @@ PG_MODULE_MAGIC;
 
 int			docsync_max_batch;
 int			docsync_max_document_size;
+int			docsync_max_depth;
 int			docsync_max_version_lead;
 int			docsync_max_page_size;
 
@@ -39,10 +40,18 @@ _PG_init(void)
 
 	DefineCustomIntVariable("docsync.max_document_size",
 							"Sets the largest body a document may have.",
-							"Measured as jsonb, long numbers with their digits.",
+							"In bytes of JSON, as it is sent.",
 							&docsync_max_document_size,
-							1024 * 1024, 1, INT_MAX,
+							1024 * 1024, 1, DOCSYNC_DOCUMENT_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_depth",
+							"Sets how deep arrays and objects may be nested in a body.",
+							NULL,
+							&docsync_max_depth,
+							100, 0, DOCSYNC_DEPTH_MAX,
+							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("docsync.max_version_lead",
@@ -66,17 +75,19 @@ _PG_init(void)
 	docsync_schema_init();
 	docsync_stamp_init();
 	docsync_history_init();
+	docsync_pin_init();
 	keep_memory();
 }
 
 /*
- * Has the session keep some memory that it has freed.
+ * Has the session keep some of the memory that it frees.
  *
  * glibc's free() gives the end of the heap back to the system if that is more
- * than twice the largest chunk it has unmapped: 256 kB in the beginning.  A page
- * of documents takes more.  All of it would be given back after each page and
- * asked for again by the next, zeroed, at a fault a 4 kB: half the time of the
- * page.  So here is a larger chunk.  Elsewhere this does nothing.
+ * than twice the largest chunk that has been unmapped, in the beginning 256 kB.
+ * An answer takes three times its size.  So all memory of a page would be given
+ * back after it, and asked for anew by the next one, with a fault and a zeroed
+ * page for every 4 kB: a third to half of the page's time.  Here is a chunk that
+ * is large enough.  Where there is no glibc this does nothing.
  */
 static void
 keep_memory(void)

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  The table: query texts, kept plans, rows to structs.
+ *	  The table: query texts, kept plans (some pinned, see pin.c), rows to
+ *	  structs.
  *
  * What concerns documents is done as the caller, so that privileges and
  * row-level security on docsync.document apply; the plan cache makes another
@@ -21,14 +22,13 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "jit/jit.h"
 #include "miscadmin.h"
-#include "optimizer/cost.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -82,22 +82,15 @@ typedef enum Statement
 	"VALUES ($1, $3, $4, $2, $5, $6)"
 
 /*
- * The rule of rule.c, decided here once more because others may have written
- * since we looked.  A row for which it is false isn't returned.
+ * Whether ours wins is for the guard to ask, which has the stored row locked and
+ * past the policies.
  */
-#define WINS \
+#define REPLACE \
 	" ON CONFLICT (collection, id) DO UPDATE" \
 	"   SET client_version = excluded.client_version," \
 	"       client_id = excluded.client_id," \
 	"       deleted = excluded.deleted," \
-	"       body = excluded.body" \
-	" WHERE d.client_version OPERATOR(pg_catalog.<) excluded.client_version" \
-	"    OR d.client_version OPERATOR(pg_catalog.=) 0" \
-	"   AND excluded.client_version OPERATOR(pg_catalog.=) 0" \
-	"   AND (d.client_id OPERATOR(pg_catalog.<>) excluded.client_id" \
-	"     OR d.deleted OPERATOR(pg_catalog.<>) excluded.deleted" \
-	"     OR (d.body IS NULL) OPERATOR(pg_catalog.<>) (excluded.body IS NULL)" \
-	"     OR d.body OPERATOR(pg_catalog.<>) excluded.body)"
+	"       body = excluded.body"
 
 #define WRITTEN \
 	" RETURNING d.id, d.client_version, d.last_update_utc"
@@ -150,11 +143,11 @@ static StoreStatement statements[] = {
 	 * lock rows in the same order, and never deadlock.
 	 */
 	[STATEMENT_WRITE] = {
-		WRITE(FROM_ARRAYS) WINS WRITTEN,
+		WRITE(FROM_ARRAYS) REPLACE WRITTEN,
 		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_WRITE_ONE] = {
-		WRITE(FROM_VALUES) WINS WRITTEN,
+		WRITE(FROM_VALUES) REPLACE WRITTEN,
 		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_CREATE] = {
@@ -197,9 +190,7 @@ typedef struct WrittenReceiver
 
 static uint64 run_as(const StoreStatement *statement, SPIPlanPtr plan,
 					 const SPIExecuteOptions *options);
-static uint64 run(const StoreStatement *statement, SPIPlanPtr plan,
-				  const SPIExecuteOptions *options);
-static int	run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options);
+static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(StoreStatement *statement);
 static void begin_statement(DestReceiver *self, int operation,
 							TupleDesc typeinfo);
@@ -295,11 +286,9 @@ docsync_store_sees_any(text *collection)
 
 /*
  * Writes documents, at most one for an id and in the order of their ids.  The
- * callback is given those that were written; the others were stored by
- * somebody else meanwhile, and win.
+ * callback is given those that were written.
  *
- * may_replace, unless it is NULL, is asked about each stored document that one of
- * ours is to replace.
+ * may_replace is asked about each stored document that one of ours is to replace.
  *
  * With all_new, none of the documents was stored when we looked.  If one is
  * now, there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document
@@ -340,7 +329,7 @@ docsync_store_write(text *collection, text *client_id,
 																 sent->id_len));
 		columns[1][i] = Int64GetDatum(sent->client_version);
 		columns[2][i] = BoolGetDatum(sent->deleted);
-		columns[3][i] = JsonbPGetDatum(docsync_batch_body(sent));
+		columns[3][i] = JsonbPGetDatum(docsync_body_make(sent));
 		no_body[i] = !sent->has_body;
 	}
 
@@ -488,70 +477,28 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 		SetUserIdAndSecContext(user, context);
 	}
 	else
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 
 	return rows;
 }
 
 /*
- * A pinned plan walks an index in order and can stop early, whatever the
- * planner's statistics say: with stale ones it would fetch and sort all that
- * comes after a stamp.  JIT is off since such a plan is costed as if it ran
- * to the end, and compiling would take longer than all it does.
+ * Runs a plan, and returns the number of rows.
  */
 static uint64
-run(const StoreStatement *statement, SPIPlanPtr plan,
-	const SPIExecuteOptions *options)
+run(SPIPlanPtr plan, const SPIExecuteOptions *options)
 {
-	int			result;
+	int			result = SPI_execute_plan_extended(plan, options);
 
-	if (statement->flags & STATEMENT_PINNED)
-		result = run_pinned(plan, options);
-	else
-		result = SPI_execute_plan_extended(plan, options);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(result));
 
 	return SPI_processed;
-}
-
-/*
- * Runs a plan with the planner's settings as a pinned plan needs them, should
- * it have to be made anew.  They are set behind the back of guc.c, which would
- * take longer than looking up a document.
- */
-static int
-run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options)
-{
-	bool		indexscan = enable_indexscan;
-	bool		seqscan = enable_seqscan;
-	bool		bitmapscan = enable_bitmapscan;
-	bool		sort = enable_sort;
-	bool		jit = jit_enabled;
-	int			result;
-
-	enable_indexscan = true;
-	enable_seqscan = enable_bitmapscan = enable_sort = jit_enabled = false;
-	PG_TRY();
-	{
-		result = SPI_execute_plan_extended(plan, options);
-	}
-	PG_FINALLY();
-	{
-		enable_indexscan = indexscan;
-		enable_seqscan = seqscan;
-		enable_bitmapscan = bitmapscan;
-		enable_sort = sort;
-		jit_enabled = jit;
-	}
-	PG_END_TRY();
-
-	return result;
 }
 
 static SPIPlanPtr
@@ -571,6 +518,12 @@ get_plan(StoreStatement *statement)
 
 		SPI_keepplan(plan);
 		statement->plan = plan;
+		if (statement->flags & STATEMENT_PINNED)
+		{
+			CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+			docsync_pin_add(source->query_string);
+		}
 	}
 
 	return statement->plan;
@@ -633,7 +586,8 @@ receive_written(TupleTableSlot *slot, void *arg)
 		.id = DatumGetTextPP(values[0]),
 		.client_version = DatumGetInt64(values[1]),
 		.last_update_utc = DatumGetTimestampTz(values[2]),
-		.replaced = docsync_guard_replaced()
+		.replaced = docsync_guard_replaced(),
+		.stored = docsync_guard_written()
 	};
 
 	receiver->callback(&written, receiver->arg);
