@@ -385,10 +385,12 @@ static void
 set_type(void)
 {
 	const char *method = GetConfigOption("request.method", true, false);
-	const char *headers = GetConfigOption("response.headers", true, false);
+	const char *headers;
 
-	if (method == NULL || *method == '\0' || IsInParallelMode() ||
-		(headers != NULL && *headers != '\0'))
+	if (method == NULL || *method == '\0' || IsInParallelMode())
+		return;
+	headers = GetConfigOption("response.headers", true, false);
+	if (headers != NULL && *headers != '\0')
 		return;
 
 	set_config_option("response.headers",
@@ -570,19 +572,21 @@ text *
 docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 {
 	text	   *value;
-	const char *method = GetConfigOption("request.method", true, false);
 
 	if (n >= PG_NARGS() || PG_ARGISNULL(n))
 		return NULL;
 
 	value = PG_GETARG_TEXT_PP(n);
-	if (method != NULL &&
-		(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0) &&
-		(VARSIZE_ANY_EXHDR(value) == 0 ||
-		 (VARSIZE_ANY_EXHDR(value) == 4 &&
-		  memcmp(VARDATA_ANY(value), "null", 4) == 0)))
-		return NULL;
+	if (VARSIZE_ANY_EXHDR(value) == 0 ||
+		(VARSIZE_ANY_EXHDR(value) == 4 &&
+		 memcmp(VARDATA_ANY(value), "null", 4) == 0))
+	{
+		const char *method = GetConfigOption("request.method", true, false);
 
+		if (method != NULL &&
+			(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0))
+			return NULL;
+	}
 	return value;
 }
 
