@@ -53,5 +53,5 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
 
-$(OBJS): src/docsync.h src/compat.h
+$(OBJS): $(wildcard src/*.h)
 endif

@@ -240,19 +240,22 @@ For a superuser, the database''s owner or the extension''s. The first upload of 
 CREATE FUNCTION @extschema@.docsync_upsert(
 	client_id		pg_catalog.text,
 	documents		pg_catalog.jsonb,
-	collection		pg_catalog.text DEFAULT 'default')
+	collection		pg_catalog.text DEFAULT 'default',
+	atomic			pg_catalog.bool DEFAULT true)
 	RETURNS TABLE (
 		ordinal			pg_catalog.int4,
 		id				pg_catalog.text,
 		outcome			pg_catalog.text,
 		client_version	pg_catalog.int8,
 		last_update_utc pg_catalog.timestamptz,
-		winner			pg_catalog.jsonb)
+		winner			pg_catalog.jsonb,
+		error			pg_catalog.jsonb)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE ROWS 100;
-COMMENT ON FUNCTION @extschema@.docsync_upsert(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text) IS
+COMMENT ON FUNCTION @extschema@.docsync_upsert(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.bool) IS
 'Upload: creates or updates each document that is not stored or has a lower clientVersion here.
-documents is an array of {"id", "clientVersion", "body", "deleted"}. Returns a row for each, in the order given: outcome is created, updated, unchanged or discarded; winner is the stored document where the sent one was discarded.';
+documents is an array of {"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}. Returns a row for each, in the order given: outcome is created, updated, unchanged, discarded, conflict or modified; winner is the stored document where that is another than the one sent.
+atomic: false applies each document that can be applied. What is wrong with one is its error, {"code", "message", "details", "hint"}, and the outcome refused; after many of these the rest may be untried: send it again.';
 
 CREATE FUNCTION @extschema@.docsync_query_since(
 	client_id		pg_catalog.text,
@@ -291,15 +294,16 @@ CREATE FUNCTION @extschema@.docsync_sync(
 	"maxDocuments"	pg_catalog.int4 DEFAULT 1000,
 	reconcile		pg_catalog.bool DEFAULT false,
 	state			pg_catalog.text DEFAULT NULL,
-	tombstones		pg_catalog.bool DEFAULT true)
+	tombstones		pg_catalog.bool DEFAULT true,
+	atomic			pg_catalog.bool DEFAULT true)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool) IS
+COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool, pg_catalog.bool) IS
 'A whole sync in one request: upload, then download.
 clientId: else the header X-Client-Id, else the token''s claim client_id; a claim binds. collection: else the claim collection, else "default".
 documents: [{"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}]; cursor: as received last, null at first.
-reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: "true", or the digest of what the client has: give digests for that with the last page. tombstones: false leaves them out of a first download.
+reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: "true", or the digest of what the client has: give digests for that with the last page. tombstones: false leaves them out of a first download. atomic: false applies each document that can be applied; the others are refused, with an error.
 Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}, and where they apply "reconcile", "lostAfter", "behind", "state".';
 
 CREATE FUNCTION @extschema@.docsync_pull(
@@ -318,19 +322,19 @@ COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, p
 'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
-CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea) IS
 'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request.';
 
-CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.jsonb) IS
-'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents", "collection"}.
+COMMENT ON FUNCTION @extschema@.docsync_docs(pg_catalog.bytea) IS
+'The protocol''s POST /Docs: the body is an array of documents, or {"clientId", "documents", "collection", "atomic"}.
 Answers {"received", "results"}.';
 
 CREATE FUNCTION @extschema@.docsync_docs_query(
@@ -346,19 +350,19 @@ COMMENT ON FUNCTION @extschema@.docsync_docs_query(pg_catalog.text, pg_catalog.t
 'The protocol''s POST /Docs/Query?origin=other&sinceUtc=T.
 Answers the array of documents with LastUpdateUtc >= sinceUtc.';
 
-CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea) IS
 'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "origin", "buckets", "after", "maxDocuments"}.
 Answers {"rows": [{"id", "clientVersion", "LastUpdateUtc", "clientId", "deleted"}], "after", "more", "purgedThrough", "serverUtc"}.';
 
-CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb)
+CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.jsonb) IS
+COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea) IS
 'Documents by id: {"clientId", "collection", "cursor", "origin", "ids"}.
 Answers {"documents", "more", "serverUtc"}.';
 

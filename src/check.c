@@ -103,7 +103,7 @@ static void check_relation(Store *store, StoreRelation which);
 static AttrNumber check_column(Relation rel, const NeededColumn *column);
 static Oid	check_primary_key(Relation rel, const AttrNumber *attnums,
 							  int count, const char *columns);
-static void check_triggers(Relation rel, Oid extension);
+static void check_triggers(Store *store, Relation rel, Oid extension);
 static bool is_guard(const Trigger *trigger, Oid extension);
 static bool is_subscribed(const Store *store);
 
@@ -123,7 +123,7 @@ docsync_check_run(Store *store)
 
 	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
 	check_primary_key(rel, store->attnums[STORE_DOCUMENT], 2, "collection, id");
-	check_triggers(rel, extension);
+	check_triggers(store, rel, extension);
 	if (find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -356,11 +356,13 @@ check_primary_key(Relation rel, const AttrNumber *attnums, int count,
  * the order of their names.
  */
 static void
-check_triggers(Relation rel, Oid extension)
+check_triggers(Store *store, Relation rel, Oid extension)
 {
 	TriggerDesc *triggers = rel->trigdesc;
 	bool		has_row = false;
 	bool		has_truncate = false;
+
+	store->is_altered = false;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
@@ -375,16 +377,20 @@ check_triggers(Relation rel, Oid extension)
 			if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_STATEMENT, TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_TRUNCATE))
 				has_truncate = true;
 		}
-		else if (has_row && trigger->tgenabled != TRIGGER_DISABLED &&
+		else if (trigger->tgenabled != TRIGGER_DISABLED &&
 				 TRIGGER_FOR_ROW(trigger->tgtype) &&
 				 TRIGGER_FOR_BEFORE(trigger->tgtype) &&
 				 (TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_UPDATE(trigger->tgtype)))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("trigger \"%s\" on \"docsync.document\" fires after docsync's own",
-							trigger->tgname),
-					 errdetail("It could change what docsync has stamped. BEFORE triggers fire in the order of their names."),
-					 errhint("ALTER TRIGGER ... RENAME TO a name that sorts before %s.", DOCSYNC_GUARD_NAME)));
+		{
+			if (has_row)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("trigger \"%s\" on \"docsync.document\" fires after docsync's own",
+								trigger->tgname),
+						 errdetail("It could change what docsync has stamped. BEFORE triggers fire in the order of their names."),
+						 errhint("ALTER TRIGGER ... RENAME TO a name that sorts before %s.", DOCSYNC_GUARD_NAME)));
+			store->is_altered = true;
+		}
 	}
 
 	if (!has_row || !has_truncate)

@@ -239,7 +239,7 @@ clock_move(ClockPage *clock, int64 value)
 
 	if (value >= CLOCK_END)
 		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("docsync's clock has reached the end of time")));
 
 	/* Somebody's setval() may have gone beyond the end. */

@@ -17,6 +17,7 @@ PG_MODULE_MAGIC;
 
 int			docsync_max_batch;
 int			docsync_max_document_size;
+int			docsync_max_depth;
 int			docsync_max_version_lead;
 int			docsync_max_page_size;
 
@@ -35,10 +36,18 @@ _PG_init(void)
 
 	DefineCustomIntVariable("docsync.max_document_size",
 							"Sets the largest body a document may have.",
-							"Measured as jsonb, long numbers with their digits.",
+							"In bytes of JSON, as it is sent.",
 							&docsync_max_document_size,
-							1024 * 1024, 1, INT_MAX,
+							1024 * 1024, 1, DOCSYNC_DOCUMENT_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_depth",
+							"Sets how deep arrays and objects may be nested in a body.",
+							NULL,
+							&docsync_max_depth,
+							100, 0, DOCSYNC_DEPTH_MAX,
+							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("docsync.max_version_lead",

@@ -3,8 +3,8 @@
  * docsync.h
  *	  What docsync's files share, one section a file.
  *
- * A document walks in one direction.  In: batch (JSON to structs), rule (who
- * wins), stamp (when), store (to the table).  Out: store, settle (may it
+ * A document walks in one direction.  In: reader, document, batch (JSON to
+ * structs), rule (who wins), stamp (when), store (to the table).  Out: store, settle (may it
  * leave yet), query.
  *
  *-------------------------------------------------------------------------
@@ -14,10 +14,12 @@
 
 #include "access/transam.h"
 #include "access/xlogdefs.h"
+#include "common/jsonapi.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "nodes/parsenodes.h"
 #include "utils/jsonb.h"
 #include "utils/snapshot.h"
 
@@ -51,7 +53,8 @@
  * docsync.c: settings
  */
 extern int	docsync_max_batch;	/* documents */
-extern int	docsync_max_document_size;	/* bytes of a body, as jsonb */
+extern int	docsync_max_document_size;	/* bytes of a body, as JSON */
+extern int	docsync_max_depth;	/* arrays and objects within each other */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
 
@@ -120,6 +123,8 @@ typedef struct Store
 	Oid			owners[STORE_RELATIONS];
 	Oid			purged_index;	/* primary key */
 	bool		is_subscribed;	/* a subscription fills docsync.document */
+	bool		is_altered;		/* triggers of the user's may change what is
+								 * written to it */
 } Store;
 
 /* For what docsync_create_store() may put right */
@@ -131,7 +136,7 @@ extern const Store *docsync_schema_open(StoreUse use);
 extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
-extern void docsync_schema_check_caller(void);
+extern void docsync_schema_check_caller(AclMode mode);
 extern Oid	docsync_schema_of_functions(void);
 
 /*
@@ -144,9 +149,21 @@ extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
- * batch.c: JSON to structs, every refusal of bad input
+ * refuse.c: how it is said what is wrong
  */
-/* Why a document isn't applied, in the words of an error */
+typedef struct Batch Batch;
+typedef struct SentDocument SentDocument;
+
+typedef struct RefusePlace
+{
+	int			document;		/* its place in the batch, from 1; 0: in none */
+	const char *id;				/* the document's; NULL: not known */
+	int			id_len;			/* bytes; there is no terminator */
+	const char *key;			/* NULL: of none */
+	int			offset;			/* in the request, in bytes; -1: not known */
+} RefusePlace;
+
+/* Why something isn't done, in the words of an error */
 typedef struct Refusal
 {
 	int			sqlstate;
@@ -155,7 +172,89 @@ typedef struct Refusal
 	const char *hint;			/* NULL: none */
 } Refusal;
 
-typedef struct SentDocument
+extern void docsync_refuse_document(const Batch *batch, SentDocument *sent,
+									int sqlstate, const char *key,
+									const char *message, const char *detail,
+									const char *hint);
+extern void docsync_refuse_note(const Batch *batch, SentDocument *sent,
+								const Refusal *refusal);
+extern Refusal *docsync_refuse_describe(const RefusePlace *place, int sqlstate,
+										const char *message,
+										const char *detail, const char *hint);
+extern void docsync_refuse_raise(const Refusal *refusal) pg_attribute_noreturn();
+extern RefusePlace docsync_refuse_place(const SentDocument *sent,
+										const char *key);
+extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
+								   const char *text);
+extern bool docsync_refuse_is_one(const ErrorData *error);
+extern void docsync_refuse_with(const Batch *batch, SentDocument *sent,
+								ErrorData *error);
+extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
+extern const char *docsync_refuse_quote(const char *value, int len);
+extern int	docsync_refuse_sqlstate(int sqlstate);
+extern void docsync_refuse_request(int status, const char *code,
+								   const char *message, const char *detail,
+								   const char *hint) pg_attribute_noreturn();
+
+/*
+ * value.c: the value of a key
+ */
+typedef struct SentValue
+{
+	JsonTokenType type;			/* of its first token */
+	const char *text;			/* a string's characters, a number's digits */
+	int			len;			/* bytes; there is no terminator */
+	bool		is_copy;		/* palloc'd; else it is part of what was sent */
+	bool		is_bad;			/* it has been refused */
+} SentValue;
+
+typedef enum ValueInteger
+{
+	VALUE_INTEGER,
+	VALUE_FRACTION,
+	VALUE_OUT_OF_RANGE
+} ValueInteger;
+
+extern JsonTokenType docsync_value_type_of_jsonb(const JsonbValue *value);
+extern SentValue docsync_value_of_jsonb(const JsonbValue *value);
+extern const char *docsync_value_name(JsonTokenType type);
+extern ValueInteger docsync_value_integer(const SentValue *value,
+										  int64 *integer);
+extern int	docsync_value_int(const SentValue *value);
+extern int	docsync_value_count_digits(const char *number, int len);
+
+/*
+ * reader.c: JSON as it is sent
+ */
+typedef struct JsonReader
+{
+	JsonLexContext *lex;		/* at the token that comes next */
+	JsonLexContext *escapes;	/* for strings that have any; NULL at first */
+	const char *string;			/* the string read last */
+	int			string_len;
+	const char *invalid;		/* the next byte that isn't UTF-8; NULL: none */
+	const char *body;			/* begins here; NULL: it isn't in one */
+	bool		has_offsets;	/* what is read lies as it was sent */
+	RefusePlace place;			/* of what is being read, set by who reads */
+	bool		is_bad;			/* the value being read is refused */
+	const Refusal *refusal;		/* of the document, for who reads to take */
+} JsonReader;
+
+extern void docsync_reader_begin(JsonReader *reader, const char *json,
+								 int len, bool is_text);
+extern void docsync_reader_end(JsonReader *reader);
+extern JsonTokenType docsync_reader_type(JsonReader *reader);
+extern bool docsync_reader_enter(JsonReader *reader);
+extern bool docsync_reader_go_on(JsonReader *reader, bool in_object);
+extern int	docsync_reader_key(JsonReader *reader, const char *const *names,
+							   int count, const char **unknown);
+extern SentValue docsync_reader_value(JsonReader *reader);
+extern const char *docsync_reader_body(JsonReader *reader, int *len);
+
+/*
+ * document.c: a document as it is sent
+ */
+struct SentDocument
 {
 	int			ordinal;		/* place in the batch, from 1 */
 	const char *id;				/* points into the batch, no terminator; NULL:
@@ -164,14 +263,57 @@ typedef struct SentDocument
 	int64		client_version;
 	bool		deleted;
 	bool		has_body;		/* false: SQL NULL */
-	JsonbValue	body;			/* points into the batch */
+	const char *json;			/* the body as it was sent; NULL: as jsonb */
+	int			json_len;		/* bytes */
+	JsonbValue	body;			/* points into the batch, if it is jsonb */
 	bool		has_base;		/* only if the service has just this: */
 	bool		base_exists;	/* false: nothing */
 	int64		base_version;
 	bool		has_base_utc;
 	TimestampTz base_utc;
 	const Refusal *refusal;		/* NULL: none; else the rest may be missing */
-} SentDocument;
+};
+
+extern void docsync_document_read(const Batch *batch, SentDocument *sent,
+								  JsonReader *reader, int64 max_version);
+extern void docsync_document_parse(const Batch *batch, SentDocument *sent,
+								   const JsonbValue *document,
+								   int64 max_version);
+
+/*
+ * body.c: what a body may be
+ */
+
+/* The most digits of a number; those of a double's are at most 342. */
+#define DOCSYNC_NUMBER_DIGITS	400
+
+/* What docsync.max_depth may be */
+#define DOCSYNC_DEPTH_MAX		1000
+
+/*
+ * What docsync.max_document_size may be: of so much JSON a jsonb can be made,
+ * whatever is in it.
+ */
+#define DOCSYNC_DOCUMENT_MAX	(16 * 1024 * 1024)
+
+typedef enum BodyFault
+{
+	BODY_FINE,
+	BODY_TOO_LARGE,
+	BODY_TOO_DEEP,
+	BODY_LONG_NUMBER
+} BodyFault;
+
+extern BodyFault docsync_body_check(const JsonbValue *body);
+extern BodyFault docsync_body_check_number(const JsonbValue *value);
+extern Refusal *docsync_body_describe(const RefusePlace *place,
+									  BodyFault fault);
+extern Jsonb *docsync_body_make(const SentDocument *sent);
+extern bool docsync_body_is_same(const SentDocument *sent, Jsonb *other);
+
+/*
+ * batch.c: the documents of an upload
+ */
 
 /* The documents of one id */
 typedef struct BatchGroup
@@ -180,40 +322,29 @@ typedef struct BatchGroup
 	int			count;
 } BatchGroup;
 
-typedef struct Batch
+struct Batch
 {
 	bool		atomic;			/* a document that is refused is an error */
 	SentDocument *documents;	/* in the order sent */
 	int			count;
+	int			size;			/* of documents, while they are read */
 	BatchGroup *groups;			/* in the order of ids */
 	int			ngroups;
 	int		   *group_of;		/* a document's group, by ordinal from 0; -1:
 								 * it is refused */
 	int			next;			/* the group likely to be asked for next */
-} Batch;
+};
 
+extern Batch *docsync_batch_read(JsonReader *reader);
 extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
+extern void docsync_batch_make_atomic(Batch *batch);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
-extern Jsonb *docsync_batch_body(const SentDocument *sent);
-extern int64 docsync_batch_measure(const JsonbValue *body);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
 									  const char *b, int b_len);
 extern bool docsync_batch_same_text(const text *a, const text *b);
-extern const char *docsync_batch_type_name(const JsonbValue *value);
-extern const char *docsync_batch_quote(const char *value, int len);
 extern void docsync_batch_check_name(const text *value, const char *name,
 									 int max_len);
-
-/*
- * refuse.c: why a document isn't applied
- */
-extern void docsync_refuse_document(const Batch *batch, SentDocument *sent,
-									int sqlstate, const char *key,
-									const char *message, const char *detail,
-									const char *hint);
-extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
-								   const char *text);
 
 /*
  * rule.c: who wins
@@ -224,7 +355,13 @@ typedef enum RuleOutcome
 	RULE_UPDATED,
 	RULE_UNCHANGED,
 	RULE_DISCARDED,
-	RULE_CONFLICT
+	RULE_CONFLICT,
+
+	/* What the rule doesn't decide (upsert.c) */
+	RULE_MODIFIED,				/* created or updated, but a trigger had it
+								 * otherwise */
+	RULE_REFUSED,
+	RULE_UNTRIED				/* enough others were refused */
 } RuleOutcome;
 
 /* What the service has, as far as the rule asks. */
@@ -235,11 +372,15 @@ typedef struct RuleHeld
 	TimestampTz last_update_utc;	/* DT_NOEND: not known yet */
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
-	Jsonb	   *body;			/* NULL: none */
+	Jsonb	   *body;			/* NULL: none, or it is that of */
+	const SentDocument *sent;	/* a document of the same batch; NULL: not */
 } RuleHeld;
 
 extern RuleOutcome docsync_rule_decide(const RuleHeld *held,
 									   const SentDocument *sent);
+extern bool docsync_rule_is_same(const RuleHeld *held,
+								 const SentDocument *sent);
+extern bool docsync_rule_has_winner(RuleOutcome outcome);
 extern const char *docsync_rule_name(RuleOutcome outcome);
 
 /*
@@ -414,6 +555,8 @@ typedef struct WrittenDocument
 	int64		client_version;
 	TimestampTz last_update_utc;
 	const StoredDocument *replaced; /* what it replaced, NULL if nothing */
+	const StoredDocument *stored;	/* what it is now; NULL: as it was sent,
+									 * since there is nobody to change it */
 } WrittenDocument;
 
 /*
@@ -501,10 +644,12 @@ typedef struct GuardFrame
 {
 	GuardTask	task;
 	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
-	ReplaceCallback may_replace;	/* NULL: always */
+	ReplaceCallback may_replace;	/* of an upload */
 	void	   *arg;
 	bool		has_replaced;
 	StoredDocument replaced;	/* by the row being written */
+	bool		has_written;
+	StoredDocument written;		/* what that row has become */
 } GuardFrame;
 
 extern GuardFrame docsync_guard_enter(GuardTask task,
@@ -512,12 +657,87 @@ extern GuardFrame docsync_guard_enter(GuardTask task,
 extern void docsync_guard_leave(const GuardFrame *outer);
 extern void docsync_guard_begin_statement(void);
 extern const StoredDocument *docsync_guard_replaced(void);
+extern const StoredDocument *docsync_guard_written(void);
+
+/*
+ * divide.c: one bad document doesn't stop the rest
+ */
+#define DIVIDE_LOOK_UP			0x01
+#define DIVIDE_WRITE			0x02
+
+typedef struct Division
+{
+	bool		atomic;			/* a refusal ends it all */
+
+	/* Looks up, or writes, or both, from the first to before the last */
+	void		(*apply) (int from, int to, int steps, void *arg);
+
+	/* One is refused; true if there is something left of it to be tried */
+	bool		(*refuse) (int which, ErrorData *error, void *arg);
+
+	/* There have been enough refusals: these aren't tried. */
+	void		(*leave) (int from, int to, void *arg);
+	void	   *arg;
+
+	/* How far apply() has come with the statement that it runs */
+	int			begun;
+	int			passed;			/* those before this are through */
+	int			end;
+
+	int			refusals;
+	int			kept;			/* subtransactions that stay */
+} Division;
+
+extern ErrorData *docsync_divide_try(Division *division, int from, int to,
+									 int steps);
+extern void docsync_divide_run(Division *division, int from, int to,
+							   bool again);
+
+/*
+ * judge.c: what becomes of the documents of one id
+ */
+/* The documents of one id, and what the service has after the call */
+typedef struct UploadGroup
+{
+	const BatchGroup *sent;
+	SentDocument *write;		/* the last that wins; NULL: none */
+	bool		created;
+	bool		written;
+	bool		judged;			/* by the rule */
+	bool		has_base;		/* one of the documents names what it is based
+								 * on */
+	bool		again;			/* write has changed since the statement began */
+	bool		modified;		/* something else than write was stored */
+	bool		untried;
+	bool		exists;			/* the service has one */
+	int64		client_version;
+	TimestampTz last_update_utc;
+	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
+	Jsonb	   *winner;			/* NULL: none needed, or no room for it */
+} UploadGroup;
+
+typedef struct Upload
+{
+	text	   *collection;
+	text	   *client_id;
+	Batch	   *batch;
+	UploadGroup *groups;		/* by id, as the batch's */
+	int			ngroups;
+	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	Division	division;		/* of the groups */
+	MemoryContext context;		/* the call's */
+	MemoryContext scratch;		/* for a document at a time */
+	int64		winners_size;	/* bytes, as jsonb */
+} Upload;
+
+extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
+extern bool docsync_judge_stored(const StoredDocument *stored, void *arg);
+extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
+extern void docsync_judge_written(const WrittenDocument *written, void *arg);
 
 /*
  * upsert.c: upload
  */
-typedef struct Upload Upload;
-
 typedef struct UploadResult
 {
 	const SentDocument *sent;
@@ -525,11 +745,14 @@ typedef struct UploadResult
 	bool		exists;			/* the service has one after the upload */
 	int64		client_version; /* the service's after the upload, as are */
 	TimestampTz last_update_utc;	/* these two */
-	Jsonb	   *winner;			/* NULL unless discarded, or in conflict */
+	Jsonb	   *winner;			/* NULL unless the service has another, or if
+								 * winner_omitted */
+	bool		winner_omitted; /* there was no room for it */
+	const Refusal *refusal;		/* NULL: none */
 } UploadResult;
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,
-									const JsonbValue *documents);
+									Batch *batch, bool atomic);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 
@@ -620,10 +843,12 @@ typedef struct Request
 	text	   *state;			/* "true", or the client's digest; NULL: no */
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
+	bool		not_atomic;		/* documents are applied one by one */
 	bool		may_write;		/* a sync, even without documents */
-	JsonbValue *documents;		/* NULL: none sent, as are the next two */
-	JsonbValue *buckets;
-	JsonbValue *ids;
+	Batch	   *documents;		/* NULL: none sent, as are the next two */
+	bool	   *buckets;		/* of a comparison: which are wanted */
+	Datum	   *ids;			/* texts */
+	int			nids;
 } Request;
 
 extern text *docsync_request_get_text(FunctionCallInfo fcinfo, int n);
@@ -634,15 +859,11 @@ extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
 extern text *docsync_request_url_value(const char *key);
-extern void docsync_request_parse_body(Jsonb *body, Request *request,
-									   const char *const *keys);
-extern int	docsync_request_parse_int(const JsonbValue *value);
+extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
+								 const char *const *keys);
+extern bool docsync_request_parse_bool(const char *key, const text *value);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
-extern int	docsync_request_sqlstate(int sqlstate);
-extern void docsync_request_refuse(int status, const char *code,
-								   const char *message, const char *detail,
-								   const char *hint) pg_attribute_noreturn();
 extern void docsync_request_begin_answer(StringInfo buf);
 extern Datum docsync_request_end_answer(StringInfo buf);
 

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -40,6 +41,7 @@ typedef enum RestampEdit
 	RESTAMP_EDIT				/* and a version */
 } RestampEdit;
 
+static HeapTuple note_written(Relation rel, HeapTuple new);
 static bool is_part_of(GuardTask task);
 static HeapTuple guard_insert(Relation rel, HeapTuple new);
 static HeapTuple clamp_fence(Relation rel, HeapTuple new,
@@ -55,7 +57,7 @@ static text *get_text(Relation rel, HeapTuple tuple, int column);
 static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
 						 int column);
 static void check_row(Relation rel, HeapTuple new);
-static void check_size(Relation rel, HeapTuple new);
+static void check_body(Relation rel, HeapTuple old, HeapTuple new);
 static void check_length(Relation rel, HeapTuple new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
@@ -142,6 +144,7 @@ docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
 	current_frame.may_replace = may_replace;
 	current_frame.arg = arg;
 	current_frame.has_replaced = false;
+	current_frame.has_written = false;
 
 	return outer;
 }
@@ -174,6 +177,28 @@ docsync_guard_replaced(void)
 }
 
 /*
+ * What the row that an upload has just written is now, if a trigger may have
+ * changed it; NULL if there is none.
+ */
+const StoredDocument *
+docsync_guard_written(void)
+{
+	return current_frame.has_written ? &current_frame.written : NULL;
+}
+
+/*
+ * Notes what an upload is about to write.  We are the last of the BEFORE triggers.
+ */
+static HeapTuple
+note_written(Relation rel, HeapTuple new)
+{
+	current_frame.has_written = store->is_altered;
+	if (store->is_altered)
+		get_document(rel, new, &current_frame.written);
+	return new;
+}
+
+/*
  * Is the row that the trigger is fired for the task's?
  */
 static bool
@@ -199,9 +224,12 @@ guard_insert(Relation rel, HeapTuple new)
 
 	if (no_stamp && no_fence)
 	{
-		if (is_part_of(GUARD_UPLOAD))
-			current_frame.has_replaced = false;
-		return restamp(rel, new, RESTAMP_ONLY, 0);
+		check_body(rel, NULL, new);
+		if (!is_part_of(GUARD_UPLOAD))
+			return restamp(rel, new, RESTAMP_ONLY, 0);
+
+		current_frame.has_replaced = false;
+		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
 	}
 
 	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
@@ -284,11 +312,12 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 		/* In the memory of the row, so until it has been returned */
 		get_document(rel, heap_copytuple(old), &current_frame.replaced);
 		current_frame.has_replaced = true;
-		if (current_frame.may_replace != NULL &&
-			!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
+		if (!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
 			return NULL;
-		return restamp(rel, new, RESTAMP_ONLY, 0);
+		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
 	}
+
+	check_body(rel, old, new);
 
 	/*
 	 * A version that somebody has set is the server's, too, unless he says
@@ -483,31 +512,36 @@ check_row(Relation rel, HeapTuple new)
 				 errmsg("the document has no body"),
 				 errhint("Only a deleted document may come without.")));
 
-	/* The owner may be restoring a dump from where more was allowed. */
-	if (!is_part_of(GUARD_UPLOAD) &&
-		!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
-		check_size(rel, new);
 }
 
+/*
+ * Holds the body of a row written by plain SQL to the limits for uploads, which
+ * have been looked at already.  One that was there before, or that is restored,
+ * comes from where more was allowed.
+ */
 static void
-check_size(Relation rel, HeapTuple new)
+check_body(Relation rel, HeapTuple old, HeapTuple new)
 {
+	RefusePlace place = {.key = "body",.offset = -1};
 	bool		isnull;
 	Datum		body = get_attr(rel, new, DOCUMENT_BODY, &isnull);
 	JsonbValue	value;
-	int64		size;
+	BodyFault	fault;
 
-	if (isnull)
+	if (isnull || is_part_of(GUARD_UPLOAD))
 		return;
+	if (old != NULL)
+	{
+		Datum		was = get_attr(rel, old, DOCUMENT_BODY, &isnull);
+
+		if (!isnull && datumIsEqual(was, body, false, -1))
+			return;
+	}
 
 	JsonbToJsonbValue(DatumGetJsonbP(body), &value);
-	size = docsync_batch_measure(&value);
-	if (size > docsync_max_document_size)
-		ereport(ERROR,
-				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-				 errmsg("the document's body is too large"),
-				 errdetail("It takes " INT64_FORMAT " bytes as jsonb, docsync.max_document_size is %d.",
-						   size, docsync_max_document_size)));
+	fault = docsync_body_check(&value);
+	if (fault != BODY_FINE)
+		docsync_refuse_raise(docsync_body_describe(&place, fault));
 }
 
 static void

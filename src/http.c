@@ -54,7 +54,7 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
  *				cursor text DEFAULT NULL, collection text DEFAULT NULL,
  *				origin text DEFAULT 'other', "maxDocuments" int DEFAULT 1000,
  *				reconcile bool DEFAULT false, state text DEFAULT NULL,
- *				tombstones bool DEFAULT true)
+ *				tombstones bool DEFAULT true, atomic bool DEFAULT true)
  * RETURNS json
  *
  * Upload, then download, in one round trip.  The download sees the upload.
@@ -62,8 +62,8 @@ static void append_stamp(StringInfo buf, TimestampTz stamp);
 Datum
 docsync_sync(PG_FUNCTION_ARGS)
 {
-	Jsonb	   *documents;
-	JsonbValue	value;
+	text	   *documents;
+	JsonReader	reader;
 	Request		request = {
 		.client_id = docsync_request_get_text(fcinfo, 0),
 		.cursor = docsync_request_get_text(fcinfo, 2),
@@ -73,8 +73,8 @@ docsync_sync(PG_FUNCTION_ARGS)
 		.reconcile = docsync_request_get_bool(fcinfo, 6, false),
 		.state = docsync_request_get_text(fcinfo, 7),
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 8, true),
-		.may_write = true,
-		.documents = &value
+		.not_atomic = !docsync_request_get_bool(fcinfo, 9, true),
+		.may_write = true
 	};
 
 	if (PG_ARGISNULL(1))
@@ -83,9 +83,11 @@ docsync_sync(PG_FUNCTION_ARGS)
 				 errmsg("documents is null"),
 				 errhint("Send an array of documents, or leave it out.")));
 
-	documents = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-												   CStringGetDatum(TextDatumGetCString(PG_GETARG_DATUM(1)))));
-	JsonbToJsonbValue(documents, &value);
+	documents = PG_GETARG_TEXT_PP(1);
+	docsync_reader_begin(&reader, VARDATA_ANY(documents),
+						 VARSIZE_ANY_EXHDR(documents), true);
+	request.documents = docsync_batch_read(&reader);
+	docsync_reader_end(&reader);
 
 	docsync_request_resolve(&request);
 	return synchronize(&request);
@@ -125,7 +127,7 @@ docsync_pull(PG_FUNCTION_ARGS)
 }
 
 /*
- * docsync_docs_sync(jsonb) RETURNS json
+ * docsync_docs_sync(bytea) RETURNS json
  *
  * docsync_sync() with its arguments as the keys of one object, the request's
  * body.  For a proxy to call: PostgREST, when it makes arguments of a body
@@ -136,7 +138,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
 		"clientId", "documents", "cursor", "collection", "origin",
-		"maxDocuments", "reconcile", "state", "tombstones", NULL
+		"maxDocuments", "reconcile", "state", "tombstones", "atomic", NULL
 	};
 	Request		request = {
 		.origin = cstring_to_text("other"),
@@ -144,38 +146,30 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 		.may_write = true
 	};
 
-	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), &request, keys);
+	docsync_request_read(fcinfo, &request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
 }
 
 /*
- * docsync_docs(jsonb) RETURNS json
+ * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection"}.  A proxy may put the request's
- * query string, as it came, into the header X-Query-String: clientId and
- * collection are taken from there first.
+ * {"clientId", "documents", "collection", "atomic"}.  A proxy may put the
+ * request's query string, as it came, into the header X-Query-String: clientId,
+ * collection and atomic are taken from there first.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
-		"clientId", "documents", "collection", NULL
+		"documents", "clientId", "collection", "atomic", NULL
 	};
-	Jsonb	   *body = PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0);
 	Request		request = {0};
-	JsonbValue	value;
 	text	   *from_url;
 	StringInfoData buf;
 
-	if (body != NULL && JB_ROOT_IS_ARRAY(body) && !JB_ROOT_IS_SCALAR(body))
-	{
-		JsonbToJsonbValue(body, &value);
-		request.documents = &value;
-	}
-	else
-		docsync_request_parse_body(body, &request, keys);
+	docsync_request_read(fcinfo, &request, keys);
 	if (request.documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -186,6 +180,8 @@ docsync_docs(PG_FUNCTION_ARGS)
 		request.client_id = from_url;
 	if ((from_url = docsync_request_url_value("collection")) != NULL)
 		request.collection = from_url;
+	if ((from_url = docsync_request_url_value("atomic")) != NULL)
+		request.not_atomic = !docsync_request_parse_bool("atomic", from_url);
 	docsync_request_resolve(&request);
 	docsync_request_need_client_id(&request);
 
@@ -362,14 +358,15 @@ append_stamp(StringInfo buf, TimestampTz stamp)
 
 /*
  * "received": n, "results": [{"id", "outcome", "clientVersion",
- * "LastUpdateUtc", "winner"}]
+ * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}]
  */
 static void
 append_upload(StringInfo buf, Request *request)
 {
 	Upload	   *upload = docsync_upsert_apply(request->client_id,
 											  request->collection,
-											  request->documents);
+											  request->documents,
+											  !request->not_atomic);
 
 	appendStringInfo(buf, "\"received\":%d,\"results\":[",
 					 docsync_upsert_count(upload));
@@ -380,7 +377,11 @@ append_upload(StringInfo buf, Request *request)
 		CHECK_FOR_INTERRUPTS();
 
 		appendStringInfoString(buf, i == 0 ? "{\"id\":" : ",{\"id\":");
-		docsync_json_append_string(buf, result.sent->id, result.sent->id_len);
+		if (result.sent->id != NULL)
+			docsync_json_append_string(buf, result.sent->id,
+									   result.sent->id_len);
+		else
+			appendStringInfoString(buf, "null");
 		appendStringInfo(buf, ",\"outcome\":\"%s\"",
 						 docsync_rule_name(result.outcome));
 		if (result.exists)
@@ -396,6 +397,13 @@ append_upload(StringInfo buf, Request *request)
 			appendStringInfoString(buf, "null");
 		else
 			docsync_json_append_jsonb(buf, result.winner);
+		if (result.winner_omitted)
+			appendStringInfoString(buf, ",\"winnerOmitted\":true");
+		if (result.refusal != NULL)
+		{
+			appendStringInfoString(buf, ",\"error\":");
+			docsync_refuse_append(buf, result.refusal);
+		}
 		appendStringInfoChar(buf, '}');
 	}
 	appendStringInfoChar(buf, ']');

@@ -120,7 +120,7 @@ docsync_query_parse_origin(const text *origin)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown origin"),
-			 errdetail("It is \"%s\".", docsync_batch_quote(name, strlen(name))),
+			 errdetail("It is \"%s\".", docsync_refuse_quote(name, strlen(name))),
 			 errhint("Use other, own or any.")));
 }
 
@@ -255,7 +255,7 @@ docsync_query_refuse(ResyncReason reason)
 		}
 	};
 
-	docsync_request_refuse(reason == RESYNC_USE_CURSOR ? 409 : 410,
+	docsync_refuse_request(reason == RESYNC_USE_CURSOR ? 409 : 410,
 						   texts[reason].code,
 						   reason == RESYNC_USE_CURSOR ? "use a cursor" : "resync required",
 						   texts[reason].detail, texts[reason].hint);
@@ -290,7 +290,7 @@ judge_cursor(Download *download)
 
 	if (is_behind(download))
 	{
-		docsync_schema_check_caller();
+		docsync_schema_check_caller(ACL_SELECT);
 		download->is_behind = true;
 		return;
 	}

@@ -97,14 +97,12 @@ static void keep_cached(const Download *download, const Digest *digest);
 static bool lock_state(LOCKTAG *tag);
 static bool add_to_digest(TupleTableSlot *slot, void *arg);
 static void begin(Request *request, Download *download);
-static void parse_buckets(const JsonbValue *buckets, bool *wanted);
 static bool put_listed(TupleTableSlot *slot, void *arg);
-static int	parse_ids(const JsonbValue *ids, Datum **values);
 static bool put_document(const StoredDocument *stored, void *arg);
 static void append_end(StringInfo buf);
 
 /*
- * docsync_docs_reconcile(jsonb) RETURNS json
+ * docsync_docs_reconcile(bytea) RETURNS json
  *
  * The list of a collection, in the order of ids, without bodies.  On a standby,
  * which may lack what the client is about to send again, it is always "behind".
@@ -122,9 +120,11 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	StringInfoData buf;
 	Datum		args[2];
 
-	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0),
-							   &request, keys);
-	parse_buckets(request.buckets, page.wanted);
+	docsync_request_read(fcinfo, &request, keys);
+	if (request.buckets != NULL)
+		memcpy(page.wanted, request.buckets, sizeof(page.wanted));
+	else
+		memset(page.wanted, true, sizeof(page.wanted));
 	begin(&request, &download);
 
 	docsync_request_begin_answer(&buf);
@@ -135,7 +135,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	appendStringInfoString(&buf, "{\"rows\":[");
 	if (RecoveryInProgress())
 	{
-		docsync_schema_check_caller();
+		docsync_schema_check_caller(ACL_SELECT);
 		download.is_behind = true;
 	}
 	if (download.is_behind)
@@ -171,7 +171,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 }
 
 /*
- * docsync_docs_get(jsonb) RETURNS json
+ * docsync_docs_get(bytea) RETURNS json
  *
  * Documents by id, in the order of the ids sent.
  */
@@ -185,12 +185,13 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	Download	download = {0};
 	Documents	page = {0};
 	StringInfoData buf;
-	Datum	   *ids;
-	int			count;
 
-	docsync_request_parse_body(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0),
-							   &request, keys);
-	count = parse_ids(request.ids, &ids);
+	docsync_request_read(fcinfo, &request, keys);
+	if (request.ids == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"ids\" is not an array"),
+				 errhint("Give the ids of the documents.")));
 	begin(&request, &download);
 
 	docsync_request_begin_answer(&buf);
@@ -198,10 +199,11 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	page.buf = &buf;
 	page.start = buf.len;
 	page.more = download.is_behind;
-	if (count == 0)
-		docsync_schema_check_caller();
+	if (request.nids == 0)
+		docsync_schema_check_caller(ACL_SELECT);
 	else if (!download.is_behind)
-		docsync_store_get(request.collection, ids, count, put_document, &page);
+		docsync_store_get(request.collection, request.ids, request.nids,
+						  put_document, &page);
 	appendStringInfoString(&buf, page.more ? "],\"more\":true" : "],\"more\":false");
 	if (download.is_behind)
 		appendStringInfoString(&buf, ",\"behind\":true");
@@ -348,43 +350,6 @@ begin(Request *request, Download *download)
 	docsync_query_begin(download, STORE_READ);
 }
 
-static void
-parse_buckets(const JsonbValue *buckets, bool *wanted)
-{
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-
-	memset(wanted, buckets == NULL, DIGEST_BUCKETS);
-	if (buckets == NULL)
-		return;
-
-	if (buckets->type == jbvBinary && JsonContainerIsArray(buckets->val.binary.data))
-	{
-		it = JsonbIteratorInit(buckets->val.binary.data);
-		while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-		{
-			int			bucket;
-
-			if (token != WJB_ELEM)
-				continue;
-			bucket = value.type == jbvNumeric ? docsync_request_parse_int(&value) : -1;
-			if (bucket < 0 || bucket >= DIGEST_BUCKETS)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("\"buckets\": out of range"),
-						 errhint("Give integers from 0 to %d.", DIGEST_BUCKETS - 1)));
-			wanted[bucket] = true;
-		}
-	}
-	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"buckets\" is not an array"),
-				 errhint("Give integers from 0 to %d, or leave it out for all.",
-						 DIGEST_BUCKETS - 1)));
-}
-
 static bool
 put_listed(TupleTableSlot *slot, void *arg)
 {
@@ -417,46 +382,6 @@ put_listed(TupleTableSlot *slot, void *arg)
 							   ",\"deleted\":true}" : ",\"deleted\":false}");
 	}
 	return true;
-}
-
-static int
-parse_ids(const JsonbValue *ids, Datum **values)
-{
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	int			count = 0;
-
-	if (ids == NULL || ids->type != jbvBinary ||
-		!JsonContainerIsArray(ids->val.binary.data))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"ids\" is not an array"),
-				 errhint("Give the ids of the documents.")));
-	if (JsonContainerSize(ids->val.binary.data) > (uint32) docsync_max_batch)
-		ereport(ERROR,
-				(errcode(docsync_request_sqlstate(ERRCODE_PROGRAM_LIMIT_EXCEEDED)),
-				 errmsg("too many ids"),
-				 errdetail("There are %u, docsync.max_batch is %d.",
-						   JsonContainerSize(ids->val.binary.data),
-						   docsync_max_batch)));
-
-	*values = palloc(sizeof(Datum) * Max(JsonContainerSize(ids->val.binary.data), 1));
-	it = JsonbIteratorInit(ids->val.binary.data);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token != WJB_ELEM)
-			continue;
-		if (value.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"ids\": id %d has the wrong type", count + 1),
-					 errdetail("It is %s.", docsync_batch_type_name(&value)),
-					 errhint("Give the ids of the documents.")));
-		(*values)[count++] = PointerGetDatum(cstring_to_text_with_len(value.val.string.val,
-																	  value.val.string.len));
-	}
-	return count;
 }
 
 /*

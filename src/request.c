@@ -14,21 +14,71 @@
 #include <ctype.h>
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/numeric.h"
+#include "utils/memutils.h"
 
 #include "docsync.h"
 
 #define DEFAULT_COLLECTION		"default"
 
 #define HINT_BODY \
-	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
+	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
 
+/* What the value of a key of a request's body is to be */
+typedef enum FieldKind
+{
+	FIELD_TEXT,
+	FIELD_MAX,					/* a number of documents, from 1 on */
+	FIELD_BOOLEAN,
+	FIELD_NEGATED,				/* a boolean whose contrary is kept */
+	FIELD_STATE,				/* a boolean, or a text */
+	FIELD_DOCUMENTS,
+	FIELD_BUCKETS,
+	FIELD_IDS
+} FieldKind;
+
+typedef struct Field
+{
+	const char *key;
+	FieldKind	kind;
+	size_t		offset;			/* in Request */
+	size_t		size;
+} Field;
+
+#define FIELD(key, kind, member) \
+	{key, kind, offsetof(Request, member), sizeof(((Request *) NULL)->member)}
+
+static const Field fields[] = {
+	FIELD("clientId", FIELD_TEXT, client_id),
+	FIELD("collection", FIELD_TEXT, collection),
+	FIELD("cursor", FIELD_TEXT, cursor),
+	FIELD("origin", FIELD_TEXT, origin),
+	FIELD("after", FIELD_TEXT, after),
+	FIELD("maxDocuments", FIELD_MAX, max_documents),
+	FIELD("reconcile", FIELD_BOOLEAN, reconcile),
+	FIELD("tombstones", FIELD_NEGATED, no_tombstones),
+	FIELD("atomic", FIELD_NEGATED, not_atomic),
+	FIELD("state", FIELD_STATE, state),
+	FIELD("documents", FIELD_DOCUMENTS, documents),
+	FIELD("buckets", FIELD_BUCKETS, buckets),
+	FIELD("ids", FIELD_IDS, ids),
+};
+
+static void read_object(JsonReader *reader, Request *request,
+						const char *const *keys);
 static const char *hint_of(const char *const *keys);
-static void parse_field(const char *key, JsonbValue *value, Request *request,
-						const char *hint);
+static const Field *find_field(const char *key);
+static void read_field(JsonReader *reader, const Field *field,
+					   Request *request, const char *hint);
+static bool take_value(const Field *field, const SentValue *value,
+					   Request *request);
+static bool *read_buckets(JsonReader *reader);
+static Datum *read_ids(JsonReader *reader, int *count);
+static void refuse(const RefusePlace *place, const char *message,
+				   const char *detail, const char *hint) pg_attribute_noreturn();
 static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
@@ -36,49 +86,98 @@ static void check_max_documents(int max_documents);
 static void set_type(void);
 
 /*
- * Reads an object that may have the given keys.
+ * Reads the body of a request, the one argument of docsync_docs(bytea) and the
+ * like: an object that may have the given keys.  Where the first of these is
+ * "documents", an array is that alone.
+ *
+ * As bytes, since a text or a json would be refused before we could say where
+ * it is wrong, and a jsonb be made, of everything, before we could say that it
+ * is too much.
  */
 void
-docsync_request_parse_body(Jsonb *body, Request *request, const char *const *keys)
+docsync_request_read(FunctionCallInfo fcinfo, Request *request,
+					 const char *const *keys)
 {
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	char	   *key = NULL;
-	const char *hint = hint_of(keys);
+	JsonReader	reader;
+	bytea	   *body;
 
-	if (body == NULL)
+	/* 0.1's function had a jsonb; this says what to do about it. */
+	if (get_fn_expr_argtype(fcinfo->flinfo, 0) == JSONBOID)
+		docsync_schema_open(STORE_READ);
+
+	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the body is null"),
-				 errhint("%s", hint)));
-	if (!JB_ROOT_IS_OBJECT(body))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the body is not an object"),
-				 errhint("%s", hint)));
+				 errhint("%s", hint_of(keys))));
 
-	it = JsonbIteratorInit(&body->root);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	body = PG_GETARG_BYTEA_PP(0);
+	docsync_reader_begin(&reader, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body),
+						 false);
+	if (docsync_reader_type(&reader) == JSON_TOKEN_ARRAY_START &&
+		strcmp(keys[0], "documents") == 0)
+		request->documents = docsync_batch_read(&reader);
+	else
+		read_object(&reader, request, keys);
+	docsync_reader_end(&reader);
+}
+
+/*
+ * What is null is as if it weren't there.  Of a key that comes twice the last
+ * counts, and what was made of the first is gone: who sends one a million times
+ * isn't to take the memory for it.
+ */
+static void
+read_object(JsonReader *reader, Request *request, const char *const *keys)
+{
+	const char *hint = hint_of(keys);
+	const Request defaults = *request;
+	MemoryContext contexts[lengthof(fields)] = {NULL};
+	int			count = 0;
+
+	while (keys[count] != NULL)
+		count++;
+
+	if (docsync_reader_type(reader) != JSON_TOKEN_OBJECT_START)
+		refuse(&reader->place, "the body is not an object",
+			   psprintf("It is %s.", docsync_value_name(docsync_reader_type(reader))),
+			   hint);
+	if (!docsync_reader_enter(reader))
+		return;
+
+	do
 	{
-		if (token == WJB_KEY)
-		{
-			const char *const *known = keys;
+		const char *unknown;
+		int			key = docsync_reader_key(reader, keys, count, &unknown);
+		const Field *field;
+		MemoryContext *context;
+		MemoryContext oldcontext;
 
-			key = pnstrdup(value.val.string.val, value.val.string.len);
-			while (*known != NULL && strcmp(*known, key) != 0)
-				known++;
-			if (*known == NULL)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("unknown key in the body"),
-						 errdetail("It has the key \"%s\".",
-								   docsync_batch_quote(key, strlen(key))),
-						 errhint("%s", hint)));
+		if (key < 0)
+			refuse(&reader->place, "unknown key in the body",
+				   psprintf("It has the key \"%s\".", unknown), hint);
+
+		field = find_field(keys[key]);
+		context = &contexts[field - fields];
+		if (*context == NULL)
+			*context = AllocSetContextCreate(CurrentMemoryContext,
+											 "docsync request",
+											 ALLOCSET_DEFAULT_SIZES);
+		else
+			MemoryContextReset(*context);
+
+		oldcontext = MemoryContextSwitchTo(*context);
+		if (docsync_reader_type(reader) == JSON_TOKEN_NULL)
+		{
+			docsync_reader_value(reader);
+			memcpy((char *) request + field->offset,
+				   (const char *) &defaults + field->offset, field->size);
 		}
-		else if (token == WJB_VALUE && value.type != jbvNull)
-			parse_field(key, &value, request, hint);
-	}
+		else
+			read_field(reader, field, request, hint);
+		reader->place.key = NULL;
+		MemoryContextSwitchTo(oldcontext);
+	} while (docsync_reader_go_on(reader, true));
 }
 
 /* What may be sent */
@@ -99,119 +198,183 @@ hint_of(const char *const *keys)
 	return buf.data;
 }
 
-static void
-parse_field(const char *key, JsonbValue *value, Request *request,
-			const char *hint)
+static const Field *
+find_field(const char *key)
 {
-	JsonbValue **array = strcmp(key, "documents") == 0 ? &request->documents :
-	strcmp(key, "buckets") == 0 ? &request->buckets :
-	strcmp(key, "ids") == 0 ? &request->ids : NULL;
-	bool	   *flag = strcmp(key, "reconcile") == 0 ? &request->reconcile :
-	strcmp(key, "tombstones") == 0 ? &request->no_tombstones : NULL;
-	text	  **field = strcmp(key, "clientId") == 0 ? &request->client_id :
-	strcmp(key, "collection") == 0 ? &request->collection :
-	strcmp(key, "cursor") == 0 ? &request->cursor :
-	strcmp(key, "after") == 0 ? &request->after :
-	strcmp(key, "state") == 0 ? &request->state :
-	strcmp(key, "origin") == 0 ? &request->origin : NULL;
+	for (size_t i = 0; i < lengthof(fields); i++)
+	{
+		if (strcmp(fields[i].key, key) == 0)
+			return &fields[i];
+	}
+	elog(ERROR, "no field for key \"%s\"", key);
+}
 
-	if (array != NULL)
+static void
+read_field(JsonReader *reader, const Field *field, Request *request,
+		   const char *hint)
+{
+	RefusePlace place = reader->place;
+	SentValue	value;
+
+	switch (field->kind)
 	{
-		*array = palloc(sizeof(JsonbValue));
-		**array = *value;
+		case FIELD_DOCUMENTS:
+			request->documents = docsync_batch_read(reader);
+			return;
+		case FIELD_BUCKETS:
+			request->buckets = read_buckets(reader);
+			return;
+		case FIELD_IDS:
+			request->ids = read_ids(reader, &request->nids);
+			return;
+		default:
+			break;
 	}
-	else if (flag != NULL && value->type == jbvBool)
-		*flag = (flag == &request->no_tombstones) != value->val.boolean;
-	else if (field == &request->state && value->type == jbvBool)
-		request->state = value->val.boolean ? cstring_to_text("true") : NULL;
-	else if (field != NULL && value->type == jbvString)
-		*field = cstring_to_text_with_len(value->val.string.val,
-										  value->val.string.len);
-	else if (field == NULL && flag == NULL && value->type == jbvNumeric)
+
+	value = docsync_reader_value(reader);
+	if (!take_value(field, &value, request))
+		refuse(&place, "wrong type",
+			   psprintf("It is %s.", docsync_value_name(value.type)), hint);
+}
+
+/*
+ * Fills in a field that is neither an array nor an object; false if the value is
+ * of a type that it can't have.
+ */
+static bool
+take_value(const Field *field, const SentValue *value, Request *request)
+{
+	void	   *member = (char *) request + field->offset;
+	bool		is_true = value->type == JSON_TOKEN_TRUE;
+	bool		is_boolean = is_true || value->type == JSON_TOKEN_FALSE;
+
+	switch (field->kind)
 	{
-		request->max_documents = docsync_request_parse_int(value);
-		check_max_documents(request->max_documents);
+		case FIELD_MAX:
+			if (value->type != JSON_TOKEN_NUMBER)
+				return false;
+			request->max_documents = docsync_value_int(value);
+			check_max_documents(request->max_documents);
+			return true;
+		case FIELD_BOOLEAN:
+		case FIELD_NEGATED:
+			*(bool *) member = is_true == (field->kind == FIELD_BOOLEAN);
+			return is_boolean;
+		case FIELD_STATE:
+			if (is_boolean)
+			{
+				request->state = is_true ? cstring_to_text("true") : NULL;
+				return true;
+			}
+			/* FALLTHROUGH */
+		case FIELD_TEXT:
+			if (value->type != JSON_TOKEN_STRING)
+				return false;
+			*(text **) member = cstring_to_text_with_len(value->text, value->len);
+			return true;
+		default:
+			return false;
 	}
-	else
+}
+
+/*
+ * Which buckets are wanted.
+ */
+static bool *
+read_buckets(JsonReader *reader)
+{
+	bool	   *wanted = palloc0(sizeof(bool) * DIGEST_BUCKETS);
+
+	if (docsync_reader_type(reader) != JSON_TOKEN_ARRAY_START)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\": wrong type", key),
-				 errdetail("It is %s.", docsync_batch_type_name(value)),
-				 errhint("%s", hint)));
-}
-
-/*
- * A JSON number as an integer; -1 if it is negative, too large, or a fraction.
- */
-int
-docsync_request_parse_int(const JsonbValue *value)
-{
-	bool		overflow;
-	int			number = numeric_int4_opt_error(value->val.numeric, &overflow);
-	Datum		rounded = NumericGetDatum(int64_to_numeric(number));
-
-	if (overflow || number < 0 ||
-		!DatumGetBool(DirectFunctionCall2(numeric_eq, rounded,
-										  NumericGetDatum(value->val.numeric))))
-		return -1;
-	return number;
-}
-
-/*
- * Our SQLSTATE, or the one that makes PostgREST answer with the status meant.
- * The message is the status line then, so it must have nothing of the request
- * in it.
- */
-int
-docsync_request_sqlstate(int sqlstate)
-{
-	const char *method = GetConfigOption("request.method", true, false);
-
-	if (method == NULL || *method == '\0')
-		return sqlstate;
-
-	switch (sqlstate)
+				 errmsg("\"buckets\" is not an array"),
+				 errhint("Give integers from 0 to %d, or leave it out for all.",
+						 DIGEST_BUCKETS - 1)));
+	if (!docsync_reader_enter(reader))
+		return wanted;
+	do
 	{
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-			return MAKE_SQLSTATE('P', 'T', '4', '1', '3');
-		default:
-			return sqlstate;
-	}
+		SentValue	value = docsync_reader_value(reader);
+		int			bucket = value.type == JSON_TOKEN_NUMBER ?
+		docsync_value_int(&value) : -1;
+
+		if (bucket < 0 || bucket >= DIGEST_BUCKETS)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"buckets\": out of range"),
+					 errhint("Give integers from 0 to %d.", DIGEST_BUCKETS - 1)));
+		wanted[bucket] = true;
+	} while (docsync_reader_go_on(reader, false));
+
+	return wanted;
 }
 
 /*
- * Refuses a request with an HTTP status and a code that machines can go by.
- * detail is JSON.  In SQL the status is SQLSTATE 55000, and the code is in the
- * detail; for PostgREST the whole answer is put into the message, as it wants it.
+ * Ids, as texts.
  */
-void
-docsync_request_refuse(int status, const char *code, const char *message,
-					   const char *detail, const char *hint)
+static Datum *
+read_ids(JsonReader *reader, int *count)
 {
-	const char *method = GetConfigOption("request.method", true, false);
-	StringInfoData buf;
+	int			size = 16;
+	Datum	   *ids = palloc(sizeof(Datum) * size);
 
-	if (method == NULL || *method == '\0')
+	*count = 0;
+	if (docsync_reader_type(reader) != JSON_TOKEN_ARRAY_START)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s", message),
-				 errdetail("%s", detail),
-				 errhint("%s", hint)));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"ids\" is not an array"),
+				 errhint("Give the ids of the documents.")));
+	if (!docsync_reader_enter(reader))
+		return ids;
+	do
+	{
+		SentValue	value = docsync_reader_value(reader);
 
-	initStringInfo(&buf);
-	appendStringInfoString(&buf, "{\"code\":");
-	docsync_json_append_string(&buf, code, strlen(code));
-	appendStringInfoString(&buf, ",\"message\":");
-	docsync_json_append_string(&buf, message, strlen(message));
-	appendStringInfoString(&buf, ",\"details\":");
-	docsync_json_append_string(&buf, detail, strlen(detail));
-	appendStringInfoString(&buf, ",\"hint\":");
-	docsync_json_append_string(&buf, hint, strlen(hint));
-	appendStringInfoChar(&buf, '}');
-	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')),
-			 errmsg("%s", buf.data),
-			 errdetail("{\"status\":%d,\"headers\":{}}", status)));
+		if (value.type != JSON_TOKEN_STRING)
+			refuse(&reader->place, psprintf("id %d has the wrong type", *count + 1),
+				   psprintf("It is %s.", docsync_value_name(value.type)),
+				   "Give the ids of the documents.");
+		if (*count == docsync_max_batch)
+		{
+			RefusePlace whole = {.offset = -1};
+
+			docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+														 "too many ids",
+														 psprintf("There are more than docsync.max_batch, %d.",
+																  docsync_max_batch),
+														 "Ask several times."));
+		}
+		if (*count == size)
+			ids = repalloc_huge(ids, sizeof(Datum) * (size *= 2));
+		ids[(*count)++] = PointerGetDatum(cstring_to_text_with_len(value.text,
+																   value.len));
+	} while (docsync_reader_go_on(reader, false));
+
+	return ids;
+}
+
+/*
+ * A value of a query string that is true or false.
+ */
+bool
+docsync_request_parse_bool(const char *key, const text *value)
+{
+	char	   *word = text_to_cstring(value);
+
+	if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is neither true nor false", key)));
+	return strcmp(word, "true") == 0;
+}
+
+static void
+refuse(const RefusePlace *place, const char *message, const char *detail,
+	   const char *hint)
+{
+	docsync_refuse_raise(docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
+												 message, detail, hint));
 }
 
 /*
@@ -391,7 +554,8 @@ get_field(Jsonb *object, const char *key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\": wrong type", key),
-				 errdetail("It is %s.", docsync_batch_type_name(&value))));
+				 errdetail("It is %s.",
+						   docsync_value_name(docsync_value_type_of_jsonb(&value)))));
 
 	return cstring_to_text_with_len(value.val.string.val,
 									value.val.string.len);

@@ -17,9 +17,6 @@
  * store is sent like that, maybe by thousands: the same version with the same
  * content is unchanged then whoever sent it first.
  *
- * The ON CONFLICT ... WHERE of store.c decides the same once more, on the row
- * as it is when it has been locked.  Whoever changes one changes the other.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -27,41 +24,36 @@
 #include "docsync.h"
 
 static bool
-same_body(Jsonb *held, const SentDocument *sent)
+same_body(const RuleHeld *held, const SentDocument *sent)
 {
-	JsonbContainer *container;
-	int			len;
+	Jsonb	   *body;
+	bool		same;
 
-	if (held == NULL || !sent->has_body)
-		return held == NULL && !sent->has_body;
+	if (held->sent == NULL)
+		return docsync_body_is_same(sent, held->body);
 
-	if (sent->body.type == jbvBinary)
-	{
-		container = sent->body.val.binary.data;
-		len = sent->body.val.binary.len;
-	}
-	else
-	{
-		Jsonb	   *body = docsync_batch_body(sent);
+	body = docsync_body_make(held->sent);
+	same = docsync_body_is_same(sent, body);
+	if (body != NULL)
+		pfree(body);
+	return same;
+}
 
-		container = &body->root;
-		len = VARSIZE(body) - VARHDRSZ;
-	}
-
-	/* Unchanged bytes are the common case; numbers may differ in scale. */
-	if (len == (int) VARSIZE(held) - VARHDRSZ &&
-		memcmp(&held->root, container, len) == 0)
-		return true;
-
-	return compareJsonbContainers(&held->root, container) == 0;
+/*
+ * Is what the service has just what was sent, whoever sent it?
+ */
+bool
+docsync_rule_is_same(const RuleHeld *held, const SentDocument *sent)
+{
+	return held->exists && held->client_version == sent->client_version &&
+		held->deleted == sent->deleted && same_body(held, sent);
 }
 
 static bool
 is_retry(const RuleHeld *held, const SentDocument *sent)
 {
-	return held->exists && held->client_version == sent->client_version &&
-		(held->same_client || sent->has_base) &&
-		held->deleted == sent->deleted && same_body(held->body, sent);
+	return (held->same_client || sent->has_base) &&
+		docsync_rule_is_same(held, sent);
 }
 
 /* Does the service have what the document is based on? */
@@ -94,6 +86,17 @@ docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 	return sent->client_version == 0 ? RULE_UPDATED : RULE_DISCARDED;
 }
 
+/*
+ * Has the service something else than what was sent, so that the client is given
+ * it?
+ */
+bool
+docsync_rule_has_winner(RuleOutcome outcome)
+{
+	return outcome == RULE_DISCARDED || outcome == RULE_CONFLICT ||
+		outcome == RULE_MODIFIED;
+}
+
 const char *
 docsync_rule_name(RuleOutcome outcome)
 {
@@ -109,6 +112,12 @@ docsync_rule_name(RuleOutcome outcome)
 			return "discarded";
 		case RULE_CONFLICT:
 			return "conflict";
+		case RULE_MODIFIED:
+			return "modified";
+		case RULE_REFUSED:
+			return "refused";
+		case RULE_UNTRIED:
+			return "untried";
 	}
 	elog(ERROR, "unrecognized outcome: %d", (int) outcome);
 }

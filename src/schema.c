@@ -234,15 +234,16 @@ docsync_schema_check_readable(void)
 }
 
 /*
- * For where no statement asks: a stranger is not to hold the store's locks.
+ * For where no statement asks, or not yet: a stranger is not to hold the store's
+ * locks.
  */
 void
-docsync_schema_check_caller(void)
+docsync_schema_check_caller(AclMode mode)
 {
 	Oid			document = store.relations[STORE_DOCUMENT];
 
-	if (pg_class_aclcheck(document, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
-		pg_attribute_aclcheck_all(document, GetUserId(), ACL_SELECT,
+	if (pg_class_aclcheck(document, GetUserId(), mode) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(document, GetUserId(), mode,
 								  ACLMASK_ANY) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.document");
 }

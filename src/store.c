@@ -82,22 +82,15 @@ typedef enum Statement
 	"VALUES ($1, $3, $4, $2, $5, $6)"
 
 /*
- * The rule of rule.c, decided here once more because others may have written
- * since we looked.  A row for which it is false isn't returned.
+ * Whether ours wins is for the guard to ask, which has the stored row locked and
+ * past the policies.
  */
-#define WINS \
+#define REPLACE \
 	" ON CONFLICT (collection, id) DO UPDATE" \
 	"   SET client_version = excluded.client_version," \
 	"       client_id = excluded.client_id," \
 	"       deleted = excluded.deleted," \
-	"       body = excluded.body" \
-	" WHERE d.client_version OPERATOR(pg_catalog.<) excluded.client_version" \
-	"    OR d.client_version OPERATOR(pg_catalog.=) 0" \
-	"   AND excluded.client_version OPERATOR(pg_catalog.=) 0" \
-	"   AND (d.client_id OPERATOR(pg_catalog.<>) excluded.client_id" \
-	"     OR d.deleted OPERATOR(pg_catalog.<>) excluded.deleted" \
-	"     OR (d.body IS NULL) OPERATOR(pg_catalog.<>) (excluded.body IS NULL)" \
-	"     OR d.body OPERATOR(pg_catalog.<>) excluded.body)"
+	"       body = excluded.body"
 
 #define WRITTEN \
 	" RETURNING d.id, d.client_version, d.last_update_utc"
@@ -150,11 +143,11 @@ static StoreStatement statements[] = {
 	 * lock rows in the same order, and never deadlock.
 	 */
 	[STATEMENT_WRITE] = {
-		WRITE(FROM_ARRAYS) WINS WRITTEN,
+		WRITE(FROM_ARRAYS) REPLACE WRITTEN,
 		6, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_WRITE_ONE] = {
-		WRITE(FROM_VALUES) WINS WRITTEN,
+		WRITE(FROM_VALUES) REPLACE WRITTEN,
 		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 	[STATEMENT_CREATE] = {
@@ -293,11 +286,9 @@ docsync_store_sees_any(text *collection)
 
 /*
  * Writes documents, at most one for an id and in the order of their ids.  The
- * callback is given those that were written; the others were stored by
- * somebody else meanwhile, and win.
+ * callback is given those that were written.
  *
- * may_replace, unless it is NULL, is asked about each stored document that one of
- * ours is to replace.
+ * may_replace is asked about each stored document that one of ours is to replace.
  *
  * With all_new, none of the documents was stored when we looked.  If one is
  * now, there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document
@@ -338,7 +329,7 @@ docsync_store_write(text *collection, text *client_id,
 																 sent->id_len));
 		columns[1][i] = Int64GetDatum(sent->client_version);
 		columns[2][i] = BoolGetDatum(sent->deleted);
-		columns[3][i] = JsonbPGetDatum(docsync_batch_body(sent));
+		columns[3][i] = JsonbPGetDatum(docsync_body_make(sent));
 		no_body[i] = !sent->has_body;
 	}
 
@@ -595,7 +586,8 @@ receive_written(TupleTableSlot *slot, void *arg)
 		.id = DatumGetTextPP(values[0]),
 		.client_version = DatumGetInt64(values[1]),
 		.last_update_utc = DatumGetTimestampTz(values[2]),
-		.replaced = docsync_guard_replaced()
+		.replaced = docsync_guard_replaced(),
+		.stored = docsync_guard_written()
 	};
 
 	receiver->callback(&written, receiver->arg);

@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * upsert.c
- *	  Upload: a batch of documents, applied wholly or not at all.
+ *	  Upload: a batch of documents, applied wholly or not at all, or, if the
+ *	  caller wants it so, each that can be.
  *
- * 1. parse the batch, and refuse it if it is bad (batch.c);
+ * 1. read the batch, and refuse what is bad (document.c);
  * 2. group the documents by id and look up what is stored; if none of a few
  *	  is, take all for new, and look them up only if that was wrong;
  * 3. apply the rule (rule.c); what changes nothing is done with: no
  *	  transaction id, no WAL, no lock;
- * 4. write the rest in the order of ids; the rule is applied again to each
- *	  row once it is locked (store.c).  If all are new, INSERT alone does, and
- *	  if that fails since somebody was faster, we begin again;
- * 5. what was not written lost a race: look it up again, it is locked now,
- *	  and apply the rule again.
+ * 4. write the rest in the order of ids, in parts if the database refuses some
+ *	  (divide.c).  If all are new, INSERT alone does, and if that fails since
+ *	  somebody was faster, we begin again;
+ * 5. a row that others have written since we looked is locked when we come to
+ *	  it: the rule is applied again, to what it is now.
  *
  * An id may come several times in a batch.  Its documents are judged one by
  * one, in the order sent, and the last that wins is written.
@@ -23,81 +24,47 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
+#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
 
 PG_FUNCTION_INFO_V1(docsync_upsert);
 
-/* Documents written by one statement: few enough to stay in memory. */
+/* Documents written by one statement, and bytes: few enough to stay in memory. */
 #define WRITE_DOCUMENTS		500
+#define WRITE_SIZE			(4 * 1024 * 1024)
 
-/* From so many new documents on a subtransaction is worth while. */
+/* From so many new documents on INSERT alone is tried. */
 #define CREATE_DOCUMENTS	50
 
 /* If none of so many is stored, all are likely to be new. */
 #define SAMPLE_DOCUMENTS	8
 
-/*
- * The documents of one id, and what the service has after the call.
- */
-typedef struct UploadGroup
-{
-	const BatchGroup *sent;
-	SentDocument *write;		/* the last that wins; NULL: none */
-	bool		created;
-	bool		written;
-	bool		judged;			/* by the rule */
-	bool		has_base;		/* one of the documents names what it is based
-								 * on */
-	bool		again;			/* it is being written for the second time */
-	bool		exists;			/* the service has one */
-	int64		client_version;
-	TimestampTz last_update_utc;
-	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
-	Jsonb	   *winner;			/* NULL: none needed */
-} UploadGroup;
-
-struct Upload
-{
-	text	   *collection;
-	text	   *client_id;
-	Batch	   *batch;
-	UploadGroup *groups;		/* by id, as the batch's */
-	int			ngroups;
-	RuleOutcome *outcomes;		/* by ordinal, from 0 */
-	bool		has_base;		/* one of the groups has */
-	MemoryContext scratch;		/* for a document at a time */
-	int64		winners_size;	/* bytes, as jsonb */
-};
-
 static void upload_begin(Upload *upload);
+static bool upload_judge_all(Upload *upload);
 static bool upload_guess(Upload *upload);
-static bool upload_look_up(Upload *upload, bool lost);
-static bool upload_write(Upload *upload, bool guessed);
-static bool upload_create(Upload *upload, SentDocument **writes, int count);
-static void upload_statements(Upload *upload, SentDocument **writes,
+static void upload_write_all(Upload *upload, bool again);
+static void upload_apply(int from, int to, int steps, void *arg);
+static bool upload_refuse(int which, ErrorData *error, void *arg);
+static void upload_leave(int from, int to, void *arg);
+static void upload_look_up(Upload *upload, int from, int to);
+static void upload_write(Upload *upload, int from, int to, bool as_judged);
+static void upload_statements(Upload *upload, UploadGroup **groups,
 							  int count, bool all_new);
-static void upload_judge(Upload *upload, UploadGroup *group,
-						 const StoredDocument *stored);
-static bool on_stored(const StoredDocument *stored, void *arg);
-static void on_written(const WrittenDocument *written, void *arg);
-static bool may_replace(const StoredDocument *stored, void *arg);
-static Jsonb *make_winner(Upload *upload, const StoredDocument *stored);
-static bool has_loser(Upload *upload, UploadGroup *group);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
+static Datum refusal_as_jsonb(const Refusal *refusal);
 
 /*
  * docsync_upsert(client_id text, documents jsonb,
- *				  collection text DEFAULT 'default')
+ *				  collection text DEFAULT 'default', atomic bool DEFAULT true)
  * RETURNS TABLE (ordinal int, id text, outcome text, client_version bigint,
- *				  last_update_utc timestamptz, winner jsonb)
+ *				  last_update_utc timestamptz, winner jsonb, error jsonb)
  *
  * A row for each document, in the order given.
  *
@@ -109,14 +76,20 @@ Datum
 docsync_upsert(PG_FUNCTION_ARGS)
 {
 	Upload	   *upload;
-	JsonbValue	documents;
+	Batch	   *batch = NULL;
+	bool		atomic = docsync_request_get_bool(fcinfo, 3, true);
 
 	if (!PG_ARGISNULL(1))
+	{
+		JsonbValue	documents;
+
 		JsonbToJsonbValue(PG_GETARG_JSONB_P(1), &documents);
+		batch = docsync_batch_parse(&documents, atomic);
+	}
 
 	upload = docsync_upsert_apply(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 								  PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2),
-								  PG_ARGISNULL(1) ? NULL : &documents);
+								  batch, atomic);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	put_rows(upload, (ReturnSetInfo *) fcinfo->resultinfo);
@@ -128,15 +101,15 @@ docsync_upsert(PG_FUNCTION_ARGS)
  * Applies an upload.  Arguments are NULL where SQL's are.
  */
 Upload *
-docsync_upsert_apply(text *client_id, text *collection,
-					 const JsonbValue *documents)
+docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
+					 bool atomic)
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
 	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
-	if (documents == NULL)
+	if (batch == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("documents is null"),
@@ -149,24 +122,17 @@ docsync_upsert_apply(text *client_id, text *collection,
 
 	upload->client_id = client_id;
 	upload->collection = collection;
-	upload->batch = docsync_batch_parse(documents, true);
+	upload->batch = batch;
+	if (atomic)
+		docsync_batch_make_atomic(batch);
 
-	if (upload->batch->count > 0)
+	if (upload->batch->ngroups > 0)
 	{
 		upload_begin(upload);
-		if (!upload_guess(upload))
-		{
-			upload_look_up(upload, false);
-			upload_write(upload, false);
-		}
-		if (upload_look_up(upload, true))
-		{
-			upload_write(upload, false);
-			upload_look_up(upload, true);
-		}
+		upload_write_all(upload, !upload_judge_all(upload));
 	}
 	else
-		docsync_schema_check_caller();
+		docsync_schema_check_caller(ACL_SELECT);
 
 	return upload;
 }
@@ -183,16 +149,30 @@ docsync_upsert_count(const Upload *upload)
 UploadResult
 docsync_upsert_result(const Upload *upload, int i)
 {
-	UploadGroup *group = &upload->groups[upload->batch->group_of[i]];
-	UploadResult result;
+	int			group_of = upload->batch->group_of[i];
+	UploadResult result = {.sent = &upload->batch->documents[i]};
+	UploadGroup *group = group_of < 0 ? NULL : &upload->groups[group_of];
 
-	result.sent = &upload->batch->documents[i];
-	result.outcome = upload->outcomes[i];
-	result.exists = group->exists;
-	result.client_version = group->client_version;
-	result.last_update_utc = group->last_update_utc;
-	result.winner = result.outcome == RULE_DISCARDED ||
-		result.outcome == RULE_CONFLICT ? group->winner : NULL;
+	result.refusal = result.sent->refusal;
+	if (result.refusal != NULL)
+		result.outcome = RULE_REFUSED;
+	else if (group->untried)
+		result.outcome = RULE_UNTRIED;
+	else
+	{
+		result.outcome = upload->outcomes[i];
+		if (group->modified && group->write == result.sent)
+			result.outcome = RULE_MODIFIED;
+
+		result.exists = group->exists;
+		result.client_version = group->client_version;
+		result.last_update_utc = group->last_update_utc;
+		if (docsync_rule_has_winner(result.outcome))
+		{
+			result.winner = group->winner;
+			result.winner_omitted = group->exists && group->winner == NULL;
+		}
+	}
 
 	return result;
 }
@@ -211,18 +191,47 @@ upload_begin(Upload *upload)
 		group->sent = &batch->groups[i];
 		for (int j = 0; j < group->sent->count; j++)
 			group->has_base = group->has_base || group->sent->documents[j]->has_base;
-		upload->has_base = upload->has_base || group->has_base;
 	}
 
 	upload->outcomes = palloc0(sizeof(RuleOutcome) * batch->count);
+	upload->context = CurrentMemoryContext;
 	upload->scratch = AllocSetContextCreate(CurrentMemoryContext,
 											"docsync scratch",
 											ALLOCSET_DEFAULT_SIZES);
+	upload->division.atomic = batch->atomic;
+	upload->division.apply = upload_apply;
+	upload->division.refuse = upload_refuse;
+	upload->division.leave = upload_leave;
+	upload->division.arg = upload;
 }
 
 /*
- * Looks up a few of many documents.  If none is stored, takes all for new and
- * writes them; false if that was wrong, and then nothing has been done.
+ * Applies the rule to all, before anything is written.  False if that wasn't to
+ * be done, since a policy's function has failed for one of the stored documents.
+ */
+static bool
+upload_judge_all(Upload *upload)
+{
+	Oid			document = docsync_schema_open(STORE_WRITE)->relations[STORE_DOCUMENT];
+	ErrorData  *error;
+
+	/* Where there are no policies nothing of the user's is run. */
+	if (check_enable_rls(document, InvalidOid, true) != RLS_ENABLED)
+	{
+		upload_apply(0, upload->ngroups, DIVIDE_LOOK_UP, upload);
+		return true;
+	}
+
+	error = docsync_divide_try(&upload->division, 0, upload->ngroups,
+							   DIVIDE_LOOK_UP);
+	if (error != NULL && upload->batch->atomic && upload->ngroups == 1)
+		upload_refuse(0, error, upload);
+	return error == NULL;
+}
+
+/*
+ * Looks up a few of many documents.  If none is stored, takes all for new;
+ * whether that was right shows when they are written.
  *
  * A client's first upload is like that, and to look up each of its documents
  * takes a seventh of the time.  Those looked up here are to be written in any
@@ -244,149 +253,177 @@ upload_guess(Upload *upload)
 		return false;
 
 	for (int i = 0; i < upload->ngroups; i++)
-		upload_judge(upload, &upload->groups[i], NULL);
-	return upload_write(upload, true);
-}
-
-/*
- * Looks up what is stored and applies the rule: first to all ids, then to
- * those that were to be written and were not.  These have lost a race, unless
- * the stored document has changed since it was compared with what ours is based
- * on: then it is locked now, and if ours wins over it, there is something to
- * write again, and true is returned.
- */
-static bool
-upload_look_up(Upload *upload, bool lost)
-{
-	bool		again = false;
-	Datum	   *ids = palloc(sizeof(Datum) * upload->ngroups);
-	int			count = 0;
-
-	for (int i = 0; i < upload->ngroups; i++)
-	{
-		UploadGroup *group = &upload->groups[i];
-
-		if (lost && (group->write == NULL || group->written))
-			continue;
-		group->judged = false;
-		ids[count++] = docsync_batch_id(group->sent);
-	}
-	if (count == 0)
-		return false;
-
-	docsync_store_find(upload->collection, ids, count, on_stored, upload);
-
-	for (int i = 0; i < upload->ngroups; i++)
-	{
-		UploadGroup *group = &upload->groups[i];
-
-		if (!lost && !group->judged)
-			upload_judge(upload, group, NULL);
-		if (!lost || group->write == NULL || group->written)
-			continue;
-		if (group->has_base && !group->again)
-			again = group->again = true;
-		else
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("document %d was not stored",
-							group->write->ordinal),
-					 errdetail("A trigger on docsync.document may have suppressed it.")));
-	}
-	return again;
-}
-
-/*
- * Writes what won, in the order of ids.  False if all were guessed to be new
- * and are not; then nothing has been done.
- */
-static bool
-upload_write(Upload *upload, bool guessed)
-{
-	SentDocument **writes = palloc(sizeof(SentDocument *) * upload->ngroups);
-	int			count = 0;
-	bool		all_new = true;
-
-	for (int i = 0; i < upload->ngroups; i++)
-	{
-		UploadGroup *group = &upload->groups[i];
-
-		if (group->write != NULL && !group->written)
-		{
-			writes[count++] = group->write;
-			all_new = all_new && group->created;
-		}
-	}
-
-	/* The plan for one that is new is quicker to start. */
-	if (all_new && count == 1 && upload->ngroups == 1)
-	{
-		upload_statements(upload, writes, 1, true);
-		if (upload->groups[0].written)
-			return true;
-	}
-	if (all_new && count >= CREATE_DOCUMENTS)
-	{
-		if (upload_create(upload, writes, count))
-			return true;
-		if (guessed)
-			return false;
-	}
-	upload_statements(upload, writes, count, false);
+		docsync_judge_nothing(upload, &upload->groups[i]);
 	return true;
 }
 
 /*
- * Writes documents none of which was stored when we looked, in a
- * subtransaction.  False if one is now: then nothing has been done, and
- * nothing is locked.
- *
- * Not for a batch that has updates too: these would be written out of the
- * order of ids, and two uploads could deadlock.
+ * Writes what won.  With again that isn't known yet, and everything is looked
+ * up as part of it.
  */
-static bool
-upload_create(Upload *upload, SentDocument **writes, int count)
+static void
+upload_write_all(Upload *upload, bool again)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = true;
+	int			from = 0;
+	int			to = upload->ngroups;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	while (!again && from < to && upload->groups[from].write == NULL)
+		from++;
+	while (!again && from < to && upload->groups[to - 1].write == NULL)
+		to--;
+	if (from == to)
+		return;
+
+	/*
+	 * What is done in a subtransaction goes with it.  A mark that is taken
+	 * again with each would soon be taken for those of many collections.
+	 */
+	if (!upload->batch->atomic || to - from > 1)
 	{
-		upload_statements(upload, writes, count, true);
-		ReleaseCurrentSubTransaction();
+		docsync_schema_check_caller(ACL_INSERT);
+		docsync_history_notice();
+		docsync_stamp_mark(upload->collection);
 	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-
-		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
-			ReThrowError(error);
-		FreeErrorData(error);
-
-		for (int i = 0; i < count; i++)
-			upload->groups[upload->batch->group_of[writes[i]->ordinal - 1]].written = false;
-		upload->winners_size = 0;
-		done = false;
-	}
-	PG_END_TRY();
-
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	docsync_divide_run(&upload->division, from, to, again);
 }
 
 /*
- * Writes documents, some at a time.
+ * Looks up groups, or writes those that are to be written, or both.
+ */
+static void
+upload_apply(int from, int to, int steps, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+
+	if (steps == DIVIDE_LOOK_UP && upload_guess(upload))
+		return;
+	if (steps & DIVIDE_LOOK_UP)
+		upload_look_up(upload, from, to);
+	if (steps & DIVIDE_WRITE)
+		upload_write(upload, from, to, steps == DIVIDE_WRITE);
+}
+
+/*
+ * Refuses the document that was to be written, or, if it didn't come to that,
+ * all of its id.  True if there are others of the id to be tried.
+ */
+static bool
+upload_refuse(int which, ErrorData *error, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+	UploadGroup *group = &upload->groups[which];
+	bool		is_left = false;
+
+	for (int i = 0; i < group->sent->count; i++)
+	{
+		SentDocument *sent = group->sent->documents[i];
+
+		if (!group->judged || group->write == NULL || group->write == sent)
+			docsync_refuse_with(upload->batch, sent, error);
+		is_left = is_left || sent->refusal == NULL;
+	}
+	group->write = NULL;
+
+	return is_left;
+}
+
+static void
+upload_leave(int from, int to, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+
+	for (int i = from; i < to; i++)
+	{
+		UploadGroup *group = &upload->groups[i];
+
+		group->untried = !group->judged || group->write != NULL;
+	}
+}
+
+/*
+ * Looks up what is stored and applies the rule.
+ */
+static void
+upload_look_up(Upload *upload, int from, int to)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * (to - from));
+
+	for (int i = from; i < to; i++)
+	{
+		upload->groups[i].judged = false;
+		ids[i - from] = docsync_batch_id(upload->groups[i].sent);
+	}
+
+	docsync_store_find(upload->collection, ids, to - from, docsync_judge_stored, upload);
+
+	for (int i = from; i < to; i++)
+	{
+		if (!upload->groups[i].judged)
+			docsync_judge_nothing(upload, &upload->groups[i]);
+	}
+}
+
+/*
+ * Writes what won, in the order of ids.  as_judged: nothing has been tried yet.
+ */
+static void
+upload_write(Upload *upload, int from, int to, bool as_judged)
+{
+	UploadGroup **groups = palloc(sizeof(UploadGroup *) * (to - from));
+	int			count = 0;
+	int			again = 0;
+	bool		all_new = true;
+
+	for (int i = from; i < to; i++)
+	{
+		if (upload->groups[i].write != NULL)
+		{
+			groups[count++] = &upload->groups[i];
+			all_new = all_new && upload->groups[i].created;
+		}
+	}
+	if (count == 0)
+		return;
+
+	/*
+	 * The plan for one that is new is quicker to start.  Not both for others:
+	 * rows would be written out of the order of ids, and two uploads could
+	 * deadlock.
+	 */
+	if (all_new && count == 1)
+		upload_statements(upload, groups, 1, true);
+	if (!groups[0]->written)
+		upload_statements(upload, groups, count,
+						  all_new && as_judged && count >= CREATE_DOCUMENTS);
+
+	/* What another document of the same id has won is locked by now. */
+	for (int i = 0; i < count; i++)
+	{
+		if (groups[i]->again)
+			groups[again++] = groups[i];
+	}
+	if (again > 0)
+		upload_statements(upload, groups, again, false);
+
+	for (int i = from; i < to; i++)
+	{
+		UploadGroup *group = &upload->groups[i];
+
+		if (group->write == NULL || group->written)
+			continue;
+		upload->division.passed = i;
+		upload->division.end = i + 1;
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("document %d was not stored", group->write->ordinal),
+				 errdetail("A trigger on docsync.document may have suppressed it.")));
+	}
+}
+
+/*
+ * Writes documents, some at a time.  all_new: none was stored when we looked; if
+ * one is now, there is an error, or of a single document nothing is written.
  *
  * An update takes two stamps, since ON CONFLICT fires the trigger for INSERT
  * before that for UPDATE; of the gap nobody takes notice.  Stamps are reserved
@@ -394,205 +431,36 @@ upload_create(Upload *upload, SentDocument **writes, int count)
  * a policy refuses at the first row.
  */
 static void
-upload_statements(Upload *upload, SentDocument **writes, int count,
+upload_statements(Upload *upload, UploadGroup **groups, int count,
 				  bool all_new)
 {
-	for (int i = 0; i < count; i += WRITE_DOCUMENTS)
+	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
+	Division   *division = &upload->division;
+
+	int			some;
+
+	for (int i = 0; i < count; i += some)
 	{
-		int			some = Min(WRITE_DOCUMENTS, count - i);
+		int64		size = 0;
 
 		CHECK_FOR_INTERRUPTS();
 
+		for (some = 0; some < WRITE_DOCUMENTS && i + some < count &&
+			 size < WRITE_SIZE; some++)
+		{
+			writes[some] = groups[i + some]->write;
+			groups[i + some]->again = false;
+			size += writes[some]->json_len;
+		}
+		division->begun = division->passed = groups[i] - upload->groups;
+		division->end = groups[i + some - 1] - upload->groups + 1;
+
 		docsync_stamp_expect(all_new ? some : 2 * some);
 		docsync_store_write(upload->collection, upload->client_id,
-							writes + i, some, all_new, on_written,
-							upload->has_base ? may_replace : NULL, upload);
+							writes, some, all_new, docsync_judge_written,
+							docsync_judge_may_replace, upload);
 	}
 	docsync_stamp_forget();
-}
-
-/*
- * Applies the rule to the documents of one id, one by one, beginning with
- * what is stored, which is NULL if nothing is.
- */
-static void
-upload_judge(Upload *upload, UploadGroup *group, const StoredDocument *stored)
-{
-	RuleHeld	at_first = {.exists = stored != NULL};
-	RuleHeld	held;
-
-	if (stored != NULL)
-	{
-		at_first.client_version = stored->client_version;
-		at_first.last_update_utc = stored->last_update_utc;
-		at_first.same_client = docsync_batch_same_text(stored->client_id,
-													   upload->client_id);
-		at_first.deleted = stored->deleted;
-
-		/* Detoast the body only if the rule will look at it. */
-		for (int i = 0; i < group->sent->count; i++)
-		{
-			if ((at_first.same_client || group->has_base) && stored->has_body &&
-				at_first.body == NULL &&
-				group->sent->documents[i]->client_version == stored->client_version)
-				at_first.body = DatumGetJsonbP(stored->body);
-		}
-	}
-
-	held = at_first;
-	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
-	group->exists = stored != NULL;
-	group->write = NULL;
-	group->created = !held.exists;
-	group->judged = true;
-
-	for (int i = 0; i < group->sent->count; i++)
-	{
-		SentDocument *sent = group->sent->documents[i];
-		RuleOutcome outcome = docsync_rule_decide(&held, sent);
-
-		upload->outcomes[sent->ordinal - 1] = outcome;
-		if (outcome == RULE_CREATED || outcome == RULE_UPDATED)
-		{
-			group->write = sent;
-
-			held.exists = true;
-			held.client_version = sent->client_version;
-			held.last_update_utc = DT_NOEND;
-			held.same_client = true;
-			held.deleted = sent->deleted;
-			/* There is another to compare it with? */
-			held.body = i + 1 < group->sent->count ? docsync_batch_body(sent) : NULL;
-		}
-	}
-
-	/* Two edits with clientVersion 0 may end where they began. */
-	if (group->write != NULL &&
-		docsync_rule_decide(&at_first, group->write) == RULE_UNCHANGED)
-		group->write = NULL;
-}
-
-/*
- * StoredCallback of upload_look_up()
- */
-static bool
-on_stored(const StoredDocument *stored, void *arg)
-{
-	Upload	   *upload = (Upload *) arg;
-	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
-															stored->id)];
-	MemoryContext oldcontext;
-
-	/* A large batch that is sent again would be there three times over. */
-	oldcontext = MemoryContextSwitchTo(upload->scratch);
-	upload_judge(upload, group, stored);
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(upload->scratch);
-
-	if (group->write != NULL)
-		return true;
-
-	group->client_version = stored->client_version;
-	group->last_update_utc = stored->last_update_utc;
-	if (has_loser(upload, group))
-		group->winner = make_winner(upload, stored);
-	return true;
-}
-
-/*
- * WrittenCallback of upload_write()
- */
-static void
-on_written(const WrittenDocument *written, void *arg)
-{
-	Upload	   *upload = (Upload *) arg;
-	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
-															written->id)];
-	SentDocument *sent = group->write;
-
-	/*
-	 * Somebody may have written it since we looked.  We have won all the
-	 * same, but an earlier one of ours may not have.  Where one names what it
-	 * is based on, may_replace() has seen to it that nobody has; at most a
-	 * tombstone has been purged, and that nobody is to hear of.
-	 */
-	if (!group->has_base &&
-		(group->sent->count > 1 || group->created != (written->replaced == NULL)))
-		upload_judge(upload, group, written->replaced);
-	Assert(group->write == sent);
-
-	group->written = true;
-	group->exists = true;
-	group->client_version = written->client_version;
-	group->last_update_utc = written->last_update_utc;
-
-	/* An earlier or later one in the batch lost against it. */
-	if (has_loser(upload, group))
-	{
-		StoredDocument stored = {
-			.id = cstring_to_text_with_len(sent->id, sent->id_len),
-			.client_version = sent->client_version,
-			.client_id = upload->client_id,
-			.last_update_utc = written->last_update_utc,
-			.deleted = sent->deleted,
-			.has_body = sent->has_body,
-			.body = JsonbPGetDatum(docsync_batch_body(sent))
-		};
-
-		group->winner = make_winner(upload, &stored);
-	}
-}
-
-/*
- * ReplaceCallback: a document that is based on another may replace only what it
- * was compared with.
- */
-static bool
-may_replace(const StoredDocument *stored, void *arg)
-{
-	Upload	   *upload = (Upload *) arg;
-	UploadGroup *group = &upload->groups[docsync_batch_find(upload->batch,
-															stored->id)];
-
-	return !group->has_base || group->judged_on == stored->last_update_utc;
-}
-
-/*
- * The stored document, for a client whose own was discarded; NULL when all of
- * them would be more than an answer may have.  A small request could ask for
- * gigabytes, and the download has the document too.
- */
-static Jsonb *
-make_winner(Upload *upload, const StoredDocument *stored)
-{
-	MemoryContext oldcontext = MemoryContextSwitchTo(upload->scratch);
-	Jsonb	   *document = docsync_json_document(stored);
-	Jsonb	   *winner = NULL;
-
-	MemoryContextSwitchTo(oldcontext);
-
-	upload->winners_size += VARSIZE(document);
-	if (upload->winners_size <= docsync_max_page_size)
-	{
-		winner = palloc(VARSIZE(document));
-		memcpy(winner, document, VARSIZE(document));
-	}
-	MemoryContextReset(upload->scratch);
-
-	return winner;
-}
-
-static bool
-has_loser(Upload *upload, UploadGroup *group)
-{
-	for (int i = 0; i < group->sent->count; i++)
-	{
-		RuleOutcome outcome = upload->outcomes[group->sent->documents[i]->ordinal - 1];
-
-		if (outcome == RULE_DISCARDED || outcome == RULE_CONFLICT)
-			return true;
-	}
-	return false;
 }
 
 static void
@@ -606,20 +474,25 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 	for (int i = 0; i < upload->batch->count; i++)
 	{
 		UploadResult result = docsync_upsert_result(upload, i);
-		Datum		values[6];
-		bool		nulls[6] = {false};
+		Datum		values[7];
+		bool		nulls[7] = {false};
 
 		CHECK_FOR_INTERRUPTS();
 
 		values[0] = Int32GetDatum(result.sent->ordinal);
-		values[1] = PointerGetDatum(cstring_to_text_with_len(result.sent->id,
-															 result.sent->id_len));
+		nulls[1] = result.sent->id == NULL;
+		if (!nulls[1])
+			values[1] = PointerGetDatum(cstring_to_text_with_len(result.sent->id,
+																 result.sent->id_len));
 		values[2] = CStringGetTextDatum(docsync_rule_name(result.outcome));
 		values[3] = Int64GetDatum(result.client_version);
 		values[4] = TimestampTzGetDatum(result.last_update_utc);
 		nulls[3] = nulls[4] = !result.exists;
 		values[5] = JsonbPGetDatum(result.winner);
 		nulls[5] = result.winner == NULL;
+		nulls[6] = result.refusal == NULL;
+		if (!nulls[6])
+			values[6] = refusal_as_jsonb(result.refusal);
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(row_context);
@@ -627,4 +500,14 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(row_context);
+}
+
+static Datum
+refusal_as_jsonb(const Refusal *refusal)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	docsync_refuse_append(&buf, refusal);
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
 }

@@ -29,7 +29,7 @@ class SqlTransport:
             text = f'{text[:-1]}, "documents": {documents_text(documents)}}}'
         try:
             with self.connection.cursor() as cursor:
-                cursor.execute(f'SELECT {function}(%s::jsonb)::text', (text,))
+                cursor.execute(f'SELECT {function}(%s)::text', (text.encode(),))
                 answer, = cursor.fetchone()
         except psycopg2.Error as error:
             code = error.pgcode or ''

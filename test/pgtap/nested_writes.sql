@@ -50,7 +50,7 @@ CREATE FUNCTION pg_temp.empty() RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- What an upload said
-CREATE TEMP TABLE said (ordinal int, id text, outcome text, client_version bigint, last_update_utc timestamptz, winner jsonb);
+CREATE TEMP TABLE said (ordinal int, id text, outcome text, client_version bigint, last_update_utc timestamptz, winner jsonb, error jsonb);
 GRANT ALL ON said TO regress_docsync_nested;
 CREATE FUNCTION pg_temp.upload(documents jsonb) RETURNS void LANGUAGE sql AS $$
 	TRUNCATE said;

@@ -42,7 +42,7 @@ INSERT INTO call (name, command) VALUES
 	('sync', $$SELECT docsync_sync('reader', '[{"id": "17", "clientVersion": 0, "body": 1}]', "maxDocuments" => 10)$$),
 	('pull of one who has to compare', $$SELECT docsync_pull(cursor => (SELECT other_cursor FROM middle), reconcile => true, "maxDocuments" => 10)$$),
 	('the list', $$SELECT docsync_docs_reconcile('{"after": "17", "maxDocuments": 10}')$$),
-	('ten by id', $$SELECT docsync_docs_get((SELECT jsonb_build_object('ids', jsonb_agg(i::text)) FROM generate_series(101, 110) AS i))$$),
+	('ten by id', $$SELECT docsync_docs_get(convert_to((SELECT jsonb_build_object('ids', jsonb_agg(i::text)) FROM generate_series(101, 110) AS i)::text, 'UTF8'))$$),
 	('purge', $$CALL docsync_purge('1 day', 'default')$$),
 	('purge of all collections', $$CALL docsync_purge('1 day')$$),
 	('the protocol''s query', $$SELECT docsync_docs_query(origin => 'any', "maxDocuments" => 10)$$),

@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(74);
+SELECT plan(110);
 
 CREATE ROLE regress_docsync_ann;
 CREATE ROLE regress_docsync_bob;
@@ -35,11 +35,12 @@ BEGIN
 	RETURN result;
 END
 $$;
+-- An upload's error names the document; that is left out here.
 CREATE FUNCTION pg_temp.upload(role text, documents text, collection text DEFAULT 'default', client_id text DEFAULT NULL) RETURNS text
 	LANGUAGE sql
 AS $$
-	SELECT pg_temp.run_as(role, format('SELECT outcome, winner -> ''body'' AS body FROM docsync_upsert(%L, %L, %L)',
-		coalesce(client_id, 'regress_docsync_' || role), documents, collection))
+	SELECT regexp_replace(pg_temp.run_as(role, format('SELECT outcome, winner -> ''body'' AS body FROM docsync_upsert(%L, %L, %L)',
+		coalesce(client_id, 'regress_docsync_' || role), documents, collection)), ' \{"document": [0-9]+, "id": "[^"]+"\}$', '')
 $$;
 CREATE FUNCTION pg_temp.download(role text, collection text DEFAULT 'default', client_id text DEFAULT NULL) RETURNS text
 	LANGUAGE sql
@@ -107,9 +108,41 @@ SELECT is(pg_temp.upload('bob', format('[{"id": "hidden 0", "clientVersion": 0, 
 SELECT is(pg_temp.upload('bob', '[{"id": "own", "clientVersion": 1, "body": 1}, {"id": "hidden", "clientVersion": 9, "body": 1}]'), :'refused_old',
 	'one hidden document refuses the whole batch');
 SELECT is(pg_temp.download('bob'), 'nothing', '... and nothing of it is stored');
+-- The same for a batch of many, which is tried in parts, whatever it is based on, and where the rest goes on
+CREATE FUNCTION pg_temp.refusal(documents text, atomic bool DEFAULT false) RETURNS text
+	LANGUAGE sql
+AS $$
+	SELECT pg_temp.run_as('bob', format('SELECT outcome, client_version, winner, error FROM docsync_upsert(%L, %L, %L, %L) WHERE id LIKE %L', 'regress_docsync_bob', documents, 'default', atomic, 'hidden%'))
+$$;
+SELECT is(count(DISTINCT refusal), 1::bigint, 'nor does an outcome: ' || min(refusal))
+  FROM unnest('{-1,0,4,5,6}'::text[]) AS version, unnest('{"\"secret\"","\"guess\""}'::text[]) AS body, unnest(ARRAY['', '"baseVersion": null,', '"baseVersion": null, "deleted": true,']) AS base,
+	   LATERAL pg_temp.refusal(format('[{"id": "hidden", "clientVersion": %s, %s "body": %s}]', version, base, body)) AS refusal;
+SELECT matches(pg_temp.refusal('[{"id": "hidden", "clientVersion": 9, "body": 1}]'), '^\(refused,,,"\{""code"": ""42501"", ""hint"": null, ""details"": .*document.*1.*hidden.*""message"": ""new row violates row-level security policy \(USING expression\)', 'it is refused, by name');
+SELECT is(pg_temp.refusal(format('[{"id": "%s", "clientVersion": %s, "baseVersion": %s, "body": "secret"}]', id, version, base), atomic), '(conflict,,,)', format('what is based on a hidden document is based on nothing: %s, %s, %s', id, version, base))
+  FROM unnest('{hidden,hidden none}'::text[]) AS id, unnest('{4,5,6}'::int[]) AS version, unnest('{4,5}'::int[]) AS base, unnest('{true,false}'::bool[]) AS atomic;
+INSERT INTO docsync.document (collection, id, client_version, client_id, body) VALUES ('crowd', 'hidden', 5, 'regress_docsync_ann', '"secret"');
+SELECT is(pg_temp.run_as('bob', format('SELECT outcome, count(*) FROM docsync_upsert(%L, %L, %L, false) GROUP BY 1 ORDER BY 1', 'regress_docsync_bob',
+		jsonb_build_object('id', 'hidden', 'clientVersion', version, 'body', 'secret') || (SELECT jsonb_agg(jsonb_build_object('id', 'd' || many || i, 'clientVersion', version, 'body', i)) FROM generate_series(1, many) AS i), 'crowd')),
+	format(CASE WHEN version = 4 THEN '(created,%s) (refused,1)' ELSE '(refused,1) (updated,%s)' END, many), format('and the others are stored: %s, version %s', many, version))
+  FROM unnest('{4,6}'::int[]) AS version, unnest('{1,59}'::int[]) AS many;
 SELECT is(pg_temp.upload('bob', '[{"id": "own", "clientVersion": 1, "body": "secret"}]', 'default', 'somebody'), :'refused_new', 'nor may bob write as somebody else');
 SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
 	'hidden 5 "secret", hidden 0 0 "secret"', 'ann''s documents are as they were');
+
+------------------------------------------------------------------------------
+-- A policy that fails for what is stored
+------------------------------------------------------------------------------
+DROP POLICY own ON docsync.document;
+CREATE POLICY level ON docsync.document USING ((body ->> 'level')::int > 0);
+INSERT INTO docsync.document (collection, id, body) SELECT 'levels', 'd' || i, CASE i WHEN 30 THEN '{"level": "x"}' ELSE '{"level": 1}' END::jsonb FROM generate_series(1, 70) AS i;
+SELECT is(pg_temp.run_as('bob', format('SELECT outcome, count(*), error ->> %L AS message FROM docsync_upsert(%L, %L, %L, false) GROUP BY 1, 3 ORDER BY 1', 'message', 'regress_docsync_bob',
+	(SELECT jsonb_agg(jsonb_build_object('id', 'd' || i, 'clientVersion', 9223372036854775707 + many, 'body', '{"level": 2}'::jsonb)) FROM generate_series(31 - many, 30 + many) AS i), 'levels')),
+	concat_ws(' ', '(refused,1,"invalid input syntax for type integer: ""x""")', format('(updated,%s,)', nullif(2 * many - 1, 0))), format('%s documents', 2 * many))
+  FROM unnest('{1,2,30}'::int[]) AS many;
+SELECT is(pg_temp.upload('bob', (SELECT jsonb_agg(jsonb_build_object('id', 'd' || i, 'clientVersion', 1, 'body', 1)) FROM generate_series(31 - many, 30) AS i)::text, 'levels'),
+	'22P02 invalid input syntax for type integer: "x"', format('%s documents, atomic', many)) FROM unnest('{1,2,30}'::int[]) AS many;
+DROP POLICY level ON docsync.document;
+CREATE POLICY own ON docsync.document USING (client_id = current_user);
 
 ------------------------------------------------------------------------------
 -- All may read, each writes what is his own
@@ -155,9 +188,9 @@ CREATE TEMP TABLE errors AS
 		$$INSERT INTO docsync.document (id, client_version, client_id, body) VALUES ('bob''s', 9223372036854775807, 'regress_docsync_bob', '"secret"');
 		  UPDATE docsync.document SET body = '"secret too"' WHERE id = 'bob''s'$$,
 		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": "hidden", "clientVersion": 9, "body": "secret"}]')$$,
-		$$SELECT docsync_upsert('somebody', '[{"id": "secret", "clientVersion": 9, "body": "secret"}]')$$,
+		$$SELECT docsync_upsert('somebody', '[{"id": "own", "clientVersion": 9, "body": "secret"}]')$$,
 		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": 17, "clientVersion": 9, "body": "secret"}]')$$,
-		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": "secret", "clientVersion": "secret", "body": "secret"}]')$$,
+		$$SELECT docsync_upsert('regress_docsync_bob', '[{"id": "own", "clientVersion": "secret", "body": "secret"}]')$$,
 		$$TRUNCATE docsync.document$$]) AS command;
 SELECT is_empty($$SELECT command, error FROM errors WHERE error ~ 'secret' OR error = 'no error'$$, 'no error shows a document');
 

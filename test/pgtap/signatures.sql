@@ -47,12 +47,12 @@ SELECT results_eq($$
 	('docsync_check_store'::name COLLATE "C", '' COLLATE "C", 'void' COLLATE "C"),
 	('docsync_check_store_owner', '', 'void'),
 	('docsync_create_store', '', 'void'),
-	('docsync_docs', 'jsonb', 'api."*/*"'),
-	('docsync_docs_get', 'jsonb', 'api."*/*"'),
+	('docsync_docs', 'bytea', 'api."*/*"'),
+	('docsync_docs_get', 'bytea', 'api."*/*"'),
 	('docsync_docs_query', 'origin text DEFAULT ''other''::text, "sinceUtc" text DEFAULT NULL::text, "clientId" text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', 'api."*/*"'),
-	('docsync_docs_reconcile', 'jsonb', 'api."*/*"'),
-	('docsync_docs_sync', 'jsonb', 'api."*/*"'),
+	('docsync_docs_reconcile', 'bytea', 'api."*/*"'),
+	('docsync_docs_sync', 'bytea', 'api."*/*"'),
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
 	('docsync_new_epoch', '', 'void'),
@@ -65,11 +65,11 @@ SELECT results_eq($$
 		'SETOF api.docsync_change'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000, '
-		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true', 'api."*/*"'),
+		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true, atomic boolean DEFAULT true', 'api."*/*"'),
 	('docsync_unset_fence', '', 'xid8'),
 	('docsync_unset_stamp', '', 'timestamp with time zone'),
-	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text',
-		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb)')$$,
+	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text, atomic boolean DEFAULT true',
+		'TABLE(ordinal integer, id text, outcome text, client_version bigint, last_update_utc timestamp with time zone, winner jsonb, error jsonb)')$$,
 	'arguments, defaults and results');
 
 -- Properties.  Strict none: NULL is refused with a message, not answered by NULL.

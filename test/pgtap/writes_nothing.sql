@@ -89,7 +89,7 @@ INSERT INTO call (name, command) VALUES
 	('an empty batch', $$SELECT docsync_upsert('tablet', '[]')$$),
 	('sync', $$SELECT docsync_sync('tablet', pg_temp.batch()::json)$$),
 	('sync without documents', $$SELECT docsync_sync('tablet')$$),
-	('the protocol''s upload', $$SELECT docsync_docs(jsonb_build_object('clientId', 'tablet', 'documents', pg_temp.batch()))$$),
+	('the protocol''s upload', $$SELECT docsync_docs(convert_to(jsonb_build_object('clientId', 'tablet', 'documents', pg_temp.batch())::text, 'UTF8'))$$),
 	('query_since', $$SELECT docsync_query_since('phone')$$),
 	('pull', $$SELECT docsync_pull()$$),
 	('the protocol''s download', $$SELECT docsync_docs_query('any')$$),

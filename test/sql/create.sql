@@ -13,7 +13,7 @@ AS $$
 $$;
 -- upload: outcomes with their ids, all if there are few.  All that the answer
 -- says is compared with what is stored, by whoever looks afterwards.
-CREATE TABLE pg_temp.answer (ordinal int, id text, outcome text, client_version bigint, last_update_utc timestamptz, winner jsonb);
+CREATE TABLE pg_temp.answer (ordinal int, id text, outcome text, client_version bigint, last_update_utc timestamptz, winner jsonb, error jsonb);
 CREATE FUNCTION pg_temp.upload(documents jsonb, collection text) RETURNS TABLE (outcome text, count bigint, ids text)
 	LANGUAGE plpgsql
 AS $$

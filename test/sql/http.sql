@@ -395,12 +395,12 @@ SET docsync.max_document_size = 100;
 SELECT method, pg_temp.request(method, NULL, NULL, format(command, documents))
   FROM unnest(ARRAY[NULL, 'POST']) AS method,
 	   unnest(ARRAY['[{"id": "x1", "clientVersion": 1, "body": 1}, {"id": "x2", "clientVersion": 1, "body": 1}]',
-			'[{"id": "x1", "clientVersion": 1, "body": "' || repeat('x', 97) || '"}]']) AS documents,
+			'[{"id": "x1", "clientVersion": 1, "body": "' || repeat('x', 99) || '"}]']) AS documents,
 	   unnest(ARRAY[$$SELECT docsync_sync('x', %L)$$, $$SELECT docsync_docs_sync('{"clientId": "x", "documents": %s}')$$, $$SELECT docsync_docs('{"clientId": "x", "documents": %s}')$$,
 			$$SELECT docsync_upsert('x', %L)$$]) AS command;
 -- as many bytes as may be
-SELECT pg_temp.try($$SELECT docsync_sync('x', '[{"id": "x1", "clientVersion": 1, "body": "$$ || repeat('x', 96) || $$"}]', collection => 'size') ->> 'received'$$);
--- Long numbers count with their digits, wherever they are.
+SELECT pg_temp.try($$SELECT docsync_sync('x', '[{"id": "x1", "clientVersion": 1, "body": "$$ || repeat('x', 98) || $$"}]', collection => 'size') ->> 'received'$$);
+-- Numbers that came as jsonb count as they are written, wherever they are.
 SELECT body, pg_temp.try(format($$SELECT outcome FROM docsync_upsert('x', '[{"id": "n", "clientVersion": 1, "body": %s}]', 'digits')$$, body))
   FROM unnest(ARRAY['1e80', '1e131071', '-1e131071', '1e-1000', '[1e100]', '{"a": {"b": [0, 1e100]}}', '[1e40,1e40,1e40]', '9223372036854775807', '[1.5, 2.25]', '0.00000000000000000001']) AS body;
 RESET docsync.max_batch;

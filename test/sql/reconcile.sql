@@ -53,6 +53,11 @@ AS $$
 	SELECT coalesce(string_agg(d ->> 'id', ' ' ORDER BY n), '') FROM json_array_elements($1) WITH ORDINALITY AS e(d, n)
 $$;
 -- short: an answer's ids, cursor, and what else there is but times
+CREATE FUNCTION pg_temp.bytes(body jsonb) RETURNS bytea
+	LANGUAGE sql
+AS $$
+	SELECT convert_to($1::text, 'UTF8')
+$$;
 CREATE FUNCTION pg_temp.short(answer json) RETURNS text
 	LANGUAGE sql
 AS $$
@@ -208,7 +213,7 @@ SELECT pg_temp.short(docsync_pull('watch', NULL, 'page', state => s)) FROM unnes
 -- with the page that reaches the end, and by each call
 SELECT pg_temp.short(docsync_pull('watch', NULL, 'page', "maxDocuments" => 2, state => 'true'));
 SELECT pg_temp.short(docsync_sync('watch', '[]', NULL, 'page', state => 'true'));
-SELECT pg_temp.short(docsync_docs_sync(jsonb_build_object('clientId', 'watch', 'collection', 'page', 'state', s))) FROM unnest('{true,false,null,"true"}'::jsonb[]) AS s;
+SELECT pg_temp.short(docsync_docs_sync(pg_temp.bytes(jsonb_build_object('clientId', 'watch', 'collection', 'page', 'state', s)))) FROM unnest('{true,false,null,"true"}'::jsonb[]) AS s;
 SELECT pg_temp.try(format('SELECT docsync_docs_sync(%L)', jsonb_build_object('clientId', 'watch', 'collection', 'page', 'state', s))) FROM unnest(ARRAY['1', '[]', '{}', '""', '"x"']::jsonb[]) AS s;
 SELECT pg_temp.try(format('SELECT docsync_pull(state => %L)', s)) FROM unnest(ARRAY['', 'TRUE', '0', '0123456789abcde', '0123456789abcdef0', '0123456789ABCDEF', '0123456789abcdeg', repeat('0', 1000)]) AS s;
 -- It is that of the live documents of all clients, whatever the origin.
@@ -265,18 +270,18 @@ SELECT dblink_disconnect('other');
 -- Pages: so many looked at, from after on, in the order of bytes
 INSERT INTO docsync.document (collection, id, body) SELECT 'list', id, '1' FROM unnest('{b,B,a,ab,"a b",é,z,10,9,"",👍,"a\"b","~"}'::text[]) AS id WHERE id <> '';
 SELECT pg_temp.short(docsync_docs_reconcile('{"collection": "list"}'));
-SELECT n, pg_temp.short(docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'maxDocuments', n))) FROM unnest('{1,5,11,12,13,2147483647}'::int[]) AS n;
-SELECT a, pg_temp.short(docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'after', a, 'maxDocuments', 2))) FROM unnest('{"",a,aa,"a\"b",z,~,é,👍,NULL}'::text[]) AS a;
-SELECT pg_temp.short(docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'after', repeat('x', 10000))));
+SELECT n, pg_temp.short(docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'maxDocuments', n)))) FROM unnest('{1,5,11,12,13,2147483647}'::int[]) AS n;
+SELECT a, pg_temp.short(docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'after', a, 'maxDocuments', 2)))) FROM unnest('{"",a,aa,"a\"b",z,~,é,👍,NULL}'::text[]) AS a;
+SELECT pg_temp.short(docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'after', repeat('x', 10000)))));
 -- to the end
 WITH RECURSIVE page(n, answer) AS (
 	SELECT 1, docsync_docs_reconcile('{"collection": "list", "maxDocuments": 5}')
-	UNION ALL SELECT n + 1, docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'maxDocuments', 5, 'after', answer -> 'after')) FROM page WHERE (answer ->> 'more')::bool)
+	UNION ALL SELECT n + 1, docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'maxDocuments', 5, 'after', answer -> 'after'))) FROM page WHERE (answer ->> 'more')::bool)
 SELECT n, pg_temp.short(answer) FROM page;
 -- Buckets: a page may have no row of them, and not be the last.
-SELECT b, pg_temp.ids(docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'buckets', jsonb_build_array(b))) -> 'rows') AS ids
-  FROM generate_series(0, 255) AS b WHERE docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'buckets', jsonb_build_array(b))) ->> 'rows' <> '[]';
-SELECT pg_temp.short(docsync_docs_reconcile(jsonb_build_object('collection', 'list', 'buckets', b::jsonb))) FROM unnest(ARRAY['[]', 'null', '[178, 178, 255]', '[178.0, 2.55e2]', '[0]']) AS b;
+SELECT b, pg_temp.ids(docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'buckets', jsonb_build_array(b)))) -> 'rows') AS ids
+  FROM generate_series(0, 255) AS b WHERE docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'buckets', jsonb_build_array(b)))) ->> 'rows' <> '[]';
+SELECT pg_temp.short(docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'list', 'buckets', b::jsonb)))) FROM unnest(ARRAY['[]', 'null', '[178, 178, 255]', '[178.0, 2.55e2]', '[0]']) AS b;
 SELECT pg_temp.short(docsync_docs_reconcile('{"collection": "list", "buckets": [178], "maxDocuments": 3}')), pg_temp.short(docsync_docs_reconcile('{"collection": "list", "buckets": [178], "maxDocuments": 3, "after": "a"}'));
 -- purgedThrough: not for who sees nothing of the collection
 SELECT docsync_docs_reconcile('{"collection": "purge", "after": "z"}')::jsonb - 'serverUtc';
@@ -297,8 +302,8 @@ ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY;
 SELECT docsync_docs_get('{"collection": "purge", "ids": ["t5", "t1"]}')::jsonb - 'serverUtc';
 SELECT pg_temp.short(docsync_docs_get('{"collection": "purge", "ids": ["p4", "t1", "none", "t5", "", "p4"]}'));
 SELECT docsync_docs_get('{"collection": "purge", "ids": []}')::jsonb - 'serverUtc';
-SELECT docsync_docs_get(jsonb_build_object('collection', 'purge', 'ids', ARRAY[repeat('x', 10000), E'\x01', '''; --']))::jsonb - 'serverUtc';
-SELECT pg_temp.short(docsync_docs_get(jsonb_build_object('collection', 'list', 'ids', (SELECT jsonb_agg(id ORDER BY id DESC) FROM docsync.document WHERE collection = 'list'))));
+SELECT docsync_docs_get(pg_temp.bytes(jsonb_build_object('collection', 'purge', 'ids', ARRAY[repeat('x', 10000), E'\x01', '''; --'])))::jsonb - 'serverUtc';
+SELECT pg_temp.short(docsync_docs_get(pg_temp.bytes(jsonb_build_object('collection', 'list', 'ids', (SELECT jsonb_agg(id ORDER BY id DESC) FROM docsync.document WHERE collection = 'list')))));
 -- as it is downloaded
 SELECT docsync_docs_get('{"collection": "purge", "ids": ["p4"]}') #>> '{documents,0}' = (SELECT d::text FROM json_array_elements(docsync_pull(collection => 'purge') -> 'documents') AS d WHERE d ->> 'id' = 'p4') AS same;
 -- An answer ends at max_page_size, after at least one document.
@@ -344,7 +349,7 @@ INSERT INTO pg_temp.vector VALUES ('shopping', 'b1b41262c29ed384', 212), ('a', '
 SELECT docsync_pull(collection => 'digest', state => 'true') -> 'state' AS state \gset
 SELECT :'state'::json ->> 'count', :'state'::json ->> 'digest', json_array_length(:'state'::json -> 'sums');
 SELECT v.bucket, v.sum, s.sum FROM pg_temp.vector AS v FULL JOIN (SELECT n - 1 AS bucket, sum FROM json_array_elements_text(:'state'::json -> 'sums') WITH ORDINALITY AS s(sum, n) WHERE sum <> repeat('0', 16)) AS s USING (bucket) WHERE v.sum IS DISTINCT FROM s.sum;
-SELECT left(v.id, 10), v.bucket FROM pg_temp.vector AS v WHERE docsync_docs_reconcile(jsonb_build_object('collection', 'digest', 'buckets', jsonb_build_array(bucket))) #>> '{rows,0,id}' IS DISTINCT FROM v.id;
+SELECT left(v.id, 10), v.bucket FROM pg_temp.vector AS v WHERE docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'digest', 'buckets', jsonb_build_array(bucket)))) #>> '{rows,0,id}' IS DISTINCT FROM v.id;
 
 SET client_min_messages = warning;
 DROP EXTENSION dblink;

@@ -37,9 +37,9 @@ refuses('a text', $docs, '"x"', 400, '22023', qr/^the body is not an object$/);
 refuses('null', $docs, 'null', 400, '22023', qr/^the body is not an object$/);
 refuses('an unknown key', $docs, { documents => [ good() ], Collection => 'anna' }, 400, '22023', qr/^unknown key in the body$/);
 refuses('a key of a sync', $docs, { documents => [ good() ], cursor => undef }, 400, '22023', qr/^unknown key in the body$/);
-refuses('no body', $docs, '', 400, '22P02', qr/json/);
-refuses('no JSON', $docs, '[{"id":', 400, '22P02', qr/json/);
-refuses('a form', $docs, 'id=1', 400, '22P02', qr/json/,
+refuses('no body', $docs, '', 400, '22P02', qr/^invalid JSON$/);
+refuses('no JSON', $docs, '[{"id":', 400, '22P02', qr/^document 1, "id": invalid JSON$/);
+refuses('a form', $docs, 'id=1', 400, '22P02', qr/^invalid JSON$/,
 	headers => { 'content-type' => 'application/x-www-form-urlencoded' });
 refuses('not an object', $docs, [ good(), 1 ], 400, '22023', qr/^document 2: not an object$/);
 refuses('no id', $docs, [ { clientVersion => 1, body => 1 } ], 400, '22023', qr/^document 1, "id": missing$/);
@@ -54,10 +54,18 @@ refuses('beyond 64 bits', $docs, '[{"id":"x","clientVersion":9223372036854775808
 refuses('an unknown key', $docs, bad(Body => 1), 400, '22023', qr/^document 2: unknown key$/);
 refuses('an empty id', $docs, bad(id => ''), 400, '22023', qr/^document 2, "id": empty$/);
 refuses('a long id', $docs, bad(id => 'x' x 501), 400, '22023', qr/^document 2, "id": too long$/);
-refuses('a NUL', $docs, '[{"id":"a\u0000","clientVersion":1,"body":1}]', 400, '22P05', qr/./);
-refuses('half a character', $docs, '[{"id":"\ud800","clientVersion":1,"body":1}]', 400, '22P02', qr/./);
+refuses('a NUL', $docs, '[{"id":"a\u0000","clientVersion":1,"body":1}]', 400, '22P05',
+	qr/^document 1, "id": unsupported Unicode escape sequence$/);
+refuses('a NUL in a body', $docs, bodies('{"note":"x\u0000y"}'), 400, '22P05',
+	qr/^document 2, "body": unsupported Unicode escape sequence$/, place => [ 2, 'body' ]);
+refuses('a long number', $docs, bodies('{"x":1e5000}'), 400, '22023', qr/^document 2, "body": number too long$/, place => [ 2, 'body' ]);
+refuses('beyond a numeric', $docs, bodies('1e131072'), 400, '22023', qr/^document 2, "body": number too long$/, place => [ 2, 'body' ]);
+refuses('a byte that is not UTF-8', $docs, bodies("\"\xff\""), 400, '22021', qr/^document 2, "body": not UTF-8$/, place => [ 2, 'body' ]);
+refuses("nested $_ deep", $docs, bodies('[' x $_ . ']' x $_), 400, '22023', qr/^document 2, "body": nested too deep$/, place => [ 2, 'body' ])
+  for 101, 400;
+refuses('half a character', $docs, '[{"id":"\ud800","clientVersion":1,"body":1}]', 400, '22P02', qr/^document 1, "id": invalid JSON$/);
 refuses('too many documents', $docs, [ map { good(id => "x$_") } 1 .. 101 ], 413, 'PT413', qr/^too many documents$/);
-refuses('a large document', $docs, bad(body => 'x' x 2000), 413, 'PT413', qr/^document 2, "body": too large$/);
+refuses('a large document', $docs, bad(body => 'x' x 2000), 413, 'PT413', qr/^document 2, "body": too large$/, place => [ 2, 'body' ]);
 refuses('ahead of the clock', $docs, bad(clientVersion => (time + 3600) * 1000), 400, '22023', qr/too far ahead/);
 
 #-----------------------------------------------------------------------------
@@ -78,8 +86,8 @@ refuses('an array', '/Docs/Sync', [ sync(), sync(documents => [ good(id => 'seco
 refuses('an array of documents', '/Docs/Sync', [ good() ], 400, '22023', qr/^the body is not an object$/);
 refuses('a number', '/Docs/Sync', '1', 400, '22023', qr/^the body is not an object$/);
 refuses('null', '/Docs/Sync', 'null', 400, '22023', qr/^the body is not an object$/);
-refuses('no body', '/Docs/Sync', '', 400, '22P02', qr/json/);
-refuses('a form', '/Docs/Sync', 'clientId=c1', 400, '22P02', qr/json/,
+refuses('no body', '/Docs/Sync', '', 400, '22P02', qr/^invalid JSON$/);
+refuses('a form', '/Docs/Sync', 'clientId=c1', 400, '22P02', qr/^invalid JSON$/,
 	headers => { 'content-type' => 'application/x-www-form-urlencoded' });
 refuses('an unknown key', '/Docs/Sync', sync(Cursor => 1), 400, '22023', qr/^unknown key in the body$/);
 for my $case ([ clientId => 5 ], [ cursor => 1.5 ], [ cursor => {} ], [ collection => ['anna'] ], [ origin => JSON::PP::true ],
@@ -176,8 +184,8 @@ for my $path ('/Docs/Reconcile', '/Docs/Get')
 {
 	refuses('an array', $path, [ asked($path) ], 400, '22023', qr/^the body is not an object$/);
 	refuses('null', $path, 'null', 400, '22023', qr/^the body is not an object$/);
-	refuses('no body', $path, '', 400, '22P02', qr/json/);
-	refuses('no JSON', $path, '{"clientId":', 400, '22P02', qr/json/);
+	refuses('no body', $path, '', 400, '22P02', qr/^invalid JSON$/);
+	refuses('no JSON', $path, '{"clientId":', 400, '22P02', qr/^"clientId": invalid JSON$/);
 	refuses('an unknown key', $path, asked($path, Ids => []), 400, '22023', qr/^unknown key in the body$/);
 	refuses('a key of a sync', $path, asked($path, documents => []), 400, '22023', qr/^unknown key in the body$/);
 	refuses("$_ of the wrong type", $path, asked($path, $_ => 5), 400, '22023', qr/^"$_": wrong type$/) for qw(clientId collection cursor);
@@ -291,6 +299,9 @@ sub good { return { id => 'new', clientVersion => 1, body => 1, @_ } }
 # A good document and one that isn't
 sub bad { return [ good(), good(@_) ] }
 
+# As text, a good document and one with a body
+sub bodies { return qq([{"id":"a","clientVersion":1,"body":"ok"},{"id":"b","clientVersion":1,"body":$_[0]}]) }
+
 # The body of POST /Docs/Sync
 sub sync { return { clientId => 'c1', collection => 'anna', documents => [ good() ], @_ } }
 
@@ -303,6 +314,7 @@ sub refuses
 {
 	my ($name, $path, $body, $status, $code, $message, %options) = @_;
 	my $method = delete $options{method} // 'POST';
+	my $place = delete $options{place};
 	my $before = $http->state;
 	my $answer = $http->request($method, $path, $body, %options);
 	my $error = DocsyncTest::Http::value_of($answer);
@@ -316,6 +328,8 @@ sub refuses
 		like($error->{message}, $message, 'message');
 		like((eval { decode_json($error->{details}) } // {})->{reason}, qr/^(purged|lost|pages)$/, 'details are JSON')
 		  if $code =~ /^[a-z]/;
+		my $details = eval { decode_json($error->{details}) } // {};
+		is_deeply([ @$details{qw(document key)} ], $place, 'details are JSON, with the place') if $place;
 		is($http->state, $before, 'nothing is stored');
 	} or diag("$answer->{status} $answer->{content}");
 	return;

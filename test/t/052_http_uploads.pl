@@ -117,8 +117,8 @@ for my $case ((map { [ $_, {} ] } @parameters), (map { [ '', $_ ] } @headers))
 	{
 		my $answer = $http->post(@$request);
 
-		is($answer->{status}, 413, "$request->[0]: 9,000 numbers of 131,072 digits are refused");
-		like($answer->{content}, qr/"document 2, \\"body\\": too large"/, 'and named');
+		is($answer->{status}, 400, "$request->[0]: 9,000 numbers of 131,072 digits are refused");
+		like($answer->{content}, qr/"document 2, \\"body\\": number too long"/, 'and named');
 	}
 	is(stored('anna/numbers'), 0, 'nothing is stored');
 }

@@ -28,6 +28,7 @@ use DocsyncTest::Session;
 
 our @EXPORT = qw(
   new_node
+  add_build
   add_jitter
   connect_to
   crash
@@ -69,16 +70,26 @@ sub new_node
 sub add_jitter
 {
 	my ($node) = @_;
-	my $test = dirname(dirname(dirname(__FILE__)));
+
+	return add_build($node, '-include', test_dir() . '/jitter.h');
+}
+
+# Lets a node use a docsync that is compiled with the given flags.  Sessions
+# that have loaded one keep it.
+sub add_build
+{
+	my ($node, @flags) = @_;
 	my $library = PostgreSQL::Test::Utils::tempdir() . '/docsync.so';
 	my ($cc, $include) = map { run_pg_config($_) } '--cc', '--includedir-server';
 
-	system_or_bail(split(' ', $cc), qw(-O1 -fPIC -shared -include),
-		"$test/jitter.h", "-I$include", '-o', $library, glob "$test/../src/*.c");
+	system_or_bail(split(' ', $cc), qw(-O1 -fPIC -shared), @flags,
+		"-I$include", '-o', $library, glob test_dir() . '/../src/*.c');
 	$node->safe_psql('postgres',
 		"UPDATE pg_proc SET probin = '$library' WHERE probin = '\$libdir/docsync'");
 	return;
 }
+
+sub test_dir { return dirname(dirname(dirname(__FILE__))) }
 
 sub run_pg_config
 {

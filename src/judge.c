@@ -1,0 +1,316 @@
+/*-------------------------------------------------------------------------
+ *
+ * judge.c
+ *	  What becomes of the documents of one id: the rule applied to what is
+ *	  stored, whenever that turns out to be something else.
+ *
+ * The documents of an id are judged when they are looked up, without a lock.
+ * When one of them comes to be written, the stored row is locked and handed to
+ * us by the guard; if it isn't the version they were judged on, they are judged
+ * once more, and that stands: nobody can change the row before our transaction
+ * ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+static void judge_stored(Upload *upload, UploadGroup *group,
+						 const StoredDocument *stored);
+static void judge(Upload *upload, UploadGroup *group, const RuleHeld *stored);
+static bool is_as_sent(Upload *upload, const SentDocument *sent,
+					   const StoredDocument *stored);
+static UploadGroup *find_writing(Upload *upload, const text *id);
+static void set_winner(Upload *upload, UploadGroup *group,
+					   const StoredDocument *stored);
+static void drop_winner(Upload *upload, UploadGroup *group);
+static bool has_loser(Upload *upload, UploadGroup *group);
+
+/*
+ * Nothing is stored of a document.
+ */
+void
+docsync_judge_nothing(Upload *upload, UploadGroup *group)
+{
+	judge(upload, group, NULL);
+}
+
+/*
+ * StoredCallback: what a look-up has found.
+ */
+bool
+docsync_judge_stored(const StoredDocument *stored, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+
+	judge_stored(upload,
+				 &upload->groups[docsync_batch_find(upload->batch, stored->id)],
+				 stored);
+	return true;
+}
+
+/*
+ * ReplaceCallback: a document may replace only what it was compared with.  If
+ * that is something else by now, it is compared with this, which is locked.
+ *
+ * Not by ON CONFLICT's WHERE: some of the server's minor releases apply that
+ * before the policies, others after, so that an upload would tell whether the
+ * version of a document that its caller may not see is above its own.
+ */
+bool
+docsync_judge_may_replace(const StoredDocument *stored, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+	UploadGroup *group = find_writing(upload, stored->id);
+	SentDocument *write = group->write;
+
+	upload->division.passed = group - upload->groups;
+	if (group->judged_on == stored->last_update_utc)
+		return true;
+
+	judge_stored(upload, group, stored);
+	if (group->write == write)
+		return true;
+
+	group->again = group->write != NULL;
+	upload->division.passed++;
+	return false;
+}
+
+/*
+ * WrittenCallback: a row of ours is in the table.
+ */
+void
+docsync_judge_written(const WrittenDocument *written, void *arg)
+{
+	Upload	   *upload = (Upload *) arg;
+	UploadGroup *group = find_writing(upload, written->id);
+	SentDocument *sent = group->write;
+	StoredDocument stored = {
+		.id = written->id,
+		.client_version = sent->client_version,
+		.client_id = upload->client_id,
+		.last_update_utc = written->last_update_utc,
+		.deleted = sent->deleted,
+		.has_body = sent->has_body
+	};
+
+	upload->division.passed = group - upload->groups + 1;
+
+	/*
+	 * The tombstone that it was to replace has been purged since we looked.
+	 * Where one names what it is based on, nobody is to hear of that.
+	 */
+	if (!group->created && written->replaced == NULL && !group->has_base)
+		judge(upload, group, NULL);
+	Assert(group->write == sent);
+
+	if (written->stored != NULL)
+	{
+		stored = *written->stored;
+		group->modified = !is_as_sent(upload, sent, &stored);
+	}
+
+	group->written = true;
+	group->exists = true;
+	group->client_version = written->client_version;
+	group->last_update_utc = written->last_update_utc;
+
+	/* An earlier or later one in the batch lost against it. */
+	if (group->modified || has_loser(upload, group))
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(upload->scratch);
+
+		if (written->stored == NULL)
+			stored.body = JsonbPGetDatum(docsync_body_make(sent));
+		MemoryContextSwitchTo(oldcontext);
+		set_winner(upload, group, &stored);
+		MemoryContextReset(upload->scratch);
+	}
+}
+
+/*
+ * Applies the rule to the documents of one id, beginning with what is stored, and
+ * notes that if nothing is to be written.
+ */
+static void
+judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
+{
+	MemoryContext oldcontext;
+	RuleHeld	held = {
+		.exists = true,
+		.client_version = stored->client_version,
+		.last_update_utc = stored->last_update_utc,
+		.same_client = docsync_batch_same_text(stored->client_id,
+											   upload->client_id),
+		.deleted = stored->deleted
+	};
+
+	/* A large batch that is sent again would be there three times over. */
+	oldcontext = MemoryContextSwitchTo(upload->scratch);
+
+	/* Detoast the body only if the rule will look at it. */
+	for (int i = 0; i < group->sent->count; i++)
+	{
+		if ((held.same_client || group->has_base) && stored->has_body &&
+			held.body == NULL &&
+			group->sent->documents[i]->client_version == stored->client_version)
+			held.body = DatumGetJsonbP(stored->body);
+	}
+	judge(upload, group, &held);
+
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(upload->scratch);
+
+	if (group->write != NULL)
+		return;
+
+	group->client_version = stored->client_version;
+	group->last_update_utc = stored->last_update_utc;
+	if (has_loser(upload, group))
+		set_winner(upload, group, stored);
+}
+
+/*
+ * Applies the rule to the documents of one id, one by one, beginning with
+ * what is stored, which is NULL if nothing is.
+ */
+static void
+judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
+{
+	RuleHeld	nothing = {.exists = false};
+	RuleHeld	held = stored != NULL ? *stored : nothing;
+
+	group->judged = true;
+	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
+	group->exists = stored != NULL;
+	group->write = NULL;
+	group->created = !held.exists;
+	group->written = group->again = group->modified = false;
+	drop_winner(upload, group);
+
+	for (int i = 0; i < group->sent->count; i++)
+	{
+		SentDocument *sent = group->sent->documents[i];
+		RuleOutcome outcome;
+
+		if (sent->refusal != NULL)
+			continue;
+
+		outcome = docsync_rule_decide(&held, sent);
+		upload->outcomes[sent->ordinal - 1] = outcome;
+		if (outcome == RULE_CREATED || outcome == RULE_UPDATED)
+		{
+			group->write = sent;
+
+			held.exists = true;
+			held.client_version = sent->client_version;
+			held.last_update_utc = DT_NOEND;
+			held.same_client = true;
+			held.deleted = sent->deleted;
+			held.sent = sent;
+		}
+	}
+
+	/* Two edits with clientVersion 0 may end where they began. */
+	if (group->write != NULL &&
+		docsync_rule_decide(stored != NULL ? stored : &nothing, group->write) == RULE_UNCHANGED)
+		group->write = NULL;
+}
+
+/*
+ * Is what is stored now what was sent?
+ */
+static bool
+is_as_sent(Upload *upload, const SentDocument *sent,
+		   const StoredDocument *stored)
+{
+	RuleHeld	held = {
+		.exists = true,
+		.client_version = stored->client_version,
+		.same_client = docsync_batch_same_text(stored->client_id,
+											   upload->client_id),
+		.deleted = stored->deleted,
+		.body = stored->has_body ? DatumGetJsonbP(stored->body) : NULL
+	};
+
+	return held.same_client && docsync_rule_is_same(&held, sent);
+}
+
+/*
+ * Which group is it that is being written?  Rows come in the order of ids.
+ */
+static UploadGroup *
+find_writing(Upload *upload, const text *id)
+{
+	for (int i = upload->division.passed; i < upload->division.end; i++)
+	{
+		const SentDocument *first = upload->groups[i].sent->documents[0];
+
+		if (docsync_batch_compare_ids(first->id, first->id_len, VARDATA_ANY(id),
+									  VARSIZE_ANY_EXHDR(id)) == 0)
+			return &upload->groups[i];
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("a trigger on docsync.document has changed the document's id")));
+}
+
+/*
+ * Notes the stored document, for a client whose own isn't what is stored; nothing
+ * when all of them would be more than an answer may have.  A small request could
+ * ask for gigabytes, so that is seen to before anything is made of the body.
+ */
+static void
+set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
+{
+	int64		size = stored->has_body ? toast_raw_datum_size(stored->body) : 0;
+	MemoryContext oldcontext;
+	Jsonb	   *document;
+
+	drop_winner(upload, group);
+	if (upload->winners_size + size > docsync_max_page_size)
+		return;
+
+	oldcontext = MemoryContextSwitchTo(upload->scratch);
+	document = docsync_json_document(stored);
+	size = VARSIZE(document);
+	if (upload->winners_size + size <= docsync_max_page_size)
+	{
+		group->winner = MemoryContextAlloc(upload->context, size);
+		memcpy(group->winner, document, size);
+		upload->winners_size += size;
+	}
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(upload->scratch);
+}
+
+static void
+drop_winner(Upload *upload, UploadGroup *group)
+{
+	if (group->winner == NULL)
+		return;
+
+	upload->winners_size -= VARSIZE(group->winner);
+	pfree(group->winner);
+	group->winner = NULL;
+}
+
+static bool
+has_loser(Upload *upload, UploadGroup *group)
+{
+	for (int i = 0; i < group->sent->count; i++)
+	{
+		const SentDocument *sent = group->sent->documents[i];
+
+		if (sent->refusal == NULL &&
+			docsync_rule_has_winner(upload->outcomes[sent->ordinal - 1]))
+			return true;
+	}
+	return false;
+}

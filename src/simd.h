@@ -1,0 +1,143 @@
+/*-------------------------------------------------------------------------
+ *
+ * simd.h
+ *	  16 bytes of a string at a time, as the processor can.
+ *
+ * What differs between processors, and nothing else: a block is read, written,
+ * joined of two halves, and asked whether one of its bytes must be escaped in
+ * JSON, which a control character, '"' and '\\' must.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DOCSYNC_SIMD_H
+#define DOCSYNC_SIMD_H
+
+#define BLOCK_LEN			16
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+
+typedef __m128i Bytes16;
+
+static inline Bytes16
+block_read(const char *from)
+{
+	return _mm_loadu_si128((const __m128i *) from);
+}
+
+static inline void
+block_write(char *to, Bytes16 block)
+{
+	_mm_storeu_si128((__m128i *) to, block);
+}
+
+static inline Bytes16
+block_join(uint64 a, uint64 b)
+{
+	return _mm_set_epi64x(b, a);
+}
+
+static inline bool
+block_must_escape(Bytes16 block)
+{
+	const __m128i control = _mm_set1_epi8(' ' - 1);
+	__m128i		found = _mm_cmpeq_epi8(_mm_max_epu8(block, control), control);
+
+	found = _mm_or_si128(found, _mm_cmpeq_epi8(block, _mm_set1_epi8('"')));
+	found = _mm_or_si128(found, _mm_cmpeq_epi8(block, _mm_set1_epi8('\\')));
+	return _mm_movemask_epi8(found) != 0;
+}
+
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+
+typedef uint8x16_t Bytes16;
+
+static inline Bytes16
+block_read(const char *from)
+{
+	return vld1q_u8((const uint8 *) from);
+}
+
+static inline void
+block_write(char *to, Bytes16 block)
+{
+	vst1q_u8((uint8 *) to, block);
+}
+
+static inline Bytes16
+block_join(uint64 a, uint64 b)
+{
+	return vcombine_u8(vcreate_u8(a), vcreate_u8(b));
+}
+
+static inline bool
+block_must_escape(Bytes16 block)
+{
+	uint8x16_t	found = vcltq_u8(block, vdupq_n_u8(' '));
+
+	found = vorrq_u8(found, vceqq_u8(block, vdupq_n_u8('"')));
+	found = vorrq_u8(found, vceqq_u8(block, vdupq_n_u8('\\')));
+	return vmaxvq_u8(found) != 0;
+}
+
+#else							/* in plain C */
+
+typedef struct Bytes16
+{
+	uint64		half[2];
+} Bytes16;
+
+static inline Bytes16
+block_read(const char *from)
+{
+	Bytes16		block;
+
+	memcpy(&block, from, sizeof(block));
+	return block;
+}
+
+static inline void
+block_write(char *to, Bytes16 block)
+{
+	memcpy(to, &block, sizeof(block));
+}
+
+static inline Bytes16
+block_join(uint64 a, uint64 b)
+{
+	return (Bytes16)
+	{
+		{
+			a, b
+		}
+	};
+}
+
+/*
+ * x ^ pattern has a zero byte where x has the pattern.  (x - 0x01...) & ~x &
+ * 0x80... isn't zero if x has a zero byte, and likewise with 0x20... for a
+ * byte below that.
+ */
+static inline bool
+block_must_escape(Bytes16 block)
+{
+#define EACH_BYTE(byte)		(UINT64CONST(0x0101010101010101) * (byte))
+#define HAS_LESS(x, n)		(((x) - EACH_BYTE(n)) & ~(x) & EACH_BYTE(0x80))
+
+	uint64		found = 0;
+
+	for (int i = 0; i < 2; i++)
+	{
+		uint64		x = block.half[i];
+
+		found |= HAS_LESS(x, ' ') |
+			HAS_LESS(x ^ EACH_BYTE('"'), 1) |
+			HAS_LESS(x ^ EACH_BYTE('\\'), 1);
+	}
+	return found != 0;
+}
+
+#endif
+
+#endif							/* DOCSYNC_SIMD_H */
