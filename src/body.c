@@ -162,23 +162,29 @@ docsync_body_is_same(const SentDocument *sent, Datum other)
 	if (toast_raw_datum_size(other) > largest_jsonb(sent))
 		return false;
 
-	if (sent->json == NULL && sent->body.type == jbvBinary)
-	{
-		container = sent->body.val.binary.data;
-		len = sent->body.val.binary.len;
-	}
+	stored = DatumGetJsonbP(other);
+	if (sent->json != NULL &&
+		docsync_compare_is_same(sent->json, sent->json_len, stored))
+		same = true;
 	else
 	{
-		body = docsync_body_make(sent);
-		container = &body->root;
-		len = VARSIZE(body) - VARHDRSZ;
-	}
+		if (sent->json == NULL && sent->body.type == jbvBinary)
+		{
+			container = sent->body.val.binary.data;
+			len = sent->body.val.binary.len;
+		}
+		else
+		{
+			body = docsync_body_make(sent);
+			container = &body->root;
+			len = VARSIZE(body) - VARHDRSZ;
+		}
 
-	/* Unchanged bytes are the common case; numbers may differ in scale. */
-	stored = DatumGetJsonbP(other);
-	same = (len == (int) VARSIZE(stored) - VARHDRSZ &&
-			memcmp(&stored->root, container, len) == 0) ||
-		compareJsonbContainers(&stored->root, container) == 0;
+		/* Unchanged bytes are the common case; numbers may differ in scale. */
+		same = (len == (int) VARSIZE(stored) - VARHDRSZ &&
+				memcmp(&stored->root, container, len) == 0) ||
+			compareJsonbContainers(&stored->root, container) == 0;
+	}
 
 	if (body != NULL)
 		pfree(body);

@@ -5,6 +5,11 @@
  *
  * No other file mentions PG_VERSION_NUM.
  *
+ * To come with later versions:
+ *
+ * 17	GetNamedDSMSegment() gives what sessions share without taking it from
+ *		what the server has to spare (open_cache() in state.c).
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef DOCSYNC_COMPAT_H

@@ -233,7 +233,9 @@ typedef struct JsonReader
 	const char *string;			/* the string read last */
 	int			string_len;
 	const char *invalid;		/* the next byte that isn't UTF-8; NULL: none */
-	const char *body;			/* begins here; NULL: it isn't in one */
+	bool		is_at_colon;	/* behind a key */
+	bool		is_body;		/* what is being read, */
+	const char *body;			/* which begins here; NULL: not seen yet */
 	bool		has_offsets;	/* what is read lies as it was sent */
 	RefusePlace place;			/* of what is being read, set by who reads */
 	bool		is_bad;			/* the value being read is refused */
@@ -242,12 +244,15 @@ typedef struct JsonReader
 
 extern void docsync_reader_begin(JsonReader *reader, const char *json,
 								 int len, bool is_text);
+extern void docsync_reader_free(JsonReader *reader);
 extern void docsync_reader_end(JsonReader *reader);
 extern JsonTokenType docsync_reader_type(JsonReader *reader);
 extern bool docsync_reader_enter(JsonReader *reader);
 extern bool docsync_reader_go_on(JsonReader *reader, bool in_object);
 extern int	docsync_reader_key(JsonReader *reader, const char *const *names,
 							   int count, const char **unknown);
+extern void docsync_reader_pass_key(JsonReader *reader);
+extern void docsync_reader_pass(JsonReader *reader);
 extern SentValue docsync_reader_value(JsonReader *reader);
 extern const char *docsync_reader_body(JsonReader *reader, int *len);
 
@@ -310,6 +315,12 @@ extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
 extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
+
+/*
+ * compare.c: JSON as it was sent, and jsonb
+ */
+extern bool docsync_compare_is_same(const char *json, int len,
+									const Jsonb *jsonb);
 
 /*
  * batch.c: the documents of an upload
@@ -521,6 +532,12 @@ typedef struct SettleScan
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
 	FullTransactionId known;	/* fences up to here are settled */
+
+	/* As found once, after that; not before it is needed */
+	bool		has_running;
+	FullTransactionId *running; /* top-level ids, from the snapshot's xmax on */
+	int			nrunning;
+	FullTransactionId unended;	/* from here on none had ended */
 } SettleScan;
 
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
@@ -622,7 +639,8 @@ typedef struct Horizon
 	TimestampTz others;			/* than the client asked for */
 } Horizon;
 
-extern Horizon docsync_purge_find_horizon(const text *collection,
+extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
+										  const text *collection,
 										  const text *client_id);
 
 /*
@@ -795,13 +813,14 @@ typedef struct Download
 
 	/* Under which snapshot */
 	History    *history;
+	bool		has_horizon;	/* else it hasn't been asked for */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
 	SettleScan	settle;
 	TimestampTz since;			/* the position, in this history */
 	bool		is_beginning;	/* of a bare stamp */
 	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;			/* documents looked at */
+	int64		passed;			/* documents, the last one's stamp is "last" */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;
@@ -811,6 +830,7 @@ extern void docsync_query_check(const Download *download);
 extern void docsync_query_begin(Download *download, StoreUse use);
 extern void docsync_query_run(Download *download);
 extern void docsync_query_end(void);
+extern const Horizon *docsync_query_horizon(Download *download);
 extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
@@ -838,6 +858,7 @@ typedef struct Request
 	text	   *state;			/* "true", or the client's digest; NULL: no */
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
+	text	   *since_utc;
 	bool		not_atomic;		/* documents are applied one by one */
 	bool		may_write;		/* a sync, even without documents */
 	Batch	   *documents;		/* NULL: none sent, as are the next two */
@@ -853,20 +874,34 @@ extern bool docsync_request_get_bool(FunctionCallInfo fcinfo, int n,
 extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
-extern text *docsync_request_url_value(const char *key);
+extern text *docsync_request_header(const char *name);
+extern int	docsync_request_find(const char *name, const char *const *keys);
+extern void docsync_request_set(Request *request, int which,
+								const char *value);
+extern const char *docsync_request_parameters(const char *const *keys);
 extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
 								 const char *const *keys);
-extern bool docsync_request_parse_bool(const char *key, const text *value);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
-extern void docsync_request_begin_answer(StringInfo buf);
-extern Datum docsync_request_end_answer(StringInfo buf);
 
 /*
- * reconcile.c: what a client compares
+ * url.c: what its query string asks for
  */
-extern void docsync_reconcile_append_state(StringInfo buf,
-										   const Download *download,
-										   const char *own);
+extern void docsync_url_read(Request *request, const char *const *keys);
+
+/*
+ * answer.c: what it is answered, around the documents
+ */
+extern bool docsync_answer_is_over_http(void);
+extern void docsync_answer_begin(StringInfo buf);
+extern Datum docsync_answer_end(StringInfo buf, const char *tag);
+extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
+extern bool docsync_answer_is_had(const char *tag);
+
+/*
+ * state.c: the sums that a client compares
+ */
+extern void docsync_state_append(StringInfo buf, const Download *download,
+								 const char *own);
 
 #endif							/* DOCSYNC_H */

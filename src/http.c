@@ -42,6 +42,8 @@ typedef struct DocumentPage
 } DocumentPage;
 
 static Datum synchronize(Request *request);
+static char *make_tag(const Position *position);
+static bool has_nothing_new(const Request *request, const Download *download);
 static void append_upload(StringInfo buf, Request *request);
 static void append_download(StringInfo buf, Download *download);
 static bool put_document(const StoredDocument *stored, void *arg);
@@ -107,6 +109,10 @@ docsync_sync(PG_FUNCTION_ARGS)
 Datum
 docsync_pull(PG_FUNCTION_ARGS)
 {
+	static const char *const keys[] = {
+		"clientId", "cursor", "collection", "origin", "maxDocuments",
+		"reconcile", "state", "tombstones", NULL
+	};
 	Request		request = {
 		.client_id = docsync_request_get_text(fcinfo, 0),
 		.cursor = docsync_request_get_text(fcinfo, 1),
@@ -118,6 +124,7 @@ docsync_pull(PG_FUNCTION_ARGS)
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 7, true)
 	};
 
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	if (request.origin == NULL)
 		request.origin = cstring_to_text(request.client_id != NULL ?
@@ -147,6 +154,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 	};
 
 	docsync_request_read(fcinfo, &request, keys);
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
 }
@@ -155,9 +163,8 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
  * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection", "atomic"}.  A proxy may put the
- * request's query string, as it came, into the header X-Query-String: clientId,
- * collection and atomic are taken from there first.
+ * {"clientId", "documents", "collection", "atomic"}.  What
+ * the query string has (url.c) counts before what the body has, here and below.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
@@ -166,7 +173,6 @@ docsync_docs(PG_FUNCTION_ARGS)
 		"documents", "clientId", "collection", "atomic", NULL
 	};
 	Request		request = {0};
-	text	   *from_url;
 	StringInfoData buf;
 
 	docsync_request_read(fcinfo, &request, keys);
@@ -176,20 +182,15 @@ docsync_docs(PG_FUNCTION_ARGS)
 				 errmsg("\"documents\": missing"),
 				 errhint("Send an array of documents, or {\"clientId\": text, \"documents\": array}.")));
 
-	if ((from_url = docsync_request_url_value("clientId")) != NULL)
-		request.client_id = from_url;
-	if ((from_url = docsync_request_url_value("collection")) != NULL)
-		request.collection = from_url;
-	if ((from_url = docsync_request_url_value("atomic")) != NULL)
-		request.not_atomic = !docsync_request_parse_bool("atomic", from_url);
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	docsync_request_need_client_id(&request);
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	appendStringInfoChar(&buf, '{');
 	append_upload(&buf, &request);
 	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf);
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
@@ -205,17 +206,22 @@ docsync_docs(PG_FUNCTION_ARGS)
 Datum
 docsync_docs_query(PG_FUNCTION_ARGS)
 {
+	static const char *const keys[] = {
+		"origin", "sinceUtc", "clientId", "collection", "maxDocuments", NULL
+	};
 	Request		request = {
 		.origin = docsync_request_get_text(fcinfo, 0),
+		.since_utc = docsync_request_get_text(fcinfo, 1),
 		.client_id = docsync_request_get_text(fcinfo, 2),
 		.collection = docsync_request_get_text(fcinfo, 3),
+		.max_documents = docsync_request_get_max(fcinfo, 4)
 	};
-	text	   *since = docsync_request_get_text(fcinfo, 1);
 	StringInfoData buf;
 	Download	download = {.position.stamp = DT_NOBEGIN};
 
-	if (since != NULL &&
-		!docsync_cursor_parse_utc(text_to_cstring(since),
+	docsync_url_read(&request, keys);
+	if (request.since_utc != NULL &&
+		!docsync_cursor_parse_utc(text_to_cstring(request.since_utc),
 								  &download.position.stamp))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -226,16 +232,16 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	download.client_id = request.client_id;
 	download.collection = request.collection;
 	download.origin = docsync_query_parse_origin(request.origin);
-	download.max_documents = docsync_request_get_max(fcinfo, 4);
+	download.max_documents = request.max_documents;
 	if (download.origin != ORIGIN_ANY)
 		docsync_request_need_client_id(&request);
 	docsync_query_check(&download);
 
 	docsync_query_begin(&download, STORE_READ);
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	append_download(&buf, &download);
 	docsync_query_end();
-	return docsync_request_end_answer(&buf);
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
@@ -255,6 +261,7 @@ synchronize(Request *request)
 		.max_documents = request->max_documents
 	};
 	Download	before = {0};	/* as it was judged before the upload */
+	char	   *tag = NULL;
 	bool		may_write = request->may_write && !XactReadOnly &&
 	!RecoveryInProgress();
 
@@ -269,7 +276,7 @@ synchronize(Request *request)
 		docsync_history_notice();
 	}
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	appendStringInfoChar(&buf, '{');
 	if (request->documents != NULL)
 	{
@@ -299,15 +306,47 @@ synchronize(Request *request)
 	if (request->state != NULL && !download.more && !download.is_behind)
 	{
 		appendStringInfoString(&buf, ",\"state\":");
-		docsync_reconcile_append_state(&buf, &download,
-									   text_to_cstring(request->state));
+		docsync_state_append(&buf, &download, text_to_cstring(request->state));
 	}
 	docsync_query_end();
 
 	appendStringInfoString(&buf, ",\"serverUtc\":");
 	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
 	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf);
+
+	if (!request->may_write && !download.is_behind && !download.must_reconcile)
+		tag = make_tag(&download.next);
+	if (tag != NULL && has_nothing_new(request, &download) &&
+		docsync_answer_is_had(tag))
+		return docsync_answer_end_unchanged(&buf, tag);
+	return docsync_answer_end(&buf, tag);
+}
+
+/*
+ * The entity tag of a download: where it has come to.  It is weak, since the
+ * answer has the time in it, too.
+ */
+static char *
+make_tag(const Position *position)
+{
+	return psprintf("W/\"%" INT64_MODIFIER "x." INT64_FORMAT ".%x\"",
+					position->epoch, position->stamp, position->binding);
+}
+
+/*
+ * Would the client be given the cursor that it has?  Then it has passed nothing,
+ * its own documents neither, and keeps it.
+ */
+static bool
+has_nothing_new(const Request *request, const Download *download)
+{
+	char		cursor[DOCSYNC_CURSOR_LEN];
+	int			len = docsync_cursor_format(&download->next, cursor);
+
+	return request->cursor != NULL && request->state == NULL &&
+		!download->more &&
+		len == (int) VARSIZE_ANY_EXHDR(request->cursor) &&
+		memcmp(VARDATA_ANY(request->cursor), cursor, len) == 0;
 }
 
 /*

@@ -33,6 +33,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -146,6 +147,9 @@ static StoreStatement raise_horizon = {
 	4, {TEXTOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID}, 0, NULL
 };
 
+static void look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
+							const text *collection, const text *client_id,
+							Horizon *horizon);
 static TimestampTz parse_keep(Interval *keep);
 static void check_rights(void);
 static bool take_step(Purge *purge);
@@ -232,20 +236,40 @@ docsync_purge(PG_FUNCTION_ARGS)
 }
 
 /*
- * The horizon of a collection, as the active snapshot sees it.
+ * The horizon of a collection, as a snapshot sees it that was taken after the
+ * store had been opened.
  *
  * Read past privileges and row-level security: what a reader has missed
  * doesn't depend on the reader's rights, and the table names the collections of
  * others.
  */
 Horizon
-docsync_purge_find_horizon(const text *collection, const text *client_id)
+docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
+						   const text *client_id)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
-	const AttrNumber *attnums = store->attnums[STORE_PURGED];
 	Relation	rel = table_open(store->relations[STORE_PURGED], NoLock);
-	TupleDesc	desc = RelationGetDescr(rel);
 	Horizon		horizon = {DT_NOBEGIN, DT_NOBEGIN};
+
+	/*
+	 * Where nothing has ever been purged there is no need to walk the index.
+	 * A row that the snapshot sees was on its page before, and VACUUM, which
+	 * gives pages back, waits for our lock.
+	 */
+	if (RelationGetNumberOfBlocks(rel) > 0)
+		look_up_horizon(rel, store, snapshot, collection, client_id, &horizon);
+	table_close(rel, NoLock);
+
+	return horizon;
+}
+
+static void
+look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
+				const text *collection, const text *client_id,
+				Horizon *horizon)
+{
+	const AttrNumber *attnums = store->attnums[STORE_PURGED];
+	TupleDesc	desc = RelationGetDescr(rel);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -254,8 +278,7 @@ docsync_purge_find_horizon(const text *collection, const text *client_id)
 	ScanKeyEntryInitialize(&key, 0, attnums[PURGED_COLLECTION],
 						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
 						   F_TEXTEQ, PointerGetDatum(collection));
-	scan = systable_beginscan(rel, store->purged_index, true,
-							  GetActiveSnapshot(), 1, &key);
+	scan = systable_beginscan(rel, store->purged_index, true, snapshot, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -263,19 +286,16 @@ docsync_purge_find_horizon(const text *collection, const text *client_id)
 													 attnums[PURGED_CLIENT_ID],
 													 desc, &isnull));
 
-		horizon.all = DatumGetTimestampTz(heap_getattr(tuple,
-													   attnums[PURGED_LAST_UPDATE_UTC],
-													   desc, &isnull));
-		horizon.others = horizon.all;
+		horizon->all = DatumGetTimestampTz(heap_getattr(tuple,
+														attnums[PURGED_LAST_UPDATE_UTC],
+														desc, &isnull));
+		horizon->others = horizon->all;
 		if (client_id != NULL && docsync_batch_same_text(of, client_id))
-			horizon.others = DatumGetTimestampTz(heap_getattr(tuple,
-															  attnums[PURGED_OTHERS_UTC],
-															  desc, &isnull));
+			horizon->others = DatumGetTimestampTz(heap_getattr(tuple,
+															   attnums[PURGED_OTHERS_UTC],
+															   desc, &isnull));
 	}
 	systable_endscan(scan);
-	table_close(rel, NoLock);
-
-	return horizon;
 }
 
 static TimestampTz

@@ -45,8 +45,8 @@ static void begin_from_nothing(Download *download);
 static void judge_stamp(Download *download);
 static void judge_first(Download *download, const StoredDocument *stored);
 static void judge_next(Download *download);
-static TimestampTz horizon_of(const Download *download);
-static TimestampTz known_horizon(const Download *download);
+static TimestampTz horizon_of(Download *download);
+static TimestampTz known_horizon(Download *download);
 static bool is_wanted(const Download *download, const StoredDocument *stored);
 static bool is_needless(const Download *download,
 						const StoredDocument *stored);
@@ -165,9 +165,7 @@ docsync_query_begin(Download *download, StoreUse use)
 		download->lsn = GetXLogInsertRecPtr();
 
 	download->history = docsync_history_read(GetActiveSnapshot());
-	download->horizon = docsync_purge_find_horizon(download->collection,
-												   download->origin == ORIGIN_OTHER ?
-												   download->client_id : NULL);
+	download->has_horizon = false;
 	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
 						 download->history, download->collection);
 
@@ -221,6 +219,25 @@ void
 docsync_query_end(void)
 {
 	PopActiveSnapshot();
+}
+
+/*
+ * The horizon of the collection under the download's snapshot.  It is looked up
+ * when it is first asked for: of those who go on from a bare stamp it matters
+ * only to who is given something later, and most polls find nothing.
+ */
+const Horizon *
+docsync_query_horizon(Download *download)
+{
+	if (!download->has_horizon)
+	{
+		download->horizon = docsync_purge_find_horizon(download->settle.snapshot,
+													   download->collection,
+													   download->origin == ORIGIN_OTHER ?
+													   download->client_id : NULL);
+		download->has_horizon = true;
+	}
+	return &download->horizon;
 }
 
 /*
@@ -310,7 +327,7 @@ judge_cursor(Download *download)
 			docsync_query_refuse(RESYNC_LOST);
 		download->must_reconcile = true;
 	}
-	else if (download->horizon.all > Max(position->stamp, seen) &&
+	else if (docsync_query_horizon(download)->all > Max(position->stamp, seen) &&
 			 docsync_store_sees_any(download->collection))
 	{
 		if (!download->reconcile)
@@ -432,10 +449,9 @@ static bool
 on_base(const StoredDocument *stored, void *arg)
 {
 	Download   *download = (Download *) arg;
-	SettleScan	settle = download->settle;
 
-	/* Documents come in the other order, so each test begins anew. */
-	if (!docsync_settle_test(&settle, stored->last_update_utc, stored->fence))
+	if (!docsync_settle_test(&download->settle, stored->last_update_utc,
+							 stored->fence))
 		return true;
 
 	download->since = stored->last_update_utc;
@@ -454,10 +470,10 @@ begin_from_nothing(Download *download)
 	if (!RecoveryInProgress())
 	{
 		SettleScan	settle = download->settle;
-		FullTransactionId fence;
-		TimestampTz clock = docsync_clock_read_fence(&fence);
+		TimestampTz clock = docsync_clock_read_fence(&settle.next);
 
-		if (docsync_settle_test(&settle, clock, fence))
+		/* Who has got his id since the snapshot may have stamped, too. */
+		if (docsync_settle_test(&settle, clock, settle.next))
 			download->next.seen = Max(download->next.seen, clock);
 	}
 }
@@ -515,10 +531,11 @@ judge_next(Download *download)
  * client's own, too.
  */
 static TimestampTz
-horizon_of(const Download *download)
+horizon_of(Download *download)
 {
-	return download->origin == ORIGIN_OTHER ? download->horizon.others :
-		download->horizon.all;
+	const Horizon *horizon = docsync_query_horizon(download);
+
+	return download->origin == ORIGIN_OTHER ? horizon->others : horizon->all;
 }
 
 /*
@@ -526,10 +543,12 @@ horizon_of(const Download *download)
  * of a collection in which he sees no document he isn't told that there is one.
  */
 static TimestampTz
-known_horizon(const Download *download)
+known_horizon(Download *download)
 {
-	return docsync_store_sees_any(download->collection) ?
-		download->horizon.all : DT_NOBEGIN;
+	TimestampTz horizon = docsync_query_horizon(download)->all;
+
+	return !TIMESTAMP_IS_NOBEGIN(horizon) &&
+		docsync_store_sees_any(download->collection) ? horizon : DT_NOBEGIN;
 }
 
 /*
@@ -576,7 +595,7 @@ on_stored(const StoredDocument *stored, void *arg)
 		return false;
 	}
 
-	if (!download->by_cursor && download->passed++ == 0)
+	if (download->passed++ == 0 && !download->by_cursor)
 		judge_first(download, stored);
 
 	if ((is_later || !download->by_cursor) && is_wanted(download, stored) &&

@@ -3,9 +3,9 @@
  * reader.c
  *	  A request's JSON, read once, token by token, where it lies.
  *
- * PostgreSQL's lexer makes the tokens.  The grammar is here, so that a refusal
- * can name the place, nothing is allocated for what is only passed over, and
- * the nesting takes no stack.  Of what has been read without a refusal
+ * PostgreSQL's lexer makes the tokens, but for the common ones.  The grammar is
+ * here, so that a refusal can name the place, nothing is allocated for what is
+ * only passed over, and the nesting takes no stack.  Of what has been read without a refusal
  * jsonb_in() makes a jsonb: it is well-formed, its escapes are characters that
  * a text can have, its numbers such as a numeric can be, and it is within the
  * limits of body.c.
@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 
 #include "docsync.h"
+#include "simd.h"
 
 /* The longest string outside of a body, in bytes as sent */
 #define STRING_LEN		(64 * 1024)
@@ -39,11 +40,13 @@
 
 static const char *skip_value(JsonReader *reader);
 static void pass_key(JsonReader *reader, bool in_object);
+static void pass_colon(JsonReader *reader);
 static bool get_bit(const uint64 * bits, int place);
 static void set_bit(uint64 * bits, int place, bool value);
 static uint64 * grow_bits(const uint64 * bits, uint64 * allocated, int room);
 static void check_size(JsonReader *reader);
 static void next_token(JsonReader *reader);
+static bool lex_common(JsonLexContext *lex);
 static void unescape(JsonReader *reader);
 static void note(JsonReader *reader, const Refusal *refusal);
 static void refuse(JsonReader *reader, const char *at, int sqlstate,
@@ -88,6 +91,18 @@ docsync_reader_begin(JsonReader *reader, const char *json, int len,
 	next_token(reader);
 }
 
+void
+docsync_reader_free(JsonReader *reader)
+{
+	if (reader->escapes != NULL)
+	{
+		pfree(reader->escapes->strval->data);
+		pfree(reader->escapes->strval);
+		pfree(reader->escapes);
+	}
+	pfree(reader->lex);
+}
+
 /*
  * Refuses what comes after the request's value.
  */
@@ -99,11 +114,17 @@ docsync_reader_end(JsonReader *reader)
 }
 
 /*
- * The type of the value that begins here.
+ * The type of the value that comes next.
  */
 JsonTokenType
 docsync_reader_type(JsonReader *reader)
 {
+	if (reader->is_at_colon)
+	{
+		reader->is_at_colon = false;
+		next_token(reader);
+	}
+
 	switch (reader->lex->token_type)
 	{
 		case JSON_TOKEN_STRING:
@@ -165,9 +186,19 @@ docsync_reader_go_on(JsonReader *reader, bool in_object)
 }
 
 /*
+ * Passes over a key; it is reader->string until then.
+ */
+void
+docsync_reader_pass_key(JsonReader *reader)
+{
+	pass_colon(reader);
+	reader->is_at_colon = true;
+}
+
+/*
  * Reads a key and says which of the names it is, by its place.  Of any other
  * it returns -1, and the key as a message quotes it, or NULL if it has been
- * refused.  What is read next is its value, and refused as such.
+ * refused.  Its value, which comes next, is refused as the key's.
  */
 int
 docsync_reader_key(JsonReader *reader, const char *const *names, int count,
@@ -187,7 +218,7 @@ docsync_reader_key(JsonReader *reader, const char *const *names, int count,
 
 	reader->place.key = found < 0 ? NULL : names[found];
 	reader->is_bad = false;
-	pass_key(reader, true);
+	docsync_reader_pass_key(reader);
 	return found;
 }
 
@@ -224,18 +255,30 @@ docsync_reader_value(JsonReader *reader)
 }
 
 /*
+ * Passes over a value; a string is reader->string until then.
+ */
+void
+docsync_reader_pass(JsonReader *reader)
+{
+	skip_value(reader);
+}
+
+/*
  * Reads a body, and returns where it is and how many bytes it has.  One that
  * is too large is refused as soon as that shows.
  */
 const char *
 docsync_reader_body(JsonReader *reader, int *len)
 {
-	const char *start = reader->lex->token_start;
+	const char *start;
 
-	reader->body = start;
+	/* The value isn't looked at before it is known for a body. */
+	reader->is_body = true;
+	docsync_reader_type(reader);
+	reader->body = start = reader->lex->token_start;
 	*len = skip_value(reader) - start;
 	reader->body = NULL;
-	reader->is_bad = false;
+	reader->is_body = reader->is_bad = false;
 	return start;
 }
 
@@ -300,17 +343,27 @@ skip_value(JsonReader *reader)
 }
 
 /*
- * Passes over a key and its colon, if the value that comes next has one.
+ * To the value of a key; an element has none.
  */
 static void
 pass_key(JsonReader *reader, bool in_object)
 {
-	if (!in_object)
-		return;
+	if (in_object)
+	{
+		pass_colon(reader);
+		next_token(reader);
+	}
+}
+
+/*
+ * From a key to the colon that must follow.
+ */
+static void
+pass_colon(JsonReader *reader)
+{
 	next_token(reader);
 	if (reader->lex->token_type != JSON_TOKEN_COLON)
 		refuse_syntax(reader, JSON_EXPECTED_COLON);
-	next_token(reader);
 }
 
 static bool
@@ -362,7 +415,7 @@ next_token(JsonReader *reader)
 
 	CHECK_FOR_INTERRUPTS();
 
-	error = json_lex(lex);
+	error = lex_common(lex) ? JSON_SUCCESS : json_lex(lex);
 	if (reader->invalid != NULL && lex->token_terminator > reader->invalid)
 		refuse_encoding(reader, error == JSON_SUCCESS);
 	if (error != JSON_SUCCESS)
@@ -382,6 +435,63 @@ next_token(JsonReader *reader)
 }
 
 /*
+ * Does what json_lex() would for brackets, braces, commas, colons and strings
+ * without an escape, which are nearly all of a request; of anything else it
+ * returns false, and leaves the lexer where it was.
+ */
+static bool
+lex_common(JsonLexContext *lex)
+{
+	char	   *p = lex->token_terminator;
+	char	   *end = lex->input + lex->input_length;
+	char	   *start;
+
+	while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+		p++;
+	if (p == end)
+		return false;
+
+	start = p++;
+	switch (*start)
+	{
+		case '{':
+			lex->token_type = JSON_TOKEN_OBJECT_START;
+			break;
+		case '}':
+			lex->token_type = JSON_TOKEN_OBJECT_END;
+			break;
+		case '[':
+			lex->token_type = JSON_TOKEN_ARRAY_START;
+			break;
+		case ']':
+			lex->token_type = JSON_TOKEN_ARRAY_END;
+			break;
+		case ',':
+			lex->token_type = JSON_TOKEN_COMMA;
+			break;
+		case ':':
+			lex->token_type = JSON_TOKEN_COLON;
+			break;
+		case '"':
+			while (end - p >= BLOCK_LEN && !block_must_escape(block_read(p)))
+				p += BLOCK_LEN;
+			while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= ' ')
+				p++;
+			if (p == end || *p++ != '"')
+				return false;
+			lex->token_type = JSON_TOKEN_STRING;
+			break;
+		default:
+			return false;
+	}
+
+	lex->prev_token_terminator = lex->token_terminator;
+	lex->token_start = start;
+	lex->token_terminator = p;
+	return true;
+}
+
+/*
  * Has the lexer look at a string's escapes, which takes a copy of it.
  */
 static void
@@ -390,8 +500,9 @@ unescape(JsonReader *reader)
 	JsonLexContext *lex = reader->escapes;
 	JsonParseErrorType error;
 
-	check_size(reader);
-	if (reader->body == NULL && reader->string_len > STRING_LEN)
+	if (reader->is_body && reader->string_len > docsync_max_document_size)
+		refuse_limit(reader, BODY_TOO_LARGE);
+	else if (!reader->is_body && reader->string_len > STRING_LEN)
 		refuse(reader, reader->lex->token_start, ERRCODE_INVALID_PARAMETER_VALUE,
 			   "too long", psprintf("It is a string of %d bytes.", reader->string_len),
 			   NULL);

@@ -26,7 +26,6 @@
 static bool is_policys(const ErrorData *error);
 static bool is_raised(const ErrorData *error);
 static char *locate(const RefusePlace *place, const char *text);
-static bool is_over_http(void);
 
 /*
  * Refuses a document: by an error, or in a batch that isn't atomic by noting
@@ -293,7 +292,7 @@ docsync_refuse_quote(const char *value, int len)
 int
 docsync_refuse_sqlstate(int sqlstate)
 {
-	if (!is_over_http())
+	if (!docsync_answer_is_over_http())
 		return sqlstate;
 
 	switch (sqlstate)
@@ -316,7 +315,7 @@ docsync_refuse_request(int status, const char *code, const char *message,
 {
 	StringInfoData buf;
 
-	if (!is_over_http())
+	if (!docsync_answer_is_over_http())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s", message),
@@ -337,12 +336,4 @@ docsync_refuse_request(int status, const char *code, const char *message,
 			(errcode(MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')),
 			 errmsg("%s", buf.data),
 			 errdetail("{\"status\":%d,\"headers\":{}}", status)));
-}
-
-static bool
-is_over_http(void)
-{
-	const char *method = GetConfigOption("request.method", true, false);
-
-	return method != NULL && *method != '\0';
 }

@@ -15,7 +15,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "mb/pg_wchar.h"
+#include "common/string.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -57,6 +57,7 @@ static const Field fields[] = {
 	FIELD("cursor", FIELD_TEXT, cursor),
 	FIELD("origin", FIELD_TEXT, origin),
 	FIELD("after", FIELD_TEXT, after),
+	FIELD("sinceUtc", FIELD_TEXT, since_utc),
 	FIELD("maxDocuments", FIELD_MAX, max_documents),
 	FIELD("reconcile", FIELD_BOOLEAN, reconcile),
 	FIELD("tombstones", FIELD_NEGATED, no_tombstones),
@@ -75,15 +76,14 @@ static void read_field(JsonReader *reader, const Field *field,
 					   Request *request, const char *hint);
 static bool take_value(const Field *field, const SentValue *value,
 					   Request *request);
+static bool is_of_body(const Field *field);
 static bool *read_buckets(JsonReader *reader);
 static Datum *read_ids(JsonReader *reader, int *count);
 static void refuse(const RefusePlace *place, const char *message,
 				   const char *detail, const char *hint) pg_attribute_noreturn();
-static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
 static void check_max_documents(int max_documents);
-static void set_type(void);
 
 /*
  * Reads the body of a request, the one argument of docsync_docs(bytea) and the
@@ -355,18 +355,84 @@ read_ids(JsonReader *reader, int *count)
 }
 
 /*
- * A value of a query string that is true or false.
+ * Fills in what a query string says: the field of a name, if it is one of the
+ * keys that the request knows and not one for a body alone.  Returns its place
+ * in fields, or -1 if there is none.
  */
-bool
-docsync_request_parse_bool(const char *key, const text *value)
+int
+docsync_request_find(const char *name, const char *const *keys)
 {
-	char	   *word = text_to_cstring(value);
+	const Field *field;
 
-	if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is neither true nor false", key)));
-	return strcmp(word, "true") == 0;
+	while (*keys != NULL && strcmp(*keys, name) != 0)
+		keys++;
+	if (*keys == NULL)
+		return -1;
+
+	field = find_field(name);
+	return is_of_body(field) ? -1 : field - fields;
+}
+
+static bool
+is_of_body(const Field *field)
+{
+	return field->kind == FIELD_DOCUMENTS || field->kind == FIELD_BUCKETS ||
+		field->kind == FIELD_IDS;
+}
+
+/*
+ * Fills in a field that docsync_request_find() has found, given its value as a
+ * text.
+ */
+void
+docsync_request_set(Request *request, int which, const char *value)
+{
+	const Field *field = &fields[which];
+	void	   *member = (char *) request + field->offset;
+	bool		is_true = strcmp(value, "true") == 0;
+	char	   *end;
+
+	switch (field->kind)
+	{
+		case FIELD_TEXT:
+		case FIELD_STATE:
+			*(text **) member = cstring_to_text(value);
+			break;
+		case FIELD_MAX:
+			errno = 0;
+			request->max_documents = strtoint(value, &end, 10);
+			if (errno != 0 || !isdigit((unsigned char) *value) || *end != '\0')
+				request->max_documents = 0;
+			check_max_documents(request->max_documents);
+			break;
+		case FIELD_BOOLEAN:
+		case FIELD_NEGATED:
+			if (!is_true && strcmp(value, "false") != 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("\"%s\" is neither true nor false", field->key)));
+			*(bool *) member = is_true == (field->kind == FIELD_BOOLEAN);
+			break;
+		default:
+			elog(ERROR, "\"%s\" is no parameter", field->key);
+	}
+}
+
+/*
+ * The parameters that a query string may have, of the keys that a request knows.
+ */
+const char *
+docsync_request_parameters(const char *const *keys)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (; *keys != NULL; keys++)
+	{
+		if (!is_of_body(find_field(*keys)))
+			appendStringInfo(&buf, buf.len == 0 ? "%s" : ", %s", *keys);
+	}
+	return buf.data;
 }
 
 static void
@@ -375,26 +441,6 @@ refuse(const RefusePlace *place, const char *message, const char *detail,
 {
 	docsync_refuse_raise(docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
 												 message, detail, hint));
-}
-
-/*
- * Tells PostgREST the type of an answer, which it is to pass on as it is
- * (see the domain of the functions), unless somebody has set headers already.
- */
-static void
-set_type(void)
-{
-	const char *method = GetConfigOption("request.method", true, false);
-	const char *headers = GetConfigOption("response.headers", true, false);
-
-	if (method == NULL || *method == '\0' || IsInParallelMode() ||
-		(headers != NULL && *headers != '\0'))
-		return;
-
-	set_config_option("response.headers",
-					  "[{\"Content-Type\": \"application/json; charset=utf-8\"}]",
-					  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-					  false);
 }
 
 /*
@@ -411,8 +457,7 @@ docsync_request_resolve(Request *request)
 	Jsonb	   *claims = get_setting("request.jwt.claims");
 
 	if (request->client_id == NULL)
-		request->client_id = get_field(get_setting("request.headers"),
-									   "x-client-id");
+		request->client_id = docsync_request_header("x-client-id");
 	if (request->client_id == NULL)
 		request->client_id = get_field(claims, "client_id");
 
@@ -454,70 +499,12 @@ docsync_request_check_claim(const text *client_id)
 }
 
 /*
- * A value of the request's query string, which a proxy has put into the header
- * X-Query-String; NULL if there is none.  The last counts.
+ * A header of the request, its name in lower case; NULL if there is none.
  */
 text *
-docsync_request_url_value(const char *key)
+docsync_request_header(const char *name)
 {
-	text	   *query = get_field(get_setting("request.headers"),
-								  "x-query-string");
-	int			key_len = strlen(key);
-	text	   *value = NULL;
-	char	   *pair;
-
-	if (query == NULL)
-		return NULL;
-
-	for (pair = text_to_cstring(query); *pair != '\0';)
-	{
-		int			len = strcspn(pair, "&");
-
-		if (len > key_len && pair[key_len] == '=' &&
-			strncmp(pair, key, key_len) == 0)
-			value = decode_value(pair + key_len + 1, len - key_len - 1);
-		pair += len + (pair[len] == '&');
-	}
-
-	return value;
-}
-
-/*
- * Decodes len bytes of a query string.
- */
-static text *
-decode_value(const char *value, int len)
-{
-	StringInfoData buf;
-	bool		valid = true;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < len && valid; i++)
-	{
-		if (value[i] == '+')
-			appendStringInfoChar(&buf, ' ');
-		else if (value[i] != '%')
-			appendStringInfoChar(&buf, value[i]);
-		else if (i + 2 < len && isxdigit((unsigned char) value[i + 1]) &&
-				 isxdigit((unsigned char) value[i + 2]))
-		{
-			char		hex[] = {value[i + 1], value[i + 2], '\0'};
-
-			appendStringInfoCharMacro(&buf, (char) strtol(hex, NULL, 16));
-			i += 2;
-		}
-		else
-			valid = false;
-	}
-
-	if (!valid || !pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the query string is not valid"),
-				 errdetail("A value isn't percent-encoded UTF-8."),
-				 errhint("Percent-encode it.")));
-
-	return cstring_to_text(pg_any_to_server(buf.data, buf.len, PG_UTF8));
+	return get_field(get_setting("request.headers"), name);
 }
 
 /*
@@ -570,19 +557,21 @@ text *
 docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 {
 	text	   *value;
-	const char *method = GetConfigOption("request.method", true, false);
 
 	if (n >= PG_NARGS() || PG_ARGISNULL(n))
 		return NULL;
 
 	value = PG_GETARG_TEXT_PP(n);
-	if (method != NULL &&
-		(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0) &&
-		(VARSIZE_ANY_EXHDR(value) == 0 ||
-		 (VARSIZE_ANY_EXHDR(value) == 4 &&
-		  memcmp(VARDATA_ANY(value), "null", 4) == 0)))
-		return NULL;
+	if (VARSIZE_ANY_EXHDR(value) == 0 ||
+		(VARSIZE_ANY_EXHDR(value) == 4 &&
+		 memcmp(VARDATA_ANY(value), "null", 4) == 0))
+	{
+		const char *method = GetConfigOption("request.method", true, false);
 
+		if (method != NULL &&
+			(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0))
+			return NULL;
+	}
 	return value;
 }
 
@@ -653,23 +642,4 @@ check_max_documents(int max_documents)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"maxDocuments\" is out of range"),
 				 errhint("Give an integer from 1 on.")));
-}
-
-/*
- * The answer is written behind the header of the value it becomes, so that it
- * needn't be copied.
- */
-void
-docsync_request_begin_answer(StringInfo buf)
-{
-	initStringInfo(buf);
-	appendStringInfoSpaces(buf, VARHDRSZ);
-}
-
-Datum
-docsync_request_end_answer(StringInfo buf)
-{
-	set_type();
-	SET_VARSIZE(buf->data, buf->len);
-	return PointerGetDatum(buf->data);
 }

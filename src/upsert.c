@@ -38,7 +38,7 @@ PG_FUNCTION_INFO_V1(docsync_upsert);
 
 /* Documents written by one statement, and bytes: few enough to stay in memory. */
 #define WRITE_DOCUMENTS		500
-#define WRITE_SIZE			(4 * 1024 * 1024)
+#define WRITE_SIZE			(1024 * 1024)
 
 /* From so many new documents on INSERT alone is tried. */
 #define CREATE_DOCUMENTS	50

@@ -19,7 +19,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(16);
+SELECT plan(21);
 
 -- This process's memory at its peak, in MB.  (Shared memory is in it from the
 -- start.)
@@ -61,6 +61,33 @@ SELECT throws_ok($$
 	  FROM generate_series(1, 10000) AS i$$, '54000',
 	'total size of jsonb array elements exceeds the maximum of 268435455 bytes', '... but can''t be as jsonb');
 SELECT is((SELECT outcome FROM docsync_upsert('tablet', '[{"id": "small", "clientVersion": 1, "body": 1}]', 'huge')), 'created', '... and the session goes on');
+
+-- Reading can be cancelled: of 48 MB it takes longer than that, and what is wrong is at the end.
+SELECT set_config('request.headers', '{"x-client-id": "tablet"}', true) \g /dev/null
+CREATE FUNCTION pg_temp.read() RETURNS text
+	LANGUAGE plpgsql
+AS $$
+BEGIN
+	PERFORM docsync_docs(convert_to('[{"id": "x", "clientVersion": 1, "LastUpdateUtc": [' || repeat('"x",', 12 * 1024 * 1024) || '1], "body": 1}', 'UTF8'));
+	RETURN 'read';
+EXCEPTION
+	WHEN query_canceled OR invalid_text_representation THEN
+		RETURN SQLSTATE;
+END
+$$;
+SELECT is(pg_temp.read(), '22P02', '48 MB are read to the end');
+SET LOCAL statement_timeout = '150ms';
+SELECT is(pg_temp.read(), '57014', '... or not');
+RESET statement_timeout;
+-- Of numbers that are too long none is written out.
+CREATE TEMP TABLE numbers AS SELECT '[' || repeat('1e131071,', 230000) || '1]' AS body;
+SET LOCAL statement_timeout = '2s';
+SELECT throws_ok($$SELECT docsync_docs(convert_to('[{"id": "x", "clientVersion": 1, "body": ' || body || '}]', 'UTF8')) FROM numbers$$, '22023', 'document 1, "body": number too long', '2 MB of numbers are refused, at once');
+SET LOCAL docsync.max_document_size = '16MB';
+SELECT throws_ok($$SELECT docsync_docs(convert_to('[{"id": "x", "clientVersion": 1, "body": ' || body || '}]', 'UTF8')) FROM numbers$$, '22023', 'document 1, "body": number too long', '... wherever the limit is');
+SELECT throws_ok($$SELECT docsync_upsert('tablet', jsonb_build_array(jsonb_build_object('id', 'x', 'clientVersion', 1, 'body', body::jsonb))) FROM numbers$$, '22023', 'document 1, "body": number too long', '... as jsonb');
+RESET docsync.max_document_size;
+RESET statement_timeout;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(232);
+SELECT plan(244);
 
 -- Rows that a command reads: entries of docsync.document's indexes, and what
 -- sequential scans return
@@ -42,6 +42,7 @@ INSERT INTO call (name, command) VALUES
 	('sync', $$SELECT docsync_sync('reader', '[{"id": "17", "clientVersion": 0, "body": 1}]', "maxDocuments" => 10)$$),
 	('pull of one who has to compare', $$SELECT docsync_pull(cursor => (SELECT other_cursor FROM middle), reconcile => true, "maxDocuments" => 10)$$),
 	('the list', $$SELECT docsync_docs_reconcile('{"after": "17", "maxDocuments": 10}')$$),
+	('sums of a small collection', $$SELECT docsync_pull(collection => 'nowhere', state => 'true')$$),
 	('ten by id', $$SELECT docsync_docs_get(convert_to((SELECT jsonb_build_object('ids', jsonb_agg(i::text)) FROM generate_series(101, 110) AS i)::text, 'UTF8'))$$),
 	('purge', $$CALL docsync_purge('1 day', 'default')$$),
 	('purge of all collections', $$CALL docsync_purge('1 day')$$),

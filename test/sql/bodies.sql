@@ -103,6 +103,8 @@ SET docsync.max_document_size = 20;
 SELECT length(b), b, pg_temp.try(b) FROM unnest(ARRAY['"123456789012345678"', '"1234567890123456789"', '"ééééééééé"', '"éééééééééx"', '[1,2,3,4,5,6,7,8,90]', '[1,2,3,4,5,6,7,8,900]', '[1,               2]', '[1,                2]', '   [1,            2]    ', '{"a":"b","c":[1,2] }', '{"a":"b","c":[1, 2] }',
 	'12345678901234567890', '123456789012345678901', '"\u0041\u0042\u0043"', '"\u0041\u0042\u0043.."', '"1234567890123456789', '[1,2,3,4,5,6,7,8,9,1', '"\u0041\u0042\u0043\u0000"']) AS b;
 RESET docsync.max_document_size;
+-- A string with escapes may be as large as a body; elsewhere none has any business to be.
+SELECT n, left(pg_temp.try('"' || repeat('\n', n / 2 - 1) || '"'), 60), left(pg_temp.send('[{"id": "' || repeat('\n', n / 2 - 1) || '", "clientVersion": 1, "body": 1}]'), 60) FROM unnest('{100, 1004, 65536, 65540, 1048576, 1048578, 3000000}'::int[]) AS n;
 -- 788 kB of numbers as they are sent take more than 1 MB as jsonb.
 SELECT left(pg_temp.try('[' || string_agg('[' || i || '.5,' || i || '.25]', ',') || ']'), 40), sum(length(i::text) * 2 + 8) + 1 AS bytes FROM generate_series(1, 40000) AS i;
 -- Of more it can't be said that a jsonb can be made of it.
