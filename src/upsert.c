@@ -448,7 +448,6 @@ upload_statements(Upload *upload, UploadGroup **groups, int count,
 {
 	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
 	Division   *division = &upload->division;
-
 	int			some;
 
 	for (int i = 0; i < count; i += some)
