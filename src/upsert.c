@@ -296,12 +296,24 @@ upload_apply(int from, int to, int steps, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
 
-	if (steps == DIVIDE_LOOK_UP && upload_guess(upload))
-		return;
-	if (steps & DIVIDE_LOOK_UP)
-		upload_look_up(upload, from, to);
-	if (steps & DIVIDE_WRITE)
-		upload_write(upload, from, to, steps == DIVIDE_WRITE);
+	if (steps == DIVIDE_WRITE)
+		upload_write(upload, from, to, true);
+	else if (steps == DIVIDE_LOOK_UP)
+	{
+		if (!upload_guess(upload))
+			upload_look_up(upload, from, to);
+	}
+	else
+	{
+		/* It may end early once more, so no more than is written at once. */
+		for (int i = from; i < to; i += WRITE_DOCUMENTS)
+		{
+			int			end = Min(i + WRITE_DOCUMENTS, to);
+
+			upload_look_up(upload, i, end);
+			upload_write(upload, i, end, false);
+		}
+	}
 }
 
 /*
@@ -436,7 +448,6 @@ upload_statements(Upload *upload, UploadGroup **groups, int count,
 {
 	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
 	Division   *division = &upload->division;
-
 	int			some;
 
 	for (int i = 0; i < count; i += some)
