@@ -859,14 +859,19 @@ extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
 extern text *docsync_request_header(const char *name);
-extern int	docsync_request_find(const char *name, const char *const *keys);
-extern void docsync_request_set(Request *request, int which,
-								const char *value);
-extern const char *docsync_request_parameters(const char *const *keys);
-extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
-								 const char *const *keys);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
+extern void docsync_request_check_max(int max_documents);
+
+/*
+ * argument.c: its arguments
+ */
+extern int	docsync_argument_find(const char *name, const char *const *keys);
+extern void docsync_argument_set(Request *request, int which,
+								 const char *value);
+extern const char *docsync_argument_parameters(const char *const *keys);
+extern void docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
+								  const char *const *keys);
 
 /*
  * url.c: what its query string asks for

@@ -10,7 +10,7 @@
  * RETURNS json, as it stands below, is a domain over json in the script: by its
  * name PostgREST knows that it shall pass the value on as it is.
  *
- * What a request asks for is read by request.c.
+ * What a request asks for is read by argument.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -153,7 +153,7 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 		.may_write = true
 	};
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	return synchronize(&request);
@@ -175,7 +175,7 @@ docsync_docs(PG_FUNCTION_ARGS)
 	Request		request = {0};
 	StringInfoData buf;
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	if (request.documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

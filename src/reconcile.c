@@ -82,7 +82,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	StringInfoData buf;
 	Datum		args[2];
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	docsync_url_read(&request, keys);
 	if (request.buckets != NULL)
 		memcpy(page.wanted, request.buckets, sizeof(page.wanted));
@@ -150,7 +150,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	Documents	page = {0};
 	StringInfoData buf;
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	docsync_url_read(&request, keys);
 	if (request.ids == NULL)
 		ereport(ERROR,
