@@ -33,6 +33,8 @@
 
 PG_FUNCTION_INFO_V1(docsync_query_since);
 
+static void finish(Download *download);
+static void refuse(ResyncReason reason) pg_attribute_noreturn();
 static void judge(Download *download);
 static void judge_cursor(Download *download);
 static bool is_of_other_history(Download *download);
@@ -151,6 +153,21 @@ docsync_query_check(const Download *download)
 void
 docsync_query_begin(Download *download, StoreUse use)
 {
+	docsync_query_begin_all(&download, 1, use);
+	if (download->refused != RESYNC_NONE)
+		refuse(download->refused);
+}
+
+/*
+ * The same for several downloads under one snapshot.  A client that can't go on
+ * isn't refused, but its download has "refused".
+ */
+void
+docsync_query_begin_all(Download **downloads, int count, StoreUse use)
+{
+	XLogRecPtr	lsn;
+	History    *history;
+
 	docsync_schema_open(use);
 	docsync_schema_check_readable();
 
@@ -158,21 +175,29 @@ docsync_query_begin(Download *download, StoreUse use)
 	 * Before the snapshot on a standby, after it on a primary: whoever has
 	 * come to this position sees all that the snapshot sees.
 	 */
-	download->lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
+	lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
 		InvalidXLogRecPtr;
 	docsync_schema_push_snapshot();
-	if (download->lsn == InvalidXLogRecPtr)
-		download->lsn = GetXLogInsertRecPtr();
+	if (lsn == InvalidXLogRecPtr)
+		lsn = GetXLogInsertRecPtr();
+	history = docsync_history_read(GetActiveSnapshot());
 
-	download->history = docsync_history_read(GetActiveSnapshot());
-	download->has_horizon = false;
-	docsync_settle_begin(&download->settle, GetActiveSnapshot(),
-						 download->history, download->collection);
+	for (int i = 0; i < count; i++)
+	{
+		Download   *download = downloads[i];
 
-	download->since = download->position.stamp;
-	download->next = download->position;
-	download->must_reconcile = download->is_behind = false;
-	judge(download);
+		download->lsn = lsn;
+		download->history = history;
+		download->has_horizon = false;
+		docsync_settle_begin(&download->settle, GetActiveSnapshot(),
+							 download->history, download->collection);
+
+		download->since = download->position.stamp;
+		download->next = download->position;
+		download->refused = RESYNC_NONE;
+		download->must_reconcile = download->is_behind = false;
+		judge(download);
+	}
 }
 
 /*
@@ -192,7 +217,30 @@ docsync_query_run(Download *download)
 		return;
 	docsync_store_scan(download->collection, download->since, on_stored,
 					   download);
+	finish(download);
+}
 
+/*
+ * Goes on with one by cursor that had to stop, where there is more room now: for
+ * up to max_documents in all.
+ */
+void
+docsync_query_go_on(Download *download, int max_documents)
+{
+	download->max_documents = max_documents;
+	download->more = download->is_full = false;
+	download->since = download->last;
+	docsync_store_scan(download->collection, download->since, on_stored,
+					   download);
+	finish(download);
+}
+
+/*
+ * Says where to go on from what has been passed.
+ */
+static void
+finish(Download *download)
+{
 	if (download->by_cursor)
 	{
 		uint64		epoch = docsync_history_epoch(download->history);
@@ -212,7 +260,7 @@ docsync_query_run(Download *download)
 	}
 	else if (download->passed == 0 && download->gap != NULL &&
 			 !download->is_held && !RecoveryInProgress())
-		docsync_query_refuse(RESYNC_LOST);
+		refuse(RESYNC_LOST);
 }
 
 void
@@ -241,41 +289,43 @@ docsync_query_horizon(Download *download)
 }
 
 /*
- * Refuses a client that can't go on from where it is.  The message becomes
- * the status line over HTTP: it must not have anything of the request in it;
- * nor must any of it tell of stamps or collections, since who asks may see
+ * What is to be said to a client that can't go on from where it is.  The message
+ * becomes the status line over HTTP: it must not have anything of the request in
+ * it; nor must any of it tell of stamps or collections, since who asks may see
  * none.
  */
-void
-docsync_query_refuse(ResyncReason reason)
+const Refusal *
+docsync_query_describe(ResyncReason reason)
 {
-	static const struct
-	{
-		const char *code;
-		const char *detail;
-		const char *hint;
-	}			texts[] = {
+	static const Refusal refusals[] = {
 		[RESYNC_PURGED] = {
-			"resync_purged",
-			"{\"reason\": \"purged\", \"text\": \"Tombstones that this client has not seen have been removed.\"}",
-			"Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor."
+			.code = "resync_purged",
+			.message = "resync required",
+			.detail = "{\"reason\": \"purged\", \"text\": \"Tombstones that this client has not seen have been removed.\"}",
+			.hint = "Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor."
 		},
 		[RESYNC_LOST] = {
-			"resync_lost",
-			"{\"reason\": \"lost\", \"text\": \"The position was given out by another history of this store: it has been restored, or has failed over, since.\"}",
-			"Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor, and send all you have again."
+			.code = "resync_lost",
+			.message = "resync required",
+			.detail = "{\"reason\": \"lost\", \"text\": \"The position was given out by another history of this store: it has been restored, or has failed over, since.\"}",
+			.hint = "Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor, and send all you have again."
 		},
 		[RESYNC_USE_CURSOR] = {
-			"use_cursor",
-			"{\"reason\": \"pages\", \"text\": \"Tombstones have been removed from this collection: its documents can't be fetched in pages by stamps alone.\"}",
-			"Use a cursor (docsync_pull), or fetch all at once, without a maximum, if it fits into one answer."
+			.code = "use_cursor",
+			.message = "use a cursor",
+			.detail = "{\"reason\": \"pages\", \"text\": \"Tombstones have been removed from this collection: its documents can't be fetched in pages by stamps alone.\"}",
+			.hint = "Use a cursor (docsync_pull), or fetch all at once, without a maximum, if it fits into one answer."
 		}
 	};
 
+	return &refusals[reason];
+}
+
+static void
+refuse(ResyncReason reason)
+{
 	docsync_refuse_request(reason == RESYNC_USE_CURSOR ? 409 : 410,
-						   texts[reason].code,
-						   reason == RESYNC_USE_CURSOR ? "use a cursor" : "resync required",
-						   texts[reason].detail, texts[reason].hint);
+						   docsync_query_describe(reason));
 }
 
 static void
@@ -324,14 +374,20 @@ judge_cursor(Download *download)
 	if (is_of_other_history(download))
 	{
 		if (!download->reconcile)
-			docsync_query_refuse(RESYNC_LOST);
+		{
+			download->refused = RESYNC_LOST;
+			return;
+		}
 		download->must_reconcile = true;
 	}
 	else if (docsync_query_horizon(download)->all > Max(position->stamp, seen) &&
 			 docsync_store_sees_any(download->collection))
 	{
 		if (!download->reconcile)
-			docsync_query_refuse(RESYNC_PURGED);
+		{
+			download->refused = RESYNC_PURGED;
+			return;
+		}
 		download->must_reconcile = true;
 		download->lost_after = DT_NOEND;
 	}
@@ -500,7 +556,7 @@ judge_stamp(Download *download)
 
 	if (!RecoveryInProgress() && !download->is_beginning &&
 		is_above_clock(since))
-		docsync_query_refuse(RESYNC_LOST);
+		refuse(RESYNC_LOST);
 }
 
 /*
@@ -511,7 +567,7 @@ static void
 judge_first(Download *download, const StoredDocument *stored)
 {
 	if (download->gap != NULL && stored->last_update_utc != download->since)
-		docsync_query_refuse(RESYNC_LOST);
+		refuse(RESYNC_LOST);
 }
 
 /*
@@ -523,7 +579,7 @@ static void
 judge_next(Download *download)
 {
 	if (!download->is_beginning && horizon_of(download) > download->since)
-		docsync_query_refuse(RESYNC_PURGED);
+		refuse(RESYNC_PURGED);
 }
 
 /*
@@ -610,7 +666,7 @@ on_stored(const StoredDocument *stored, void *arg)
 			/* The next page would be refused, for ever. */
 			if (!download->by_cursor && download->is_beginning &&
 				horizon_of(download) > download->last_given)
-				docsync_query_refuse(RESYNC_USE_CURSOR);
+				refuse(RESYNC_USE_CURSOR);
 			return false;
 		}
 		if (is_later && !download->by_cursor)
