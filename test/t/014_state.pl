@@ -420,7 +420,7 @@ sub behind_the_gate
 	my @slow = map { connect_to($node) } 1, 2;
 
 	$gate->value('SELECT pg_advisory_lock(1)');
-	$_->do('SET ROLE slow') for @slow;
+	$_->do('SET ROLE slow', q{SET statement_timeout = '20s'}) for @slow;
 	my @started = map { start($_, 'slow') } @slow;
 	wait_for('both to sum up', sub {
 		$gate->value(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = -12087 AND granted}) == 2
