@@ -16,7 +16,7 @@
  *
  * A page is the whole answer.  Each collection has its share of it, of documents
  * and bytes, and in any case one document, so that it gets further.  What is
- * left then goes to those that have more.
+ * left then goes round among those that have more.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,6 +46,16 @@ typedef struct Parts
 	int			count;
 } Parts;
 
+/* What is left of the page, and for each of those that have more */
+typedef struct Room
+{
+	int			documents;
+	int			share;
+	int			size;			/* bytes */
+	int			share_size;
+	int			waiting;		/* collections that have more */
+} Room;
+
 static void refuse_outside(const Request *request);
 static void check_whole(const Request *request);
 static void make_parts(Parts *parts, const Request *request);
@@ -55,6 +65,7 @@ static void check_one(int from, int to, int steps, void *arg);
 static void judge_all(Parts *parts, StoreUse use);
 static void upload_all(Parts *parts, const Request *request);
 static void download_all(Parts *parts, const Request *request);
+static void download_share(Part *part, Room *room);
 static bool has_download(const Part *part);
 static void append_part(StringInfo buf, Part *part);
 
@@ -281,50 +292,67 @@ upload_all(Parts *parts, const Request *request)
 }
 
 /*
- * Fills the page.
+ * Fills the page: in rounds, until it is full or nobody has more.  In the first
+ * each begins, and has a share, be it one document; what some don't need is shared
+ * by those that have more.
  */
 static void
 download_all(Parts *parts, const Request *request)
 {
-	int64		documents = request->max_documents < 0 ? PG_INT32_MAX :
-	request->max_documents;
-	int64		size = docsync_max_page_size;
-	int			waiting = 0;
+	Room		room = {
+		.documents = request->max_documents < 0 ? PG_INT32_MAX :
+		request->max_documents,
+		.size = docsync_max_page_size
+	};
 
 	for (int i = 0; i < parts->count; i++)
-		waiting += has_download(&parts->parts[i]);
+		room.waiting += has_download(&parts->parts[i]);
 
-	/* What one doesn't need adds to the shares of those that follow. */
-	for (int i = 0; i < parts->count; i++)
+	while (room.waiting > 0)
 	{
-		Part	   *part = &parts->parts[i];
+		room.share = Max(room.documents / room.waiting, 1);
+		room.share_size = Max(room.size / room.waiting, 0);
+		room.waiting = 0;
+		for (int i = 0; i < parts->count; i++)
+		{
+			Part	   *part = &parts->parts[i];
 
-		if (!has_download(part))
-			continue;
+			if (has_download(part) &&
+				(part->documents.data == NULL ||
+				 (part->sync.download.more && room.documents > 0 && room.size > 0)))
+				download_share(part, &room);
+			room.waiting += has_download(part) && part->sync.download.more;
+		}
+		if (room.documents <= 0 || room.size <= 0)
+			break;
+	}
+}
+
+/*
+ * Begins the download of a collection, or goes on with it.
+ */
+static void
+download_share(Part *part, Room *room)
+{
+	Download   *download = &part->sync.download;
+	int			count = download->count;
+	int			len = part->documents.len;
+
+	if (part->documents.data == NULL)
+	{
 		initStringInfo(&part->documents);
-		part->sync.download.max_documents = Max(documents / waiting, 1);
+		download->max_documents = room->share;
 		docsync_sync_begin_documents(&part->sync, &part->documents,
-									 Max(size / waiting, 0));
-		docsync_query_run(&part->sync.download);
-		documents -= part->sync.download.count;
-		size -= part->documents.len;
-		waiting--;
+									 room->share_size);
+		docsync_query_run(download);
 	}
-
-	for (int i = 0; i < parts->count && documents > 0 && size > 0; i++)
+	else
 	{
-		Part	   *part = &parts->parts[i];
-		Download   *download = &part->sync.download;
-		int			count = download->count;
-		int			len = part->documents.len;
-
-		if (!has_download(part) || !download->more)
-			continue;
-		part->sync.max_len = len + size;
-		docsync_query_go_on(download, Min(count + documents, PG_INT32_MAX));
-		documents -= download->count - count;
-		size -= part->documents.len - len;
+		part->sync.max_len = (int64) len + room->share_size;
+		docsync_query_go_on(download, Min((int64) count + room->share, PG_INT32_MAX));
 	}
+	room->documents -= download->count - count;
+	room->size -= part->documents.len - len;
 }
 
 static bool
