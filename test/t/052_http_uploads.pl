@@ -8,6 +8,7 @@ use lib 'test/t/lib';
 
 use IO::Socket::INET;
 use JSON::PP;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
@@ -293,6 +294,30 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 		is($http->post("/Docs?clientId=c1&collection=anna/atomic&$query", documents(1))->{status}, 400, $query);
 	}
 	$session->do('DROP TRIGGER refuse ON docsync.document', 'ALTER TABLE docsync.document DROP CONSTRAINT even');
+}
+
+# Somebody holds a row: who wants it waits, and isn't all that PostgREST has connections for.
+{
+	$http->post('/Docs?clientId=c1&collection=anna/held', [ { id => 'held', clientVersion => 1, body => 1 } ]);
+	$session->do('BEGIN', "UPDATE docsync.document SET body = '2' WHERE id = 'held'");
+
+	my @waiting = map {
+		my $n = $_;
+		in_child(sub {
+			my $answer = $http->post("/Docs?clientId=w$n&collection=anna/held", [ { id => 'held', clientVersion => 9, body => $n } ]);
+			POSIX::_exit($answer->{status} == 500 && ($answer->{content} =~ /"code":"55P03"/) ? 0 : 1);
+		})
+	} 1 .. 25;
+	wait_for('them to wait', sub { $session->value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") >= 19 });
+
+	my $begin = time;
+	is($http->get('/Docs/Pull?collection=anna/other')->{status}, 200, 'another collection while a row is held');
+	cmp_ok(time - $begin, '<', 20, '... comes in time');
+	my $failed = grep { waitpid $_, 0; $? != 0 } @waiting;
+	is($failed, 0, 'who wants the row is told to try again');
+	$session->do('COMMIT');
+	is(results($http->post('/Docs?clientId=c2&collection=anna/held', [ { id => 'held', clientVersion => 9, body => 2 } ]))->[0]{outcome},
+		'discarded', '... and gets the winner then');
 }
 
 # PostgREST passes an answer on as it is: it knows the type by its name, and
