@@ -854,8 +854,18 @@ extern void docsync_query_begin_all(Download **downloads, int count,
 extern void docsync_query_run(Download *download);
 extern void docsync_query_go_on(Download *download, int max_documents);
 extern void docsync_query_end(void);
-extern const Horizon *docsync_query_horizon(Download *download);
-extern const Refusal *docsync_query_describe(ResyncReason reason);
+
+/*
+ * position.c: from where it goes on
+ */
+extern void docsync_position_judge(Download *download);
+extern void docsync_position_judge_first(Download *download,
+										 const StoredDocument *stored);
+extern void docsync_position_judge_next(Download *download);
+extern void docsync_position_judge_more(Download *download);
+extern const Horizon *docsync_position_horizon(Download *download);
+extern const Refusal *docsync_position_describe(ResyncReason reason);
+extern void docsync_position_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
  * json.c: documents as JSON

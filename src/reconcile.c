@@ -125,9 +125,9 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	/* Who sees nothing of a collection isn't told that there is one. */
 	appendStringInfoString(&buf, ",\"purgedThrough\":");
 	if (!download.is_behind &&
-		!TIMESTAMP_IS_NOBEGIN(docsync_query_horizon(&download)->all) &&
+		!TIMESTAMP_IS_NOBEGIN(docsync_position_horizon(&download)->all) &&
 		(page.looked_at > 0 || docsync_store_sees_any(request.collection)))
-		docsync_json_append_stamp(&buf, docsync_query_horizon(&download)->all);
+		docsync_json_append_stamp(&buf, docsync_position_horizon(&download)->all);
 	else
 		appendStringInfoString(&buf, "null");
 
