@@ -211,7 +211,8 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * Refuses the collections that can't be asked for so.
+ * Refuses the collections that can't be asked for so.  What is found out about the
+ * others is in their structs: what is allocated meanwhile goes.
  */
 static void
 check_all(Parts *parts)
@@ -275,7 +276,7 @@ judge_all(Parts *parts, StoreUse use)
 static void
 upload_all(Parts *parts, const Request *request)
 {
-	DivisionCount spent = {0};
+	UploadSpent spent = {0};
 
 	for (int i = 0; i < parts->count; i++)
 	{

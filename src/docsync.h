@@ -684,12 +684,13 @@ extern const StoredDocument *docsync_guard_written(void);
 #define DIVIDE_WRITE			0x02
 #define DIVIDE_IN_PARTS			0x04	/* both, by docsync_divide_run() */
 
-/* Of all uploads of a request together */
-typedef struct DivisionCount
+/* What the uploads of a request have come to, all together */
+typedef struct UploadSpent
 {
 	int			refusals;
 	int			kept;			/* subtransactions that stay */
-} DivisionCount;
+	int64		winners_size;	/* bytes, as jsonb */
+} UploadSpent;
 
 typedef struct Division
 {
@@ -710,7 +711,7 @@ typedef struct Division
 	int			passed;			/* those before this are through */
 	int			end;
 
-	DivisionCount *spent;
+	UploadSpent *spent;
 } Division;
 
 extern ErrorData *docsync_divide_try(Division *division, int from, int to,
@@ -756,7 +757,6 @@ typedef struct Upload
 	const Refusal *refusal;		/* NULL: none; else nothing of it is applied */
 	MemoryContext context;		/* the call's */
 	MemoryContext scratch;		/* for a document at a time */
-	int64		winners_size;	/* bytes, as jsonb */
 } Upload;
 
 extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
@@ -784,7 +784,7 @@ extern Upload *docsync_upsert_apply(text *client_id, text *collection,
 									Batch *batch, bool atomic);
 extern Upload *docsync_upsert_apply_one(text *client_id, text *collection,
 										Batch *batch, bool atomic,
-										DivisionCount *spent);
+										UploadSpent *spent);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 

@@ -108,7 +108,7 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
-	upload->division.spent = palloc0(sizeof(DivisionCount));
+	upload->division.spent = palloc0(sizeof(UploadSpent));
 	upload_run(upload, client_id, collection, batch, atomic);
 	return upload;
 }
@@ -122,7 +122,7 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
  */
 Upload *
 docsync_upsert_apply_one(text *client_id, text *collection, Batch *batch,
-						 bool atomic, DivisionCount *spent)
+						 bool atomic, UploadSpent *spent)
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
