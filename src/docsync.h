@@ -156,6 +156,8 @@ typedef struct SentDocument SentDocument;
 
 typedef struct RefusePlace
 {
+	int			collection;		/* its place in the request, from 1; 0: it has
+								 * but one */
 	int			document;		/* its place in the batch, from 1; 0: in none */
 	const char *id;				/* the document's; NULL: not known */
 	int			id_len;			/* bytes; there is no terminator */
@@ -167,8 +169,9 @@ typedef struct RefusePlace
 typedef struct Refusal
 {
 	int			sqlstate;
+	const char *code;			/* instead of that, for machines; NULL: none */
 	const char *message;
-	const char *detail;			/* JSON: the place, and a text */
+	const char *detail;			/* JSON: the place, and a text; NULL: none */
 	const char *hint;			/* NULL: none */
 } Refusal;
 
@@ -189,12 +192,11 @@ extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
 extern bool docsync_refuse_is_one(const ErrorData *error);
 extern void docsync_refuse_with(const Batch *batch, SentDocument *sent,
 								ErrorData *error);
+extern Refusal *docsync_refuse_of_error(const ErrorData *error);
 extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
-extern void docsync_refuse_request(int status, const char *code,
-								   const char *message, const char *detail,
-								   const char *hint) pg_attribute_noreturn();
+extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
 
 /*
  * value.c: the value of a key
@@ -261,6 +263,8 @@ extern const char *docsync_reader_body(JsonReader *reader, int *len);
  */
 struct SentDocument
 {
+	int			collection;		/* place in the request, from 1; 0: the only
+								 * one */
 	int			ordinal;		/* place in the batch, from 1 */
 	const char *id;				/* points into the batch, no terminator; NULL:
 								 * refused for want of one */
@@ -335,6 +339,7 @@ typedef struct BatchGroup
 
 struct Batch
 {
+	int			collection;		/* as its documents have it */
 	bool		atomic;			/* a document that is refused is an error */
 	SentDocument *documents;	/* in the order sent */
 	int			count;
@@ -346,9 +351,9 @@ struct Batch
 	int			next;			/* the group likely to be asked for next */
 };
 
-extern Batch *docsync_batch_read(JsonReader *reader);
+extern Batch *docsync_batch_read(JsonReader *reader, int before);
 extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
-extern void docsync_batch_make_atomic(Batch *batch);
+extern const Refusal *docsync_batch_make_atomic(Batch *batch);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
@@ -677,6 +682,15 @@ extern const StoredDocument *docsync_guard_written(void);
  */
 #define DIVIDE_LOOK_UP			0x01
 #define DIVIDE_WRITE			0x02
+#define DIVIDE_IN_PARTS			0x04	/* both, by docsync_divide_run() */
+
+/* What the uploads of a request have come to, all together */
+typedef struct UploadSpent
+{
+	int			refusals;
+	int			kept;			/* subtransactions that stay */
+	int64		winners_size;	/* bytes, as jsonb */
+} UploadSpent;
 
 typedef struct Division
 {
@@ -697,14 +711,15 @@ typedef struct Division
 	int			passed;			/* those before this are through */
 	int			end;
 
-	int			refusals;
-	int			kept;			/* subtransactions that stay */
+	UploadSpent *spent;
 } Division;
 
 extern ErrorData *docsync_divide_try(Division *division, int from, int to,
 									 int steps);
 extern void docsync_divide_run(Division *division, int from, int to,
 							   bool again);
+extern ErrorData *docsync_divide_run_apart(Division *division, int from,
+										   int to, bool again);
 
 /*
  * judge.c: what becomes of the documents of one id
@@ -738,9 +753,10 @@ typedef struct Upload
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
 	Division	division;		/* of the groups */
+	bool		is_one_of_many; /* what it is refused for is its own */
+	const Refusal *refusal;		/* NULL: none; else nothing of it is applied */
 	MemoryContext context;		/* the call's */
 	MemoryContext scratch;		/* for a document at a time */
-	int64		winners_size;	/* bytes, as jsonb */
 } Upload;
 
 extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
@@ -766,6 +782,9 @@ typedef struct UploadResult
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,
 									Batch *batch, bool atomic);
+extern Upload *docsync_upsert_apply_one(text *client_id, text *collection,
+										Batch *batch, bool atomic,
+										UploadSpent *spent);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 
@@ -781,6 +800,7 @@ typedef enum QueryOrigin
 
 typedef enum ResyncReason
 {
+	RESYNC_NONE,
 	RESYNC_PURGED,				/* tombstones have gone that it hasn't seen */
 	RESYNC_LOST,				/* its position is of another history */
 	RESYNC_USE_CURSOR			/* it can't page by stamps */
@@ -801,6 +821,7 @@ typedef struct Download
 	void	   *arg;
 
 	/* What came of it */
+	ResyncReason refused;		/* by cursor, before anything was looked at */
 	Position	next;			/* by cursor: where to go on */
 	int			count;			/* documents later than the position */
 	TimestampTz last;			/* the last stamp passed */
@@ -828,10 +849,23 @@ typedef struct Download
 extern QueryOrigin docsync_query_parse_origin(const text *origin);
 extern void docsync_query_check(const Download *download);
 extern void docsync_query_begin(Download *download, StoreUse use);
+extern void docsync_query_begin_all(Download **downloads, int count,
+									StoreUse use);
 extern void docsync_query_run(Download *download);
+extern void docsync_query_go_on(Download *download, int max_documents);
 extern void docsync_query_end(void);
-extern const Horizon *docsync_query_horizon(Download *download);
-extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
+
+/*
+ * position.c: from where it goes on
+ */
+extern void docsync_position_judge(Download *download);
+extern void docsync_position_judge_first(Download *download,
+										 const StoredDocument *stored);
+extern void docsync_position_judge_next(Download *download);
+extern void docsync_position_judge_more(Download *download);
+extern const Horizon *docsync_position_horizon(Download *download);
+extern const Refusal *docsync_position_describe(ResyncReason reason);
+extern void docsync_position_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
  * json.c: documents as JSON
@@ -861,6 +895,10 @@ typedef struct Request
 	text	   *since_utc;
 	bool		not_atomic;		/* documents are applied one by one */
 	bool		may_write;		/* a sync, even without documents */
+	struct Request *collections;	/* of one each; NULL: of but one, as above */
+	int			ncollections;
+	int			documents_before;	/* in the same request, of other
+									 * collections */
 	Batch	   *documents;		/* NULL: none sent, as are the next two */
 	bool	   *buckets;		/* of a comparison: which are wanted */
 	Datum	   *ids;			/* texts */
@@ -875,14 +913,19 @@ extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
 extern text *docsync_request_header(const char *name);
-extern int	docsync_request_find(const char *name, const char *const *keys);
-extern void docsync_request_set(Request *request, int which,
-								const char *value);
-extern const char *docsync_request_parameters(const char *const *keys);
-extern void docsync_request_read(FunctionCallInfo fcinfo, Request *request,
-								 const char *const *keys);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
+extern void docsync_request_check_max(int max_documents);
+
+/*
+ * argument.c: its arguments
+ */
+extern int	docsync_argument_find(const char *name, const char *const *keys);
+extern void docsync_argument_set(Request *request, int which,
+								 const char *value);
+extern const char *docsync_argument_parameters(const char *const *keys);
+extern void docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
+								  const char *const *keys);
 
 /*
  * url.c: what its query string asks for
@@ -897,6 +940,39 @@ extern void docsync_answer_begin(StringInfo buf);
 extern Datum docsync_answer_end(StringInfo buf, const char *tag);
 extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
 extern bool docsync_answer_is_had(const char *tag);
+
+/*
+ * sync.c: an upload and a download
+ */
+typedef struct Sync
+{
+	Request    *request;
+	Upload	   *upload;			/* NULL: none */
+	bool		has_before;
+	Download	before;			/* as it was judged before anything was
+								 * uploaded */
+	Download	download;
+
+	/* The array of documents being written */
+	StringInfo	buf;
+	int64		max_len;		/* of buf: then it is full */
+	int			count;
+} Sync;
+
+extern Datum docsync_sync_run(Request *request);
+extern void docsync_sync_check(Sync *sync);
+extern void docsync_sync_prepare(const Request *request);
+extern void docsync_sync_keep_before(Sync *sync);
+extern void docsync_sync_compare_before(Sync *sync);
+extern void docsync_sync_append_upload(StringInfo buf, const Upload *upload);
+extern void docsync_sync_begin_documents(Sync *sync, StringInfo buf,
+										 int max_size);
+extern void docsync_sync_append_position(StringInfo buf, const Sync *sync);
+
+/*
+ * collections.c: uploads and downloads of several collections
+ */
+extern Datum docsync_collections_run(Request *request);
 
 /*
  * state.c: the sums that a client compares

@@ -46,6 +46,8 @@ PG_FUNCTION_INFO_V1(docsync_upsert);
 /* If none of so many is stored, all are likely to be new. */
 #define SAMPLE_DOCUMENTS	8
 
+static void upload_run(Upload *upload, text *client_id, text *collection,
+					   Batch *batch, bool atomic);
 static void upload_begin(Upload *upload);
 static bool upload_judge_all(Upload *upload);
 static bool upload_guess(Upload *upload);
@@ -106,6 +108,34 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
+	upload->division.spent = palloc0(sizeof(UploadSpent));
+	upload_run(upload, client_id, collection, batch, atomic);
+	return upload;
+}
+
+/*
+ * Applies one of a request's uploads to several collections.  What is wrong with
+ * this one alone is its "refusal", and then nothing of it is applied.
+ *
+ * The caller takes the collections in the order of their names, as bytes: then
+ * uploads lock rows in the order of (collection, id), and never deadlock.
+ */
+Upload *
+docsync_upsert_apply_one(text *client_id, text *collection, Batch *batch,
+						 bool atomic, UploadSpent *spent)
+{
+	Upload	   *upload = palloc0(sizeof(Upload));
+
+	upload->division.spent = spent;
+	upload->is_one_of_many = true;
+	upload_run(upload, client_id, collection, batch, atomic);
+	return upload;
+}
+
+static void
+upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
+		   bool atomic)
+{
 	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
@@ -124,17 +154,17 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 	upload->collection = collection;
 	upload->batch = batch;
 	if (atomic)
-		docsync_batch_make_atomic(batch);
+		upload->refusal = docsync_batch_make_atomic(batch);
+	if (upload->refusal != NULL && !upload->is_one_of_many)
+		docsync_refuse_raise(upload->refusal);
 
-	if (upload->batch->ngroups > 0)
+	if (upload->refusal == NULL && upload->batch->ngroups > 0)
 	{
 		upload_begin(upload);
 		upload_write_all(upload, !upload_judge_all(upload));
 	}
 	else
 		docsync_schema_check_caller(ACL_SELECT);
-
-	return upload;
 }
 
 int
@@ -224,7 +254,8 @@ upload_judge_all(Upload *upload)
 
 	error = docsync_divide_try(&upload->division, 0, upload->ngroups,
 							   DIVIDE_LOOK_UP);
-	if (error != NULL && upload->batch->atomic && upload->ngroups == 1)
+	if (error != NULL && upload->batch->atomic && upload->ngroups == 1 &&
+		!upload->is_one_of_many)
 		upload_refuse(0, error, upload);
 	return error == NULL;
 }
@@ -266,6 +297,7 @@ upload_write_all(Upload *upload, bool again)
 {
 	int			from = 0;
 	int			to = upload->ngroups;
+	ErrorData  *error = NULL;
 
 	while (!again && from < to && upload->groups[from].write == NULL)
 		from++;
@@ -278,14 +310,19 @@ upload_write_all(Upload *upload, bool again)
 	 * What is done in a subtransaction goes with it.  A mark that is taken
 	 * again with each would soon be taken for those of many collections.
 	 */
-	if (!upload->batch->atomic || to - from > 1)
+	if (!upload->batch->atomic || upload->is_one_of_many || to - from > 1)
 	{
 		docsync_schema_check_caller(ACL_INSERT);
 		docsync_history_notice();
 		docsync_stamp_mark(upload->collection);
 	}
 
-	docsync_divide_run(&upload->division, from, to, again);
+	if (upload->batch->atomic && upload->is_one_of_many)
+		error = docsync_divide_run_apart(&upload->division, from, to, again);
+	else
+		docsync_divide_run(&upload->division, from, to, again);
+	if (error != NULL)
+		upload->refusal = docsync_refuse_of_error(error);
 }
 
 /*
