@@ -167,8 +167,8 @@ docsync_guard_begin_statement(void)
 
 /*
  * What the row that an upload has just written replaces; NULL if nothing.
- * The trigger fires for INSERT, then for UPDATE if there is a stored one, and
- * then the row is returned.
+ * The trigger fires for INSERT, if the statement is one, then for UPDATE if there
+ * is a stored one, and then the row is returned.
  */
 const StoredDocument *
 docsync_guard_replaced(void)
@@ -460,6 +460,7 @@ get_document(Relation rel, HeapTuple tuple, StoredDocument *stored)
 	stored->fence =
 		DatumGetFullTransactionId(get_attr(rel, tuple, DOCUMENT_FENCE,
 										   &isnull));
+	ItemPointerSetInvalid(&stored->tid);
 }
 
 static Datum

@@ -163,6 +163,7 @@ judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 			held.body = DatumGetJsonbP(stored->body);
 	}
 	judge(upload, group, &held);
+	group->tid = stored->tid;
 
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(upload->scratch);
@@ -188,6 +189,7 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 
 	group->judged = true;
 	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
+	ItemPointerSetInvalid(&group->tid);
 	group->exists = stored != NULL;
 	group->write = NULL;
 	group->created = !held.exists;
