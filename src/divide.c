@@ -140,14 +140,9 @@ docsync_divide_run(Division *division, int from, int to, bool again)
 				return;
 			again = true;
 		}
-		else if (!again &&
-				 (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION ||
-				  error->sqlerrcode == ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION))
+		else if (!again && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
 		{
-			/*
-			 * What was taken for new, or for stored, may not be: no reason to
-			 * divide.
-			 */
+			/* What was taken for new may not be: no reason to divide. */
 			again = true;
 		}
 		else

@@ -41,7 +41,11 @@ SELECT is(pg_temp.outcomes(3, 1), 'updated 1', 'a single one');
 SELECT is((SELECT string_agg(outcome, ', ' ORDER BY ordinal) FROM docsync_upsert('c', pg_temp.batch(4, 1) || pg_temp.batch(5, 1) || pg_temp.batch(4, 1))), 'updated, updated, discarded', '... several times');
 SELECT is(pg_temp.outcomes(6, 1200), 'created 1190, updated 10', 'some of many are stored');
 SELECT is(pg_temp.stamps(7, 1200), 'updated 1200, 1200 stamps', 'more than one statement writes');
-SELECT is((SELECT outcome || ', ' || (docsync_upsert('c', pg_temp.batch(8, 1))).outcome FROM docsync_upsert('c', pg_temp.batch(8, 1))), 'updated, unchanged', 'what this very statement has stored is found');
+SELECT is(concat_ws(' ', a.outcome, b.outcome, after.last_value - before.last_value), 'updated unchanged 0', 'what this very statement has stored is found')
+  FROM docsync_upsert('c', pg_temp.batch(8, 1)) AS a,
+	   LATERAL (SELECT last_value FROM docsync.clock WHERE a.outcome <> '' OFFSET 0) AS before,
+	   LATERAL docsync_upsert('c', pg_temp.batch(8 + 0 * before.last_value, 1)) AS b,
+	   LATERAL (SELECT last_value FROM docsync.clock WHERE b.outcome <> '' OFFSET 0) AS after;
 DO $$ BEGIN PERFORM docsync_upsert('c', jsonb_build_array(jsonb_build_object('id', '1', 'clientVersion', 9, 'body', repeat(md5('x'), 30000)))); END $$;
 SELECT is((SELECT outcome || ' ' || length(winner ->> 'body') FROM docsync_upsert('c', pg_temp.batch(8, 1))), 'discarded 960000', 'a large one comes back');
 SELECT is(pg_temp.outcomes(10, 10), 'updated 10', 'and is replaced');
