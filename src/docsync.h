@@ -121,10 +121,13 @@ typedef struct Store
 	AttrNumber	attnums[STORE_RELATIONS][STORE_COLUMNS_MAX];
 	uint64		version;		/* another one whenever it was checked anew */
 	Oid			owners[STORE_RELATIONS];
-	Oid			purged_index;	/* primary key */
+	Oid			document_index; /* primary keys */
+	Oid			purged_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 	bool		is_altered;		/* triggers of the user's may change what is
 								 * written to it */
+	bool		is_insert_heard;	/* triggers of the user's, or rules, hear
+									 * of an INSERT, whatever comes of it */
 } Store;
 
 /* For what docsync_create_store() may put right */
@@ -137,6 +140,7 @@ extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
 extern void docsync_schema_check_caller(AclMode mode);
+extern void docsync_schema_check_columns(AclMode mode);
 extern Oid	docsync_schema_of_functions(void);
 
 /*
@@ -564,6 +568,8 @@ typedef struct StoredDocument
 	bool		has_body;
 	Datum		body;			/* jsonb, maybe toasted */
 	FullTransactionId fence;
+	ItemPointerData tid;		/* where the row was found; invalid if it
+								 * isn't known */
 } StoredDocument;
 
 typedef struct WrittenDocument
@@ -589,6 +595,14 @@ typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
  * locked.  If it returns false the row stays as it is.
  */
 typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
+
+/* How documents are written */
+typedef enum StoreWrite
+{
+	STORE_REPLACE,				/* whether they are stored or not */
+	STORE_CREATE,				/* none is */
+	STORE_UPDATE				/* all are, at places that are known */
+} StoreWrite;
 
 /* How a statement is run */
 #define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
@@ -617,7 +631,7 @@ extern void docsync_store_get(text *collection, Datum *ids, int count,
 							  StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
-								bool all_new,
+								StoreWrite how, const Datum *tids,
 								WrittenCallback callback,
 								ReplaceCallback may_replace, void *arg);
 extern void docsync_store_scan(text *collection, TimestampTz since,
@@ -626,6 +640,13 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+
+/*
+ * probe.c: look-ups without a statement
+ */
+extern int	docsync_probe_find(text *collection, Datum *ids, int count,
+							   StoredCallback callback, void *arg,
+							   uint64 * found);
 
 /*
  * pin.c: plans that walk an index
@@ -741,6 +762,7 @@ typedef struct UploadGroup
 	int64		client_version;
 	TimestampTz last_update_utc;
 	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
+	ItemPointerData tid;		/* and its place; invalid: not known */
 	Jsonb	   *winner;			/* NULL: none needed, or no room for it */
 } UploadGroup;
 

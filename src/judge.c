@@ -148,6 +148,7 @@ judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	/* A large batch that is sent again would be there three times over. */
 	oldcontext = MemoryContextSwitchTo(upload->scratch);
 	judge(upload, group, &held);
+	group->tid = stored->tid;
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(upload->scratch);
 
@@ -172,6 +173,7 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 
 	group->judged = true;
 	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
+	ItemPointerSetInvalid(&group->tid);
 	group->exists = stored != NULL;
 	group->write = NULL;
 	group->created = !held.exists;

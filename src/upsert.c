@@ -24,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -57,8 +58,10 @@ static bool upload_refuse(int which, ErrorData *error, void *arg);
 static void upload_leave(int from, int to, void *arg);
 static void upload_look_up(Upload *upload, int from, int to);
 static void upload_write(Upload *upload, int from, int to, bool as_judged);
+static StoreWrite choose_write(UploadGroup **groups, int count,
+							   bool as_judged);
 static void upload_statements(Upload *upload, UploadGroup **groups,
-							  int count, bool all_new);
+							  int count, StoreWrite how);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
 static Datum refusal_as_jsonb(const Refusal *refusal);
 
@@ -422,29 +425,26 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 	UploadGroup **groups = palloc(sizeof(UploadGroup *) * (to - from));
 	int			count = 0;
 	int			again = 0;
-	bool		all_new = true;
+	StoreWrite	how;
 
 	for (int i = from; i < to; i++)
 	{
 		if (upload->groups[i].write != NULL)
-		{
 			groups[count++] = &upload->groups[i];
-			all_new = all_new && upload->groups[i].created;
-		}
 	}
 	if (count == 0)
 		return;
 
+	how = choose_write(groups, count, as_judged);
+	upload_statements(upload, groups, count, how);
+
 	/*
-	 * The plan for one that is new is quicker to start.  Not both for others:
-	 * rows would be written out of the order of ids, and two uploads could
-	 * deadlock.
+	 * Somebody was faster.  Not so for several: rows would be written out of
+	 * the order of ids, and two uploads could deadlock.
 	 */
-	if (all_new && count == 1)
-		upload_statements(upload, groups, 1, true);
-	if (!groups[0]->written)
-		upload_statements(upload, groups, count,
-						  all_new && as_judged && count >= CREATE_DOCUMENTS);
+	if (count == 1 && how != STORE_REPLACE && groups[0]->write != NULL &&
+		!groups[0]->written && !groups[0]->again)
+		upload_statements(upload, groups, 1, STORE_REPLACE);
 
 	/* What another document of the same id has won is locked by now. */
 	for (int i = 0; i < count; i++)
@@ -453,7 +453,7 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 			groups[again++] = groups[i];
 	}
 	if (again > 0)
-		upload_statements(upload, groups, again, false);
+		upload_statements(upload, groups, again, STORE_REPLACE);
 
 	for (int i = from; i < to; i++)
 	{
@@ -471,19 +471,62 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 }
 
 /*
- * Writes documents, some at a time.  all_new: none was stored when we looked; if
- * one is now, there is an error, or of a single document nothing is written.
+ * Chooses the fastest way to write documents, given what was stored when we
+ * looked.  It may turn out that others have been faster.  Then a single document
+ * is written in another way.  Of several, some are locked by then, and one that
+ * comes before them would be locked after them: all is rolled back, and begun
+ * again with that which can't fail.  So it is chosen where nothing has been tried
+ * yet, for several are tried in a subtransaction (divide.c).
  *
- * An update takes two stamps, since ON CONFLICT fires the trigger for INSERT
+ * An UPDATE isn't held to the policies for INSERT, as the other way is, and no
+ * trigger or rule for INSERT hears of it; so only where there are none.  (Where
+ * there are policies no tid is known, probe.c.)  The right to INSERT is needed,
+ * whatever is stored; but none to see tids, which a right to read docsync's columns
+ * doesn't include.  And where the guard may not fire an INSERT fails for want of a
+ * stamp, but an UPDATE would keep the old one.
+ */
+static StoreWrite
+choose_write(UploadGroup **groups, int count, bool as_judged)
+{
+	const Store *store = docsync_schema_open(STORE_WRITE);
+	bool		all_new = true;
+	bool		all_found = true;
+
+	for (int i = 0; i < count; i++)
+	{
+		all_new = all_new && groups[i]->created;
+		all_found = all_found && ItemPointerIsValid(&groups[i]->tid);
+	}
+
+	if (count > 1 && !as_judged)
+		return STORE_REPLACE;
+	if (all_new && (count == 1 || count >= CREATE_DOCUMENTS))
+		return STORE_CREATE;
+	if (all_found && !store->is_insert_heard &&
+		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
+		pg_class_aclcheck(store->relations[STORE_DOCUMENT], GetUserId(),
+						  ACL_SELECT) == ACLCHECK_OK)
+	{
+		docsync_schema_check_columns(ACL_INSERT);
+		return STORE_UPDATE;
+	}
+	return STORE_REPLACE;
+}
+
+/*
+ * Writes documents, some at a time.
+ *
+ * To replace takes two stamps, since ON CONFLICT fires the trigger for INSERT
  * before that for UPDATE; of the gap nobody takes notice.  Stamps are reserved
  * for a statement, not for all: the clock shouldn't run ahead for uploads that
  * a policy refuses at the first row.
  */
 static void
 upload_statements(Upload *upload, UploadGroup **groups, int count,
-				  bool all_new)
+				  StoreWrite how)
 {
 	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
+	Datum	   *tids = palloc(sizeof(Datum) * Min(count, WRITE_DOCUMENTS));
 	Division   *division = &upload->division;
 	int			some;
 
@@ -497,15 +540,16 @@ upload_statements(Upload *upload, UploadGroup **groups, int count,
 			 size < WRITE_SIZE; some++)
 		{
 			writes[some] = groups[i + some]->write;
+			tids[some] = PointerGetDatum(&groups[i + some]->tid);
 			groups[i + some]->again = false;
 			size += writes[some]->json_len;
 		}
 		division->begun = division->passed = groups[i] - upload->groups;
 		division->end = groups[i + some - 1] - upload->groups + 1;
 
-		docsync_stamp_expect(all_new ? some : 2 * some);
+		docsync_stamp_expect(how == STORE_REPLACE ? 2 * some : some);
 		docsync_store_write(upload->collection, upload->client_id,
-							writes, some, all_new, docsync_judge_written,
+							writes, some, how, tids, docsync_judge_written,
 							docsync_judge_may_replace, upload);
 	}
 	docsync_stamp_forget();
