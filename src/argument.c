@@ -117,8 +117,8 @@ docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
 				 errhint("%s", hint_of(keys))));
 
 	body = PG_GETARG_BYTEA_PP(0);
-	docsync_reader_begin(&reader, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body),
-						 false);
+	docsync_lexer_begin(&reader, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body),
+						false);
 	if (docsync_reader_type(&reader) == JSON_TOKEN_ARRAY_START &&
 		strcmp(keys[0], "documents") == 0)
 		request->documents = docsync_batch_read(&reader, 0);

@@ -54,6 +54,7 @@ docsync_batch_read(JsonReader *reader, int before)
 			docsync_document_read(batch, add(batch, before), reader,
 								  max_version);
 			reader->place.document++;
+			reader->is_refused = false;
 		} while (docsync_reader_go_on(reader, false));
 	}
 	reader->place = place;

@@ -229,8 +229,17 @@ extern ValueInteger docsync_value_integer(const SentValue *value,
 extern int	docsync_value_int(const SentValue *value);
 extern int	docsync_value_count_digits(const char *number, int len);
 
+/* What can be wrong with a body (body.c) */
+typedef enum BodyFault
+{
+	BODY_FINE,
+	BODY_TOO_LARGE,
+	BODY_TOO_DEEP,
+	BODY_LONG_NUMBER
+} BodyFault;
+
 /*
- * reader.c: JSON as it is sent
+ * lexer.c: JSON as it is sent, token by token
  */
 typedef struct JsonReader
 {
@@ -244,13 +253,23 @@ typedef struct JsonReader
 	const char *body;			/* which begins here; NULL: not seen yet */
 	bool		has_offsets;	/* what is read lies as it was sent */
 	RefusePlace place;			/* of what is being read, set by who reads */
-	bool		is_bad;			/* the value being read is refused */
+	bool		is_refused;		/* the document being read is */
+	bool		is_bad;			/* and it is for the value being read */
 	const Refusal *refusal;		/* of the document, for who reads to take */
 } JsonReader;
 
-extern void docsync_reader_begin(JsonReader *reader, const char *json,
-								 int len, bool is_text);
-extern void docsync_reader_free(JsonReader *reader);
+extern void docsync_lexer_begin(JsonReader *reader, const char *json, int len,
+								bool is_text);
+extern void docsync_lexer_end(JsonReader *reader);
+extern void docsync_lexer_next(JsonReader *reader);
+extern void docsync_lexer_check_size(JsonReader *reader);
+extern void docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault);
+extern void docsync_lexer_refuse_syntax(JsonReader *reader,
+										JsonParseErrorType error) pg_attribute_noreturn();
+
+/*
+ * reader.c: and its grammar
+ */
 extern void docsync_reader_end(JsonReader *reader);
 extern JsonTokenType docsync_reader_type(JsonReader *reader);
 extern bool docsync_reader_enter(JsonReader *reader);
@@ -308,14 +327,6 @@ extern void docsync_document_parse(const Batch *batch, SentDocument *sent,
  * whatever is in it.
  */
 #define DOCSYNC_DOCUMENT_MAX	(16 * 1024 * 1024)
-
-typedef enum BodyFault
-{
-	BODY_FINE,
-	BODY_TOO_LARGE,
-	BODY_TOO_DEEP,
-	BODY_LONG_NUMBER
-} BodyFault;
 
 extern BodyFault docsync_body_check(const JsonbValue *body);
 extern BodyFault docsync_body_check_number(const JsonbValue *value);
@@ -646,7 +657,7 @@ extern bool docsync_store_bury(Datum collection, Datum id);
  */
 extern int	docsync_probe_find(text *collection, Datum *ids, int count,
 							   StoredCallback callback, void *arg,
-							   uint64 * found);
+							   uint64 *found);
 
 /*
  * pin.c: plans that walk an index

@@ -63,8 +63,8 @@ docsync_sync(PG_FUNCTION_ARGS)
 				 errhint("Send an array of documents, or leave it out.")));
 
 	documents = PG_GETARG_TEXT_PP(1);
-	docsync_reader_begin(&reader, VARDATA_ANY(documents),
-						 VARSIZE_ANY_EXHDR(documents), true);
+	docsync_lexer_begin(&reader, VARDATA_ANY(documents),
+						VARSIZE_ANY_EXHDR(documents), true);
 	request.documents = docsync_batch_read(&reader, 0);
 	docsync_reader_end(&reader);
 

@@ -64,7 +64,7 @@ static StoredDocument get_stored(const AttrNumber *attnums,
  */
 int
 docsync_probe_find(text *collection, Datum *ids, int count,
-				   StoredCallback callback, void *arg, uint64 * found)
+				   StoredCallback callback, void *arg, uint64 *found)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
 	const AttrNumber *attnums = store->attnums[STORE_DOCUMENT];
