@@ -67,6 +67,7 @@ static TimeLineID noted_timeline = 0;
 
 /* This transaction has added a row; false again if it may have been rolled back */
 static bool is_pending = false;
+static SubTransactionId pending_in;
 
 /*
  * The clock's page has been told of a row that this transaction is committing;
@@ -489,6 +490,7 @@ begin(const Store *store, const History *history, bool by_hand,
 	docsync_store_execute(&add_entry, args, NULL, NULL);
 
 	is_pending = true;
+	pending_in = GetCurrentSubTransactionId();
 }
 
 static TimestampTz
@@ -548,7 +550,11 @@ static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	if (is_pending && pending_in < my_subid)
+		noted_version = 0;		/* of before, and still there */
+	else
 		forget();
 }
 
