@@ -237,16 +237,20 @@ is_raised(const ErrorData *error)
 void
 docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 {
+	char	   *detail = docsync_refuse_locate(sent, NULL, error->detail);
 	Refusal    *refusal;
 
-	error->detail = docsync_refuse_locate(sent, NULL, error->detail);
 	if (batch->atomic)
+	{
+		error->sqlerrcode = docsync_refuse_sqlstate(error->sqlerrcode);
+		error->detail = detail;
 		ReThrowError(error);
+	}
 
 	refusal = palloc(sizeof(Refusal));
 	refusal->sqlstate = error->sqlerrcode;
 	refusal->message = error->message;
-	refusal->detail = error->detail;
+	refusal->detail = detail;
 	refusal->hint = error->hint;
 	sent->refusal = refusal;
 }
@@ -299,6 +303,8 @@ docsync_refuse_sqlstate(int sqlstate)
 	{
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return MAKE_SQLSTATE('P', 'T', '4', '1', '3');
+		case ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION:
+			return MAKE_SQLSTATE('P', 'T', '4', '2', '2');
 		default:
 			return sqlstate;
 	}
