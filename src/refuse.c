@@ -249,11 +249,17 @@ is_raised(const ErrorData *error)
 void
 docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 {
-	error->detail = docsync_refuse_locate(sent, NULL, error->detail);
+	char	   *detail = docsync_refuse_locate(sent, NULL, error->detail);
+
 	if (batch->atomic)
+	{
+		error->sqlerrcode = docsync_refuse_sqlstate(error->sqlerrcode);
+		error->detail = detail;
 		ReThrowError(error);
+	}
 
 	sent->refusal = docsync_refuse_of_error(error);
+	sent->refusal->detail = detail;
 }
 
 /*
@@ -326,6 +332,8 @@ docsync_refuse_sqlstate(int sqlstate)
 	{
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return MAKE_SQLSTATE('P', 'T', '4', '1', '3');
+		case ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION:
+			return MAKE_SQLSTATE('P', 'T', '4', '2', '2');
 		default:
 			return sqlstate;
 	}

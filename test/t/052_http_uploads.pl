@@ -240,12 +240,18 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 	$session->do(
 		q{ALTER TABLE docsync.document ADD CONSTRAINT even CHECK (coalesce((body ->> 'n')::int % 2 = 0, true)) NOT VALID},
 		q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-			BEGIN RAISE SQLSTATE 'PT422' USING MESSAGE = 'not this one', DETAIL = 'A detail.', HINT = 'A hint.'; END $$},
+			BEGIN
+				IF new.body ->> 'refuse' = 'suppress' THEN
+					RETURN NULL;
+				END IF;
+				RAISE SQLSTATE 'PT409' USING MESSAGE = 'not this one', DETAIL = 'A detail.', HINT = 'A hint.';
+			END $$},
 		q{CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON docsync.document FOR EACH ROW WHEN (new.body ? 'refuse') EXECUTE FUNCTION refuse()});
 	for my $case (
 		[ { body => { n => 17 } }, 400, '23514', undef ],
 		[ { body => { n => 'x' } }, 400, '22P02', undef ],
-		[ { body => { refuse => 1 } }, 422, 'PT422', 'A detail.' ],
+		[ { body => { refuse => 1 } }, 409, 'PT409', 'A detail.' ],
+		[ { body => { refuse => 'suppress' } }, 422, 'PT422', 'A trigger on docsync.document may have suppressed it.' ],
 		[ { body => 1, clientVersion => 'x' }, 400, '22023', 'It is a string.' ],
 		[ { body => 1, id => '' }, 400, '22023', 'It has 0 bytes.' ],
 		[ { body => 1, more => 1 }, 400, '22023', 'It has the key "more".' ],
@@ -275,7 +281,7 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 			$answer = $http->post(@$request);
 			is($answer->{status}, 200, "$code: $request->[0] stores the others");
 			my $refused = $errors->($answer)->[0];
-			$error->{code} = '54000' if $code eq 'PT413';		# a status is the request's
+			$error->{code} = { PT413 => '54000', PT422 => '27000' }->{$code} // $code;		# a status is the request's
 			for my $one ($refused, $error)
 			{
 				my $place = ref $one->{details} ? $one->{details} : decode_json($one->{details});
