@@ -250,6 +250,7 @@ void
 docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 {
 	char	   *detail = docsync_refuse_locate(sent, NULL, error->detail);
+	Refusal    *refusal;
 
 	if (batch->atomic)
 	{
@@ -258,8 +259,9 @@ docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 		ReThrowError(error);
 	}
 
-	sent->refusal = docsync_refuse_of_error(error);
-	sent->refusal->detail = detail;
+	refusal = docsync_refuse_of_error(error);
+	refusal->detail = detail;
+	sent->refusal = refusal;
 }
 
 /*

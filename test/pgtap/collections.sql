@@ -204,7 +204,7 @@ SELECT is((SELECT string_agg(collection, ' ') FROM docsync.document WHERE id = '
 -- One that is above the clock now, and won't be after the other's upload
 CREATE FUNCTION pg_temp.pass_by(id text, reconcile boolean) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
-	UPDATE position SET cursor = regexp_replace(cursor, '\.\d+', '.' || (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) WHERE collection = 'page/b';
+	UPDATE position SET cursor = regexp_replace(cursor, '\.\d+', '.' || (SELECT last_value + 1 FROM docsync.clock)) WHERE collection = 'page/b';
 	RETURN pg_temp.sync((SELECT jsonb_agg(pg_temp.part(collection, CASE collection WHEN 'page/a' THEN pg_temp.docs(id) END, cursor) ORDER BY collection) FROM position),
 		jsonb_build_object('reconcile', reconcile));
 END
