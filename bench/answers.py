@@ -472,7 +472,7 @@ def run(only):
         fresh()
         store(many)
         for count in 10_000, many:
-            show('download of {:,}'.format(count), 'ms', list(download(count, count_rounds(2, 9))), {'a': 2})
+            show('download of {:,}'.format(count), 'ms', list(download(count, count_rounds(2, 9))), {'a': 3})
 
     if re.search(only, 'state'):
         fresh()

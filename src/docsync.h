@@ -248,12 +248,15 @@ typedef struct JsonReader
 
 extern void docsync_reader_begin(JsonReader *reader, const char *json,
 								 int len, bool is_text);
+extern void docsync_reader_free(JsonReader *reader);
 extern void docsync_reader_end(JsonReader *reader);
 extern JsonTokenType docsync_reader_type(JsonReader *reader);
 extern bool docsync_reader_enter(JsonReader *reader);
 extern bool docsync_reader_go_on(JsonReader *reader, bool in_object);
 extern int	docsync_reader_key(JsonReader *reader, const char *const *names,
 							   int count, const char **unknown);
+extern void docsync_reader_pass_key(JsonReader *reader);
+extern void docsync_reader_pass(JsonReader *reader);
 extern SentValue docsync_reader_value(JsonReader *reader);
 extern const char *docsync_reader_body(JsonReader *reader, int *len);
 
@@ -315,7 +318,13 @@ extern BodyFault docsync_body_check_number(const JsonbValue *value);
 extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
-extern bool docsync_body_is_same(const SentDocument *sent, Jsonb *other);
+extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
+
+/*
+ * compare.c: JSON as it was sent, and jsonb
+ */
+extern bool docsync_compare_is_same(const char *json, int len,
+									const Jsonb *jsonb);
 
 /*
  * batch.c: the documents of an upload
@@ -378,7 +387,8 @@ typedef struct RuleHeld
 	TimestampTz last_update_utc;	/* DT_NOEND: not known yet */
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
-	Jsonb	   *body;			/* NULL: none, or it is that of */
+	bool		has_body;
+	Datum		body;			/* jsonb, maybe toasted, unless it is that of */
 	const SentDocument *sent;	/* a document of the same batch; NULL: not */
 } RuleHeld;
 
@@ -526,6 +536,12 @@ typedef struct SettleScan
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
 	FullTransactionId known;	/* fences up to here are settled */
+
+	/* As found once, after that; not before it is needed */
+	bool		has_running;
+	FullTransactionId *running; /* top-level ids, from the snapshot's xmax on */
+	int			nrunning;
+	FullTransactionId unended;	/* from here on none had ended */
 } SettleScan;
 
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,

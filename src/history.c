@@ -298,7 +298,7 @@ docsync_history_lost_after(const History *history, uint64 epoch)
 bool
 docsync_history_is_beginning(const History *history, TimestampTz stamp)
 {
-	return stamp <= SetEpochTimestamp() ||
+	return stamp <= -DOCSYNC_UNIX_OFFSET ||
 		(history->count > 0 &&
 		 TIMESTAMP_IS_NOBEGIN(history->entries[0].survived) &&
 		 stamp <= history->entries[0].clock);

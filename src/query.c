@@ -449,10 +449,9 @@ static bool
 on_base(const StoredDocument *stored, void *arg)
 {
 	Download   *download = (Download *) arg;
-	SettleScan	settle = download->settle;
 
-	/* Documents come in the other order, so each test begins anew. */
-	if (!docsync_settle_test(&settle, stored->last_update_utc, stored->fence))
+	if (!docsync_settle_test(&download->settle, stored->last_update_utc,
+							 stored->fence))
 		return true;
 
 	download->since = stored->last_update_utc;
@@ -471,10 +470,10 @@ begin_from_nothing(Download *download)
 	if (!RecoveryInProgress())
 	{
 		SettleScan	settle = download->settle;
-		FullTransactionId fence;
-		TimestampTz clock = docsync_clock_read_fence(&fence);
+		TimestampTz clock = docsync_clock_read_fence(&settle.next);
 
-		if (docsync_settle_test(&settle, clock, fence))
+		/* Who has got his id since the snapshot may have stamped, too. */
+		if (docsync_settle_test(&settle, clock, settle.next))
 			download->next.seen = Max(download->next.seen, clock);
 	}
 }

@@ -3,9 +3,9 @@
  * reader.c
  *	  A request's JSON, read once, token by token, where it lies.
  *
- * PostgreSQL's lexer makes the tokens.  The grammar is here, so that a refusal
- * can name the place, nothing is allocated for what is only passed over, and
- * the nesting takes no stack.  Of what has been read without a refusal
+ * PostgreSQL's lexer makes the tokens, but for the common ones.  The grammar is
+ * here, so that a refusal can name the place, nothing is allocated for what is
+ * only passed over, and the nesting takes no stack.  Of what has been read without a refusal
  * jsonb_in() makes a jsonb: it is well-formed, its escapes are characters that
  * a text can have, its numbers such as a numeric can be, and it is within the
  * limits of body.c.
@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 
 #include "docsync.h"
+#include "simd.h"
 
 /* The longest string outside of a body, in bytes as sent */
 #define STRING_LEN		(64 * 1024)
@@ -45,6 +46,7 @@ static void set_bit(uint64 * bits, int place, bool value);
 static uint64 * grow_bits(const uint64 * bits, uint64 * allocated, int room);
 static void check_size(JsonReader *reader);
 static void next_token(JsonReader *reader);
+static bool lex_common(JsonLexContext *lex);
 static void unescape(JsonReader *reader);
 static void note(JsonReader *reader, const Refusal *refusal);
 static void refuse(JsonReader *reader, const char *at, int sqlstate,
@@ -87,6 +89,18 @@ docsync_reader_begin(JsonReader *reader, const char *json, int len,
 	if (!is_text && GetDatabaseEncoding() == PG_UTF8)
 		find_invalid(reader, json);
 	next_token(reader);
+}
+
+void
+docsync_reader_free(JsonReader *reader)
+{
+	if (reader->escapes != NULL)
+	{
+		pfree(reader->escapes->strval->data);
+		pfree(reader->escapes->strval);
+		pfree(reader->escapes);
+	}
+	pfree(reader->lex);
 }
 
 /*
@@ -172,6 +186,16 @@ docsync_reader_go_on(JsonReader *reader, bool in_object)
 }
 
 /*
+ * Passes over a key; it is reader->string until then.
+ */
+void
+docsync_reader_pass_key(JsonReader *reader)
+{
+	pass_colon(reader);
+	reader->is_at_colon = true;
+}
+
+/*
  * Reads a key and says which of the names it is, by its place.  Of any other
  * it returns -1, and the key as a message quotes it, or NULL if it has been
  * refused.  Its value, which comes next, is refused as the key's.
@@ -194,8 +218,7 @@ docsync_reader_key(JsonReader *reader, const char *const *names, int count,
 
 	reader->place.key = found < 0 ? NULL : names[found];
 	reader->is_bad = false;
-	pass_colon(reader);
-	reader->is_at_colon = true;
+	docsync_reader_pass_key(reader);
 	return found;
 }
 
@@ -229,6 +252,15 @@ docsync_reader_value(JsonReader *reader)
 	value.is_bad = reader->is_bad;
 	reader->is_bad = false;
 	return value;
+}
+
+/*
+ * Passes over a value; a string is reader->string until then.
+ */
+void
+docsync_reader_pass(JsonReader *reader)
+{
+	skip_value(reader);
 }
 
 /*
@@ -383,7 +415,7 @@ next_token(JsonReader *reader)
 
 	CHECK_FOR_INTERRUPTS();
 
-	error = json_lex(lex);
+	error = lex_common(lex) ? JSON_SUCCESS : json_lex(lex);
 	if (reader->invalid != NULL && lex->token_terminator > reader->invalid)
 		refuse_encoding(reader, error == JSON_SUCCESS);
 	if (error != JSON_SUCCESS)
@@ -400,6 +432,63 @@ next_token(JsonReader *reader)
 	else if (lex->token_type == JSON_TOKEN_NUMBER &&
 			 docsync_value_count_digits(lex->token_start, len) > DOCSYNC_NUMBER_DIGITS)
 		refuse_limit(reader, BODY_LONG_NUMBER);
+}
+
+/*
+ * Does what json_lex() would for brackets, braces, commas, colons and strings
+ * without an escape, which are nearly all of a request; of anything else it
+ * returns false, and leaves the lexer where it was.
+ */
+static bool
+lex_common(JsonLexContext *lex)
+{
+	char	   *p = lex->token_terminator;
+	char	   *end = lex->input + lex->input_length;
+	char	   *start;
+
+	while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+		p++;
+	if (p == end)
+		return false;
+
+	start = p++;
+	switch (*start)
+	{
+		case '{':
+			lex->token_type = JSON_TOKEN_OBJECT_START;
+			break;
+		case '}':
+			lex->token_type = JSON_TOKEN_OBJECT_END;
+			break;
+		case '[':
+			lex->token_type = JSON_TOKEN_ARRAY_START;
+			break;
+		case ']':
+			lex->token_type = JSON_TOKEN_ARRAY_END;
+			break;
+		case ',':
+			lex->token_type = JSON_TOKEN_COMMA;
+			break;
+		case ':':
+			lex->token_type = JSON_TOKEN_COLON;
+			break;
+		case '"':
+			while (end - p >= BLOCK_LEN && !block_must_escape(block_read(p)))
+				p += BLOCK_LEN;
+			while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= ' ')
+				p++;
+			if (p == end || *p++ != '"')
+				return false;
+			lex->token_type = JSON_TOKEN_STRING;
+			break;
+		default:
+			return false;
+	}
+
+	lex->prev_token_terminator = lex->token_terminator;
+	lex->token_start = start;
+	lex->token_terminator = p;
+	return true;
 }
 
 /*

@@ -144,6 +144,14 @@ cmp_ok($admin->value('SELECT last_value FROM docsync.clock'), '>=',
 	$admin->value('SELECT max(extract(epoch FROM last_update_utc) * 1000000)::bigint FROM docsync.document'),
 	'the clock is not behind any stamp');
 
+for my $collection (qw(hot cool))
+{
+	my $added = sum0(map { retrieve($_)->{added}{$collection} // 0 } glob "$dir/writer*");
+
+	is($admin->value(q{SELECT (body ->> 'n')::int FROM docsync.document WHERE collection = ? AND id = 'm-counter'}, $collection),
+		$added, "the counter in $collection has what was added to it");
+}
+
 report();
 $foreign->do('COMMIT');
 done_testing();
@@ -167,6 +175,7 @@ sub start_writer
 				transactions => 0,
 				documents => 0,
 				kinds => {},
+				added => {},
 				refused => {}
 			};
 
@@ -216,6 +225,8 @@ BEGIN
 		copy => [ 3, \&copy ],
 		savepoints => [ 8, \&savepoints ],
 		fail_midway => [ 10, \&fail_midway ],
+		upload_parts => [ 10, \&upload_parts ],
+		compare_and_swap => [ 10, \&compare_and_swap ],
 		exception_block => [ 5, \&exception_block ],
 		prepare => [ 8, \&prepare ],
 		roll_back => [ 5, \&roll_back ],
@@ -365,7 +376,61 @@ sub fail_midway
 	return;
 }
 
-# The same with a subtransaction that is PL/pgSQL's
+# What is wrong with some doesn't stop the others: each is as the answer says.
+sub upload_parts
+{
+	my ($writer, $session) = @_;
+	my $collection = collection();
+	my $in_transaction = rand() < 0.5;
+	my @documents = documents($writer, 1 + rand 60);
+
+	for my $n (0 .. rand 6)
+	{
+		my $id = (qw(a m z))[ rand 3 ] . "-poison-$writer->{client_id}-$n";
+
+		splice @documents, rand @documents, 0, rand() < 0.8 ? document($id, version(), '{"poison": true}') : qq({"id": "$id"});
+	}
+	$session->do('BEGIN') if $in_transaction;
+
+	my @answers = $session->upload_parts($writer->{client_id}, $collection, @documents);
+	for my $answer (@answers)
+	{
+		die "$answer->{id}: $answer->{outcome}" if ($answer->{id} =~ /poison/) != ($answer->{outcome} eq 'refused') || $answer->{outcome} eq 'untried';
+	}
+	$writer->{documents} += @answers;
+	if ($in_transaction)
+	{
+		my %told = map { ($_->{id} => $_->{stamp}) } grep { $_->{outcome} =~ /^(created|updated)$/ } @answers;
+		my $stored = $session->rows('SELECT id, (extract(epoch FROM last_update_utc) * 1000000)::bigint FROM docsync.document
+									  WHERE collection = ? AND id = ANY (?)', $collection, [ keys %told ]);
+
+		die 'the answer says what is not so' if @$stored != keys %told || grep { $told{ $_->[0] } != $_->[1] } @$stored;
+		pause(20);
+		$session->do(rand() < 0.8 ? 'COMMIT' : 'ROLLBACK');
+	}
+	return;
+}
+
+# Adds one to a counter, if nobody else has since it was looked at.
+sub compare_and_swap
+{
+	my ($writer, $session) = @_;
+	my $collection = collection();
+	my ($version, $n) = @{ $session->rows(q{SELECT client_version, body ->> 'n' FROM docsync.document
+											 WHERE collection = ? AND id = 'm-counter'}, $collection)->[0] // [] };
+	my $upload = rand() < 0.5 ? 'upload' : 'upload_parts';
+	my @documents = documents($writer, rand 10);
+
+	push @documents, sprintf '{"id": "m-counter", "clientVersion": %d, "baseVersion": %s, "body": {"n": %d}}',
+	  ($version // 0) + 1 + rand 3, $version // 'null', ($n // 0) + 1;
+	pause(5);
+	$writer->{added}{$collection} += grep { $_->{id} eq 'm-counter' && $_->{outcome} =~ /^(created|updated)$/ }
+	  $session->$upload($writer->{client_id}, $collection, @documents);
+	$writer->{documents} += @documents;
+	return;
+}
+
+# An upload that fails midway in a subtransaction that is PL/pgSQL's
 sub exception_block
 {
 	my ($writer, $session) = @_;

@@ -8,6 +8,8 @@
 use strict;
 use warnings;
 
+use lib 'test/t/lib';
+
 use PostgreSQL::Test::Utils;
 use Test::More;
 

@@ -98,6 +98,18 @@ sub upload
 	return @{ $sth->fetchall_arrayref({}) };
 }
 
+# The same of each document that can be stored, with the SQLSTATE of the others
+sub upload_parts
+{
+	my ($self, $client_id, $collection, @documents) = @_;
+	my $sth = $self->{upload_parts} //= $self->{dbh}->prepare(
+		"SELECT id, outcome, client_version, $STAMP AS stamp, error ->> 'code' AS error
+		   FROM docsync_upsert(?, ?, ?, atomic => false)");
+
+	$sth->execute($client_id, '[' . join(', ', @documents) . ']', $collection);
+	return @{ $sth->fetchall_arrayref({}) };
+}
+
 # The stamps of documents that were written in other ways
 sub stamp_of
 {
@@ -206,7 +218,7 @@ sub close
 {
 	my ($self) = @_;
 
-	delete @$self{qw(upload download docsync_pull docsync_sync)};
+	delete @$self{qw(upload upload_parts download docsync_pull docsync_sync)};
 	$self->{dbh}->disconnect;
 	return;
 }
@@ -217,7 +229,7 @@ sub DESTROY
 {
 	my ($self) = @_;
 
-	delete @$self{qw(upload download)};
+	delete @$self{qw(upload upload_parts download)};
 	return;
 }
 
