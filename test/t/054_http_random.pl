@@ -112,8 +112,10 @@ for my $name (@NAMES)
 	cmp_ok(scalar @{ $store{$name}{problems} }, '>', 0, '... which is something');
 	ok($store{$name}{equal}, 'and the digest of the service');
 
-	# A crash loses nothing, so nobody has to compare; who does so of his own accord finds nothing.
-	is($store{$name}{happened}{$_} // 0, 0, "and it has not happened: $_") for 'told: reconcile', 'told: behind', 'reconcile';
+	# A crash loses nothing, so nobody has to compare; who does so of his own accord finds nothing. Nor does who is told to: that
+	# may be, once in a while, where who noted the start of the server was ended himself, and what was stored meanwhile replaced.
+	is($store{$name}{happened}{$_} // 0, 0, "and it has not happened: $_") for 'told: behind', 'reconcile';
+	cmp_ok($store{$name}{happened}{'told: reconcile'} // 0, '<=', 2, 'and it was told to compare as good as never');
 	diag "$name: " . join ', ', map { "$_ $store{$name}{happened}{$_}" } sort keys %{ $store{$name}{happened} };
 }
 cmp_ok(scalar keys %$table, '>', 100, 'many documents');
