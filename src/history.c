@@ -182,7 +182,7 @@ docsync_history_notice(void)
 	if (noted_version == store->version &&
 		noted_timeline == GetWALInsertionTimeLine())
 		return;
-	if (is_pending || is_noted(store, read_latest()))
+	if (is_noted(store, read_latest()))
 		return;
 
 	/*
@@ -399,8 +399,9 @@ read_latest(void)
 static bool
 is_noted(const Store *store, const History *history)
 {
+	/* A start that this transaction has added the row of is noted for it. */
 	if (!is_present(store, docsync_history_newest(history)) ||
-		is_told_in_vain || docsync_clock_is_recovered())
+		(!is_pending && (is_told_in_vain || docsync_clock_is_recovered())))
 		return false;
 
 	noted_version = store->version;
