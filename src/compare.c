@@ -41,12 +41,12 @@ docsync_compare_is_same(const char *json, int len, const Jsonb *jsonb)
 	JsonReader	reader;
 	bool		same;
 
-	docsync_reader_begin(&reader, json, len, true);
+	docsync_lexer_begin(&reader, json, len, true);
 	reader.is_body = true;
 	same = JB_ROOT_IS_SCALAR(jsonb) ?
 		is_same(&reader, &jsonb->root, 0, 0) :
 		is_same_container(&reader, &jsonb->root);
-	docsync_reader_free(&reader);
+	docsync_lexer_end(&reader);
 
 	return same;
 }

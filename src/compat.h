@@ -7,6 +7,8 @@
  *
  * To come with later versions:
  *
+ * 16	ExecCheckPermissions() is given an RTEPermissionInfo beside the range table
+ *		(docsync_schema_check_columns() in schema.c).
  * 17	GetNamedDSMSegment() gives what sessions share without taking it from
  *		what the server has to spare (open_cache() in state.c).
  *

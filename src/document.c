@@ -196,6 +196,7 @@ take_refusal(const Batch *batch, SentDocument *sent, JsonReader *reader)
 	if (reader->refusal != NULL)
 		docsync_refuse_note(batch, sent, reader->refusal);
 	reader->refusal = NULL;
+	reader->is_refused = sent->refusal != NULL;
 }
 
 static void

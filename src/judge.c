@@ -148,6 +148,7 @@ judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	/* A large batch that is sent again would be there three times over. */
 	oldcontext = MemoryContextSwitchTo(upload->scratch);
 	judge(upload, group, &held);
+	group->tid = stored->tid;
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(upload->scratch);
 
@@ -172,6 +173,7 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 
 	group->judged = true;
 	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
+	ItemPointerSetInvalid(&group->tid);
 	group->exists = stored != NULL;
 	group->write = NULL;
 	group->created = !held.exists;
@@ -261,17 +263,17 @@ set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	Jsonb	   *document;
 
 	drop_winner(upload, group);
-	if (upload->winners_size + size > docsync_max_page_size)
+	if (upload->division.spent->winners_size + size > docsync_max_page_size)
 		return;
 
 	oldcontext = MemoryContextSwitchTo(upload->scratch);
 	document = docsync_json_document(stored);
 	size = VARSIZE(document);
-	if (upload->winners_size + size <= docsync_max_page_size)
+	if (upload->division.spent->winners_size + size <= docsync_max_page_size)
 	{
 		group->winner = MemoryContextAlloc(upload->context, size);
 		memcpy(group->winner, document, size);
-		upload->winners_size += size;
+		upload->division.spent->winners_size += size;
 	}
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(upload->scratch);
@@ -283,7 +285,7 @@ drop_winner(Upload *upload, UploadGroup *group)
 	if (group->winner == NULL)
 		return;
 
-	upload->winners_size -= VARSIZE(group->winner);
+	upload->division.spent->winners_size -= VARSIZE(group->winner);
 	pfree(group->winner);
 	group->winner = NULL;
 }

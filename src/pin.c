@@ -139,7 +139,9 @@ is_of_store(Oid relation)
 
 /*
  * Keeps the paths by an index only, and of these such that come in the order
- * asked for, if there are any.
+ * asked for, if there are any.  Where the statement names the rows' places (ctid)
+ * it is to go there, whatever else seems to cost as much: if that is by a join,
+ * there is no other way then than one after the other.
  */
 static void
 keep_index_paths(PlannerInfo *root, RelOptInfo *rel)
@@ -151,6 +153,10 @@ keep_index_paths(PlannerInfo *root, RelOptInfo *rel)
 
 	/* Made anew: a table that seems small is as well read from end to end. */
 	rel->pathlist = rel->partial_pathlist = NIL;
+	create_tidscan_paths(root, rel);
+	if (rel->pathlist != NIL)
+		return;
+
 	foreach(cell, rel->indexlist)
 		lfirst_node(IndexOptInfo, cell)->amhasgetbitmap = false;
 	create_index_paths(root, rel);

@@ -43,6 +43,7 @@ typedef struct Listing
 typedef struct Documents
 {
 	StringInfo	buf;
+	const SettleScan *settle;
 	int			start;			/* of the array, in bytes */
 	int			count;
 	bool		is_full;
@@ -82,7 +83,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	StringInfoData buf;
 	Datum		args[2];
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	docsync_url_read(&request, keys);
 	if (request.buckets != NULL)
 		memcpy(page.wanted, request.buckets, sizeof(page.wanted));
@@ -124,9 +125,9 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	/* Who sees nothing of a collection isn't told that there is one. */
 	appendStringInfoString(&buf, ",\"purgedThrough\":");
 	if (!download.is_behind &&
-		!TIMESTAMP_IS_NOBEGIN(docsync_query_horizon(&download)->all) &&
+		!TIMESTAMP_IS_NOBEGIN(docsync_position_horizon(&download)->all) &&
 		(page.looked_at > 0 || docsync_store_sees_any(request.collection)))
-		docsync_json_append_stamp(&buf, docsync_query_horizon(&download)->all);
+		docsync_json_append_stamp(&buf, docsync_position_horizon(&download)->all);
 	else
 		appendStringInfoString(&buf, "null");
 
@@ -137,7 +138,8 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 /*
  * docsync_docs_get(bytea) RETURNS json
  *
- * Documents by id, in the order of the ids sent.
+ * Documents by id, in the order of the ids sent.  What a download doesn't give yet
+ * has "settled": false.
  */
 Datum
 docsync_docs_get(PG_FUNCTION_ARGS)
@@ -150,7 +152,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	Documents	page = {0};
 	StringInfoData buf;
 
-	docsync_request_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	docsync_url_read(&request, keys);
 	if (request.ids == NULL)
 		ereport(ERROR,
@@ -162,6 +164,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	docsync_answer_begin(&buf);
 	appendStringInfoString(&buf, "{\"documents\":[");
 	page.buf = &buf;
+	page.settle = &download.settle;
 	page.start = buf.len;
 	page.more = download.is_behind;
 	if (request.nids == 0)
@@ -239,6 +242,8 @@ static bool
 put_document(const StoredDocument *stored, void *arg)
 {
 	Documents  *page = (Documents *) arg;
+	SettleScan	settle = *page->settle; /* as at the beginning: they don't
+										 * come in the order of stamps */
 
 	if (page->is_full)
 	{
@@ -248,6 +253,12 @@ put_document(const StoredDocument *stored, void *arg)
 	if (page->count++ > 0)
 		appendStringInfoChar(page->buf, ',');
 	docsync_json_append_document(page->buf, stored);
+	if (!docsync_settle_test(&settle, stored->last_update_utc, stored->fence))
+	{
+		/* Before the brace that ends it */
+		page->buf->len--;
+		appendStringInfoString(page->buf, ",\"settled\":false}");
+	}
 	page->is_full = page->buf->len - page->start >= docsync_max_page_size;
 	return true;
 }

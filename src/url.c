@@ -64,7 +64,7 @@ read_pair(const char *pair, int len, Request *request,
 	const char *equals = memchr(pair, '=', len);
 	int			name_len = equals != NULL ? equals - pair : len;
 	char	   *name = decode(pair, name_len);
-	int			which = docsync_request_find(name, keys);
+	int			which = docsync_argument_find(name, keys);
 	char	   *value;
 
 	if (which < 0)
@@ -74,7 +74,7 @@ read_pair(const char *pair, int len, Request *request,
 				 errdetail("It has \"%s\".",
 						   docsync_refuse_quote(name, strlen(name))),
 				 errhint("There are %s; names are in exact case.",
-						 docsync_request_parameters(keys))));
+						 docsync_argument_parameters(keys))));
 	if (seen[which])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -85,7 +85,7 @@ read_pair(const char *pair, int len, Request *request,
 
 	value = decode(pair + name_len + 1, Max(len - name_len - 1, 0));
 	if (*value != '\0' && strcmp(value, "null") != 0)
-		docsync_request_set(request, which, value);
+		docsync_argument_set(request, which, value);
 }
 
 /*

@@ -266,7 +266,8 @@ SELECT is((SELECT string_agg(concat_ws(' ', ordinal, outcome), ', ' ORDER BY ord
 	(SELECT string_agg(concat_ws(' ', place * 2 - 1, 'created, ') || concat_ws(' ', place * 2, 'refused'), ', ' ORDER BY place) FROM bad), 'each is refused, and each other stored');
 SELECT is(u.id, CASE WHEN document -> 'id' IS NOT NULL AND jsonb_typeof(document -> 'id') = 'string' THEN document ->> 'id' END, format('the id in the answer: %s', left(document::text, 60)))
   FROM bad CROSS JOIN LATERAL docsync_upsert('c', jsonb_build_array(document), 'bad', false) AS u;
-SELECT is(error, pg_temp.error_of(format('SELECT docsync_upsert(%L, %L)', 'c', jsonb_build_array('{"id": "good", "clientVersion": 1, "body": 1}'::jsonb, document))), format('it is the error of an atomic one: %s', left(document::text, 60)))
+-- But for how far ahead a version may be, which is more each millisecond
+SELECT is(regexp_replace(error::text, 'at most \d+', ''), regexp_replace(pg_temp.error_of(format('SELECT docsync_upsert(%L, %L)', 'c', jsonb_build_array('{"id": "good", "clientVersion": 1, "body": 1}'::jsonb, document)))::text, 'at most \d+', ''), format('it is the error of an atomic one: %s', left(document::text, 60)))
   FROM bad CROSS JOIN LATERAL docsync_upsert('c', jsonb_build_array('{"id": "good", "clientVersion": 1, "body": 1}'::jsonb, document), 'bad', false) AS u WHERE ordinal = 2;
 SELECT is(pg_temp.error_of(format('SELECT docsync_upsert(%L, %L, atomic => false)', 'c', documents)) ->> 'code', code, format('what is wrong with all of it stops it: %s', left(documents, 30)))
   FROM (VALUES ('{}', '22023'), ('1', '22023'), (NULL, '22004'), ((SELECT jsonb_agg(i)::text FROM generate_series(1, 10001) AS i), '54000')) AS v(documents, code);

@@ -47,7 +47,10 @@ my @READERS = (
 	{ name => 'serializable', pause => 0.01, polls => 3,
 		begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY' },
 	{ name => 'cool collection', pause => 0.003, collection => 'cool' },
-	{ name => 'one of many collections', pause => 0.005, collection => 'many-70' });
+	{ name => 'one of many collections', pause => 0.005, collection => 'many-70' },
+	{ name => 'several collections', pause => 0.005, collections => [qw(hot cool many-70 other)], client_id => 'r' },
+	{ name => 'several collections, origin other, paged', pause => 0.001, collections => [qw(hot cool other)], client_id => 'w1', origin => 'other',
+		max_documents => 5 });
 
 my $node = new_node('random');
 add_jitter($node) if $ENV{DOCSYNC_RANDOM_JITTER};
@@ -232,6 +235,7 @@ BEGIN
 		roll_back => [ 5, \&roll_back ],
 		repeatable_read => [ 6, \&repeatable_read ],
 		some_collections => [ 5, \&some_collections ],
+		sync_collections => [ 10, \&sync_collections ],
 		many_collections => [ 1, \&many_collections ]);
 	@CHOICE = map { ($_) x $KINDS{$_}[0] } sort keys %KINDS;
 }
@@ -507,6 +511,59 @@ sub some_collections
 	return;
 }
 
+# In one request, where what is wrong with one doesn't stop the others: each is
+# as the answer says.
+sub sync_collections
+{
+	my ($writer, $session) = @_;
+	my $atomic = rand() < 0.6;
+	my $in_transaction = rand() < 0.5;
+	my %poisoned;
+	my @parts = map {
+		my $collection = $_;
+		my @documents = documents($writer, rand 20);
+
+		$poisoned{$collection} = rand() < 0.3;
+		splice @documents, rand @documents, 0, document((qw(a m z))[ rand 3 ] . "-poison-$writer->{client_id}", version(), '{"poison": true}')
+		  if $poisoned{$collection};
+		sprintf '{"collection": "%s", "documents": [%s]}', $collection, join ', ', @documents
+	} grep { rand() < 0.8 } sort { rand() <=> 0.5 } qw(hot cool many-70 other);
+
+	$session->do('BEGIN') if $in_transaction;
+
+	my @answers = $session->sync_collections(sprintf '{"clientId": "%s", "origin": "own", "maxDocuments": 1, "atomic": %s, "collections": [%s]}',
+		$writer->{client_id}, $atomic ? 'true' : 'false', join ', ', @parts);
+	my (@told, @stored);
+
+	die 'not all collections were answered' if @answers != @parts;
+	for my $answer (@answers)
+	{
+		my $collection = $answer->{collection};
+		my @results = @{ DocsyncTest::CollectionsReplica::decode($answer->{results} // '[]') };
+
+		die "$collection: " . ($answer->{error} // 'no error') if ($atomic && $poisoned{$collection} ? 'P0001' : '') ne ($answer->{error} // '');
+		for my $result (@results)
+		{
+			die "$collection, $result->{id}: $result->{outcome}" if ($result->{id} =~ /poison/) != ($result->{outcome} eq 'refused') || $result->{outcome} eq 'untried';
+		}
+		$writer->{documents} += @results;
+		next unless $in_transaction;
+
+		# An id may come twice: what it says last is so.
+		my %last = map { ($_->{id} => $_->{LastUpdateUtc}) } grep { $_->{outcome} =~ /^(created|updated)$/ } @results;
+		my $rows = $session->rows(q{SELECT id FROM docsync.document WHERE collection = $1 AND ARRAY[id, to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')]
+									= ANY (SELECT ARRAY[key, value] FROM json_each_text($2))}, $collection, DocsyncTest::CollectionsReplica::encode(\%last));
+
+		die "$collection: the answer says what is not so" if @$rows != keys %last;
+	}
+	if ($in_transaction)
+	{
+		pause(20);
+		$session->do(rand() < 0.8 ? 'COMMIT' : 'ROLLBACK');
+	}
+	return;
+}
+
 # More than are marked one by one
 sub many_collections
 {
@@ -603,7 +660,7 @@ sub start_reader
 		sub {
 			my $reader = $READERS[$n];
 			my $session = connect_to($node);
-			my $replica = DocsyncTest::Replica->new(collection => 'hot', %$reader);
+			my $replica = ($reader->{collections} ? 'DocsyncTest::CollectionsReplica' : 'DocsyncTest::Replica')->new(collection => 'hot', %$reader);
 			my $looked_at = 0;
 			my %result = (held_back => 0, watched => 0);
 

@@ -83,6 +83,12 @@ for my $case (
 	[ 'a key of a document again and again', 200, filled('[{"clientVersion":1,"body":1,', '"id":"\u0063"', '}]', $SIZE) ],
 	[ 'a body again and again', 200, filled('[{"id":"b","clientVersion":1,', '"body":[]', '}]', $SIZE) ],
 	[ 'an unknown key behind much', 400, '[{"id":"x","clientVersion":1,"LastUpdateUtc":' . filled('[', '0', ']', $SIZE) . ',"x":1}]' ],
+	[ 'numbers that are too long', 400, '[{"id":"x","clientVersion":1,"LastUpdateUtc":' . filled('[', '1e400', ']', $SIZE) . '}]' ],
+	[ 'escapes that are none', 400, '[{"id":"x","clientVersion":1,"LastUpdateUtc":' . filled('[', '"\\u0000"', ']', $SIZE) . '}]' ],
+	[ 'bytes that are no characters', 400, '[{"id":"x","clientVersion":1,"LastUpdateUtc":' . filled('[', qq("\xff"), ']', $SIZE) . '}]' ],
+	[ 'unknown keys', 400, '[' . filled('{', '"x":1', '}', $SIZE) . ']' ],
+	[ 'unknown keys with numbers that are too long', 400, '[' . filled('{', '"x":1e400', '}', $SIZE) . ']' ],
+	[ 'ids that are none', 400, '[' . filled('{', '"id":"\\ud800"', '}', $SIZE) . ']' ],
 	[ 'a number of digits', 400, '[{"id":"x","clientVersion":1,"body":' . '7' x $SIZE . '}]' ])
 {
 	my ($name, $status, $request, $again) = @$case;

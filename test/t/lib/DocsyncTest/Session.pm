@@ -157,6 +157,35 @@ sub download_by_cursor
 	return ([ grep { defined $_->[0] } @$rows ], $rows->[0][7]);
 }
 
+# Syncs several collections in one request, which is JSON.  Returns a reference for each: collection, error (its code), cursor, more,
+# results as JSON, and rows, the documents as download_by_cursor() has them.
+sub sync_collections
+{
+	my ($self, $request) = @_;
+	my $sth = $self->{sync_collections} //= $self->{dbh}->prepare(
+		sprintf q{
+			WITH answer AS MATERIALIZED (
+				SELECT value ->> 'collection' AS collection, value -> 'error' ->> 'code' AS error, value ->> 'cursor' AS cursor,
+					   value ->> 'more' AS more, value ->> 'results' AS results, value -> 'documents' AS documents
+				  FROM json_array_elements(docsync_docs_sync(convert_to(?, 'UTF8'))::text::json -> 'collections'))
+			SELECT collection, error, cursor, more, results, id, "clientVersion", "clientId", deleted, body::text, "LastUpdateUtc"::text, %s
+			  FROM answer LEFT JOIN LATERAL json_to_recordset(documents)
+				AS document (id text, "clientVersion" bigint, "clientId" text, deleted bool, body json, "LastUpdateUtc" timestamptz)
+				ON true}, $STAMP =~ s/last_update_utc/"LastUpdateUtc"/r);
+	my @parts;
+
+	$sth->execute($request);
+	for my $row (@{ $sth->fetchall_arrayref })
+	{
+		my ($collection, $error, $cursor, $more, $results, @document) = @$row;
+
+		push @parts, { collection => $collection, error => $error, cursor => $cursor, more => ($more // '') eq 'true', results => $results, rows => [] }
+		  if !@parts || $parts[-1]{collection} ne $collection;
+		push @{ $parts[-1]{rows} }, \@document if defined $document[0];
+	}
+	return @parts;
+}
+
 # The ids of all that may be downloaded from a collection, in their order
 sub settled
 {
