@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(244);
+SELECT plan(245);
 
 -- Rows that a command reads: entries of docsync.document's indexes, and what
 -- sequential scans return
@@ -130,6 +130,12 @@ SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_upsert('tablet', 
 SET LOCAL enable_indexscan = off;
 DISCARD PLANS;
 SELECT pg_temp.few('enable_indexscan = off');
+-- Is there any document? So it is asked where tombstones have been purged since.
+SAVEPOINT s;
+INSERT INTO docsync.purged VALUES ('default', clock_timestamp(), 'tablet', '-infinity');
+SELECT pg_temp.rows_read($$SELECT docsync_pull('reader', (SELECT cursor FROM middle), reconcile => true, "maxDocuments" => 10)$$) AS read \gset
+ROLLBACK TO s;
+SELECT cmp_ok(:read, '<', 1000, 'enable_indexscan = off: pull of one whom tombstones have passed by');
 SET LOCAL enable_indexscan = on;
 SET LOCAL plan_cache_mode = force_custom_plan;
 SELECT pg_temp.few('force_custom_plan');
