@@ -349,7 +349,7 @@ CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea) IS
-'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request.';
+'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request; or of several collections.';
 
 CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"

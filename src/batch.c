@@ -20,27 +20,29 @@
 /* What is said of all of it names itself. */
 static const RefusePlace whole = {.offset = -1};
 
-static Batch *begin(void);
-static SentDocument *add(Batch *batch);
+static Batch *begin(int collection);
+static SentDocument *add(Batch *batch, int before);
 static Batch *finish(Batch *batch);
 static int	compare_documents(const void *a, const void *b);
 static int64 get_max_version(void);
-static void refuse_array(JsonTokenType type) pg_attribute_noreturn();
+static void refuse_array(const Batch *batch, JsonTokenType type) pg_attribute_noreturn();
 
 /*
  * Reads a batch out of a request, in the current memory context.  Documents
  * that are refused are noted as such: whether the batch is atomic the request
  * may say behind it.
+ *
+ * before: documents of other batches of the request, which count, too.
  */
 Batch *
-docsync_batch_read(JsonReader *reader)
+docsync_batch_read(JsonReader *reader, int before)
 {
-	Batch	   *batch = begin();
+	Batch	   *batch = begin(reader->place.collection);
 	int64		max_version = get_max_version();
 	RefusePlace place;
 
 	if (docsync_reader_type(reader) != JSON_TOKEN_ARRAY_START)
-		refuse_array(docsync_reader_type(reader));
+		refuse_array(batch, docsync_reader_type(reader));
 
 	place = reader->place;
 	reader->place.key = NULL;
@@ -49,7 +51,8 @@ docsync_batch_read(JsonReader *reader)
 	{
 		do
 		{
-			docsync_document_read(batch, add(batch), reader, max_version);
+			docsync_document_read(batch, add(batch, before), reader,
+								  max_version);
 			reader->place.document++;
 			reader->is_refused = false;
 		} while (docsync_reader_go_on(reader, false));
@@ -65,7 +68,7 @@ docsync_batch_read(JsonReader *reader)
 Batch *
 docsync_batch_parse(const JsonbValue *documents, bool atomic)
 {
-	Batch	   *batch = begin();
+	Batch	   *batch = begin(0);
 	int64		max_version = get_max_version();
 	JsonbIterator *it;
 	JsonbIteratorToken token;
@@ -76,37 +79,40 @@ docsync_batch_parse(const JsonbValue *documents, bool atomic)
 		documents = &value;
 	if (documents->type != jbvBinary ||
 		!JsonContainerIsArray(documents->val.binary.data))
-		refuse_array(docsync_value_type_of_jsonb(documents));
+		refuse_array(batch, docsync_value_type_of_jsonb(documents));
 
 	batch->atomic = atomic;
 	it = JsonbIteratorInit(documents->val.binary.data);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_ELEM)
-			docsync_document_parse(batch, add(batch), &value, max_version);
+			docsync_document_parse(batch, add(batch, 0), &value, max_version);
 	}
 	return finish(batch);
 }
 
 /*
- * Refuses a batch for the first document that is refused.
+ * Makes a batch atomic, and returns what it is refused for: the refusal of the
+ * first document that is.  NULL: none is
  */
-void
+const Refusal *
 docsync_batch_make_atomic(Batch *batch)
 {
 	batch->atomic = true;
 	for (int i = 0; i < batch->count; i++)
 	{
 		if (batch->documents[i].refusal != NULL)
-			docsync_refuse_raise(batch->documents[i].refusal);
+			return batch->documents[i].refusal;
 	}
+	return NULL;
 }
 
 static Batch *
-begin(void)
+begin(int collection)
 {
 	Batch	   *batch = palloc0(sizeof(Batch));
 
+	batch->collection = collection;
 	batch->size = 16;
 	batch->documents = palloc(sizeof(SentDocument) * batch->size);
 	return batch;
@@ -116,13 +122,13 @@ begin(void)
  * Makes room for another document, which gets its ordinal.
  */
 static SentDocument *
-add(Batch *batch)
+add(Batch *batch, int before)
 {
 	SentDocument *sent;
 
 	CHECK_FOR_INTERRUPTS();
 
-	if (batch->count == docsync_max_batch)
+	if (before + batch->count >= docsync_max_batch)
 		docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
 													 "too many documents",
 													 psprintf("The batch has more documents than docsync.max_batch, %d.",
@@ -137,6 +143,7 @@ add(Batch *batch)
 
 	sent = &batch->documents[batch->count++];
 	memset(sent, 0, sizeof(*sent));
+	sent->collection = batch->collection;
 	sent->ordinal = batch->count;
 	return sent;
 }
@@ -207,9 +214,11 @@ get_max_version(void)
 }
 
 static void
-refuse_array(JsonTokenType type)
+refuse_array(const Batch *batch, JsonTokenType type)
 {
-	docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_INVALID_PARAMETER_VALUE,
+	RefusePlace place = {.collection = batch->collection,.offset = -1};
+
+	docsync_refuse_raise(docsync_refuse_describe(&place, ERRCODE_INVALID_PARAMETER_VALUE,
 												 "documents is not an array",
 												 psprintf("It is %s.", docsync_value_name(type)),
 												 "Send an array of documents, even for one document."));

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -36,6 +37,7 @@ typedef struct Measure
 static BodyFault measure(Measure *measured, const JsonbContainer *container,
 						 int depth);
 static BodyFault measure_value(Measure *measured, const JsonbValue *value);
+static Size largest_jsonb(const SentDocument *sent);
 static bool is_long_number(Numeric number);
 static int64 written_len(const char *string, int len);
 
@@ -143,42 +145,75 @@ docsync_body_make(const SentDocument *sent)
 }
 
 /*
- * Is the sent body the same as another?  NULL is one that isn't there.
+ * Is the sent body the same as a jsonb, which may be toasted?
+ *
+ * A small request could have gigabytes read, so what is too large to be the same
+ * isn't.
  */
 bool
-docsync_body_is_same(const SentDocument *sent, Jsonb *other)
+docsync_body_is_same(const SentDocument *sent, Datum other)
 {
 	JsonbContainer *container;
 	int			len;
+	Jsonb	   *stored;
 	Jsonb	   *body = NULL;
 	bool		same;
 
-	if (other == NULL || !sent->has_body)
-		return other == NULL && !sent->has_body;
-	if (sent->json != NULL &&
-		docsync_compare_is_same(sent->json, sent->json_len, other))
-		return true;
+	if (toast_raw_datum_size(other) > largest_jsonb(sent))
+		return false;
 
-	if (sent->json == NULL && sent->body.type == jbvBinary)
-	{
-		container = sent->body.val.binary.data;
-		len = sent->body.val.binary.len;
-	}
+	stored = DatumGetJsonbP(other);
+	if (sent->json != NULL &&
+		docsync_compare_is_same(sent->json, sent->json_len, stored))
+		same = true;
 	else
 	{
-		body = docsync_body_make(sent);
-		container = &body->root;
-		len = VARSIZE(body) - VARHDRSZ;
-	}
+		if (sent->json == NULL && sent->body.type == jbvBinary)
+		{
+			container = sent->body.val.binary.data;
+			len = sent->body.val.binary.len;
+		}
+		else
+		{
+			body = docsync_body_make(sent);
+			container = &body->root;
+			len = VARSIZE(body) - VARHDRSZ;
+		}
 
-	/* Unchanged bytes are the common case; numbers may differ in scale. */
-	same = (len == (int) VARSIZE(other) - VARHDRSZ &&
-			memcmp(&other->root, container, len) == 0) ||
-		compareJsonbContainers(&other->root, container) == 0;
+		/* Unchanged bytes are the common case; numbers may differ in scale. */
+		same = (len == (int) VARSIZE(stored) - VARHDRSZ &&
+				memcmp(&stored->root, container, len) == 0) ||
+			compareJsonbContainers(&stored->root, container) == 0;
+	}
 
 	if (body != NULL)
 		pfree(body);
+	if ((Pointer) stored != DatumGetPointer(other))
+		pfree(stored);
 	return same;
+}
+
+/*
+ * No jsonb that is the same as the sent body has more bytes.  In text an array
+ * of digits is densest: two bytes each, where a jsonb takes twelve.
+ */
+static Size
+largest_jsonb(const SentDocument *sent)
+{
+	Size		len;
+
+	if (sent->json != NULL)
+		len = sent->json_len;
+	else if (sent->body.type == jbvBinary)
+		len = sent->body.val.binary.len;
+	else if (sent->body.type == jbvString)
+		len = sent->body.val.string.len;
+	else if (sent->body.type == jbvNumeric)
+		len = VARSIZE_ANY(sent->body.val.numeric);
+	else
+		len = 0;
+
+	return 8 * len + 64;
 }
 
 /*

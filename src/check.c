@@ -122,7 +122,8 @@ docsync_check_run(Store *store)
 		check_relation(store, i);
 
 	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
-	check_primary_key(rel, store->attnums[STORE_DOCUMENT], 2, "collection, id");
+	store->document_index = check_primary_key(rel, store->attnums[STORE_DOCUMENT],
+											  2, "collection, id");
 	check_triggers(store, rel, extension);
 	if (find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		ereport(ERROR,
@@ -363,6 +364,7 @@ check_triggers(Store *store, Relation rel, Oid extension)
 	bool		has_truncate = false;
 
 	store->is_altered = false;
+	store->is_insert_heard = rel->rd_rules != NULL;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
@@ -377,8 +379,9 @@ check_triggers(Store *store, Relation rel, Oid extension)
 			if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_STATEMENT, TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_TRUNCATE))
 				has_truncate = true;
 		}
-		else if (trigger->tgenabled != TRIGGER_DISABLED &&
-				 TRIGGER_FOR_ROW(trigger->tgtype) &&
+		else if (trigger->tgenabled == TRIGGER_DISABLED)
+			continue;
+		else if (TRIGGER_FOR_ROW(trigger->tgtype) &&
 				 TRIGGER_FOR_BEFORE(trigger->tgtype) &&
 				 (TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_UPDATE(trigger->tgtype)))
 		{
@@ -391,6 +394,11 @@ check_triggers(Store *store, Relation rel, Oid extension)
 						 errhint("ALTER TRIGGER ... RENAME TO a name that sorts before %s.", DOCSYNC_GUARD_NAME)));
 			store->is_altered = true;
 		}
+
+		/* Not of those that are fired for rows that have been inserted */
+		if (!is_guard(trigger, extension) && TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			!(TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_AFTER(trigger->tgtype)))
+			store->is_insert_heard = true;
 	}
 
 	if (!has_row || !has_truncate)

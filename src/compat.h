@@ -5,6 +5,13 @@
  *
  * No other file mentions PG_VERSION_NUM.
  *
+ * To come with later versions:
+ *
+ * 16	ExecCheckPermissions() is given an RTEPermissionInfo beside the range table
+ *		(docsync_schema_check_columns() in schema.c).
+ * 17	GetNamedDSMSegment() gives what sessions share without taking it from
+ *		what the server has to spare (open_cache() in state.c).
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef DOCSYNC_COMPAT_H

@@ -19,16 +19,20 @@
 
 #include <ctype.h>
 
+#include "common/int.h"
 #include "lib/stringinfo.h"
+#include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
 
-#define EPOCH_DIGITS	16
-#define HEX_DIGITS		"0123456789abcdef"
+#define EPOCH_DIGITS	16		/* all that 64 bits have */
+#define BINDING_DIGITS	8
 
 static int64 to_unix(TimestampTz stamp);
+static char *put_hex(char *p, uint64 value, int digits);
+static int	digit_of(char c, int base);
 static bool scan_stamp(const char **text, TimestampTz *stamp);
 static bool scan_number(const char **text, int base, int64 *value);
 static bool scan_digits(const char **text, int count, int *value);
@@ -41,11 +45,21 @@ static bool scan_offset(const char **text, int *seconds);
 int
 docsync_cursor_format(const Position *position, char *buf)
 {
-	return snprintf(buf, DOCSYNC_CURSOR_LEN,
-					"%016llx." INT64_FORMAT "." INT64_FORMAT ".%llx.%08x",
-					(unsigned long long) position->epoch,
-					to_unix(position->stamp), to_unix(position->seen),
-					(unsigned long long) position->lsn, position->binding);
+	char	   *p = buf;
+
+	/* By hand: snprintf() would take as long as the look for news. */
+	p = put_hex(p, position->epoch, EPOCH_DIGITS);
+	*p++ = '.';
+	p += pg_lltoa(to_unix(position->stamp), p);
+	*p++ = '.';
+	p += pg_lltoa(to_unix(position->seen), p);
+	*p++ = '.';
+	p = put_hex(p, position->lsn, 1);
+	*p++ = '.';
+	p = put_hex(p, position->binding, BINDING_DIGITS);
+	*p = '\0';
+
+	return p - buf;
 }
 
 /*
@@ -58,14 +72,19 @@ docsync_cursor_parse(const char *text, Position *position)
 	int64		lsn;
 	int64		binding;
 
+	position->epoch = 0;
 	position->seen = DT_NOBEGIN;
 	position->lsn = InvalidXLogRecPtr;
 	position->is_bound = false;
 
-	if (strspn(text, HEX_DIGITS) != EPOCH_DIGITS || text[EPOCH_DIGITS] != '.')
-		return false;
-	position->epoch = strtou64(text, NULL, 16);
-	text	  +=EPOCH_DIGITS;
+	for (int i = 0; i < EPOCH_DIGITS; i++)
+	{
+		int			digit = digit_of(*text ++, 16);
+
+		if (digit < 0)
+			return false;
+		position->epoch = position->epoch << 4 | digit;
+	}
 
 	if (!scan_stamp(&text, &position->stamp))
 		return false;
@@ -91,10 +110,14 @@ docsync_cursor_bind(const text *collection, const text *client_id, char origin)
 {
 	StringInfoData buf;
 	uint32		hash;
+	char		number[MAXINT8LEN + 2];
+	int			len;
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, origin);
-	appendStringInfo(&buf, "%d:", (int) VARSIZE_ANY_EXHDR(collection));
+	len = pg_ltoa(VARSIZE_ANY_EXHDR(collection), number);
+	number[len] = ':';
+	appendBinaryStringInfo(&buf, number, len + 1);
 	appendBinaryStringInfo(&buf, VARDATA_ANY(collection),
 						   VARSIZE_ANY_EXHDR(collection));
 	if (client_id != NULL)
@@ -125,22 +148,45 @@ scan_stamp(const char **text, TimestampTz *stamp)
 	return value == 0 || IS_VALID_TIMESTAMP(*stamp);
 }
 
-/* A dot and a number */
+/* A dot and a number, without sign, space or "0x" */
 static bool
 scan_number(const char **text, int base, int64 *value)
 {
-	char	   *end;
-	size_t		len = **text == '.' ? strspn(*text +1, HEX_DIGITS) : 0;
+	const char *p = *text;
+	int			digit;
 
-	/* Neither a sign, nor space, nor "0x" */
-	if (len == 0)
+	if (*p++ != '.' || digit_of(*p, base) < 0)
 		return false;
-	errno = 0;
-	*value = strtoi64(*text +1, &end, base);
-	if (errno != 0 || end != *text +1 + len)
-		return false;
-	*text = end;
+
+	for (*value = 0; (digit = digit_of(*p, base)) >= 0; p++)
+	{
+		if (pg_mul_s64_overflow(*value, base, value) ||
+			pg_add_s64_overflow(*value, digit, value))
+			return false;
+	}
+	*text = p;
 	return true;
+}
+
+/* A digit's value, -1 if it isn't one.  Those above 9 are small letters. */
+static int
+digit_of(char c, int base)
+{
+	int			digit = c >= '0' && c <= '9' ? c - '0' :
+	c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+
+	return digit < base ? digit : -1;
+}
+
+/* Writes a number with so many digits, or more. */
+static char *
+put_hex(char *p, uint64 value, int digits)
+{
+	while (digits < EPOCH_DIGITS && value >> (4 * digits) != 0)
+		digits++;
+	while (digits-- > 0)
+		*p++ = "0123456789abcdef"[value >> (4 * digits) & 0xF];
+	return p;
 }
 
 /*

@@ -36,12 +36,15 @@
 #include "docsync.h"
 
 /*
- * So many refusals, and subtransactions that stay, are enough for one batch:
- * fewer than the 64 that a transaction may have at no cost to others.
+ * So many refusals, and subtransactions that stay, are enough for one request:
+ * fewer than the 64 that a transaction may have at no cost to others, and one
+ * for each of as many collections as a request may have.
  */
 #define REFUSALS_MAX		32
-#define KEPT_MAX			48
+#define KEPT_MAX			60
 
+static ErrorData *attempt(Division *division, int from, int to, int steps,
+						  bool is_within);
 static void find_suspects(const Division *division, int from, int to, int *first,
 						  int *last);
 
@@ -56,7 +59,35 @@ static void find_suspects(const Division *division, int from, int to, int *first
 ErrorData *
 docsync_divide_try(Division *division, int from, int to, int steps)
 {
-	bool		is_within = !division->atomic || to - from > 1;
+	return attempt(division, from, to, steps,
+				   !division->atomic || to - from > 1);
+}
+
+/*
+ * Writes the documents of an atomic batch, all or none, in a transaction that
+ * goes on in either case: what the database has refused is returned, and names
+ * the document.
+ */
+ErrorData *
+docsync_divide_run_apart(Division *division, int from, int to, bool again)
+{
+	ErrorData  *error;
+
+	error = attempt(division, from, to,
+					again ? DIVIDE_LOOK_UP | DIVIDE_WRITE : DIVIDE_WRITE, true);
+
+	/*
+	 * Which it was shows in parts, all of which go again.  Unless nobody but
+	 * one who was faster has been in the way.
+	 */
+	if (error != NULL)
+		error = attempt(division, from, to, DIVIDE_IN_PARTS, true);
+	return error;
+}
+
+static ErrorData *
+attempt(Division *division, int from, int to, int steps, bool is_within)
+{
 	MemoryContext outer = CurrentMemoryContext;
 	MemoryContext context = !is_within ? outer :
 	AllocSetContextCreate(outer, "docsync attempt", ALLOCSET_DEFAULT_SIZES);
@@ -72,7 +103,10 @@ docsync_divide_try(Division *division, int from, int to, int steps)
 	}
 	PG_TRY();
 	{
-		division->apply(from, to, steps, division->arg);
+		if (steps == DIVIDE_IN_PARTS)
+			docsync_divide_run(division, from, to, true);
+		else
+			division->apply(from, to, steps, division->arg);
 		if (is_within)
 			ReleaseCurrentSubTransaction();
 	}
@@ -119,7 +153,8 @@ docsync_divide_run(Division *division, int from, int to, bool again)
 		CHECK_FOR_INTERRUPTS();
 
 		if (!division->atomic &&
-			(division->refusals >= REFUSALS_MAX || division->kept >= KEPT_MAX))
+			(division->spent->refusals >= REFUSALS_MAX ||
+			 division->spent->kept >= KEPT_MAX))
 		{
 			division->leave(from, to, division->arg);
 			return;
@@ -129,13 +164,13 @@ docsync_divide_run(Division *division, int from, int to, bool again)
 								   again ? DIVIDE_LOOK_UP | DIVIDE_WRITE : DIVIDE_WRITE);
 		if (error == NULL)
 		{
-			division->kept++;
+			division->spent->kept++;
 			return;
 		}
 
 		if (to - from == 1)
 		{
-			division->refusals++;
+			division->spent->refusals++;
 			if (!division->refuse(from, error, division->arg))
 				return;
 			again = true;

@@ -121,10 +121,13 @@ typedef struct Store
 	AttrNumber	attnums[STORE_RELATIONS][STORE_COLUMNS_MAX];
 	uint64		version;		/* another one whenever it was checked anew */
 	Oid			owners[STORE_RELATIONS];
-	Oid			purged_index;	/* primary key */
+	Oid			document_index; /* primary keys */
+	Oid			purged_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 	bool		is_altered;		/* triggers of the user's may change what is
 								 * written to it */
+	bool		is_insert_heard;	/* triggers of the user's, or rules, hear
+									 * of an INSERT, whatever comes of it */
 } Store;
 
 /* For what docsync_create_store() may put right */
@@ -137,6 +140,7 @@ extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
 extern void docsync_schema_check_caller(AclMode mode);
+extern void docsync_schema_check_columns(AclMode mode);
 extern Oid	docsync_schema_of_functions(void);
 
 /*
@@ -156,6 +160,8 @@ typedef struct SentDocument SentDocument;
 
 typedef struct RefusePlace
 {
+	int			collection;		/* its place in the request, from 1; 0: it has
+								 * but one */
 	int			document;		/* its place in the batch, from 1; 0: in none */
 	const char *id;				/* the document's; NULL: not known */
 	int			id_len;			/* bytes; there is no terminator */
@@ -167,8 +173,9 @@ typedef struct RefusePlace
 typedef struct Refusal
 {
 	int			sqlstate;
+	const char *code;			/* instead of that, for machines; NULL: none */
 	const char *message;
-	const char *detail;			/* JSON: the place, and a text */
+	const char *detail;			/* JSON: the place, and a text; NULL: none */
 	const char *hint;			/* NULL: none */
 } Refusal;
 
@@ -189,12 +196,11 @@ extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
 extern bool docsync_refuse_is_one(const ErrorData *error);
 extern void docsync_refuse_with(const Batch *batch, SentDocument *sent,
 								ErrorData *error);
+extern Refusal *docsync_refuse_of_error(const ErrorData *error);
 extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
-extern void docsync_refuse_request(int status, const char *code,
-								   const char *message, const char *detail,
-								   const char *hint) pg_attribute_noreturn();
+extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
 
 /*
  * value.c: the value of a key
@@ -280,6 +286,8 @@ extern const char *docsync_reader_body(JsonReader *reader, int *len);
  */
 struct SentDocument
 {
+	int			collection;		/* place in the request, from 1; 0: the only
+								 * one */
 	int			ordinal;		/* place in the batch, from 1 */
 	const char *id;				/* points into the batch, no terminator; NULL:
 								 * refused for want of one */
@@ -325,7 +333,7 @@ extern BodyFault docsync_body_check_number(const JsonbValue *value);
 extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
-extern bool docsync_body_is_same(const SentDocument *sent, Jsonb *other);
+extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
 
 /*
  * compare.c: JSON as it was sent, and jsonb
@@ -346,6 +354,7 @@ typedef struct BatchGroup
 
 struct Batch
 {
+	int			collection;		/* as its documents have it */
 	bool		atomic;			/* a document that is refused is an error */
 	SentDocument *documents;	/* in the order sent */
 	int			count;
@@ -357,9 +366,9 @@ struct Batch
 	int			next;			/* the group likely to be asked for next */
 };
 
-extern Batch *docsync_batch_read(JsonReader *reader);
+extern Batch *docsync_batch_read(JsonReader *reader, int before);
 extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
-extern void docsync_batch_make_atomic(Batch *batch);
+extern const Refusal *docsync_batch_make_atomic(Batch *batch);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 extern int	docsync_batch_compare_ids(const char *a, int a_len,
@@ -394,7 +403,8 @@ typedef struct RuleHeld
 	TimestampTz last_update_utc;	/* DT_NOEND: not known yet */
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
-	Jsonb	   *body;			/* NULL: none, or it is that of */
+	bool		has_body;
+	Datum		body;			/* jsonb, maybe toasted, unless it is that of */
 	const SentDocument *sent;	/* a document of the same batch; NULL: not */
 } RuleHeld;
 
@@ -542,6 +552,12 @@ typedef struct SettleScan
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
 	FullTransactionId known;	/* fences up to here are settled */
+
+	/* As found once, after that; not before it is needed */
+	bool		has_running;
+	FullTransactionId *running; /* top-level ids, from the snapshot's xmax on */
+	int			nrunning;
+	FullTransactionId unended;	/* from here on none had ended */
 } SettleScan;
 
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
@@ -563,6 +579,8 @@ typedef struct StoredDocument
 	bool		has_body;
 	Datum		body;			/* jsonb, maybe toasted */
 	FullTransactionId fence;
+	ItemPointerData tid;		/* where the row was found; invalid if it
+								 * isn't known */
 } StoredDocument;
 
 typedef struct WrittenDocument
@@ -589,9 +607,17 @@ typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
  */
 typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
 
+/* How documents are written */
+typedef enum StoreWrite
+{
+	STORE_REPLACE,				/* whether they are stored or not */
+	STORE_CREATE,				/* none is */
+	STORE_UPDATE				/* all are, at places that are known */
+} StoreWrite;
+
 /* How a statement is run */
 #define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
-#define STATEMENT_PINNED		0x02	/* its plan must walk an index */
+#define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 #define STATEMENT_OF_TASK		0x10	/* its rows are the task's (guard.c);
@@ -616,7 +642,7 @@ extern void docsync_store_get(text *collection, Datum *ids, int count,
 							  StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
 								SentDocument **documents, int count,
-								bool all_new,
+								StoreWrite how, const Datum *tids,
 								WrittenCallback callback,
 								ReplaceCallback may_replace, void *arg);
 extern void docsync_store_scan(text *collection, TimestampTz since,
@@ -625,6 +651,19 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+
+/*
+ * probe.c: look-ups without a statement
+ */
+extern int	docsync_probe_find(text *collection, Datum *ids, int count,
+							   StoredCallback callback, void *arg,
+							   uint64 *found);
+
+/*
+ * pin.c: plans that walk an index
+ */
+extern void docsync_pin_init(void);
+extern void docsync_pin_add(const char *query_string);
 
 /*
  * purge.c: tombstones go, and what is remembered of them
@@ -675,6 +714,15 @@ extern const StoredDocument *docsync_guard_written(void);
  */
 #define DIVIDE_LOOK_UP			0x01
 #define DIVIDE_WRITE			0x02
+#define DIVIDE_IN_PARTS			0x04	/* both, by docsync_divide_run() */
+
+/* What the uploads of a request have come to, all together */
+typedef struct UploadSpent
+{
+	int			refusals;
+	int			kept;			/* subtransactions that stay */
+	int64		winners_size;	/* bytes, as jsonb */
+} UploadSpent;
 
 typedef struct Division
 {
@@ -695,14 +743,15 @@ typedef struct Division
 	int			passed;			/* those before this are through */
 	int			end;
 
-	int			refusals;
-	int			kept;			/* subtransactions that stay */
+	UploadSpent *spent;
 } Division;
 
 extern ErrorData *docsync_divide_try(Division *division, int from, int to,
 									 int steps);
 extern void docsync_divide_run(Division *division, int from, int to,
 							   bool again);
+extern ErrorData *docsync_divide_run_apart(Division *division, int from,
+										   int to, bool again);
 
 /*
  * judge.c: what becomes of the documents of one id
@@ -724,6 +773,7 @@ typedef struct UploadGroup
 	int64		client_version;
 	TimestampTz last_update_utc;
 	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
+	ItemPointerData tid;		/* and its place; invalid: not known */
 	Jsonb	   *winner;			/* NULL: none needed, or no room for it */
 } UploadGroup;
 
@@ -736,9 +786,10 @@ typedef struct Upload
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
 	Division	division;		/* of the groups */
+	bool		is_one_of_many; /* what it is refused for is its own */
+	const Refusal *refusal;		/* NULL: none; else nothing of it is applied */
 	MemoryContext context;		/* the call's */
 	MemoryContext scratch;		/* for a document at a time */
-	int64		winners_size;	/* bytes, as jsonb */
 } Upload;
 
 extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
@@ -764,6 +815,9 @@ typedef struct UploadResult
 
 extern Upload *docsync_upsert_apply(text *client_id, text *collection,
 									Batch *batch, bool atomic);
+extern Upload *docsync_upsert_apply_one(text *client_id, text *collection,
+										Batch *batch, bool atomic,
+										UploadSpent *spent);
 extern int	docsync_upsert_count(const Upload *upload);
 extern UploadResult docsync_upsert_result(const Upload *upload, int i);
 
@@ -779,6 +833,7 @@ typedef enum QueryOrigin
 
 typedef enum ResyncReason
 {
+	RESYNC_NONE,
 	RESYNC_PURGED,				/* tombstones have gone that it hasn't seen */
 	RESYNC_LOST,				/* its position is of another history */
 	RESYNC_USE_CURSOR			/* it can't page by stamps */
@@ -799,6 +854,7 @@ typedef struct Download
 	void	   *arg;
 
 	/* What came of it */
+	ResyncReason refused;		/* by cursor, before anything was looked at */
 	Position	next;			/* by cursor: where to go on */
 	int			count;			/* documents later than the position */
 	TimestampTz last;			/* the last stamp passed */
@@ -818,7 +874,7 @@ typedef struct Download
 	TimestampTz since;			/* the position, in this history */
 	bool		is_beginning;	/* of a bare stamp */
 	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;			/* documents looked at */
+	int64		passed;			/* documents, the last one's stamp is "last" */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;
@@ -826,10 +882,23 @@ typedef struct Download
 extern QueryOrigin docsync_query_parse_origin(const text *origin);
 extern void docsync_query_check(const Download *download);
 extern void docsync_query_begin(Download *download, StoreUse use);
+extern void docsync_query_begin_all(Download **downloads, int count,
+									StoreUse use);
 extern void docsync_query_run(Download *download);
+extern void docsync_query_go_on(Download *download, int max_documents);
 extern void docsync_query_end(void);
-extern const Horizon *docsync_query_horizon(Download *download);
-extern void docsync_query_refuse(ResyncReason reason) pg_attribute_noreturn();
+
+/*
+ * position.c: from where it goes on
+ */
+extern void docsync_position_judge(Download *download);
+extern void docsync_position_judge_first(Download *download,
+										 const StoredDocument *stored);
+extern void docsync_position_judge_next(Download *download);
+extern void docsync_position_judge_more(Download *download);
+extern const Horizon *docsync_position_horizon(Download *download);
+extern const Refusal *docsync_position_describe(ResyncReason reason);
+extern void docsync_position_refuse(ResyncReason reason) pg_attribute_noreturn();
 
 /*
  * json.c: documents as JSON
@@ -856,8 +925,13 @@ typedef struct Request
 	text	   *state;			/* "true", or the client's digest; NULL: no */
 	bool		no_tombstones;
 	text	   *after;			/* of a comparison: the last id looked at */
+	text	   *since_utc;
 	bool		not_atomic;		/* documents are applied one by one */
 	bool		may_write;		/* a sync, even without documents */
+	struct Request *collections;	/* of one each; NULL: of but one, as above */
+	int			ncollections;
+	int			documents_before;	/* in the same request, of other
+									 * collections */
 	Batch	   *documents;		/* NULL: none sent, as are the next two */
 	bool	   *buckets;		/* of a comparison: which are wanted */
 	Datum	   *ids;			/* texts */
@@ -871,25 +945,72 @@ extern bool docsync_request_get_bool(FunctionCallInfo fcinfo, int n,
 extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
-extern text *docsync_request_url_value(const char *key);
-extern void docsync_request_check_max(int max_documents);
-extern bool docsync_request_parse_bool(const char *key, const text *value);
+extern text *docsync_request_header(const char *name);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
-extern void docsync_request_begin_answer(StringInfo buf);
-extern Datum docsync_request_end_answer(StringInfo buf);
+extern void docsync_request_check_max(int max_documents);
 
 /*
- * arguments.c: what its body asks for
+ * argument.c: its arguments
  */
-extern void docsync_arguments_read(FunctionCallInfo fcinfo, Request *request,
-								   const char *const *keys);
+extern int	docsync_argument_find(const char *name, const char *const *keys);
+extern void docsync_argument_set(Request *request, int which,
+								 const char *value);
+extern const char *docsync_argument_parameters(const char *const *keys);
+extern void docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
+								  const char *const *keys);
 
 /*
- * reconcile.c: what a client compares
+ * url.c: what its query string asks for
  */
-extern void docsync_reconcile_append_state(StringInfo buf,
-										   const Download *download,
-										   const char *own);
+extern void docsync_url_read(Request *request, const char *const *keys);
+
+/*
+ * answer.c: what it is answered, around the documents
+ */
+extern bool docsync_answer_is_over_http(void);
+extern void docsync_answer_begin(StringInfo buf);
+extern Datum docsync_answer_end(StringInfo buf, const char *tag);
+extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
+extern bool docsync_answer_is_had(const char *tag);
+
+/*
+ * sync.c: an upload and a download
+ */
+typedef struct Sync
+{
+	Request    *request;
+	Upload	   *upload;			/* NULL: none */
+	bool		has_before;
+	Download	before;			/* as it was judged before anything was
+								 * uploaded */
+	Download	download;
+
+	/* The array of documents being written */
+	StringInfo	buf;
+	int64		max_len;		/* of buf: then it is full */
+	int			count;
+} Sync;
+
+extern Datum docsync_sync_run(Request *request);
+extern void docsync_sync_check(Sync *sync);
+extern void docsync_sync_prepare(const Request *request);
+extern void docsync_sync_keep_before(Sync *sync);
+extern void docsync_sync_compare_before(Sync *sync);
+extern void docsync_sync_append_upload(StringInfo buf, const Upload *upload);
+extern void docsync_sync_begin_documents(Sync *sync, StringInfo buf,
+										 int max_size);
+extern void docsync_sync_append_position(StringInfo buf, const Sync *sync);
+
+/*
+ * collections.c: uploads and downloads of several collections
+ */
+extern Datum docsync_collections_run(Request *request);
+
+/*
+ * state.c: the sums that a client compares
+ */
+extern void docsync_state_append(StringInfo buf, const Download *download,
+								 const char *own);
 
 #endif							/* DOCSYNC_H */

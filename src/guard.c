@@ -41,24 +41,32 @@ typedef enum RestampEdit
 	RESTAMP_EDIT				/* and a version */
 } RestampEdit;
 
-static HeapTuple note_written(Relation rel, HeapTuple new);
+/* A row, taken apart once: to fetch its columns one by one takes longer. */
+typedef struct Row
+{
+	Relation	rel;
+	HeapTuple	tuple;
+	Datum	   *values;
+	bool	   *isnull;
+} Row;
+
+static void note_written(const Row *new);
 static bool is_part_of(GuardTask task);
-static HeapTuple guard_insert(Relation rel, HeapTuple new);
-static HeapTuple clamp_fence(Relation rel, HeapTuple new,
-							 FullTransactionId fence);
-static HeapTuple guard_update(Relation rel, HeapTuple old, HeapTuple new);
-static void guard_delete(Relation rel, HeapTuple old);
-static HeapTuple restamp(Relation rel, HeapTuple new, RestampEdit edit,
-						 int64 server_version);
-static void get_document(Relation rel, HeapTuple tuple,
-						 StoredDocument *stored);
-static Datum get_attr(Relation rel, HeapTuple tuple, int column, bool *isnull);
-static text *get_text(Relation rel, HeapTuple tuple, int column);
-static bool is_same_text(Relation rel, HeapTuple old, HeapTuple new,
-						 int column);
-static void check_row(Relation rel, HeapTuple new);
-static void check_body(Relation rel, HeapTuple old, HeapTuple new);
-static void check_length(Relation rel, HeapTuple new, int column, int max_len);
+static void guard_insert(Row *new);
+static void clamp_fence(Row *new, FullTransactionId fence);
+static bool guard_update(const Row *old, Row *new);
+static void guard_delete(const Row *old);
+static void restamp(Row *new, RestampEdit edit, int64 server_version);
+static Row	read_row(Relation rel, HeapTuple tuple);
+static void set_attr(Row *row, int column, Datum value);
+static void form_tuple(Row *row);
+static void get_document(const Row *row, StoredDocument *stored);
+static Datum get_attr(const Row *row, int column, bool *isnull);
+static text *get_text(const Row *row, int column);
+static bool is_same_text(const Row *old, const Row *new, int column);
+static void check_row(const Row *new);
+static void check_body(const Row *old, const Row *new);
+static void check_length(const Row *new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
 
@@ -87,6 +95,8 @@ docsync_guard(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	Relation	rel;
+	Row			old;
+	Row			new;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigdata->tg_event))
@@ -111,21 +121,28 @@ docsync_guard(PG_FUNCTION_ARGS)
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 	{
-		check_row(rel, trigdata->tg_trigtuple);
-		return PointerGetDatum(guard_insert(rel, trigdata->tg_trigtuple));
+		new = read_row(rel, trigdata->tg_trigtuple);
+		check_row(&new);
+		guard_insert(&new);
+		return PointerGetDatum(new.tuple);
 	}
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
-		check_row(rel, trigdata->tg_newtuple);
-		return PointerGetDatum(guard_update(rel, trigdata->tg_trigtuple,
-											trigdata->tg_newtuple));
+		/* What an upload replaces is known until the row has been returned. */
+		old = read_row(rel, is_part_of(GUARD_UPLOAD) ?
+					   heap_copytuple(trigdata->tg_trigtuple) :
+					   trigdata->tg_trigtuple);
+		new = read_row(rel, trigdata->tg_newtuple);
+		check_row(&new);
+		return PointerGetDatum(guard_update(&old, &new) ? new.tuple : NULL);
 	}
 
 	if (is_part_of(GUARD_PURGE))
 		return PointerGetDatum(trigdata->tg_trigtuple);
 
 	/* The row stays, as a tombstone. */
-	guard_delete(rel, trigdata->tg_trigtuple);
+	old = read_row(rel, trigdata->tg_trigtuple);
+	guard_delete(&old);
 	return PointerGetDatum(NULL);
 }
 
@@ -167,8 +184,8 @@ docsync_guard_begin_statement(void)
 
 /*
  * What the row that an upload has just written replaces; NULL if nothing.
- * The trigger fires for INSERT, then for UPDATE if there is a stored one, and
- * then the row is returned.
+ * The trigger fires for INSERT, if the statement is one, then for UPDATE if there
+ * is a stored one, and then the row is returned.
  */
 const StoredDocument *
 docsync_guard_replaced(void)
@@ -189,13 +206,17 @@ docsync_guard_written(void)
 /*
  * Notes what an upload is about to write.  We are the last of the BEFORE triggers.
  */
-static HeapTuple
-note_written(Relation rel, HeapTuple new)
+static void
+note_written(const Row *new)
 {
 	current_frame.has_written = store->is_altered;
 	if (store->is_altered)
-		get_document(rel, new, &current_frame.written);
-	return new;
+	{
+		/* The tuple that we were given doesn't last for as long. */
+		Row			row = read_row(new->rel, new->tuple);
+
+		get_document(&row, &current_frame.written);
+	}
 }
 
 /*
@@ -208,31 +229,32 @@ is_part_of(GuardTask task)
 		current_frame.snapshot == GetActiveSnapshot();
 }
 
-static HeapTuple
-guard_insert(Relation rel, HeapTuple new)
+static void
+guard_insert(Row *new)
 {
 	bool		no_stamp;
 	bool		no_fence;
 	TimestampTz last_update_utc;
 	FullTransactionId fence;
 
-	last_update_utc = DatumGetTimestampTz(get_attr(rel, new,
-												   DOCUMENT_LAST_UPDATE_UTC,
+	last_update_utc = DatumGetTimestampTz(get_attr(new, DOCUMENT_LAST_UPDATE_UTC,
 												   &no_stamp));
-	fence = DatumGetFullTransactionId(get_attr(rel, new, DOCUMENT_FENCE,
+	fence = DatumGetFullTransactionId(get_attr(new, DOCUMENT_FENCE,
 											   &no_fence));
 
 	if (no_stamp && no_fence)
 	{
-		check_body(rel, NULL, new);
-		if (!is_part_of(GUARD_UPLOAD))
-			return restamp(rel, new, RESTAMP_ONLY, 0);
-
-		current_frame.has_replaced = false;
-		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
+		check_body(NULL, new);
+		restamp(new, RESTAMP_ONLY, 0);
+		if (is_part_of(GUARD_UPLOAD))
+		{
+			current_frame.has_replaced = false;
+			note_written(new);
+		}
+		return;
 	}
 
-	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
+	if (!pg_class_ownercheck(RelationGetRelid(new->rel), GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set a stamp"),
@@ -250,16 +272,16 @@ guard_insert(Relation rel, HeapTuple new)
 				 errmsg("last_update_utc is infinite, or not after 1970-01-01")));
 
 	/* The column's NOT NULL will say so. */
-	if (get_text(rel, new, DOCUMENT_COLLECTION) == NULL)
-		return new;
+	if (get_text(new, DOCUMENT_COLLECTION) == NULL)
+		return;
 
 	/*
 	 * Readers who are past its stamp by then won't get it; who isn't must
 	 * wait for it, as for what is stamped here.
 	 */
-	docsync_stamp_mark(get_text(rel, new, DOCUMENT_COLLECTION));
+	docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
 	docsync_clock_advance(last_update_utc);
-	return clamp_fence(rel, new, fence);
+	clamp_fence(new, fence);
 }
 
 /*
@@ -267,57 +289,57 @@ guard_insert(Relation rel, HeapTuple new)
  * says nothing here.  A standby couldn't tell it from one of ours (settle.c),
  * so it becomes one of ours.
  */
-static HeapTuple
-clamp_fence(Relation rel, HeapTuple new, FullTransactionId fence)
+static void
+clamp_fence(Row *new, FullTransactionId fence)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
-	int			column = store->attnums[STORE_DOCUMENT][DOCUMENT_FENCE];
-	Datum		value = FullTransactionIdGetDatum(next);
-	bool		isnull = false;
 
 	if (FullTransactionIdPrecedesOrEquals(fence, next))
-		return new;
+		return;
 
-	return heap_modify_tuple_by_cols(new, RelationGetDescr(rel), 1,
-									 &column, &value, &isnull);
+	set_attr(new, DOCUMENT_FENCE, FullTransactionIdGetDatum(next));
+	form_tuple(new);
 }
 
 /*
  * An UPDATE by plain SQL that leaves client_version as it was is the server's
  * own edit.  It gets a version of its own, higher than the old one, and a
  * client_id of its own, so that every client receives it and takes it over.
+ *
+ * False if the row is to stay as it is.
  */
-static HeapTuple
-guard_update(Relation rel, HeapTuple old, HeapTuple new)
+static bool
+guard_update(const Row *old, Row *new)
 {
 	bool		isnull;
 	int64		old_version;
 	Datum		new_version;
 	int64		now;
 
-	if (!is_same_text(rel, old, new, DOCUMENT_COLLECTION) ||
-		!is_same_text(rel, old, new, DOCUMENT_ID))
+	if (!is_same_text(old, new, DOCUMENT_COLLECTION) ||
+		!is_same_text(old, new, DOCUMENT_ID))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot change a document's collection or id"),
 				 errdetail("Clients would keep the document under its old name for ever."),
 				 errhint("Insert it under the new name and delete the old one.")));
 
-	old_version = DatumGetInt64(get_attr(rel, old, DOCUMENT_CLIENT_VERSION,
+	old_version = DatumGetInt64(get_attr(old, DOCUMENT_CLIENT_VERSION,
 										 &isnull));
-	new_version = get_attr(rel, new, DOCUMENT_CLIENT_VERSION, &isnull);
+	new_version = get_attr(new, DOCUMENT_CLIENT_VERSION, &isnull);
 
 	if (is_part_of(GUARD_UPLOAD))
 	{
-		/* In the memory of the row, so until it has been returned */
-		get_document(rel, heap_copytuple(old), &current_frame.replaced);
+		get_document(old, &current_frame.replaced);
 		current_frame.has_replaced = true;
 		if (!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
-			return NULL;
-		return note_written(rel, restamp(rel, new, RESTAMP_ONLY, 0));
+			return false;
+		restamp(new, RESTAMP_ONLY, 0);
+		note_written(new);
+		return true;
 	}
 
-	check_body(rel, old, new);
+	check_body(old, new);
 
 	/*
 	 * A version that somebody has set is the server's, too, unless he says
@@ -325,9 +347,11 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 	 * the column's NOT NULL will say so.
 	 */
 	if (isnull || DatumGetInt64(new_version) != old_version)
-		return restamp(rel, new,
-					   is_same_text(rel, old, new, DOCUMENT_CLIENT_ID) ?
-					   RESTAMP_CLIENT : RESTAMP_ONLY, 0);
+	{
+		restamp(new, is_same_text(old, new, DOCUMENT_CLIENT_ID) ?
+				RESTAMP_CLIENT : RESTAMP_ONLY, 0);
+		return true;
+	}
 
 	if (old_version == PG_INT64_MAX)
 		ereport(ERROR,
@@ -336,23 +360,24 @@ guard_update(Relation rel, HeapTuple old, HeapTuple new)
 				 errhint("Set client_version to a lower one.")));
 
 	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
-	return restamp(rel, new, RESTAMP_EDIT, Max(old_version + 1, now));
+	restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
+	return true;
 }
 
 static void
-guard_delete(Relation rel, HeapTuple old)
+guard_delete(const Row *old)
 {
 	bool		isnull;
 
 	/* A tombstone stays as it is: nothing has changed for anybody. */
-	if (DatumGetBool(get_attr(rel, old, DOCUMENT_DELETED, &isnull)))
+	if (DatumGetBool(get_attr(old, DOCUMENT_DELETED, &isnull)))
 		return;
 
-	check_cascade(rel);
+	check_cascade(old->rel);
 
 	/* The row is there, and locked; not to find it is not to be let. */
-	if (!docsync_store_bury(get_attr(rel, old, DOCUMENT_COLLECTION, &isnull),
-							get_attr(rel, old, DOCUMENT_ID, &isnull)))
+	if (!docsync_store_bury(get_attr(old, DOCUMENT_COLLECTION, &isnull),
+							get_attr(old, DOCUMENT_ID, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot turn the document into a tombstone"),
@@ -398,23 +423,16 @@ check_cascade(Relation rel)
  * The row with a stamp, and if it is the server's edit, with that's client_id
  * and version.
  */
-static HeapTuple
-restamp(Relation rel, HeapTuple new, RestampEdit edit, int64 server_version)
+static void
+restamp(Row *new, RestampEdit edit, int64 server_version)
 {
-	const AttrNumber *attnums = store->attnums[STORE_DOCUMENT];
-	int			columns[4] = {
-		attnums[DOCUMENT_LAST_UPDATE_UTC], attnums[DOCUMENT_FENCE],
-		attnums[DOCUMENT_CLIENT_ID], attnums[DOCUMENT_CLIENT_VERSION]
-	};
-	Datum		values[4];
-	bool		isnull[4] = {false, false, false, false};
 	TimestampTz last_update_utc;
 	FullTransactionId fence;
-	text	   *collection = get_text(rel, new, DOCUMENT_COLLECTION);
+	text	   *collection = get_text(new, DOCUMENT_COLLECTION);
 
 	/* The column's NOT NULL will say so. */
 	if (collection == NULL)
-		return new;
+		return;
 
 	/* What was reserved is for the upload's own rows. */
 	if (is_part_of(GUARD_UPLOAD))
@@ -429,61 +447,104 @@ restamp(Relation rel, HeapTuple new, RestampEdit edit, int64 server_version)
 		docsync_stamp_take(collection, &last_update_utc, &fence);
 	}
 
-	values[0] = TimestampTzGetDatum(last_update_utc);
-	values[1] = FullTransactionIdGetDatum(fence);
-	values[2] = edit != RESTAMP_ONLY ? CStringGetTextDatum(DOCSYNC_SERVER_ID) : 0;
-	values[3] = Int64GetDatum(server_version);
+	set_attr(new, DOCUMENT_LAST_UPDATE_UTC, TimestampTzGetDatum(last_update_utc));
+	set_attr(new, DOCUMENT_FENCE, FullTransactionIdGetDatum(fence));
+	if (edit != RESTAMP_ONLY)
+		set_attr(new, DOCUMENT_CLIENT_ID, CStringGetTextDatum(DOCSYNC_SERVER_ID));
+	if (edit == RESTAMP_EDIT)
+		set_attr(new, DOCUMENT_CLIENT_VERSION, Int64GetDatum(server_version));
+	form_tuple(new);
+}
 
-	return heap_modify_tuple_by_cols(new, RelationGetDescr(rel),
-									 edit == RESTAMP_ONLY ? 2 :
-									 edit == RESTAMP_CLIENT ? 3 : 4,
-									 columns, values, isnull);
+static Row
+read_row(Relation rel, HeapTuple tuple)
+{
+	int			natts = RelationGetNumberOfAttributes(rel);
+	Row			row = {
+		.rel = rel,
+		.tuple = tuple,
+		.values = palloc(sizeof(Datum) * natts),
+		.isnull = palloc(sizeof(bool) * natts)
+	};
+
+	heap_deform_tuple(tuple, RelationGetDescr(rel), row.values, row.isnull);
+	return row;
+}
+
+/*
+ * Changes a column, but not yet the tuple.
+ */
+static void
+set_attr(Row *row, int column, Datum value)
+{
+	int			place = store->attnums[STORE_DOCUMENT][column] - 1;
+
+	row->values[place] = value;
+	row->isnull[place] = false;
+}
+
+/*
+ * Makes the tuple anew, with the identity of the one there was.
+ */
+static void
+form_tuple(Row *row)
+{
+	HeapTuple	old = row->tuple;
+
+	row->tuple = heap_form_tuple(RelationGetDescr(row->rel), row->values,
+								 row->isnull);
+	row->tuple->t_data->t_ctid = old->t_data->t_ctid;
+	row->tuple->t_self = old->t_self;
+	row->tuple->t_tableOid = old->t_tableOid;
 }
 
 static void
-get_document(Relation rel, HeapTuple tuple, StoredDocument *stored)
+get_document(const Row *row, StoredDocument *stored)
 {
 	bool		isnull;
 
-	stored->id = get_text(rel, tuple, DOCUMENT_ID);
+	stored->id = get_text(row, DOCUMENT_ID);
 	stored->client_version =
-		DatumGetInt64(get_attr(rel, tuple, DOCUMENT_CLIENT_VERSION,
+		DatumGetInt64(get_attr(row, DOCUMENT_CLIENT_VERSION,
 							   &isnull));
-	stored->client_id = get_text(rel, tuple, DOCUMENT_CLIENT_ID);
+	stored->client_id = get_text(row, DOCUMENT_CLIENT_ID);
 	stored->last_update_utc =
-		DatumGetTimestampTz(get_attr(rel, tuple, DOCUMENT_LAST_UPDATE_UTC,
+		DatumGetTimestampTz(get_attr(row, DOCUMENT_LAST_UPDATE_UTC,
 									 &isnull));
-	stored->deleted = DatumGetBool(get_attr(rel, tuple, DOCUMENT_DELETED,
+	stored->deleted = DatumGetBool(get_attr(row, DOCUMENT_DELETED,
 											&isnull));
-	stored->body = get_attr(rel, tuple, DOCUMENT_BODY, &isnull);
+	stored->body = get_attr(row, DOCUMENT_BODY, &isnull);
 	stored->has_body = !isnull;
 	stored->fence =
-		DatumGetFullTransactionId(get_attr(rel, tuple, DOCUMENT_FENCE,
+		DatumGetFullTransactionId(get_attr(row, DOCUMENT_FENCE,
 										   &isnull));
+	ItemPointerSetInvalid(&stored->tid);
 }
 
 static Datum
-get_attr(Relation rel, HeapTuple tuple, int column, bool *isnull)
+get_attr(const Row *row, int column, bool *isnull)
 {
-	return heap_getattr(tuple, store->attnums[STORE_DOCUMENT][column],
-						RelationGetDescr(rel), isnull);
+	int			place = store->attnums[STORE_DOCUMENT][column] - 1;
+
+	*isnull = row->isnull[place];
+	return row->values[place];
 }
 
 /* NULL if it is null. */
 static text *
-get_text(Relation rel, HeapTuple tuple, int column)
+get_text(const Row *row, int column)
 {
 	bool		isnull;
-	Datum		value = get_attr(rel, tuple, column, &isnull);
+	Datum		value = get_attr(row, column, &isnull);
 
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
 static bool
-is_same_text(Relation rel, HeapTuple old, HeapTuple new, int column)
+is_same_text(const Row *old, const Row *new, int column)
 {
-	text	   *was = get_text(rel, old, column);
-	text	   *is = get_text(rel, new, column);
+	text	   *was = get_text(old, column);
+	text	   *is = get_text(new, column);
 
 	return is != NULL && docsync_batch_same_text(was, is);
 }
@@ -493,19 +554,19 @@ is_same_text(Relation rel, HeapTuple old, HeapTuple new, int column)
  * each statement: a fifth of what it takes to store a single document.
  */
 static void
-check_row(Relation rel, HeapTuple new)
+check_row(const Row *new)
 {
 	bool		deleted_isnull;
 	bool		body_isnull;
 	Datum		deleted;
 
 	/* Of NULLs the columns' NOT NULL will say so. */
-	check_length(rel, new, DOCUMENT_COLLECTION, DOCSYNC_COLLECTION_LEN);
-	check_length(rel, new, DOCUMENT_ID, DOCSYNC_ID_LEN);
-	check_length(rel, new, DOCUMENT_CLIENT_ID, DOCSYNC_CLIENT_ID_LEN);
+	check_length(new, DOCUMENT_COLLECTION, DOCSYNC_COLLECTION_LEN);
+	check_length(new, DOCUMENT_ID, DOCSYNC_ID_LEN);
+	check_length(new, DOCUMENT_CLIENT_ID, DOCSYNC_CLIENT_ID_LEN);
 
-	deleted = get_attr(rel, new, DOCUMENT_DELETED, &deleted_isnull);
-	get_attr(rel, new, DOCUMENT_BODY, &body_isnull);
+	deleted = get_attr(new, DOCUMENT_DELETED, &deleted_isnull);
+	get_attr(new, DOCUMENT_BODY, &body_isnull);
 	if (body_isnull && !deleted_isnull && !DatumGetBool(deleted))
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
@@ -520,11 +581,11 @@ check_row(Relation rel, HeapTuple new)
  * comes from where more was allowed.
  */
 static void
-check_body(Relation rel, HeapTuple old, HeapTuple new)
+check_body(const Row *old, const Row *new)
 {
 	RefusePlace place = {.key = "body",.offset = -1};
 	bool		isnull;
-	Datum		body = get_attr(rel, new, DOCUMENT_BODY, &isnull);
+	Datum		body = get_attr(new, DOCUMENT_BODY, &isnull);
 	JsonbValue	value;
 	BodyFault	fault;
 
@@ -532,7 +593,7 @@ check_body(Relation rel, HeapTuple old, HeapTuple new)
 		return;
 	if (old != NULL)
 	{
-		Datum		was = get_attr(rel, old, DOCUMENT_BODY, &isnull);
+		Datum		was = get_attr(old, DOCUMENT_BODY, &isnull);
 
 		if (!isnull && datumIsEqual(was, body, false, -1))
 			return;
@@ -545,13 +606,13 @@ check_body(Relation rel, HeapTuple old, HeapTuple new)
 }
 
 static void
-check_length(Relation rel, HeapTuple new, int column, int max_len)
+check_length(const Row *new, int column, int max_len)
 {
-	text	   *value = get_text(rel, new, column);
+	text	   *value = get_text(new, column);
 
 	if (value != NULL)
 		docsync_batch_check_name(value,
-								 NameStr(TupleDescAttr(RelationGetDescr(rel),
+								 NameStr(TupleDescAttr(RelationGetDescr(new->rel),
 													   store->attnums[STORE_DOCUMENT][column] - 1)->attname),
 								 max_len);
 }

@@ -67,6 +67,7 @@ static TimeLineID noted_timeline = 0;
 
 /* This transaction has added a row; false again if it may have been rolled back */
 static bool is_pending = false;
+static SubTransactionId pending_in;
 
 /*
  * The clock's page has been told of a row that this transaction is committing;
@@ -181,7 +182,7 @@ docsync_history_notice(void)
 	if (noted_version == store->version &&
 		noted_timeline == GetWALInsertionTimeLine())
 		return;
-	if (is_pending || is_noted(store, read_latest()))
+	if (is_noted(store, read_latest()))
 		return;
 
 	/*
@@ -298,7 +299,7 @@ docsync_history_lost_after(const History *history, uint64 epoch)
 bool
 docsync_history_is_beginning(const History *history, TimestampTz stamp)
 {
-	return stamp <= SetEpochTimestamp() ||
+	return stamp <= -DOCSYNC_UNIX_OFFSET ||
 		(history->count > 0 &&
 		 TIMESTAMP_IS_NOBEGIN(history->entries[0].survived) &&
 		 stamp <= history->entries[0].clock);
@@ -398,8 +399,9 @@ read_latest(void)
 static bool
 is_noted(const Store *store, const History *history)
 {
+	/* A start that this transaction has added the row of is noted for it. */
 	if (!is_present(store, docsync_history_newest(history)) ||
-		is_told_in_vain || docsync_clock_is_recovered())
+		(!is_pending && (is_told_in_vain || docsync_clock_is_recovered())))
 		return false;
 
 	noted_version = store->version;
@@ -489,6 +491,7 @@ begin(const Store *store, const History *history, bool by_hand,
 	docsync_store_execute(&add_entry, args, NULL, NULL);
 
 	is_pending = true;
+	pending_in = GetCurrentSubTransactionId();
 }
 
 static TimestampTz
@@ -548,7 +551,11 @@ static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	if (is_pending && pending_in < my_subid)
+		noted_version = 0;		/* of before, and still there */
+	else
 		forget();
 }
 

@@ -10,18 +10,13 @@
  * RETURNS json, as it stands below, is a domain over json in the script: by its
  * name PostgREST knows that it shall pass the value on as it is.
  *
- * What a request asks for is read by request.c.
+ * What a request asks for is read by argument.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "docsync.h"
 
@@ -32,22 +27,6 @@ PG_FUNCTION_INFO_V1(docsync_docs_sync);
 PG_FUNCTION_INFO_V1(docsync_docs_query);
 
 #define DEFAULT_MAX_DOCUMENTS	1000
-
-/* An array of documents being written */
-typedef struct DocumentPage
-{
-	StringInfo	buf;
-	int			start;			/* of the array, in bytes */
-	int			count;
-} DocumentPage;
-
-static Datum synchronize(Request *request);
-static void append_upload(StringInfo buf, Request *request);
-static void append_download(StringInfo buf, Download *download);
-static bool put_document(const StoredDocument *stored, void *arg);
-static void append_position(StringInfo buf, const Request *request,
-							const Download *download);
-static void append_stamp(StringInfo buf, TimestampTz stamp);
 
 /*
  * docsync_sync("clientId" text DEFAULT NULL, documents json DEFAULT '[]',
@@ -86,11 +65,11 @@ docsync_sync(PG_FUNCTION_ARGS)
 	documents = PG_GETARG_TEXT_PP(1);
 	docsync_lexer_begin(&reader, VARDATA_ANY(documents),
 						VARSIZE_ANY_EXHDR(documents), true);
-	request.documents = docsync_batch_read(&reader);
+	request.documents = docsync_batch_read(&reader, 0);
 	docsync_reader_end(&reader);
 
 	docsync_request_resolve(&request);
-	return synchronize(&request);
+	return docsync_sync_run(&request);
 }
 
 /*
@@ -107,6 +86,10 @@ docsync_sync(PG_FUNCTION_ARGS)
 Datum
 docsync_pull(PG_FUNCTION_ARGS)
 {
+	static const char *const keys[] = {
+		"clientId", "cursor", "collection", "origin", "maxDocuments",
+		"reconcile", "state", "tombstones", NULL
+	};
 	Request		request = {
 		.client_id = docsync_request_get_text(fcinfo, 0),
 		.cursor = docsync_request_get_text(fcinfo, 1),
@@ -118,19 +101,20 @@ docsync_pull(PG_FUNCTION_ARGS)
 		.no_tombstones = !docsync_request_get_bool(fcinfo, 7, true)
 	};
 
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	if (request.origin == NULL)
 		request.origin = cstring_to_text(request.client_id != NULL ?
 										 "other" : "any");
 
-	return synchronize(&request);
+	return docsync_sync_run(&request);
 }
 
 /*
  * docsync_docs_sync(bytea) RETURNS json
  *
  * docsync_sync() with its arguments as the keys of one object, the request's
- * body.  For a proxy to call: PostgREST, when it makes arguments of a body
+ * body; or with "collections", of several.  For a proxy to call: PostgREST, when it makes arguments of a body
  * itself, takes only the first of an array of objects, in silence.
  */
 Datum
@@ -138,7 +122,8 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 {
 	static const char *const keys[] = {
 		"clientId", "documents", "cursor", "collection", "origin",
-		"maxDocuments", "reconcile", "state", "tombstones", "atomic", NULL
+		"maxDocuments", "reconcile", "state", "tombstones", "atomic",
+		"collections", NULL
 	};
 	Request		request = {
 		.origin = cstring_to_text("other"),
@@ -146,18 +131,21 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 		.may_write = true
 	};
 
-	docsync_arguments_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
+	docsync_url_read(&request, keys);
+	if (request.collections != NULL)
+		return docsync_collections_run(&request);
+
 	docsync_request_resolve(&request);
-	return synchronize(&request);
+	return docsync_sync_run(&request);
 }
 
 /*
  * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection", "atomic"}.  A proxy may put the
- * request's query string, as it came, into the header X-Query-String: clientId,
- * collection and atomic are taken from there first.
+ * {"clientId", "documents", "collection", "atomic"}.  What
+ * the query string has (url.c) counts before what the body has, here and below.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
@@ -166,30 +154,27 @@ docsync_docs(PG_FUNCTION_ARGS)
 		"documents", "clientId", "collection", "atomic", NULL
 	};
 	Request		request = {0};
-	text	   *from_url;
+	Upload	   *upload;
 	StringInfoData buf;
 
-	docsync_arguments_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
 	if (request.documents == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"documents\": missing"),
 				 errhint("Send an array of documents, or {\"clientId\": text, \"documents\": array}.")));
 
-	if ((from_url = docsync_request_url_value("clientId")) != NULL)
-		request.client_id = from_url;
-	if ((from_url = docsync_request_url_value("collection")) != NULL)
-		request.collection = from_url;
-	if ((from_url = docsync_request_url_value("atomic")) != NULL)
-		request.not_atomic = !docsync_request_parse_bool("atomic", from_url);
+	docsync_url_read(&request, keys);
 	docsync_request_resolve(&request);
 	docsync_request_need_client_id(&request);
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	appendStringInfoChar(&buf, '{');
-	append_upload(&buf, &request);
+	upload = docsync_upsert_apply(request.client_id, request.collection,
+								  request.documents, !request.not_atomic);
+	docsync_sync_append_upload(&buf, upload);
 	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf);
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
@@ -205,237 +190,43 @@ docsync_docs(PG_FUNCTION_ARGS)
 Datum
 docsync_docs_query(PG_FUNCTION_ARGS)
 {
+	static const char *const keys[] = {
+		"origin", "sinceUtc", "clientId", "collection", "maxDocuments", NULL
+	};
 	Request		request = {
 		.origin = docsync_request_get_text(fcinfo, 0),
+		.since_utc = docsync_request_get_text(fcinfo, 1),
 		.client_id = docsync_request_get_text(fcinfo, 2),
 		.collection = docsync_request_get_text(fcinfo, 3),
+		.max_documents = docsync_request_get_max(fcinfo, 4)
 	};
-	text	   *since = docsync_request_get_text(fcinfo, 1);
 	StringInfoData buf;
-	Download	download = {.position.stamp = DT_NOBEGIN};
+	Sync		sync = {.request = &request,.download.position.stamp = DT_NOBEGIN};
+	Download   *download = &sync.download;
 
-	if (since != NULL &&
-		!docsync_cursor_parse_utc(text_to_cstring(since),
-								  &download.position.stamp))
+	docsync_url_read(&request, keys);
+	if (request.since_utc != NULL &&
+		!docsync_cursor_parse_utc(text_to_cstring(request.since_utc),
+								  &download->position.stamp))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"sinceUtc\" is not an ISO 8601 time"),
 				 errhint("Send back the LastUpdateUtc received, such as 2026-11-22T10:11:12.123456Z.")));
 
 	docsync_request_resolve(&request);
-	download.client_id = request.client_id;
-	download.collection = request.collection;
-	download.origin = docsync_query_parse_origin(request.origin);
-	download.max_documents = docsync_request_get_max(fcinfo, 4);
-	if (download.origin != ORIGIN_ANY)
+	download->client_id = request.client_id;
+	download->collection = request.collection;
+	download->origin = docsync_query_parse_origin(request.origin);
+	download->max_documents = request.max_documents;
+	if (download->origin != ORIGIN_ANY)
 		docsync_request_need_client_id(&request);
-	docsync_query_check(&download);
+	docsync_query_check(download);
 
-	docsync_query_begin(&download, STORE_READ);
-	docsync_request_begin_answer(&buf);
-	append_download(&buf, &download);
-	docsync_query_end();
-	return docsync_request_end_answer(&buf);
-}
-
-/*
- * Upload, if there are documents, and download.
- */
-static Datum
-synchronize(Request *request)
-{
-	StringInfoData buf;
-	Download	download = {
-		.client_id = request->client_id,
-		.collection = request->collection,
-		.origin = docsync_query_parse_origin(request->origin),
-		.by_cursor = true,
-		.reconcile = request->reconcile,
-		.no_tombstones = request->no_tombstones,
-		.max_documents = request->max_documents
-	};
-	Download	before = {0};	/* as it was judged before the upload */
-	bool		may_write = request->may_write && !XactReadOnly &&
-	!RecoveryInProgress();
-
-	if (request->documents != NULL || download.origin != ORIGIN_ANY)
-		docsync_request_need_client_id(request);
-	docsync_query_check(&download);
-	download.position = docsync_request_parse_cursor(request, download.origin);
-
-	if (may_write)
-	{
-		docsync_schema_open(STORE_WRITE);
-		docsync_history_notice();
-	}
-
-	docsync_request_begin_answer(&buf);
-	appendStringInfoChar(&buf, '{');
-	if (request->documents != NULL)
-	{
-		/* Who can't go on is refused before the upload moves the clock. */
-		docsync_query_begin(&download, STORE_WRITE);
-		docsync_query_end();
-		before = download;
-		append_upload(&buf, request);
-		CommandCounterIncrement();
-	}
-	else
-		appendStringInfoString(&buf, "\"received\":0,\"results\":[]");
-
-	/* A snapshot that sees the upload, and what others did before it */
-	docsync_query_begin(&download, STORE_READ);
-	if (before.must_reconcile && !download.must_reconcile && !download.is_behind)
-	{
-		/* The upload has moved the clock past a cursor that was above it. */
-		download.must_reconcile = true;
-		download.lost_after = before.lost_after;
-		download.since = before.since;
-		download.next.seen = before.next.seen;
-	}
-	appendStringInfoString(&buf, ",\"documents\":");
-	append_download(&buf, &download);
-	append_position(&buf, request, &download);
-	if (request->state != NULL && !download.more && !download.is_behind)
-	{
-		appendStringInfoString(&buf, ",\"state\":");
-		docsync_reconcile_append_state(&buf, &download,
-									   text_to_cstring(request->state));
-	}
-	docsync_query_end();
-
-	appendStringInfoString(&buf, ",\"serverUtc\":");
-	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
-	appendStringInfoChar(&buf, '}');
-	return docsync_request_end_answer(&buf);
-}
-
-/*
- * "cursor", "more", and what else is to be said of the position
- */
-static void
-append_position(StringInfo buf, const Request *request,
-				const Download *download)
-{
-	char		cursor[DOCSYNC_CURSOR_LEN];
-
-	appendStringInfoString(buf, ",\"cursor\":");
-	if (download->is_behind)
-		docsync_json_append_string(buf, VARDATA_ANY(request->cursor),
-								   VARSIZE_ANY_EXHDR(request->cursor));
-	else
-	{
-		int			len = docsync_cursor_format(&download->next, cursor);
-
-		appendStringInfoChar(buf, '"');
-		appendBinaryStringInfo(buf, cursor, len);
-		appendStringInfoChar(buf, '"');
-	}
-	appendStringInfoString(buf, download->more ? ",\"more\":true" : ",\"more\":false");
-
-	if (download->is_behind)
-		appendStringInfoString(buf, ",\"behind\":true");
-	else if (download->must_reconcile)
-	{
-		appendStringInfoString(buf, ",\"reconcile\":true,\"lostAfter\":");
-		append_stamp(buf, download->lost_after);
-	}
-}
-
-/*
- * A stamp, "-infinity" for DT_NOBEGIN, null for DT_NOEND
- */
-static void
-append_stamp(StringInfo buf, TimestampTz stamp)
-{
-	if (TIMESTAMP_IS_NOBEGIN(stamp))
-		appendStringInfoString(buf, "\"-infinity\"");
-	else if (TIMESTAMP_IS_NOEND(stamp))
-		appendStringInfoString(buf, "null");
-	else
-		docsync_json_append_stamp(buf, stamp);
-}
-
-/*
- * "received": n, "results": [{"id", "outcome", "clientVersion",
- * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}]
- */
-static void
-append_upload(StringInfo buf, Request *request)
-{
-	Upload	   *upload = docsync_upsert_apply(request->client_id,
-											  request->collection,
-											  request->documents,
-											  !request->not_atomic);
-
-	appendStringInfo(buf, "\"received\":%d,\"results\":[",
-					 docsync_upsert_count(upload));
-	for (int i = 0; i < docsync_upsert_count(upload); i++)
-	{
-		UploadResult result = docsync_upsert_result(upload, i);
-
-		CHECK_FOR_INTERRUPTS();
-
-		appendStringInfoString(buf, i == 0 ? "{\"id\":" : ",{\"id\":");
-		if (result.sent->id != NULL)
-			docsync_json_append_string(buf, result.sent->id,
-									   result.sent->id_len);
-		else
-			appendStringInfoString(buf, "null");
-		appendStringInfo(buf, ",\"outcome\":\"%s\"",
-						 docsync_rule_name(result.outcome));
-		if (result.exists)
-		{
-			appendStringInfo(buf, ",\"clientVersion\":" INT64_FORMAT ",\"LastUpdateUtc\":",
-							 result.client_version);
-			docsync_json_append_stamp(buf, result.last_update_utc);
-		}
-		else
-			appendStringInfoString(buf, ",\"clientVersion\":null,\"LastUpdateUtc\":null");
-		appendStringInfoString(buf, ",\"winner\":");
-		if (result.winner == NULL)
-			appendStringInfoString(buf, "null");
-		else
-			docsync_json_append_jsonb(buf, result.winner);
-		if (result.winner_omitted)
-			appendStringInfoString(buf, ",\"winnerOmitted\":true");
-		if (result.refusal != NULL)
-		{
-			appendStringInfoString(buf, ",\"error\":");
-			docsync_refuse_append(buf, result.refusal);
-		}
-		appendStringInfoChar(buf, '}');
-	}
-	appendStringInfoChar(buf, ']');
-}
-
-/*
- * The array of documents
- */
-static void
-append_download(StringInfo buf, Download *download)
-{
-	DocumentPage page = {
-		.buf = buf,
-		.start = buf->len
-	};
-
-	download->put = put_document;
-	download->arg = &page;
-
-	appendStringInfoChar(buf, '[');
+	docsync_query_begin(download, STORE_READ);
+	docsync_answer_begin(&buf);
+	docsync_sync_begin_documents(&sync, &buf, docsync_max_page_size);
 	docsync_query_run(download);
-	appendStringInfoChar(buf, ']');
-}
-
-static bool
-put_document(const StoredDocument *stored, void *arg)
-{
-	DocumentPage *page = (DocumentPage *) arg;
-
-	if (page->count++ > 0)
-		appendStringInfoChar(page->buf, ',');
-	docsync_json_append_document(page->buf, stored);
-
-	return page->buf->len - page->start < docsync_max_page_size;
+	appendStringInfoChar(&buf, ']');
+	docsync_query_end();
+	return docsync_answer_end(&buf, NULL);
 }

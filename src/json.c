@@ -486,7 +486,7 @@ copy_plain(char *to, const char *from, int len)
 static inline bool
 copy_block(char *to, const char *from)
 {
-	Block		block = block_read(from);
+	Bytes16		block = block_read(from);
 
 	block_write(to, block);
 	return !block_must_escape(block);

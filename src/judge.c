@@ -23,8 +23,7 @@
 static void judge_stored(Upload *upload, UploadGroup *group,
 						 const StoredDocument *stored);
 static void judge(Upload *upload, UploadGroup *group, const RuleHeld *stored);
-static bool is_as_sent(Upload *upload, const SentDocument *sent,
-					   const StoredDocument *stored);
+static RuleHeld held_as(Upload *upload, const StoredDocument *stored);
 static UploadGroup *find_writing(Upload *upload, const text *id);
 static void set_winner(Upload *upload, UploadGroup *group,
 					   const StoredDocument *stored);
@@ -112,8 +111,10 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 
 	if (written->stored != NULL)
 	{
+		RuleHeld	held = held_as(upload, written->stored);
+
 		stored = *written->stored;
-		group->modified = !is_as_sent(upload, sent, &stored);
+		group->modified = !held.same_client || !docsync_rule_is_same(&held, sent);
 	}
 
 	group->written = true;
@@ -142,28 +143,12 @@ static void
 judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 {
 	MemoryContext oldcontext;
-	RuleHeld	held = {
-		.exists = true,
-		.client_version = stored->client_version,
-		.last_update_utc = stored->last_update_utc,
-		.same_client = docsync_batch_same_text(stored->client_id,
-											   upload->client_id),
-		.deleted = stored->deleted
-	};
+	RuleHeld	held = held_as(upload, stored);
 
 	/* A large batch that is sent again would be there three times over. */
 	oldcontext = MemoryContextSwitchTo(upload->scratch);
-
-	/* Detoast the body only if the rule will look at it. */
-	for (int i = 0; i < group->sent->count; i++)
-	{
-		if ((held.same_client || group->has_base) && stored->has_body &&
-			held.body == NULL &&
-			group->sent->documents[i]->client_version == stored->client_version)
-			held.body = DatumGetJsonbP(stored->body);
-	}
 	judge(upload, group, &held);
-
+	group->tid = stored->tid;
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(upload->scratch);
 
@@ -188,6 +173,7 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 
 	group->judged = true;
 	group->judged_on = stored != NULL ? stored->last_update_utc : DT_NOEND;
+	ItemPointerSetInvalid(&group->tid);
 	group->exists = stored != NULL;
 	group->write = NULL;
 	group->created = !held.exists;
@@ -213,6 +199,7 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 			held.last_update_utc = DT_NOEND;
 			held.same_client = true;
 			held.deleted = sent->deleted;
+			held.has_body = sent->has_body;
 			held.sent = sent;
 		}
 	}
@@ -224,22 +211,24 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 }
 
 /*
- * Is what is stored now what was sent?
+ * What is stored, as the rule asks for it.  The body is fetched if the rule looks
+ * at it.
  */
-static bool
-is_as_sent(Upload *upload, const SentDocument *sent,
-		   const StoredDocument *stored)
+static RuleHeld
+held_as(Upload *upload, const StoredDocument *stored)
 {
 	RuleHeld	held = {
 		.exists = true,
 		.client_version = stored->client_version,
+		.last_update_utc = stored->last_update_utc,
 		.same_client = docsync_batch_same_text(stored->client_id,
 											   upload->client_id),
 		.deleted = stored->deleted,
-		.body = stored->has_body ? DatumGetJsonbP(stored->body) : NULL
+		.has_body = stored->has_body,
+		.body = stored->body
 	};
 
-	return held.same_client && docsync_rule_is_same(&held, sent);
+	return held;
 }
 
 /*
@@ -274,17 +263,17 @@ set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	Jsonb	   *document;
 
 	drop_winner(upload, group);
-	if (upload->winners_size + size > docsync_max_page_size)
+	if (upload->division.spent->winners_size + size > docsync_max_page_size)
 		return;
 
 	oldcontext = MemoryContextSwitchTo(upload->scratch);
 	document = docsync_json_document(stored);
 	size = VARSIZE(document);
-	if (upload->winners_size + size <= docsync_max_page_size)
+	if (upload->division.spent->winners_size + size <= docsync_max_page_size)
 	{
 		group->winner = MemoryContextAlloc(upload->context, size);
 		memcpy(group->winner, document, size);
-		upload->winners_size += size;
+		upload->division.spent->winners_size += size;
 	}
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(upload->scratch);
@@ -296,7 +285,7 @@ drop_winner(Upload *upload, UploadGroup *group)
 	if (group->winner == NULL)
 		return;
 
-	upload->winners_size -= VARSIZE(group->winner);
+	upload->division.spent->winners_size -= VARSIZE(group->winner);
 	pfree(group->winner);
 	group->winner = NULL;
 }

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * reconcile.c
- *	  What a client compares with what it has: sums, a list, documents by id.
+ *	  What a client compares with what it has: a list, documents by id.
  *
  * A client that may have missed something, or may have what the store has lost,
  * finds out which documents differ.  First by a sum over all, which comes with
- * the page that reached the end; if that differs, by the list of the buckets
+ * the page that reached the end (state.c); if that differs, by the list of the buckets
  * that do; then it fetches what it lacks and sends again what the store lacks.
  * The rules are the client's (doc/stamps.md, "Comparing").
  *
@@ -15,14 +15,10 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
-#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
@@ -32,30 +28,6 @@ PG_FUNCTION_INFO_V1(docsync_docs_get);
 
 /* Rows looked at for a page of the list, unless the client says otherwise */
 #define LIST_DOCUMENTS		10000
-
-/* Collections that are summed up at the same time, in all sessions together */
-#define STATE_SESSIONS		2
-
-/*
- * Sums that can be given again: those of a collection up to a stamp, where
- * nothing unsettled is visible, don't change but by documents that bring a stamp
- * of their own, hence the age.
- */
-#define STATE_CACHED		8
-#define STATE_AGE			USECS_PER_MINUTE
-
-typedef struct CachedState
-{
-	TimestampTz made;			/* 0: none */
-	uint64		epoch;
-	TimestampTz last;
-	int			collection_len; /* bytes */
-	char		collection[DOCSYNC_COLLECTION_LEN];
-	Digest		digest;
-} CachedState;
-
-static CachedState cache[STATE_CACHED];
-static int	cache_next = 0;
 
 typedef struct Listing
 {
@@ -71,17 +43,12 @@ typedef struct Listing
 typedef struct Documents
 {
 	StringInfo	buf;
+	const SettleScan *settle;
 	int			start;			/* of the array, in bytes */
 	int			count;
 	bool		is_full;
 	bool		more;
 } Documents;
-
-static StoreStatement sum_up = {
-	"SELECT id, client_version, last_update_utc FROM docsync.document"
-	" WHERE collection OPERATOR(pg_catalog.=) $1 AND NOT deleted",
-	1, {TEXTOID}, STATEMENT_READ_ONLY, NULL
-};
 
 static StoreStatement list = {
 	"SELECT id, client_version, client_id, last_update_utc, deleted"
@@ -92,10 +59,6 @@ static StoreStatement list = {
 	2, {TEXTOID, TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_PINNED, NULL
 };
 
-static bool find_cached(const Download *download, Digest *digest);
-static void keep_cached(const Download *download, const Digest *digest);
-static bool lock_state(LOCKTAG *tag);
-static bool add_to_digest(TupleTableSlot *slot, void *arg);
 static void begin(Request *request, Download *download);
 static bool put_listed(TupleTableSlot *slot, void *arg);
 static bool put_document(const StoredDocument *stored, void *arg);
@@ -120,14 +83,15 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	StringInfoData buf;
 	Datum		args[2];
 
-	docsync_arguments_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
+	docsync_url_read(&request, keys);
 	if (request.buckets != NULL)
 		memcpy(page.wanted, request.buckets, sizeof(page.wanted));
 	else
 		memset(page.wanted, true, sizeof(page.wanted));
 	begin(&request, &download);
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	page.buf = &buf;
 	page.max_looked_at = request.max_documents;
 	page.last = request.after;
@@ -161,20 +125,21 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	/* Who sees nothing of a collection isn't told that there is one. */
 	appendStringInfoString(&buf, ",\"purgedThrough\":");
 	if (!download.is_behind &&
-		!TIMESTAMP_IS_NOBEGIN(docsync_query_horizon(&download)->all) &&
+		!TIMESTAMP_IS_NOBEGIN(docsync_position_horizon(&download)->all) &&
 		(page.looked_at > 0 || docsync_store_sees_any(request.collection)))
-		docsync_json_append_stamp(&buf, docsync_query_horizon(&download)->all);
+		docsync_json_append_stamp(&buf, docsync_position_horizon(&download)->all);
 	else
 		appendStringInfoString(&buf, "null");
 
 	append_end(&buf);
-	return docsync_request_end_answer(&buf);
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
  * docsync_docs_get(bytea) RETURNS json
  *
- * Documents by id, in the order of the ids sent.
+ * Documents by id, in the order of the ids sent.  What a download doesn't give yet
+ * has "settled": false.
  */
 Datum
 docsync_docs_get(PG_FUNCTION_ARGS)
@@ -187,7 +152,8 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	Documents	page = {0};
 	StringInfoData buf;
 
-	docsync_arguments_read(fcinfo, &request, keys);
+	docsync_argument_read(fcinfo, &request, keys);
+	docsync_url_read(&request, keys);
 	if (request.ids == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -195,9 +161,10 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 				 errhint("Give the ids of the documents.")));
 	begin(&request, &download);
 
-	docsync_request_begin_answer(&buf);
+	docsync_answer_begin(&buf);
 	appendStringInfoString(&buf, "{\"documents\":[");
 	page.buf = &buf;
+	page.settle = &download.settle;
 	page.start = buf.len;
 	page.more = download.is_behind;
 	if (request.nids == 0)
@@ -209,124 +176,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	if (download.is_behind)
 		appendStringInfoString(&buf, ",\"behind\":true");
 	append_end(&buf);
-	return docsync_request_end_answer(&buf);
-}
-
-/*
- * {"count", "digest", "sums"} of the live documents that the caller sees under
- * the snapshot of a download that has reached the end; null where that can't be
- * had: something visible isn't settled yet, or others are at it.  A client that
- * has told its own digest doesn't need the sums if that is the same.
- */
-void
-docsync_reconcile_append_state(StringInfo buf, const Download *download,
-							   const char *own)
-{
-	char text[	DOCSYNC_DIGEST_LEN];
-	Digest	   *digest = palloc0(sizeof(Digest));
-	DigestSum	total;
-
-	if (download->is_held || !find_cached(download, digest))
-	{
-		LOCKTAG		tag;
-		Datum		args[] = {PointerGetDatum(download->collection)};
-
-		if (download->is_held || !lock_state(&tag))
-		{
-			appendStringInfoString(buf, "null");
-			return;
-		}
-		docsync_store_execute(&sum_up, args, add_to_digest, digest);
-		LockRelease(&tag, ExclusiveLock, false);
-		keep_cached(download, digest);
-	}
-
-	total = docsync_digest_total(digest);
-	snprintf(text, sizeof(text), "%08x%08x", total.high, total.low);
-	appendStringInfo(buf, "{\"count\":" INT64_FORMAT ",\"digest\":\"%s\"",
-					 digest->count, text);
-	if (strcmp(text, own) == 0)
-	{
-		appendStringInfoChar(buf, '}');
-		return;
-	}
-
-	appendStringInfoString(buf, ",\"sums\":[");
-	for (int i = 0; i < DIGEST_BUCKETS; i++)
-		appendStringInfo(buf, i == 0 ? "\"%08x%08x\"" : ",\"%08x%08x\"",
-						 digest->sums[i].high, digest->sums[i].low);
-	appendStringInfoString(buf, "]}");
-}
-
-static bool
-find_cached(const Download *download, Digest *digest)
-{
-	const text *collection = download->collection;
-
-	if (check_enable_rls(docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT],
-						 InvalidOid, true) == RLS_ENABLED)
-		return false;
-
-	for (int i = 0; i < STATE_CACHED; i++)
-	{
-		const CachedState *cached = &cache[i];
-
-		if (cached->made != 0 &&
-			cached->made > GetCurrentTimestamp() - STATE_AGE &&
-			cached->epoch == docsync_history_epoch(download->history) &&
-			cached->last == download->last &&
-			cached->collection_len == (int) VARSIZE_ANY_EXHDR(collection) &&
-			memcmp(cached->collection, VARDATA_ANY(collection),
-				   cached->collection_len) == 0)
-		{
-			*digest = cached->digest;
-			return true;
-		}
-	}
-	return false;
-}
-
-static void
-keep_cached(const Download *download, const Digest *digest)
-{
-	CachedState *cached = &cache[cache_next];
-
-	/* What this transaction has written may never have been. */
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		return;
-	if (check_enable_rls(docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT],
-						 InvalidOid, true) == RLS_ENABLED)
-		return;
-
-	cached->made = GetCurrentTimestamp();
-	cached->epoch = docsync_history_epoch(download->history);
-	cached->last = download->last;
-	cached->collection_len = VARSIZE_ANY_EXHDR(download->collection);
-	memcpy(cached->collection, VARDATA_ANY(download->collection),
-		   cached->collection_len);
-	cached->digest = *digest;
-	cache_next = (cache_next + 1) % STATE_CACHED;
-}
-
-static bool
-lock_state(LOCKTAG *tag)
-{
-	for (int i = 0; i < STATE_SESSIONS; i++)
-	{
-		SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, i, 0, DOCSYNC_LOCK_STATE);
-		if (LockAcquire(tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
-			return true;
-	}
-	return false;
-}
-
-static bool
-add_to_digest(TupleTableSlot *slot, void *arg)
-{
-	docsync_digest_add((Digest *) arg, DatumGetTextPP(slot->tts_values[0]),
-					   DatumGetInt64(slot->tts_values[1]),
-					   DatumGetTimestampTz(slot->tts_values[2]));
-	return true;
+	return docsync_answer_end(&buf, NULL);
 }
 
 /*
@@ -392,6 +242,8 @@ static bool
 put_document(const StoredDocument *stored, void *arg)
 {
 	Documents  *page = (Documents *) arg;
+	SettleScan	settle = *page->settle; /* as at the beginning: they don't
+										 * come in the order of stamps */
 
 	if (page->is_full)
 	{
@@ -401,6 +253,12 @@ put_document(const StoredDocument *stored, void *arg)
 	if (page->count++ > 0)
 		appendStringInfoChar(page->buf, ',');
 	docsync_json_append_document(page->buf, stored);
+	if (!docsync_settle_test(&settle, stored->last_update_utc, stored->fence))
+	{
+		/* Before the brace that ends it */
+		page->buf->len--;
+		appendStringInfoString(page->buf, ",\"settled\":false}");
+	}
 	page->is_full = page->buf->len - page->start >= docsync_max_page_size;
 	return true;
 }

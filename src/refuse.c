@@ -26,7 +26,7 @@
 static bool is_policys(const ErrorData *error);
 static bool is_raised(const ErrorData *error);
 static char *locate(const RefusePlace *place, const char *text);
-static bool is_over_http(void);
+static void append_text(StringInfo buf, const char *text);
 
 /*
  * Refuses a document: by an error, or in a batch that isn't atomic by noting
@@ -71,7 +71,7 @@ docsync_refuse_describe(const RefusePlace *place, int sqlstate,
 						const char *message, const char *detail,
 						const char *hint)
 {
-	Refusal    *refusal = palloc(sizeof(Refusal));
+	Refusal    *refusal = palloc0(sizeof(Refusal));
 
 	refusal->sqlstate = sqlstate;
 	if (place->document > 0 && place->key != NULL)
@@ -83,6 +83,10 @@ docsync_refuse_describe(const RefusePlace *place, int sqlstate,
 		refusal->message = psprintf("\"%s\": %s", place->key, message);
 	else
 		refusal->message = message;
+	if (place->collection > 0)
+		refusal->message = psprintf(place->document > 0 || place->key != NULL ?
+									"collection %d, %s" : "collection %d: %s",
+									place->collection, refusal->message);
 	refusal->detail = locate(place, detail);
 	refusal->hint = hint;
 
@@ -109,6 +113,7 @@ RefusePlace
 docsync_refuse_place(const SentDocument *sent, const char *key)
 {
 	RefusePlace place = {
+		.collection = sent->collection,
 		.document = sent->ordinal,
 		.id = sent->id,
 		.id_len = sent->id_len,
@@ -140,9 +145,15 @@ locate(const RefusePlace *place, const char *text)
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
+	if (place->collection > 0)
+	{
+		appendStringInfo(&buf, "\"collection\": %d", place->collection);
+		separator = ", ";
+	}
 	if (place->document > 0)
 	{
-		appendStringInfo(&buf, "\"document\": %d", place->document);
+		appendStringInfo(&buf, "%s\"document\": %d", separator,
+						 place->document);
 		separator = ", ";
 	}
 	if (place->id != NULL && place->id_len <= DOCSYNC_ID_LEN)
@@ -238,18 +249,34 @@ is_raised(const ErrorData *error)
 void
 docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 {
+	char	   *detail = docsync_refuse_locate(sent, NULL, error->detail);
 	Refusal    *refusal;
 
-	error->detail = docsync_refuse_locate(sent, NULL, error->detail);
 	if (batch->atomic)
+	{
+		error->sqlerrcode = docsync_refuse_sqlstate(error->sqlerrcode);
+		error->detail = detail;
 		ReThrowError(error);
+	}
 
-	refusal = palloc(sizeof(Refusal));
+	refusal = docsync_refuse_of_error(error);
+	refusal->detail = detail;
+	sent->refusal = refusal;
+}
+
+/*
+ * What an error says, as a refusal.
+ */
+Refusal *
+docsync_refuse_of_error(const ErrorData *error)
+{
+	Refusal    *refusal = palloc0(sizeof(Refusal));
+
 	refusal->sqlstate = error->sqlerrcode;
 	refusal->message = error->message;
 	refusal->detail = error->detail;
 	refusal->hint = error->hint;
-	sent->refusal = refusal;
+	return refusal;
 }
 
 /*
@@ -259,18 +286,25 @@ docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 void
 docsync_refuse_append(StringInfo buf, const Refusal *refusal)
 {
-	const char *code = unpack_sql_state(refusal->sqlstate);
-
-	appendStringInfo(buf, "{\"code\":\"%s\",\"message\":", code);
-	docsync_json_append_string(buf, refusal->message, strlen(refusal->message));
+	appendStringInfo(buf, "{\"code\":\"%s\",\"message\":",
+					 refusal->code != NULL ? refusal->code :
+					 unpack_sql_state(refusal->sqlstate));
+	append_text(buf, refusal->message);
 	appendStringInfoString(buf, ",\"details\":");
-	docsync_json_append_string(buf, refusal->detail, strlen(refusal->detail));
+	append_text(buf, refusal->detail);
 	appendStringInfoString(buf, ",\"hint\":");
-	if (refusal->hint != NULL)
-		docsync_json_append_string(buf, refusal->hint, strlen(refusal->hint));
+	append_text(buf, refusal->hint);
+	appendStringInfoChar(buf, '}');
+}
+
+/* null, if there is none */
+static void
+append_text(StringInfo buf, const char *text)
+{
+	if (text !=NULL)
+		docsync_json_append_string(buf, text, strlen(text));
 	else
 		appendStringInfoString(buf, "null");
-	appendStringInfoChar(buf, '}');
 }
 
 /*
@@ -294,56 +328,41 @@ docsync_refuse_quote(const char *value, int len)
 int
 docsync_refuse_sqlstate(int sqlstate)
 {
-	if (!is_over_http())
+	if (!docsync_answer_is_over_http())
 		return sqlstate;
 
 	switch (sqlstate)
 	{
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return MAKE_SQLSTATE('P', 'T', '4', '1', '3');
+		case ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION:
+			return MAKE_SQLSTATE('P', 'T', '4', '2', '2');
 		default:
 			return sqlstate;
 	}
 }
 
 /*
- * Refuses a request with an HTTP status and a code that machines can go by.
- * detail is JSON.  In SQL the status is SQLSTATE 55000, and the code is in the
+ * Refuses a request with an HTTP status and a refusal that has a code machines
+ * can go by.  In SQL the status is SQLSTATE 55000, and the code is in the
  * detail; for PostgREST the whole answer is put into the message, as it wants it.
  */
 void
-docsync_refuse_request(int status, const char *code, const char *message,
-					   const char *detail, const char *hint)
+docsync_refuse_request(int status, const Refusal *refusal)
 {
 	StringInfoData buf;
 
-	if (!is_over_http())
+	if (!docsync_answer_is_over_http())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s", message),
-				 errdetail("%s", detail),
-				 errhint("%s", hint)));
+				 errmsg("%s", refusal->message),
+				 errdetail("%s", refusal->detail),
+				 errhint("%s", refusal->hint)));
 
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, "{\"code\":");
-	docsync_json_append_string(&buf, code, strlen(code));
-	appendStringInfoString(&buf, ",\"message\":");
-	docsync_json_append_string(&buf, message, strlen(message));
-	appendStringInfoString(&buf, ",\"details\":");
-	docsync_json_append_string(&buf, detail, strlen(detail));
-	appendStringInfoString(&buf, ",\"hint\":");
-	docsync_json_append_string(&buf, hint, strlen(hint));
-	appendStringInfoChar(&buf, '}');
+	docsync_refuse_append(&buf, refusal);
 	ereport(ERROR,
 			(errcode(MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')),
 			 errmsg("%s", buf.data),
 			 errdetail("{\"status\":%d,\"headers\":{}}", status)));
-}
-
-static bool
-is_over_http(void)
-{
-	const char *method = GetConfigOption("request.method", true, false);
-
-	return method != NULL && *method != '\0';
 }

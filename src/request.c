@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * request.c
- *	  What an HTTP request asks for, and on whose behalf.
+ *	  On whose behalf an HTTP request is made, and what for.
  *
  * What PostgREST says of a request it says in settings: request.method,
  * request.headers, request.jwt.claims.  Where there are none, arguments alone
@@ -11,10 +11,6 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
-#include "access/xact.h"
-#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
@@ -22,45 +18,8 @@
 
 #define DEFAULT_COLLECTION		"default"
 
-static text *decode_value(const char *value, int len);
 static Jsonb *get_setting(const char *setting);
 static text *get_field(Jsonb *object, const char *key);
-static void set_type(void);
-
-/*
- * A value of a query string that is true or false.
- */
-bool
-docsync_request_parse_bool(const char *key, const text *value)
-{
-	char	   *word = text_to_cstring(value);
-
-	if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is neither true nor false", key)));
-	return strcmp(word, "true") == 0;
-}
-
-/*
- * Tells PostgREST the type of an answer, which it is to pass on as it is
- * (see the domain of the functions), unless somebody has set headers already.
- */
-static void
-set_type(void)
-{
-	const char *method = GetConfigOption("request.method", true, false);
-	const char *headers = GetConfigOption("response.headers", true, false);
-
-	if (method == NULL || *method == '\0' || IsInParallelMode() ||
-		(headers != NULL && *headers != '\0'))
-		return;
-
-	set_config_option("response.headers",
-					  "[{\"Content-Type\": \"application/json; charset=utf-8\"}]",
-					  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-					  false);
-}
 
 /*
  * Fills in who asks, and for what.
@@ -76,8 +35,7 @@ docsync_request_resolve(Request *request)
 	Jsonb	   *claims = get_setting("request.jwt.claims");
 
 	if (request->client_id == NULL)
-		request->client_id = get_field(get_setting("request.headers"),
-									   "x-client-id");
+		request->client_id = docsync_request_header("x-client-id");
 	if (request->client_id == NULL)
 		request->client_id = get_field(claims, "client_id");
 
@@ -119,70 +77,12 @@ docsync_request_check_claim(const text *client_id)
 }
 
 /*
- * A value of the request's query string, which a proxy has put into the header
- * X-Query-String; NULL if there is none.  The last counts.
+ * A header of the request, its name in lower case; NULL if there is none.
  */
 text *
-docsync_request_url_value(const char *key)
+docsync_request_header(const char *name)
 {
-	text	   *query = get_field(get_setting("request.headers"),
-								  "x-query-string");
-	int			key_len = strlen(key);
-	text	   *value = NULL;
-	char	   *pair;
-
-	if (query == NULL)
-		return NULL;
-
-	for (pair = text_to_cstring(query); *pair != '\0';)
-	{
-		int			len = strcspn(pair, "&");
-
-		if (len > key_len && pair[key_len] == '=' &&
-			strncmp(pair, key, key_len) == 0)
-			value = decode_value(pair + key_len + 1, len - key_len - 1);
-		pair += len + (pair[len] == '&');
-	}
-
-	return value;
-}
-
-/*
- * Decodes len bytes of a query string.
- */
-static text *
-decode_value(const char *value, int len)
-{
-	StringInfoData buf;
-	bool		valid = true;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < len && valid; i++)
-	{
-		if (value[i] == '+')
-			appendStringInfoChar(&buf, ' ');
-		else if (value[i] != '%')
-			appendStringInfoChar(&buf, value[i]);
-		else if (i + 2 < len && isxdigit((unsigned char) value[i + 1]) &&
-				 isxdigit((unsigned char) value[i + 2]))
-		{
-			char		hex[] = {value[i + 1], value[i + 2], '\0'};
-
-			appendStringInfoCharMacro(&buf, (char) strtol(hex, NULL, 16));
-			i += 2;
-		}
-		else
-			valid = false;
-	}
-
-	if (!valid || !pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the query string is not valid"),
-				 errdetail("A value isn't percent-encoded UTF-8."),
-				 errhint("Percent-encode it.")));
-
-	return cstring_to_text(pg_any_to_server(buf.data, buf.len, PG_UTF8));
+	return get_field(get_setting("request.headers"), name);
 }
 
 /*
@@ -235,19 +135,21 @@ text *
 docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 {
 	text	   *value;
-	const char *method = GetConfigOption("request.method", true, false);
 
 	if (n >= PG_NARGS() || PG_ARGISNULL(n))
 		return NULL;
 
 	value = PG_GETARG_TEXT_PP(n);
-	if (method != NULL &&
-		(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0) &&
-		(VARSIZE_ANY_EXHDR(value) == 0 ||
-		 (VARSIZE_ANY_EXHDR(value) == 4 &&
-		  memcmp(VARDATA_ANY(value), "null", 4) == 0)))
-		return NULL;
+	if (VARSIZE_ANY_EXHDR(value) == 0 ||
+		(VARSIZE_ANY_EXHDR(value) == 4 &&
+		 memcmp(VARDATA_ANY(value), "null", 4) == 0))
+	{
+		const char *method = GetConfigOption("request.method", true, false);
 
+		if (method != NULL &&
+			(strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0))
+			return NULL;
+	}
 	return value;
 }
 
@@ -310,6 +212,9 @@ docsync_request_get_max(FunctionCallInfo fcinfo, int n)
 	return max_documents;
 }
 
+/*
+ * Refuses a maxDocuments that isn't one.
+ */
 void
 docsync_request_check_max(int max_documents)
 {
@@ -318,23 +223,4 @@ docsync_request_check_max(int max_documents)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"maxDocuments\" is out of range"),
 				 errhint("Give an integer from 1 on.")));
-}
-
-/*
- * The answer is written behind the header of the value it becomes, so that it
- * needn't be copied.
- */
-void
-docsync_request_begin_answer(StringInfo buf)
-{
-	initStringInfo(buf);
-	appendStringInfoSpaces(buf, VARHDRSZ);
-}
-
-Datum
-docsync_request_end_answer(StringInfo buf)
-{
-	set_type();
-	SET_VARSIZE(buf->data, buf->len);
-	return PointerGetDatum(buf->data);
 }

@@ -29,13 +29,16 @@ same_body(const RuleHeld *held, const SentDocument *sent)
 	Jsonb	   *body;
 	bool		same;
 
+	if (held->has_body != sent->has_body)
+		return false;
+	if (!held->has_body)
+		return true;
 	if (held->sent == NULL)
 		return docsync_body_is_same(sent, held->body);
 
 	body = docsync_body_make(held->sent);
-	same = docsync_body_is_same(sent, body);
-	if (body != NULL)
-		pfree(body);
+	same = docsync_body_is_same(sent, JsonbPGetDatum(body));
+	pfree(body);
 	return same;
 }
 

@@ -27,11 +27,13 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
@@ -246,6 +248,44 @@ docsync_schema_check_caller(AclMode mode)
 		pg_attribute_aclcheck_all(document, GetUserId(), mode,
 								  ACLMASK_ANY) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.document");
+}
+
+/*
+ * Checks what the server would for a statement of the caller's that reads all
+ * columns of a document, or inserts those that are a client's: the table, or if
+ * he hasn't all of it, its columns; and the schema.
+ */
+void
+docsync_schema_check_columns(AclMode mode)
+{
+	const AttrNumber *attnums = store.attnums[STORE_DOCUMENT];
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	Bitmapset  *columns = NULL;
+	Oid			namespace = get_rel_namespace(store.relations[STORE_DOCUMENT]);
+
+	for (int i = DOCUMENT_COLLECTION; i <= DOCUMENT_FENCE; i++)
+	{
+		/* Which are never a client's to set */
+		if (mode == ACL_INSERT &&
+			(i == DOCUMENT_LAST_UPDATE_UTC || i == DOCUMENT_FENCE))
+			continue;
+		columns = bms_add_member(columns,
+								 attnums[i] - FirstLowInvalidHeapAttributeNumber);
+	}
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = store.relations[STORE_DOCUMENT];
+	rte->relkind = RELKIND_RELATION;
+	rte->rellockmode = AccessShareLock;
+	rte->requiredPerms = mode;
+	if (mode == ACL_SELECT)
+		rte->selectedCols = columns;
+	else
+		rte->insertedCols = columns;
+	ExecCheckRTPerms(list_make1(rte), true);
+
+	if (pg_namespace_aclcheck(namespace, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, DOCSYNC_SCHEMA);
 }
 
 /*

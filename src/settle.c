@@ -7,14 +7,16 @@
  * document only when no transaction that it can't see can have an earlier
  * stamp in the collection: the document is settled.
  *
- * That is so when each transaction id below the document's fence which the
- * snapshot doesn't see as finished is
+ * That is so when each top-level transaction id below the document's fence which
+ * the snapshot doesn't see as finished is
  * 1. the reader's own; or
  * 2. without a mark for the collection, and afterwards found running; or
  * 3. rolled back.
  *
  * Ids at or above the fence were assigned after the document was stamped,
- * hence their stamps are later.  See doc/stamps.md for the proof.
+ * hence their stamps are later.  Subtransactions have ids, too, but no marks:
+ * their parents, whose ids are lower, are looked at.  See doc/stamps.md for the
+ * proof.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,11 +24,16 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/lwlock.h"
 #include "storage/procarray.h"
+#include "storage/standby.h"
 
 #include "docsync.h"
 
 static FullTransactionId widen(TransactionId xid, FullTransactionId next);
+static bool are_ignorable(SettleScan *scan, FullTransactionId from,
+						  FullTransactionId to);
+static void look_who_runs(SettleScan *scan);
 static bool is_ignorable(const SettleScan *scan, TransactionId xid);
 
 /*
@@ -41,13 +48,14 @@ docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 	scan->collection_hash = docsync_stamp_hash(collection);
 	scan->next = ReadNextFullTransactionId();
 	scan->known = widen(snapshot->xmin, scan->next);
+	scan->has_running = false;
 }
 
 /*
  * Is a document with this fence settled?  The documents of a scan come in the
  * order of their stamps; after the first that isn't settled the scan is over.
  *
- * Ids that were found ignorable for an earlier document of the scan need no
+ * Ids that were found ignorable for another document of the scan need no
  * second look: if one has marked the collection since then, its stamps are
  * later than all that the snapshot sees.
  */
@@ -96,25 +104,94 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 			return false;
 	}
 
-	/*
-	 * Not finished then, or not begun.  Subtransactions have ids here too;
-	 * they are without a mark, but their parents have lower ids, and so are
-	 * looked at themselves.
-	 */
+	/* Not finished then, or not begun */
 	xid = widen(snapshot->xmax, scan->next);
 	if (FullTransactionIdPrecedes(xid, scan->known))
 		xid = scan->known;
-	while (FullTransactionIdPrecedes(xid, fence))
-	{
-		CHECK_FOR_INTERRUPTS();
-
-		if (!is_ignorable(scan, XidFromFullTransactionId(xid)))
-			return false;
-		FullTransactionIdAdvance(&xid);
-	}
+	if (FullTransactionIdPrecedes(xid, fence) &&
+		!are_ignorable(scan, xid, fence))
+		return false;
 
 	scan->known = fence;
 	return true;
+}
+
+/*
+ * Are the ids of a range, from the snapshot's xmax on, ignorable?
+ *
+ * They aren't looked at one by one: a single transaction may have a million of
+ * them, for its subtransactions.  Top-level ids are those that are found
+ * running now, and of those up to the last that had ended by now the ones that
+ * aren't.  All others are subtransactions'.
+ */
+static bool
+are_ignorable(SettleScan *scan, FullTransactionId from, FullTransactionId to)
+{
+	if (!scan->has_running)
+		look_who_runs(scan);
+
+	for (int i = 0; i < scan->nrunning; i++)
+	{
+		FullTransactionId xid = scan->running[i];
+
+		if (FullTransactionIdFollowsOrEquals(xid, from) &&
+			FullTransactionIdPrecedes(xid, to) &&
+			!is_ignorable(scan, XidFromFullTransactionId(xid)))
+			return false;
+	}
+
+	/*
+	 * Few, if the snapshot is a new one.  Whoever isn't running has his fate
+	 * recorded.  A subtransaction's is its parent's.
+	 */
+	while (FullTransactionIdPrecedes(from, to) &&
+		   FullTransactionIdPrecedes(from, scan->unended))
+	{
+		CHECK_FOR_INTERRUPTS();
+
+		if (TransactionIdDidCommit(XidFromFullTransactionId(from)))
+			return false;
+		FullTransactionIdAdvance(&from);
+	}
+
+	return true;
+}
+
+/*
+ * Notes who is running, prepared transactions included, and the last that had
+ * ended by then.
+ *
+ * In one breath, while both locks are held: with an id one enters the running
+ * set, which takes XidGenLock, and leaves it as one that has ended, which takes
+ * ProcArrayLock.  All ids that a scan asks for had been assigned when it began,
+ * so before this; hence each is found running, or had ended.  One look does for
+ * a scan.
+ */
+static void
+look_who_runs(SettleScan *scan)
+{
+	RunningTransactions look = GetRunningTransactionData();
+	FullTransactionId xmax = widen(scan->snapshot->xmax, scan->next);
+	FullTransactionId next;
+
+	/* What it has returned is our own. */
+	LWLockRelease(XidGenLock);
+	LWLockRelease(ProcArrayLock);
+
+	next = ReadNextFullTransactionId();
+	scan->unended = widen(look->latestCompletedXid, next);
+	FullTransactionIdAdvance(&scan->unended);
+
+	scan->running = palloc(sizeof(FullTransactionId) * look->xcnt);
+	scan->nrunning = 0;
+	for (int i = 0; i < look->xcnt; i++)
+	{
+		FullTransactionId xid = widen(look->xids[i], next);
+
+		if (FullTransactionIdFollowsOrEquals(xid, xmax))
+			scan->running[scan->nrunning++] = xid;
+	}
+	scan->has_running = true;
 }
 
 /*

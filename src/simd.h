@@ -17,28 +17,28 @@
 #if defined(__SSE2__)
 #include <emmintrin.h>
 
-typedef __m128i Block;
+typedef __m128i Bytes16;
 
-static inline Block
+static inline Bytes16
 block_read(const char *from)
 {
 	return _mm_loadu_si128((const __m128i *) from);
 }
 
 static inline void
-block_write(char *to, Block block)
+block_write(char *to, Bytes16 block)
 {
 	_mm_storeu_si128((__m128i *) to, block);
 }
 
-static inline Block
+static inline Bytes16
 block_join(uint64 a, uint64 b)
 {
 	return _mm_set_epi64x(b, a);
 }
 
 static inline bool
-block_must_escape(Block block)
+block_must_escape(Bytes16 block)
 {
 	const __m128i control = _mm_set1_epi8(' ' - 1);
 	__m128i		found = _mm_cmpeq_epi8(_mm_max_epu8(block, control), control);
@@ -51,28 +51,28 @@ block_must_escape(Block block)
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 #include <arm_neon.h>
 
-typedef uint8x16_t Block;
+typedef uint8x16_t Bytes16;
 
-static inline Block
+static inline Bytes16
 block_read(const char *from)
 {
 	return vld1q_u8((const uint8 *) from);
 }
 
 static inline void
-block_write(char *to, Block block)
+block_write(char *to, Bytes16 block)
 {
 	vst1q_u8((uint8 *) to, block);
 }
 
-static inline Block
+static inline Bytes16
 block_join(uint64 a, uint64 b)
 {
 	return vcombine_u8(vcreate_u8(a), vcreate_u8(b));
 }
 
 static inline bool
-block_must_escape(Block block)
+block_must_escape(Bytes16 block)
 {
 	uint8x16_t	found = vcltq_u8(block, vdupq_n_u8(' '));
 
@@ -83,30 +83,30 @@ block_must_escape(Block block)
 
 #else							/* in plain C */
 
-typedef struct Block
+typedef struct Bytes16
 {
 	uint64		half[2];
-} Block;
+} Bytes16;
 
-static inline Block
+static inline Bytes16
 block_read(const char *from)
 {
-	Block		block;
+	Bytes16		block;
 
 	memcpy(&block, from, sizeof(block));
 	return block;
 }
 
 static inline void
-block_write(char *to, Block block)
+block_write(char *to, Bytes16 block)
 {
 	memcpy(to, &block, sizeof(block));
 }
 
-static inline Block
+static inline Bytes16
 block_join(uint64 a, uint64 b)
 {
-	return (Block)
+	return (Bytes16)
 	{
 		{
 			a, b
@@ -120,7 +120,7 @@ block_join(uint64 a, uint64 b)
  * byte below that.
  */
 static inline bool
-block_must_escape(Block block)
+block_must_escape(Bytes16 block)
 {
 #define EACH_BYTE(byte)		(UINT64CONST(0x0101010101010101) * (byte))
 #define HAS_LESS(x, n)		(((x) - EACH_BYTE(n)) & ~(x) & EACH_BYTE(0x80))

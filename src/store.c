@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  The table: query texts, kept plans, rows to structs.
+ *	  The table: query texts, kept plans (some pinned, see pin.c), rows to
+ *	  structs.
  *
  * What concerns documents is done as the caller, so that privileges and
  * row-level security on docsync.document apply; the plan cache makes another
@@ -21,14 +22,13 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "jit/jit.h"
 #include "miscadmin.h"
-#include "optimizer/cost.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -46,6 +46,8 @@ typedef enum Statement
 	STATEMENT_WRITE_ONE,
 	STATEMENT_CREATE,
 	STATEMENT_CREATE_ONE,
+	STATEMENT_UPDATE,
+	STATEMENT_UPDATE_ONE,
 	STATEMENT_BURY
 } Statement;
 
@@ -81,16 +83,37 @@ typedef enum Statement
 #define FROM_VALUES \
 	"VALUES ($1, $3, $4, $2, $5, $6)"
 
+/* The same with tids, which only an UPDATE has a use for */
+#define FROM_ARRAYS_OF_STORED \
+	FROM_ARRAYS ", pg_catalog.unnest($7)"
+
+#define FROM_VALUES_OF_STORED \
+	"VALUES ($1, $3, $4, $2, $5, $6, $7)"
+
+#define SET_TO(sent) \
+	" SET client_version = " sent ".client_version," \
+	"     client_id = " sent ".client_id," \
+	"     deleted = " sent ".deleted," \
+	"     body = " sent ".body"
+
 /*
  * Whether ours wins is for the guard to ask, which has the stored row locked and
  * past the policies.
  */
 #define REPLACE \
-	" ON CONFLICT (collection, id) DO UPDATE" \
-	"   SET client_version = excluded.client_version," \
-	"       client_id = excluded.client_id," \
-	"       deleted = excluded.deleted," \
-	"       body = excluded.body"
+	" ON CONFLICT (collection, id) DO UPDATE" SET_TO("excluded")
+
+/*
+ * Where rows were found, one after the other in the order of what was sent
+ * (pin.c).  What has come to lie there since is looked at.
+ */
+#define UPDATE(source) \
+	"UPDATE docsync.document AS d" SET_TO("sent") \
+	"  FROM (" source ")" \
+	"    AS sent (collection, id, client_version, client_id, deleted, body, tid)" \
+	" WHERE d.ctid OPERATOR(pg_catalog.=) sent.tid" \
+	"   AND d.collection OPERATOR(pg_catalog.=) $1" \
+	"   AND d.id OPERATOR(pg_catalog.=) sent.id"
 
 #define WRITTEN \
 	" RETURNING d.id, d.client_version, d.last_update_utc"
@@ -160,12 +183,28 @@ static StoreStatement statements[] = {
 		6, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID}, STATEMENT_OF_TASK, NULL
 	},
 
+	[STATEMENT_UPDATE] = {
+		UPDATE(FROM_ARRAYS_OF_STORED) WRITTEN,
+		7, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8ARRAYOID, BOOLARRAYOID, JSONBARRAYOID, TIDARRAYOID}, STATEMENT_OF_TASK | STATEMENT_PINNED, NULL
+	},
+	[STATEMENT_UPDATE_ONE] = {
+		UPDATE(FROM_VALUES_OF_STORED) WRITTEN,
+		7, {TEXTOID, TEXTOID, TEXTOID, INT8OID, BOOLOID, JSONBOID, TIDOID}, STATEMENT_OF_TASK | STATEMENT_PINNED, NULL
+	},
+
 	[STATEMENT_BURY] = {
 		"UPDATE docsync.document SET deleted = true, body = NULL"
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND id OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED, NULL
 	}
+};
+
+/* For several documents, and for one */
+static const Statement writes[][2] = {
+	[STORE_REPLACE] = {STATEMENT_WRITE, STATEMENT_WRITE_ONE},
+	[STORE_CREATE] = {STATEMENT_CREATE, STATEMENT_CREATE_ONE},
+	[STORE_UPDATE] = {STATEMENT_UPDATE, STATEMENT_UPDATE_ONE}
 };
 
 typedef struct RowReceiver
@@ -190,9 +229,7 @@ typedef struct WrittenReceiver
 
 static uint64 run_as(const StoreStatement *statement, SPIPlanPtr plan,
 					 const SPIExecuteOptions *options);
-static uint64 run(const StoreStatement *statement, SPIPlanPtr plan,
-				  const SPIExecuteOptions *options);
-static int	run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options);
+static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(StoreStatement *statement);
 static void begin_statement(DestReceiver *self, int operation,
 							TupleDesc typeinfo);
@@ -209,11 +246,22 @@ docsync_store_find(text *collection, Datum *ids, int count,
 				   StoredCallback callback, void *arg)
 {
 	StoredReceiver receiver = {callback, arg};
-	Datum		args[] = {PointerGetDatum(collection), ids[0]};
+	uint64		found;
+	int			done = docsync_probe_find(collection, ids, count, callback,
+										  arg, &found);
+	Datum		args[] = {PointerGetDatum(collection), 0};
 
+	if (done == count)
+		return found;
+
+	ids += done;
+	count -= done;
 	if (count == 1)
+	{
+		args[1] = ids[0];
 		return docsync_store_execute(&statements[STATEMENT_FIND_ONE], args,
 									 receive_stored, &receiver);
+	}
 
 	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
 											  TYPALIGN_INT));
@@ -292,19 +340,23 @@ docsync_store_sees_any(text *collection)
  *
  * may_replace is asked about each stored document that one of ours is to replace.
  *
- * With all_new, none of the documents was stored when we looked.  If one is
- * now, there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document
- * the callback doesn't hear.  Without ON CONFLICT, which looks into the index
- * before it inserts and marks a row twice, a row takes a third less time.
+ * STORE_CREATE: none of the documents was stored when we looked.  If one is now,
+ * there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document the
+ * callback doesn't hear.  Without ON CONFLICT, which looks into the index before
+ * it inserts and marks a row twice, a row takes a third less time.
+ *
+ * STORE_UPDATE: all were stored, at these tids.  Of one that isn't there any more,
+ * in that version or a later one, the callback doesn't hear.  The index isn't
+ * walked down again, and the guard is called once for a row, not twice.
  *
  * Locks: the rows written and those that win, until the end of the
  * transaction.
  */
 void
 docsync_store_write(text *collection, text *client_id,
-					SentDocument **documents, int count, bool all_new,
-					WrittenCallback callback, ReplaceCallback may_replace,
-					void *arg)
+					SentDocument **documents, int count, StoreWrite how,
+					const Datum *tids, WrittenCallback callback,
+					ReplaceCallback may_replace, void *arg)
 {
 	GuardFrame	frame;
 	WrittenReceiver receiver = {callback, arg};
@@ -314,11 +366,9 @@ docsync_store_write(text *collection, text *client_id,
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	Datum	   *columns[4];
 	bool	   *no_body = palloc(sizeof(bool) * count);
-	Datum		args[6];
+	Datum		args[7];
 	int			lower_bound = 1;
-	Statement	statement = count > 1 ?
-	(all_new ? STATEMENT_CREATE : STATEMENT_WRITE) :
-	(all_new ? STATEMENT_CREATE_ONE : STATEMENT_WRITE_ONE);
+	StoreStatement *statement = &statements[writes[how][count == 1]];
 
 	for (int i = 0; i < 4; i++)
 		columns[i] = palloc(sizeof(Datum) * count);
@@ -341,6 +391,8 @@ docsync_store_write(text *collection, text *client_id,
 	{
 		for (int i = 0; i < 4; i++)
 			args[2 + i] = columns[i][0];
+		if (how == STORE_UPDATE)
+			args[6] = tids[0];
 	}
 	else
 	{
@@ -356,14 +408,18 @@ docsync_store_write(text *collection, text *client_id,
 													 &count, &lower_bound,
 													 JSONBOID, -1, false,
 													 TYPALIGN_INT));
+		if (how == STORE_UPDATE)
+			args[6] = PointerGetDatum(construct_array(unconstify(Datum *, tids),
+													  count, TIDOID,
+													  sizeof(ItemPointerData),
+													  false, TYPALIGN_SHORT));
 	}
 	MemoryContextSwitchTo(oldcontext);
 
 	frame = docsync_guard_enter(GUARD_UPLOAD, may_replace, arg);
 	PG_TRY();
 	{
-		docsync_store_execute(&statements[statement], args, receive_written,
-							  &receiver);
+		docsync_store_execute(statement, args, receive_written, &receiver);
 	}
 	PG_FINALLY();
 	{
@@ -479,70 +535,28 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 		SetUserIdAndSecContext(user, context);
 	}
 	else
-		rows = run(statement, plan, options);
+		rows = run(plan, options);
 
 	return rows;
 }
 
 /*
- * A pinned plan walks an index in order and can stop early, whatever the
- * planner's statistics say: with stale ones it would fetch and sort all that
- * comes after a stamp.  JIT is off since such a plan is costed as if it ran
- * to the end, and compiling would take longer than all it does.
+ * Runs a plan, and returns the number of rows.
  */
 static uint64
-run(const StoreStatement *statement, SPIPlanPtr plan,
-	const SPIExecuteOptions *options)
+run(SPIPlanPtr plan, const SPIExecuteOptions *options)
 {
-	int			result;
+	int			result = SPI_execute_plan_extended(plan, options);
 
-	if (statement->flags & STATEMENT_PINNED)
-		result = run_pinned(plan, options);
-	else
-		result = SPI_execute_plan_extended(plan, options);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(result));
 
 	return SPI_processed;
-}
-
-/*
- * Runs a plan with the planner's settings as a pinned plan needs them, should
- * it have to be made anew.  They are set behind the back of guc.c, which would
- * take longer than looking up a document.
- */
-static int
-run_pinned(SPIPlanPtr plan, const SPIExecuteOptions *options)
-{
-	bool		indexscan = enable_indexscan;
-	bool		seqscan = enable_seqscan;
-	bool		bitmapscan = enable_bitmapscan;
-	bool		sort = enable_sort;
-	bool		jit = jit_enabled;
-	int			result;
-
-	enable_indexscan = true;
-	enable_seqscan = enable_bitmapscan = enable_sort = jit_enabled = false;
-	PG_TRY();
-	{
-		result = SPI_execute_plan_extended(plan, options);
-	}
-	PG_FINALLY();
-	{
-		enable_indexscan = indexscan;
-		enable_seqscan = seqscan;
-		enable_bitmapscan = bitmapscan;
-		enable_sort = sort;
-		jit_enabled = jit;
-	}
-	PG_END_TRY();
-
-	return result;
 }
 
 static SPIPlanPtr
@@ -562,6 +576,12 @@ get_plan(StoreStatement *statement)
 
 		SPI_keepplan(plan);
 		statement->plan = plan;
+		if (statement->flags & STATEMENT_PINNED)
+		{
+			CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+			docsync_pin_add(source->query_string);
+		}
 	}
 
 	return statement->plan;
@@ -611,6 +631,8 @@ receive_stored(TupleTableSlot *slot, void *arg)
 		.body = values[5],
 		.fence = DatumGetFullTransactionId(values[6])
 	};
+
+	ItemPointerSetInvalid(&stored.tid);
 
 	return receiver->callback == NULL || receiver->callback(&stored, receiver->arg);
 }

@@ -24,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -46,6 +47,8 @@ PG_FUNCTION_INFO_V1(docsync_upsert);
 /* If none of so many is stored, all are likely to be new. */
 #define SAMPLE_DOCUMENTS	8
 
+static void upload_run(Upload *upload, text *client_id, text *collection,
+					   Batch *batch, bool atomic);
 static void upload_begin(Upload *upload);
 static bool upload_judge_all(Upload *upload);
 static bool upload_guess(Upload *upload);
@@ -55,8 +58,10 @@ static bool upload_refuse(int which, ErrorData *error, void *arg);
 static void upload_leave(int from, int to, void *arg);
 static void upload_look_up(Upload *upload, int from, int to);
 static void upload_write(Upload *upload, int from, int to, bool as_judged);
+static StoreWrite choose_write(UploadGroup **groups, int count,
+							   bool as_judged);
 static void upload_statements(Upload *upload, UploadGroup **groups,
-							  int count, bool all_new);
+							  int count, StoreWrite how);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
 static Datum refusal_as_jsonb(const Refusal *refusal);
 
@@ -106,6 +111,34 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 {
 	Upload	   *upload = palloc0(sizeof(Upload));
 
+	upload->division.spent = palloc0(sizeof(UploadSpent));
+	upload_run(upload, client_id, collection, batch, atomic);
+	return upload;
+}
+
+/*
+ * Applies one of a request's uploads to several collections.  What is wrong with
+ * this one alone is its "refusal", and then nothing of it is applied.
+ *
+ * The caller takes the collections in the order of their names, as bytes: then
+ * uploads lock rows in the order of (collection, id), and never deadlock.
+ */
+Upload *
+docsync_upsert_apply_one(text *client_id, text *collection, Batch *batch,
+						 bool atomic, UploadSpent *spent)
+{
+	Upload	   *upload = palloc0(sizeof(Upload));
+
+	upload->division.spent = spent;
+	upload->is_one_of_many = true;
+	upload_run(upload, client_id, collection, batch, atomic);
+	return upload;
+}
+
+static void
+upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
+		   bool atomic)
+{
 	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
@@ -124,17 +157,17 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 	upload->collection = collection;
 	upload->batch = batch;
 	if (atomic)
-		docsync_batch_make_atomic(batch);
+		upload->refusal = docsync_batch_make_atomic(batch);
+	if (upload->refusal != NULL && !upload->is_one_of_many)
+		docsync_refuse_raise(upload->refusal);
 
-	if (upload->batch->ngroups > 0)
+	if (upload->refusal == NULL && upload->batch->ngroups > 0)
 	{
 		upload_begin(upload);
 		upload_write_all(upload, !upload_judge_all(upload));
 	}
 	else
 		docsync_schema_check_caller(ACL_SELECT);
-
-	return upload;
 }
 
 int
@@ -224,7 +257,8 @@ upload_judge_all(Upload *upload)
 
 	error = docsync_divide_try(&upload->division, 0, upload->ngroups,
 							   DIVIDE_LOOK_UP);
-	if (error != NULL && upload->batch->atomic && upload->ngroups == 1)
+	if (error != NULL && upload->batch->atomic && upload->ngroups == 1 &&
+		!upload->is_one_of_many)
 		upload_refuse(0, error, upload);
 	return error == NULL;
 }
@@ -266,6 +300,7 @@ upload_write_all(Upload *upload, bool again)
 {
 	int			from = 0;
 	int			to = upload->ngroups;
+	ErrorData  *error = NULL;
 
 	while (!again && from < to && upload->groups[from].write == NULL)
 		from++;
@@ -278,14 +313,19 @@ upload_write_all(Upload *upload, bool again)
 	 * What is done in a subtransaction goes with it.  A mark that is taken
 	 * again with each would soon be taken for those of many collections.
 	 */
-	if (!upload->batch->atomic || to - from > 1)
+	if (!upload->batch->atomic || upload->is_one_of_many || to - from > 1)
 	{
 		docsync_schema_check_caller(ACL_INSERT);
 		docsync_history_notice();
 		docsync_stamp_mark(upload->collection);
 	}
 
-	docsync_divide_run(&upload->division, from, to, again);
+	if (upload->batch->atomic && upload->is_one_of_many)
+		error = docsync_divide_run_apart(&upload->division, from, to, again);
+	else
+		docsync_divide_run(&upload->division, from, to, again);
+	if (error != NULL)
+		upload->refusal = docsync_refuse_of_error(error);
 }
 
 /*
@@ -296,12 +336,24 @@ upload_apply(int from, int to, int steps, void *arg)
 {
 	Upload	   *upload = (Upload *) arg;
 
-	if (steps == DIVIDE_LOOK_UP && upload_guess(upload))
-		return;
-	if (steps & DIVIDE_LOOK_UP)
-		upload_look_up(upload, from, to);
-	if (steps & DIVIDE_WRITE)
-		upload_write(upload, from, to, steps == DIVIDE_WRITE);
+	if (steps == DIVIDE_WRITE)
+		upload_write(upload, from, to, true);
+	else if (steps == DIVIDE_LOOK_UP)
+	{
+		if (!upload_guess(upload))
+			upload_look_up(upload, from, to);
+	}
+	else
+	{
+		/* It may end early once more, so no more than is written at once. */
+		for (int i = from; i < to; i += WRITE_DOCUMENTS)
+		{
+			int			end = Min(i + WRITE_DOCUMENTS, to);
+
+			upload_look_up(upload, i, end);
+			upload_write(upload, i, end, false);
+		}
+	}
 }
 
 /*
@@ -373,29 +425,26 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 	UploadGroup **groups = palloc(sizeof(UploadGroup *) * (to - from));
 	int			count = 0;
 	int			again = 0;
-	bool		all_new = true;
+	StoreWrite	how;
 
 	for (int i = from; i < to; i++)
 	{
 		if (upload->groups[i].write != NULL)
-		{
 			groups[count++] = &upload->groups[i];
-			all_new = all_new && upload->groups[i].created;
-		}
 	}
 	if (count == 0)
 		return;
 
+	how = choose_write(groups, count, as_judged);
+	upload_statements(upload, groups, count, how);
+
 	/*
-	 * The plan for one that is new is quicker to start.  Not both for others:
-	 * rows would be written out of the order of ids, and two uploads could
-	 * deadlock.
+	 * Somebody was faster.  Not so for several: rows would be written out of
+	 * the order of ids, and two uploads could deadlock.
 	 */
-	if (all_new && count == 1)
-		upload_statements(upload, groups, 1, true);
-	if (!groups[0]->written)
-		upload_statements(upload, groups, count,
-						  all_new && as_judged && count >= CREATE_DOCUMENTS);
+	if (count == 1 && how != STORE_REPLACE && groups[0]->write != NULL &&
+		!groups[0]->written && !groups[0]->again)
+		upload_statements(upload, groups, 1, STORE_REPLACE);
 
 	/* What another document of the same id has won is locked by now. */
 	for (int i = 0; i < count; i++)
@@ -404,7 +453,7 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 			groups[again++] = groups[i];
 	}
 	if (again > 0)
-		upload_statements(upload, groups, again, false);
+		upload_statements(upload, groups, again, STORE_REPLACE);
 
 	for (int i = from; i < to; i++)
 	{
@@ -422,21 +471,63 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 }
 
 /*
- * Writes documents, some at a time.  all_new: none was stored when we looked; if
- * one is now, there is an error, or of a single document nothing is written.
+ * Chooses the fastest way to write documents, given what was stored when we
+ * looked.  It may turn out that others have been faster.  Then a single document
+ * is written in another way.  Of several, some are locked by then, and one that
+ * comes before them would be locked after them: all is rolled back, and begun
+ * again with that which can't fail.  So it is chosen where nothing has been tried
+ * yet, for several are tried in a subtransaction (divide.c).
  *
- * An update takes two stamps, since ON CONFLICT fires the trigger for INSERT
+ * An UPDATE isn't held to the policies for INSERT, as the other way is, and no
+ * trigger or rule for INSERT hears of it; so only where there are none.  (Where
+ * there are policies no tid is known, probe.c.)  The right to INSERT is needed,
+ * whatever is stored; but none to see tids, which a right to read docsync's columns
+ * doesn't include.  And where the guard may not fire an INSERT fails for want of a
+ * stamp, but an UPDATE would keep the old one.
+ */
+static StoreWrite
+choose_write(UploadGroup **groups, int count, bool as_judged)
+{
+	const Store *store = docsync_schema_open(STORE_WRITE);
+	bool		all_new = true;
+	bool		all_found = true;
+
+	for (int i = 0; i < count; i++)
+	{
+		all_new = all_new && groups[i]->created;
+		all_found = all_found && ItemPointerIsValid(&groups[i]->tid);
+	}
+
+	if (count > 1 && !as_judged)
+		return STORE_REPLACE;
+	if (all_new && (count == 1 || count >= CREATE_DOCUMENTS))
+		return STORE_CREATE;
+	if (all_found && !store->is_insert_heard &&
+		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
+		pg_class_aclcheck(store->relations[STORE_DOCUMENT], GetUserId(),
+						  ACL_SELECT) == ACLCHECK_OK)
+	{
+		docsync_schema_check_columns(ACL_INSERT);
+		return STORE_UPDATE;
+	}
+	return STORE_REPLACE;
+}
+
+/*
+ * Writes documents, some at a time.
+ *
+ * To replace takes two stamps, since ON CONFLICT fires the trigger for INSERT
  * before that for UPDATE; of the gap nobody takes notice.  Stamps are reserved
  * for a statement, not for all: the clock shouldn't run ahead for uploads that
  * a policy refuses at the first row.
  */
 static void
 upload_statements(Upload *upload, UploadGroup **groups, int count,
-				  bool all_new)
+				  StoreWrite how)
 {
 	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
+	Datum	   *tids = palloc(sizeof(Datum) * Min(count, WRITE_DOCUMENTS));
 	Division   *division = &upload->division;
-
 	int			some;
 
 	for (int i = 0; i < count; i += some)
@@ -449,15 +540,16 @@ upload_statements(Upload *upload, UploadGroup **groups, int count,
 			 size < WRITE_SIZE; some++)
 		{
 			writes[some] = groups[i + some]->write;
+			tids[some] = PointerGetDatum(&groups[i + some]->tid);
 			groups[i + some]->again = false;
 			size += writes[some]->json_len;
 		}
 		division->begun = division->passed = groups[i] - upload->groups;
 		division->end = groups[i + some - 1] - upload->groups + 1;
 
-		docsync_stamp_expect(all_new ? some : 2 * some);
+		docsync_stamp_expect(how == STORE_REPLACE ? 2 * some : some);
 		docsync_store_write(upload->collection, upload->client_id,
-							writes, some, all_new, docsync_judge_written,
+							writes, some, how, tids, docsync_judge_written,
 							docsync_judge_may_replace, upload);
 	}
 	docsync_stamp_forget();

@@ -34,6 +34,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lock.h"
 #include "storage/procarray.h"
+#include "storage/standby.h"
 #include "utils/guc.h"
 
 /* One call in so many pauses, for so many microseconds at the most. */
@@ -68,6 +69,7 @@ jitter(const char *call)
 /* A macro isn't expanded within itself. */
 #define GetLockConflicts(...)			(jitter("GetLockConflicts"), GetLockConflicts(__VA_ARGS__))
 #define GetRedoRecPtr(...)				(jitter("GetRedoRecPtr"), GetRedoRecPtr(__VA_ARGS__))
+#define GetRunningTransactionData(...)	(jitter("GetRunningTransactionData"), GetRunningTransactionData(__VA_ARGS__))
 #define GetTopTransactionId(...)		(jitter("GetTopTransactionId"), GetTopTransactionId(__VA_ARGS__))
 #define LockAcquire(...)				(jitter("LockAcquire"), LockAcquire(__VA_ARGS__))
 #define LockBuffer(...)					(jitter("LockBuffer"), LockBuffer(__VA_ARGS__))

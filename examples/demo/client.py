@@ -20,8 +20,10 @@ store looks like a copy. So it needs no person after a restore, a fail-over that
 **A clientId is one store's.** Before it sends a version it notes that; a version under its own clientId that it never sent
 is another store's with the same name: one of two copies. Then it takes a new name and begins from null, with its documents.
 
-**What one document is refused for doesn't stop the others.** The batch is halved until the one is found; it is set aside
-with its error, see problems(), and sent again after the next edit of it.
+**What one document is refused for doesn't stop the others.** They are sent with atomic=false: each that is refused comes back
+with its error and is set aside, see problems(), and sent again after the next edit of it. What the service didn't try since
+enough others were refused is sent again. Where the whole request is refused, since it is too large or the service doesn't know
+atomic, the batch is halved until the one is found.
 
 **Bodies are texts** to the sync, see jsontext.py: none that a parser can't read stops it.
 
@@ -45,7 +47,7 @@ from store import EDIT, MARK, Document, Store
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BATCH_BYTES = 8_000_000     # of bodies in an upload, about
 UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent once more, and it comes then
-MAX_REFUSED = 32            # documents refused alone in one upload()
+MAX_REFUSED = 32            # documents refused in one upload(), about
 KEEP_TOMBSTONES = datetime.timedelta(days=90)
 
 
@@ -97,7 +99,7 @@ class Client:
     """A local store that synchronises through `transport`, which has four calls. Each gives the service's answer as it came,
     bodies as texts, and raises Refused, BadAnswer, or OSError and the like where no answer came:
 
-    upload(clientId, documents) -> {results}, a result a document, in order
+    upload(clientId, documents) -> {results}, a result a document, in order; not atomic
     pull(clientId, cursor, maxDocuments, digest, tombstones, primary) -> {documents, cursor, more, ...} of other clients; with a
         digest also {state}, with the page that reaches the end
     reconcile(clientId, cursor, buckets, after, maxDocuments) -> {rows, after, more, purgedThrough}
@@ -258,11 +260,14 @@ class Client:
         with self.store.transaction():
             for sent, result in zip(documents, results):
                 self._answered(sent, result, winners.get(sent.id))
-                outcomes[result['outcome']] += 1
             self.store.db.execute('UPDATE client SET lastUploadClientVersion = max(?1, ifnull(lastUploadClientVersion, ?1))',
                                   (max(sent.clientVersion for sent in documents),))
+        untried = [sent for sent, result in zip(documents, results) if result['outcome'] == 'untried']
+        outcomes.update(result['outcome'] for result in results if result['outcome'] != 'untried')
         if watch:
             watch(results)
+        if 0 < len(untried) < len(documents):
+            self._send_batch(untried, outcomes, watch)
 
     def _as_sent(self, document):
         sent = {'id': document.id, 'clientVersion': document.clientVersion}
@@ -303,7 +308,7 @@ class Client:
         """{id: the stored document} for what was not applied. The answer leaves out what would make it too large."""
         winners = {result['id']: result['winner'] for result in results if result['winner']}
         missing = [result['id'] for result in results
-                   if result['outcome'] in ('discarded', 'conflict') and result['id'] not in winners]
+                   if result['outcome'] in ('discarded', 'conflict', 'modified') and result['id'] not in winners]
         while missing:
             answer = self.transport.get(self.client_id, self.store.state()['cursor'], missing[:1000])
             if answer.get('behind') or answer.get('reconcile'):
@@ -318,7 +323,13 @@ class Client:
         if document is None:
             return
         document.unanswered = 0
-        if result['outcome'] not in ('discarded', 'conflict'):
+        if result['outcome'] in ('refused', 'untried'):
+            self.store.save(document)
+            if result['outcome'] == 'refused':
+                self._set_aside(document, sent, '{code} {message}'.format_map(result['error']))
+        elif result['outcome'] == 'modified' and winner in (None, UNKNOWN):
+            self.store.save(document)       # it is sent once more, and loses against what was stored
+        elif result['outcome'] not in ('discarded', 'conflict'):
             self._acknowledged(document, sent, result)
             if winner:
                 self.take(winner, listed=True)      # what was stored isn't quite what was sent

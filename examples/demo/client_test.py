@@ -302,27 +302,106 @@ class ClientTest(Case):
         self.assertTrue(issubclass(VersionsExhausted, OverflowError))
 
     def test_one_poisoned_document_among_many(self):
-        self.a.put_all((f'{n}', 'poison' if n == 5 else 'forbidden' if n == 11 else n) for n in range(20))
-        self.a.put('x', 'poison')
-        self.a.sync()
-        self.assertEqual(len(self.service.line.rows), 18)
-        self.assertEqual([problem[0] for problem in self.a.problems()], ['11', '5', 'x'])
-        self.assertIn('22023', self.a.problems()[1][2])
-        self.assertEqual(self.a.get('5'), 'poison')
-        before = len(self.a.transport.sent)
-        self.a.sync()
-        self.assertEqual(len(self.a.transport.sent), before)        # not sent again
-        self.a.put('5', 'better')
-        self.a.sync()
-        self.assertEqual(self.service.line.rows['5']['body'], '"better"')
-        self.assertEqual([problem[0] for problem in self.a.problems()], ['11', 'x'])
-        self.assertEqual(summary(self.a), self.service.state())
+        for self.knows_atomic in (True, False):
+            with self.subTest(knows_atomic=self.knows_atomic):
+                self.setUp()
+                self.service.knows_atomic = self.knows_atomic
+                self.a.put_all((f'{n}', 'poison' if n == 5 else 'forbidden' if n == 11 else n) for n in range(20))
+                self.a.put('x', 'poison')
+                self.a.sync()
+                self.assertEqual(len(self.service.line.rows), 18)
+                self.assertEqual(len(self.a.transport.sent) == 1, self.knows_atomic)
+                self.assertEqual([problem[0] for problem in self.a.problems()], ['11', '5', 'x'])
+                self.assertIn('22023', self.a.problems()[1][2])
+                self.assertEqual(self.a.get('5'), 'poison')
+                before = len(self.a.transport.sent)
+                self.a.sync()
+                self.assertEqual(len(self.a.transport.sent), before)        # not sent again
+                self.a.put('5', 'better')
+                self.a.sync()
+                self.assertEqual(self.service.line.rows['5']['body'], '"better"')
+                self.assertEqual([problem[0] for problem in self.a.problems()], ['11', 'x'])
+                self.assertEqual(summary(self.a), self.service.state())
+                self.assertFalse(self.a.store.select('unanswered'))
 
     def test_many_poisoned(self):
-        self.a.put_all((f'{n}', 'poison') for n in range(100))
-        for expected in (32, 64, 96, 100, 100):
-            self.a.sync()
-            self.assertEqual(len(self.a.problems()), expected)
+        for knows_atomic in (True, False):
+            with self.subTest(knows_atomic=knows_atomic):
+                self.setUp()
+                self.service.knows_atomic = knows_atomic
+                self.a.put_all((f'{n}', 'poison') for n in range(100))
+                for expected in (32, 64, 96, 100, 100):
+                    self.a.sync()
+                    self.assertEqual(len(self.a.problems()), expected)
+                    self.assertFalse(self.a.store.select('unanswered'))
+
+    def test_what_was_not_tried_is_sent_again(self):
+        self.service.max_refusals = 2
+        self.a.put_all((f'{n:02}', 'poison' if n % 4 == 0 else n) for n in range(20))
+        self.assertEqual(self.a.upload(), {'created': 15, 'refused': 5})
+        self.assertEqual(len(self.a.transport.sent), 3)
+        self.assertEqual(len(self.service.line.rows), 15)
+
+    def test_edited_while_it_is_refused(self):
+        self.a.put('x', 'poison')
+        self.a.transport.meanwhile = lambda: self.a.put('x', 'better')
+        self.assertEqual(self.a.upload(), {'refused': 1, 'created': 1})
+        self.assertEqual(self.a.problems(), [])
+        self.a.sync()
+        self.assertSame(self.a)
+
+    def test_nothing_is_tried(self):
+        self.service.max_refusals = 0
+        self.a.put_all((f'{n}', n) for n in range(3))
+        self.assertEqual(self.a.upload(), {})
+        self.assertEqual(len(self.a.transport.sent), 1)
+        self.service.max_refusals = 32
+        self.in_step()
+        self.assertSame()
+
+    def test_modified_takes_what_was_stored(self):
+        self.a.put('x', 'unfinished')
+        self.assertEqual(self.a.upload(), {'modified': 1})
+        self.assertEqual(self.a.get('x'), 'finished')
+        self.in_step()
+        self.assertSame()
+        self.assertFalse(self.a.status()['twin'])
+
+    def test_modified_while_it_is_edited(self):
+        self.a.put('x', 'unfinished')
+        self.a.transport.meanwhile = lambda: self.a.put('x', 'later')
+        self.a.upload()
+        self.assertEqual(self.a.get('x'), 'later')
+        self.in_step()
+        self.assertSame()
+
+    def test_modified_and_the_answer_is_lost(self):
+        self.a.put('x', 'unfinished')
+        self.a.transport.breaks = lambda: 'answer'
+        with self.assertRaises(ConnectionError):
+            self.a.upload()
+        self.a.transport.breaks = lambda: None
+        self.assertEqual(self.a.upload(), {'discarded': 1})
+        self.assertEqual(self.a.get('x'), 'finished')
+        self.assertSame(self.a)
+
+    def test_modified_left_out_is_fetched(self):
+        self.service.winner_budget = 0
+        self.a.put('x', 'unfinished')
+        self.assertEqual(self.a.upload(), {'modified': 1})
+        self.assertEqual(self.a.get('x'), 'finished')
+        self.assertSame(self.a)
+
+    def test_modified_that_cannot_be_fetched(self):
+        self.service.winner_budget = 0
+        self.a.put('x', 'unfinished')
+        get, self.service.get = self.service.get, lambda *_: {'documents': [], 'more': True, 'behind': True}
+        self.assertEqual(self.a.upload(), {'modified': 1})
+        self.assertEqual(self.a.get('x'), 'unfinished')
+        self.service.get = get
+        self.in_step()
+        self.assertEqual(self.a.get('x'), 'finished')
+        self.assertSame()
 
     def test_newer_document_solves_the_problem(self):
         self.a.put('x', 'poison')
@@ -899,6 +978,8 @@ class History:
         self.service.page_budget = chance.choice((2, 10**9))
         self.service.list_budget = chance.choice((2, 10, 10**9))
         self.service.winner_budget = chance.choice((0, 1, 10**9))
+        self.service.knows_atomic = chance.choice((True, True, False))
+        self.service.max_refusals = chance.choice((1, 32))
         self.time = 1000
         self.trouble = True
         self.waits = Waits(told=chance.choice((0, 30)), others=chance.choice((0, 50)), compare=chance.choice((100, 1000)), again=5,
@@ -923,7 +1004,7 @@ class History:
     def step(self):
         actions = (('put', 30), ('delete', 8), ('sync', 30), ('upload', 5), ('download', 5), ('meanwhile', 12), ('begin', 3),
                    ('end', 3), ('purge', 3), ('backup', 3), ('restore', 2), ('clone', 1), ('keep', 1), ('back', 1), ('later', 3),
-                   ('compare', 3), ('zero', 3), ('poison', 1))
+                   ('compare', 3), ('zero', 3), ('poison', 1), ('unfinished', 2))
         action = self.chance.choices([name for name, _ in actions], [weight for _, weight in actions])[0]
         client = self.chance.choice(self.clients)
         id = f'd{self.chance.randrange(self.IDS)}'
@@ -950,6 +1031,9 @@ class History:
 
     def poison(self, client, id):
         client.put(id, self.chance.choice(('poison', 'forbidden')))
+
+    def unfinished(self, client, id):
+        client.put(id, f'unfinished {self.chance.random()}')
 
     def delete(self, client, id):
         client.delete(id)
@@ -1358,7 +1442,7 @@ class HttpTest(unittest.TestCase):
         self.transport.pull('me', None, 10, None, True, True)
         self.transport.reconcile('me', 'c', [1, 2], None, 10)
         self.transport.get('me', 'c', ['\u00e4'])
-        self.assertEqual(self.requests[0], ('POST', '/api/Docs', b'{"collection": "a b", "clientId": "me", "documents": '
+        self.assertEqual(self.requests[0], ('POST', '/api/Docs?atomic=false', b'{"collection": "a b", "clientId": "me", "documents": '
                                             b'[{"id": "x", "clientVersion": 1, "body": 1.10}]}'))
         self.assertEqual(self.requests[1][:2], ('GET', '/api/Docs/Pull?collection=a%20b&clientId=me&maxDocuments=10&'
                                                 'reconcile=true&cursor=c%2B&state=0123456789abcdef&tombstones=false'))

@@ -1,5 +1,5 @@
 """service_model.py - what the service promises, in memory, for the tests of the client: one collection with stamps, pages and
-cursors, state, reconcile, get, purge, transactions that commit late, losses, servers that lag, refusals.
+cursors, state, reconcile, get, purge, transactions that commit late, losses, servers that lag, refusals, a trigger.
 
 A history that was lost is not forgotten here (`ever_purged`), so that a test can tell a deletion from a loss.
 """
@@ -52,24 +52,44 @@ class Service:
         self.winner_budget = 10**9
         self.ever_purged = {}   # id -> the highest version purged, in any history
         self.knows_stale_cursors = True     # Reconcile and Get refuse cursors that are void
+        self.knows_atomic = True            # what is wrong with one document is its outcome
+        self.max_refusals = 32              # then the rest is untried
 
     # Uploads
 
     def upload(self, client_id, documents):
         sent = json.loads(documents_text(documents))
-        for document, text in zip(sent, documents):
-            self._check(document, text.get('body'))
+        refusals = [self._refusal(document, text.get('body')) for document, text in zip(sent, documents)]
+        if not self.knows_atomic:
+            for refusal in filter(None, refusals):
+                raise refusal
         self._end_old()
         before, budget, results = self._copy(), self.winner_budget, []
-        for document, text in zip(sent, documents):
-            result = self._upload(client_id, {**document, 'body': text.get('body')})
+        for document, text, refusal in zip(sent, documents, refusals):
+            if sum(result['outcome'] == 'refused' for result in results) >= self.max_refusals:
+                result = self._not_applied(document, 'untried')
+            elif refusal:
+                result = self._not_applied(document, 'refused') | {
+                    'error': {'code': refusal.code, 'message': refusal.message, 'details': None, 'hint': None}}
+            else:
+                result = self._upload(client_id, {**document, 'body': text.get('body')})
             if result['winner']:
                 budget -= 1
-                result['winner'] = result['winner'] if budget >= 0 else None
+                if budget < 0:
+                    result |= {'winner': None, 'winnerOmitted': True}
             results.append(result)
         if self.line.rows != before.rows:
             self._commit(before)
         return {'received': len(documents), 'results': results}
+
+    def _refusal(self, document, body):
+        try:
+            self._check(document, body)
+        except Refused as refusal:
+            return refusal
+
+    def _not_applied(self, document, outcome):
+        return {'id': document['id'], 'outcome': outcome, 'clientVersion': None, 'LastUpdateUtc': None, 'winner': None}
 
     def _check(self, document, body):
         if body and 'forbidden' in body:
@@ -94,6 +114,9 @@ class Service:
             outcome, winner = 'discarded', stored
         if outcome in ('created', 'updated'):
             stored = {**sent, 'LastUpdateUtc': stamp(self._tick())}
+            if sent['body'] and 'unfinished' in sent['body']:       # a trigger completes it
+                stored['body'] = sent['body'].replace('unfinished', 'finished')
+                outcome, winner = 'modified', stored
             self.line.rows[sent['id']] = stored
         return {'id': sent['id'], 'outcome': outcome, 'clientVersion': stored['clientVersion'] if stored else None,
                 'LastUpdateUtc': stored['LastUpdateUtc'] if stored else None, 'winner': copy.copy(winner)}

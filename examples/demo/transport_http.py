@@ -71,7 +71,8 @@ class HttpTransport:
         return self._request('POST', path, keys, text.encode())
 
     def upload(self, client_id, documents):
-        return self._post('/Docs', ['results'], documents, clientId=client_id)
+        # In the query string, where services that don't know it pass over it
+        return self._post('/Docs?atomic=false', ['results'], documents, clientId=client_id)
 
     def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
         """By GET, which a standby may answer, else by POST, which goes to the server that is written to."""

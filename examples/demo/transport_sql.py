@@ -40,7 +40,7 @@ class SqlTransport:
         return read_answer(answer, *keys)
 
     def upload(self, client_id, documents):
-        return self._call('docsync_docs', ['results'], documents, clientId=client_id)
+        return self._call('docsync_docs', ['results'], documents, clientId=client_id, atomic=False)
 
     def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
         return self._call('docsync_docs_sync', ['documents', 'cursor', 'more'], [], clientId=client_id, cursor=cursor,

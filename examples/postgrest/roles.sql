@@ -34,6 +34,10 @@ SELECT api.docsync_grant('docsync_user') \g /dev/null
 -- shorter than nginx waits: who is answered by nginx leaves a request behind.
 ALTER ROLE docsync_authenticator SET statement_timeout = '55s';
 
+-- Nor one that waits for a row that somebody holds, in psql perhaps: as many of these as PostgREST has connections, and nobody
+-- else is served. It ends with a 500, and the client tries again later.
+ALTER ROLE docsync_authenticator SET lock_timeout = '3s';
+
 -- One policy for reading and writing. A collection belongs to the tenant who is named in front of its first "/".
 -- (SELECT ...) is evaluated once a query, not once a row. The claims are empty outside PostgREST: no tenant, no row.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;

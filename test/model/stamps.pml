@@ -12,7 +12,8 @@
  *	  running set, it lets go of its locks;
  * 3. a snapshot's xmax is one above the highest id that has ended; it lists the
  *	  running ids below xmax, and sees what the others below it committed;
- * 4. a lock first taken in a savepoint goes when that is rolled back.
+ * 4. a lock first taken in a savepoint goes when that is rolled back;
+ * 5. the running set and the highest id that has ended are read in one step.
  *
  * There is one collection: who writes to others only is a transaction with an id
  * and without a mark.  There is one reader: readers change nothing for anybody.
@@ -274,6 +275,34 @@ inline take_snapshot()
 	printf("the reader takes a snapshot, xmax %d\n", xmax)
 }
 
+/*
+ * Who runs, and one above the highest id that has ended; not before it is
+ * needed.  An id that isn't found running then, and isn't below that, would be a
+ * subtransaction's.
+ */
+inline look_who_runs()
+{
+	unended = 1;
+	for (i : 1 .. next - 1) {
+		unended = (running[i] -> unended : i + 1)
+	}
+	for (i : 1 .. TRANSACTIONS) {
+		ran[i] = running[i]
+	}
+	i = 0;
+	printf("the reader looks who runs; %d has not ended\n", unended)
+}
+
+#define has_looked			(unended > 0)
+#define is_to_be_found(id)	(listed[id] || has_looked)
+#define needs_looks(id)		(listed[id] || ran[id])
+
+#ifdef ENDED_NOT_ASKED
+#define has_committed(id)	false
+#else
+#define has_committed(id)	(id < unended && committed[id])
+#endif
+
 inline begin_scan()
 {
 	s = since;
@@ -301,7 +330,13 @@ inline scan()
 #else
 		if
 		:: !is_open(known) -> known++
-		:: else -> looking = true; break
+		:: is_open(known) && !is_to_be_found(known) -> finding = true; break
+		:: is_open(known) && is_to_be_found(known) && needs_looks(known) -> looking = true; break
+		:: is_open(known) && is_to_be_found(known) && !needs_looks(known) ->
+			if
+			:: has_committed(known) -> end_scan(); break
+			:: else -> known++
+			fi
 		fi
 #endif
 	od;
@@ -335,7 +370,12 @@ inline end_scan()
 {
 	looking = false;
 	s = 0;
-	known = 0
+	known = 0;
+	unended = 0;
+	for (i : 1 .. TRANSACTIONS) {
+		ran[i] = false
+	}
+	i = 0
 }
 
 active proctype reader()
@@ -346,14 +386,23 @@ active proctype reader()
 	bool listed[TRANSACTIONS + 1];
 	byte s;								/* the scan has come to this stamp */
 	byte known;							/* ids below it are done with */
+	bool finding;						/* who runs, in a scan */
+	bool ran[TRANSACTIONS + 1];			/* was found running */
+	byte unended;						/* none from here on had ended then; 0: it hasn't looked */
 	bool looking;						/* at the id `known', in a scan */
 	bool has_mark, runs;
 	byte i;
 
 	do
 	/* A poll, with a new snapshot or once more with the old one */
-	:: d_step { !looking -> take_snapshot(); check(); begin_scan(); scan() }
-	:: d_step { !looking && xmax > 0 -> begin_scan(); scan() }
+#ifdef LOOK_BEFORE_SNAPSHOT
+	:: d_step { !looking && !has_looked -> look_who_runs() }
+		d_step { take_snapshot(); check(); begin_scan(); scan() }
+#else
+	:: d_step { !looking && !finding -> take_snapshot(); check(); begin_scan(); scan() }
+	:: d_step { !looking && !finding && xmax > 0 -> begin_scan(); scan() }
+	:: d_step { finding -> finding = false; look_who_runs(); scan() }
+#endif
 
 	/* The two looks at an id.  Between them others go on. */
 #ifndef RUNNING_BEFORE_MARK

@@ -1,7 +1,7 @@
 -- What a role that may upload could do to others, or a trigger to an upload.
 BEGIN;
 SET LOCAL client_min_messages = warning;
-SELECT plan(25);
+SELECT plan(35);
 
 CREATE ROLE regress_docsync_bob;
 SELECT docsync_grant('regress_docsync_bob') \g /dev/null
@@ -50,6 +50,39 @@ SELECT is((SELECT count(*) || ' ' || count(winner) || ' ' || bool_and(outcome = 
 	(SELECT jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 1, 'body', 1)) FROM generate_series(1, 80) n), 'large')),
 	'80 67 true', 'winners end at max_page_size');
 SELECT is(json_array_length(docsync_pull(collection => 'large') -> 'documents'), 68, 'and so does a page');
+-- What is left out isn't read either.
+ALTER TABLE docsync.document ALTER body SET STORAGE EXTERNAL;
+SELECT docsync_upsert('anna', jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 9, 'body', repeat('x', 100000))), 'apart')
+  FROM generate_series(1, 300) n \g /dev/null
+SET LOCAL docsync.max_page_size = 1000000;
+CREATE FUNCTION regress_docsync_read() RETURNS bigint LANGUAGE sql AS $$ SELECT pg_stat_get_xact_blocks_fetched(reltoastrelid) FROM pg_class WHERE oid = 'docsync.document'::regclass $$;
+SELECT regress_docsync_read() AS before \gset
+CREATE TEMP TABLE answer AS SELECT value AS result FROM json_array_elements(docsync_docs(convert_to(jsonb_build_object('clientId', 'bob', 'collection', 'apart', 'documents',
+	(SELECT jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 1, 'body', 1)) FROM generate_series(1, 300) n))::text, 'UTF8')) -> 'results') AS result;
+SELECT is(count(result ->> 'winner') || ' ' || count(result ->> 'winnerOmitted'), '9 291', 'what is left out is said to be') FROM answer;
+SELECT cmp_ok(regress_docsync_read() - :before, '<', 20 * 30::bigint, 'and isn''t read');
+SELECT is(count(*), 300::bigint, 'each has one or the other') FROM answer WHERE result ->> 'outcome' = 'discarded' AND (result ->> 'winner' IS NULL) = (coalesce(result ->> 'winnerOmitted', 'false') = 'true');
+SELECT is((docsync_docs('{"clientId": "bob", "collection": "apart", "documents": [{"id": "1", "clientVersion": 10, "baseVersion": 8, "body": 1}, {"id": "none", "clientVersion": 10, "baseVersion": 8, "body": 1}, {"id": "new", "clientVersion": 10, "body": 1}]}')::jsonb
+		#- '{results,0,winner}' #- '{results,0,LastUpdateUtc}' #- '{results,2,LastUpdateUtc}')::text,
+	'{"results": [{"id": "1", "outcome": "conflict", "clientVersion": 9}, {"id": "none", "winner": null, "outcome": "conflict", "LastUpdateUtc": null, "clientVersion": null}, {"id": "new", "winner": null, "outcome": "created", "clientVersion": 10}], "received": 3}',
+	'nothing is left out where there is none');
+-- Nor is what can't be the same, to see whether it is a retry.
+SELECT regress_docsync_read() AS before \gset
+SELECT is((SELECT count(*) || ' ' || count(winner) FROM docsync_upsert('anna', (SELECT jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 9, 'body', 1)) FROM generate_series(1, 300) n), 'apart')), '300 9',
+	'the same version with another content');
+SELECT cmp_ok(regress_docsync_read() - :before, '<', 20 * 30::bigint, '... isn''t read');
+SELECT is((SELECT count(*) || ' ' || bool_and(outcome = 'unchanged') FROM docsync_upsert('anna', (SELECT jsonb_agg(jsonb_build_object('id', n::text, 'clientVersion', 9, 'body', repeat('x', 100000))) FROM generate_series(1, 9) n), 'apart')), '9 true',
+	'but a retry is known');
+CREATE TEMP TABLE dense AS SELECT jsonb_build_array(jsonb_build_object('id', 'ones', 'clientVersion', 1, 'body', (SELECT jsonb_agg(1) FROM generate_series(1, 10000))),
+		jsonb_build_object('id', 'empty', 'clientVersion', 1, 'body', (SELECT jsonb_agg('{}'::jsonb) FROM generate_series(1, 10000))),
+		jsonb_build_object('id', 'scale', 'clientVersion', 1, 'body', '[1.50, 1e300, 1e-300, 12345678901234567890]'::jsonb),
+		jsonb_build_object('id', 'one', 'clientVersion', 1, 'body', 1e300)) AS documents;
+SELECT is(string_agg(DISTINCT outcome, ' '), 'created', 'what is small in text and large in the table') FROM dense, docsync_upsert('anna', documents, 'dense');
+SELECT is(string_agg(DISTINCT outcome, ' '), 'unchanged', '... is known, too') FROM dense, docsync_upsert('anna', documents, 'dense');
+SELECT is(string_agg(DISTINCT result ->> 'outcome', ' '), 'unchanged', '... as text, too')
+  FROM dense, json_array_elements(docsync_docs(convert_to(format('{"clientId": "anna", "collection": "dense", "documents": %s}', replace(documents::text, ' ', '')), 'UTF8')) -> 'results') AS result;
+RESET docsync.max_page_size;
+ALTER TABLE docsync.document ALTER body SET STORAGE EXTENDED;
 
 ------------------------------------------------------------------------------
 -- The lock table, and a type that somebody has altered

@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(193);
+SELECT plan(245);
 
 -- Rows that a command reads: entries of docsync.document's indexes, and what
 -- sequential scans return
@@ -42,6 +42,7 @@ INSERT INTO call (name, command) VALUES
 	('sync', $$SELECT docsync_sync('reader', '[{"id": "17", "clientVersion": 0, "body": 1}]', "maxDocuments" => 10)$$),
 	('pull of one who has to compare', $$SELECT docsync_pull(cursor => (SELECT other_cursor FROM middle), reconcile => true, "maxDocuments" => 10)$$),
 	('the list', $$SELECT docsync_docs_reconcile('{"after": "17", "maxDocuments": 10}')$$),
+	('sums of a small collection', $$SELECT docsync_pull(collection => 'nowhere', state => 'true')$$),
 	('ten by id', $$SELECT docsync_docs_get(convert_to((SELECT jsonb_build_object('ids', jsonb_agg(i::text)) FROM generate_series(101, 110) AS i)::text, 'UTF8'))$$),
 	('purge', $$CALL docsync_purge('1 day', 'default')$$),
 	('purge of all collections', $$CALL docsync_purge('1 day')$$),
@@ -77,6 +78,20 @@ BEGIN
 	TRUNCATE victim;
 END
 $$;
+
+------------------------------------------------------------------------------
+-- Nothing is compiled, whatever it seems to cost
+------------------------------------------------------------------------------
+CREATE FUNCTION pg_temp.compiles() RETURNS boolean
+	LANGUAGE plpgsql SET jit = on SET jit_above_cost = 0
+AS $$
+DECLARE
+	answer text := docsync_pull('reader', NULL);
+BEGIN
+	RETURN pg_read_file('/proc/self/maps') ~ 'llvmjit';
+END
+$$;
+SELECT is(pg_temp.compiles(), false, 'nothing is compiled');
 
 ------------------------------------------------------------------------------
 -- Plans that were made when the table had one document, and no statistics
@@ -115,6 +130,12 @@ SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_upsert('tablet', 
 SET LOCAL enable_indexscan = off;
 DISCARD PLANS;
 SELECT pg_temp.few('enable_indexscan = off');
+-- Is there any document? So it is asked where tombstones have been purged since.
+SAVEPOINT s;
+INSERT INTO docsync.purged VALUES ('default', clock_timestamp(), 'tablet', '-infinity');
+SELECT pg_temp.rows_read($$SELECT docsync_pull('reader', (SELECT cursor FROM middle), reconcile => true, "maxDocuments" => 10)$$) AS read \gset
+ROLLBACK TO s;
+SELECT cmp_ok(:read, '<', 1000, 'enable_indexscan = off: pull of one whom tombstones have passed by');
 SET LOCAL enable_indexscan = on;
 SET LOCAL plan_cache_mode = force_custom_plan;
 SELECT pg_temp.few('force_custom_plan');
@@ -139,6 +160,18 @@ RESET cpu_index_tuple_cost;
 RESET enable_indexscan;
 RESET seq_page_cost;
 RESET cpu_tuple_cost;
+
+-- An index that is smaller than ours, and in another order
+CREATE INDEX small ON docsync.document (collection);
+SET LOCAL random_page_cost = 1000;
+SET LOCAL cpu_operator_cost = 0;
+SET LOCAL cursor_tuple_fraction = 1;
+DISCARD PLANS;
+SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_query_since('reader', max_documents => 10)$$), '<', 1000::bigint, 'costs that favour an index that has to be sorted');
+RESET random_page_cost;
+RESET cpu_operator_cost;
+RESET cursor_tuple_fraction;
+DROP INDEX docsync.small;
 
 ------------------------------------------------------------------------------
 -- Statistics of a table that was small, and plans made of them
@@ -198,8 +231,8 @@ SELECT docsync_grant('regress_docsync_plans') \gset
 GRANT DELETE ON docsync.document TO regress_docsync_plans;
 CREATE FUNCTION pg_temp.fails(id text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-	IF current_setting('enable_seqscan') = 'on' THEN
-		RAISE EXCEPTION 'too late';
+	IF current_setting('enable_seqscan') = 'off' THEN
+		RAISE EXCEPTION 'flipped';
 	END IF;
 	RAISE EXCEPTION USING ERRCODE = 'ZZ000', MESSAGE = 'no';
 END
@@ -218,15 +251,101 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 GRANT SELECT ON setting TO regress_docsync_plans;
-SELECT is(pg_temp.after_error($$SELECT docsync_query_since('reader')$$), 'ZZ000, settings touched: none', 'after an error in a download');
-SELECT is(pg_temp.after_error($$SELECT docsync_upsert('tablet', '[{"id": "17", "clientVersion": 0, "body": 1}]')$$), 'ZZ000, settings touched: none',
-	'after an error in an upload');
-SELECT is(pg_temp.after_error($$SELECT docsync_sync('tablet')$$), 'ZZ000, settings touched: none', 'after an error in a sync');
+CREATE FUNCTION pg_temp.all_errors(state text) RETURNS SETOF text
+	LANGUAGE sql
+AS $$
+	SELECT is(pg_temp.after_error(command), 'ZZ000, settings touched: none', format('after an error in %s, %s', name, state))
+	  FROM (VALUES ('a download', 'SELECT docsync_query_since(''reader'')'),
+				   ('an upload', 'SELECT docsync_upsert(''tablet'', ''[{"id": "17", "clientVersion": 0, "body": 1}]'')'),
+				   ('a sync', 'SELECT docsync_sync(''tablet'')')) AS v(name, command)
+$$;
+SELECT pg_temp.all_errors('by a policy');
+-- A SET clause notes what is set when the function is called, and that comes back at the end of the transaction.
+ALTER FUNCTION pg_temp.fails(text) SET enable_seqscan = on SET enable_sort = on SET jit = on;
+SELECT pg_temp.all_errors('by a function with a SET clause');
+DROP POLICY fails ON docsync.document;
+CREATE FUNCTION pg_temp.fails_when_planned() RETURNS text LANGUAGE plpgsql STABLE SET enable_seqscan = on SET enable_sort = on SET jit = on
+	AS $$BEGIN RETURN pg_temp.fails(''); END$$;
+CREATE POLICY fails ON docsync.document USING (collection >= pg_temp.fails_when_planned());
+DISCARD PLANS;
+SELECT pg_temp.all_errors('while a plan is made');
+DROP POLICY fails ON docsync.document;
 ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY;
 CREATE FUNCTION pg_temp.fails() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN pg_temp.fails(''); END$$;
 CREATE TRIGGER fails BEFORE UPDATE ON docsync.document FOR EACH ROW EXECUTE FUNCTION pg_temp.fails();
 SELECT is(pg_temp.after_error($$DELETE FROM docsync.document WHERE collection = 'default' AND id = '21'$$), 'ZZ000, settings touched: none',
 	'after an error in making a tombstone');
+DROP TRIGGER fails ON docsync.document;
+
+------------------------------------------------------------------------------
+-- Others' statements are planned as ever
+------------------------------------------------------------------------------
+RESET enable_sort;
+RESET enable_bitmapscan;
+CREATE TEMP TABLE member (name text PRIMARY KEY, collection text);
+INSERT INTO member VALUES ('me', 'default');
+ANALYZE member;
+GRANT SELECT ON member TO regress_docsync_plans;
+CREATE FUNCTION pg_temp.collection_of_member() RETURNS text LANGUAGE plpgsql STABLE
+	AS $$BEGIN RETURN (SELECT collection FROM member WHERE name = 'me'); END$$;
+CREATE FUNCTION pg_temp.collection_of_member(id text) RETURNS text LANGUAGE plpgsql
+	AS $$BEGIN RETURN (SELECT collection FROM member WHERE name = left('me', length(id) + 2)); END$$;
+
+-- How a table of one row is read in the course of a command
+CREATE FUNCTION pg_temp.scans(command text) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	seq bigint := pg_stat_get_xact_numscans('member'::regclass);
+	index bigint := pg_stat_get_xact_numscans('member_pkey'::regclass);
+BEGIN
+	SET LOCAL ROLE regress_docsync_plans;
+	EXECUTE command;
+	RESET ROLE;
+	RETURN CASE WHEN pg_stat_get_xact_numscans('member'::regclass) > seq THEN 'from end to end' END ||
+		CASE WHEN pg_stat_get_xact_numscans('member_pkey'::regclass) > index THEN ', by its index' ELSE '' END;
+END
+$$;
+CREATE FUNCTION pg_temp.all_scans(state text) RETURNS SETOF text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	c call;
+BEGIN
+	FOR c IN SELECT * FROM call WHERE name IN ('ten documents', 'sync', 'the list', 'ten by id', 'upload of one that is updated') ORDER BY place LOOP
+		DISCARD PLANS;
+		RETURN NEXT is(pg_temp.scans(c.command), 'from end to end', format('%s: %s', state, c.name));
+		DISCARD PLANS;
+		SET LOCAL enable_indexscan = off;
+		RETURN NEXT cmp_ok(pg_temp.rows_read('SET LOCAL ROLE regress_docsync_plans; ' || c.command || '; RESET ROLE'), '<', 1000::bigint,
+			format('%s, the documents: %s', state, c.name));
+		SET LOCAL enable_indexscan = on;
+	END LOOP;
+END
+$$;
+GRANT SELECT ON middle, call TO regress_docsync_plans;
+GRANT USAGE ON SEQUENCE version TO regress_docsync_plans;
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
+CREATE POLICY member ON docsync.document USING (collection >= pg_temp.collection_of_member());
+SELECT pg_temp.all_scans('called when planned');
+DROP POLICY member ON docsync.document;
+CREATE POLICY member ON docsync.document USING (collection = pg_temp.collection_of_member(id));
+SELECT pg_temp.all_scans('called for each row');
+DROP POLICY member ON docsync.document;
+CREATE POLICY member ON docsync.document USING (collection IN (SELECT collection FROM member WHERE name = 'me'));
+SELECT pg_temp.all_scans('in a subquery');
+DROP POLICY member ON docsync.document;
+CREATE FUNCTION pg_temp.collection_of_most() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER
+	AS $$BEGIN RETURN (SELECT mode() WITHIN GROUP (ORDER BY collection) FROM docsync.document WHERE collection > '' AND body IS NOT NULL); END$$;
+CREATE POLICY most ON docsync.document USING (collection >= pg_temp.collection_of_most());
+DISCARD PLANS;
+SELECT pg_stat_get_xact_numscans('docsync.document'::regclass) AS before \gset
+SET LOCAL ROLE regress_docsync_plans;
+SELECT count(docsync_pull('reader', NULL, "maxDocuments" => 1)) \gset
+RESET ROLE;
+SELECT cmp_ok(pg_stat_get_xact_numscans('docsync.document'::regclass), '>', :before::bigint, 'nor are those that read documents');
+DROP POLICY most ON docsync.document;
+ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -12,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(93);
+SELECT plan(128);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -192,6 +192,41 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$SELECT currval('docsync.clock')$$,
 	$$SELECT last_value FROM docsync.clock$$,
 	$$ALTER SEQUENCE docsync.clock RESTART 1$$]) AS command;
+
+------------------------------------------------------------------------------
+-- Column by column: each is needed, whatever becomes of an upload
+------------------------------------------------------------------------------
+CREATE ROLE regress_docsync_columns;
+GRANT USAGE ON SCHEMA docsync, "Sync; Api" TO regress_docsync_columns;
+INSERT INTO docsync.document (id, client_version, client_id, body) VALUES ('known', 5, 'tablet', '1'), ('known too', 5, 'tablet', '1');
+CREATE TEMP TABLE upload AS SELECT * FROM (VALUES
+	('a retry', '[{"id": "known", "clientVersion": 5, "body": 1}]'), ('retries', '[{"id": "known", "clientVersion": 5, "body": 1}, {"id": "known too", "clientVersion": 5, "body": 1}]'),
+	('an update', '[{"id": "known", "clientVersion": 6, "body": 1}]'), ('updates', '[{"id": "known", "clientVersion": 6, "body": 1}, {"id": "known too", "clientVersion": 6, "body": 1}]'),
+	('a new one', '[{"id": "new", "clientVersion": 5, "body": 1}]')) AS v(name, documents);
+CREATE FUNCTION pg_temp.upload(missing text, needed boolean) RETURNS SETOF text LANGUAGE plpgsql
+AS $$
+BEGIN
+	RETURN QUERY SELECT is(pg_temp.try('regress_docsync_columns', format('SELECT "Sync; Api".docsync_upsert(%L, %L)', 'tablet', documents)), CASE WHEN needed THEN '42501' ELSE 'OK' END,
+		format('%s, %s', name, missing)) FROM upload WHERE NOT needed OR missing !~ 'INSERT|UPDATE' OR name !~ 'retr';
+END
+$$;
+SELECT pg_temp.upload('nothing is granted', true);
+GRANT SELECT (collection, id, client_version, client_id, last_update_utc, deleted, body), INSERT (collection, id, client_version, client_id, deleted, body), UPDATE (client_version, client_id, deleted, body) ON docsync.document TO regress_docsync_columns;
+SELECT pg_temp.upload('without SELECT (fence)', true);
+GRANT SELECT (fence) ON docsync.document TO regress_docsync_columns;
+SELECT pg_temp.upload('all that is needed is granted', false);
+REVOKE SELECT (body) ON docsync.document FROM regress_docsync_columns;
+SELECT pg_temp.upload('without SELECT (body)', true);
+GRANT SELECT ON docsync.document TO regress_docsync_columns;
+SELECT pg_temp.upload('all of SELECT is granted', false);
+REVOKE INSERT (body) ON docsync.document FROM regress_docsync_columns;
+SELECT pg_temp.upload('without INSERT (body)', true);
+GRANT INSERT (body) ON docsync.document TO regress_docsync_columns;
+REVOKE UPDATE (body) ON docsync.document FROM regress_docsync_columns;
+SELECT is(pg_temp.try('regress_docsync_columns', format('SELECT "Sync; Api".docsync_upsert(%L, %L)', 'tablet', documents)), '42501', name || ', without UPDATE (body)') FROM upload WHERE name ~ 'update';
+GRANT UPDATE (body) ON docsync.document TO regress_docsync_columns;
+REVOKE USAGE ON SCHEMA docsync FROM regress_docsync_columns;
+SELECT pg_temp.upload('without USAGE on the schema', true);
 
 ------------------------------------------------------------------------------
 -- Whom it can't be granted to

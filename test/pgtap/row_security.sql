@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(110);
+SELECT plan(115);
 
 CREATE ROLE regress_docsync_ann;
 CREATE ROLE regress_docsync_bob;
@@ -129,6 +129,18 @@ SELECT is(pg_temp.upload('bob', '[{"id": "own", "clientVersion": 1, "body": "sec
 SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
 	'hidden 5 "secret", hidden 0 0 "secret"', 'ann''s documents are as they were');
 
+-- Who may write what he may not see: the server holds him to both, and he isn't given it as the winner either.
+DROP POLICY own ON docsync.document;
+CREATE POLICY see_own ON docsync.document FOR SELECT USING (client_id = current_user);
+CREATE POLICY write_any ON docsync.document FOR UPDATE USING (true);
+CREATE POLICY add_any ON docsync.document FOR INSERT WITH CHECK (true);
+SELECT is(pg_temp.upload('bob', format('[{"id": "hidden", "clientVersion": %s, "body": "guess"}]', version)), :'refused_old', format('may write, may not see: %s', version))
+  FROM unnest('{-1,4,5,6}'::text[]) AS version;
+DROP POLICY see_own ON docsync.document;
+DROP POLICY write_any ON docsync.document;
+DROP POLICY add_any ON docsync.document;
+CREATE POLICY own ON docsync.document USING (client_id = current_user);
+
 ------------------------------------------------------------------------------
 -- A policy that fails for what is stored
 ------------------------------------------------------------------------------
@@ -141,6 +153,9 @@ SELECT is(pg_temp.run_as('bob', format('SELECT outcome, count(*), error ->> %L A
   FROM unnest('{1,2,30}'::int[]) AS many;
 SELECT is(pg_temp.upload('bob', (SELECT jsonb_agg(jsonb_build_object('id', 'd' || i, 'clientVersion', 1, 'body', 1)) FROM generate_series(31 - many, 30) AS i)::text, 'levels'),
 	'22P02 invalid input syntax for type integer: "x"', format('%s documents, atomic', many)) FROM unnest('{1,2,30}'::int[]) AS many;
+SELECT is(pg_temp.run_as('bob', format('SELECT outcome, error ->> %L AS details FROM docsync_upsert(%L, %L, %L, false)', 'details', 'regress_docsync_bob',
+	'[{"id": "d30", "clientVersion": 8, "body": 1}, {"id": "d30", "clientVersion": 9, "body": 1}]', 'levels')),
+	'(refused,"{""document"": 1, ""id"": ""d30""}") (refused,"{""document"": 2, ""id"": ""d30""}")', 'each of its documents is named');
 DROP POLICY level ON docsync.document;
 CREATE POLICY own ON docsync.document USING (client_id = current_user);
 

@@ -12,7 +12,7 @@ CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
 -- Autovacuum would write.
 ALTER TABLE docsync.document SET (autovacuum_enabled = false, toast.autovacuum_enabled = false);
-SELECT plan(24);
+SELECT plan(27);
 
 -- What a command leaves behind, as text.  Others may write WAL meanwhile, such
 -- as the background writer, but not each time.
@@ -71,6 +71,13 @@ SELECT pg_temp.traces($$SELECT docsync_upsert('tablet', pg_temp.batch())$$) AS t
 SELECT is(:'traces'::text, 'wrote, WAL, a transaction id, a stamp, or was about to, a mark', 'a first upload leaves traces of all kinds');
 SELECT cmp_ok(pg_temp.dirty_pages(), '>', 10::bigint, '... and dirty pages');
 
+CREATE ROLE regress_docsync_writer;
+SELECT docsync_grant('regress_docsync_writer') \gset
+GRANT SELECT ON batch TO regress_docsync_writer;
+ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON docsync.document TO regress_docsync_writer USING (client_id = 'tablet');
+CREATE FUNCTION pg_temp.upload_as_writer(atomic bool) RETURNS bigint LANGUAGE sql SET role = regress_docsync_writer AS
+	$$SELECT count(*) FROM docsync_upsert('tablet', pg_temp.batch(), atomic => atomic) WHERE outcome = 'unchanged'$$;
 -- What the first to read a row notes in it is of the upload's doing.
 VACUUM (FREEZE, ANALYZE) docsync.document, docsync.history;
 CHECKPOINT;
@@ -86,6 +93,9 @@ INSERT INTO call (name, command) VALUES
 	('another content of the same version', $$SELECT docsync_upsert('tablet', '[{"id": "17", "clientVersion": 17, "body": 1}]')$$),
 	('another client''s of the same version', $$SELECT docsync_upsert('phone', '[{"id": "17", "clientVersion": 17, "body": {"n": 17}}]')$$),
 	('two edits of version 0 that end where they began', $$SELECT docsync_upsert('tablet', '[{"id": "zero", "clientVersion": 0, "body": 1}, {"id": "zero", "clientVersion": 0, "body": {"a": [1, 2.5]}}]')$$),
+	('the batch again, under a policy', $$SELECT pg_temp.upload_as_writer(true)$$),
+	('... and one by one', $$SELECT pg_temp.upload_as_writer(false)$$),
+	('the batch again, one by one', $$SELECT docsync_upsert('tablet', pg_temp.batch(), atomic => false)$$),
 	('an empty batch', $$SELECT docsync_upsert('tablet', '[]')$$),
 	('sync', $$SELECT docsync_sync('tablet', pg_temp.batch()::json)$$),
 	('sync without documents', $$SELECT docsync_sync('tablet')$$),
@@ -126,6 +136,8 @@ SELECT is((SELECT array_agg(id) FROM docsync.document WHERE xmin = (SELECT xmin 
 SELECT * FROM finish();
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;
+DROP OWNED BY regress_docsync_writer;
+DROP ROLE regress_docsync_writer;
 DROP EXTENSION docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;

@@ -123,6 +123,16 @@ SELECT id, client_id, client_version FROM docsync.document WHERE collection = 'r
 SELECT outcome FROM docsync_upsert('phone', '[{"id": "d002", "clientVersion": 1, "body": 2}, {"id": "d003", "clientVersion": 1, "body": 3}, {"id": "d004", "clientVersion": 1, "body": 4}]', 'race based');
 SELECT pg_temp.race('race based', 'd001', 'phone', '[{"id": "d002", "clientVersion": 2, "body": "between"}, {"id": "d003", "clientVersion": 3, "body": "newer"}, {"id": "d004", "clientVersion": 3, "body": 4}]') \gset
 SELECT id, outcome, client_version, winner ->> 'body' AS winner FROM docsync_upsert('tablet', '[{"id": "d001", "clientVersion": 1, "body": 1, "baseVersion": null}]' || jsonb_path_query_array(pg_temp.based(4, '1', 3), '$[0 to 2]'), 'race based') ORDER BY id;
+-- another of the same id wins then, alone and among others, and if it is the one before
+SELECT pg_temp.race('race other', 'd001', 'phone', '[{"id": "d001", "clientVersion": 7, "body": "between"}]') \gset
+SELECT string_agg(concat_ws(' ', id, outcome, client_version), ', ' ORDER BY ordinal) FROM docsync_upsert('tablet', '[{"id": "d001", "clientVersion": 9, "baseVersion": null, "body": 9}, {"id": "d001", "clientVersion": 8, "body": 8}]', 'race other');
+SELECT pg_temp.race('race others', 'd001', 'phone', '[{"id": "d001", "clientVersion": 7, "body": "between"}]') \gset
+SELECT string_agg(concat_ws(' ', id, outcome, client_version), ', ' ORDER BY ordinal) FROM docsync_upsert('tablet', '[{"id": "d000", "clientVersion": 1, "body": 1}, {"id": "d001", "clientVersion": 9, "baseVersion": null, "body": 9}, {"id": "d001", "clientVersion": 8, "body": 8}, {"id": "d002", "clientVersion": 1, "body": 1}]', 'race others');
+SELECT pg_temp.race('race before', 'd001', 'phone', '[{"id": "d001", "clientVersion": 7, "body": "between"}]') \gset
+SELECT string_agg(concat_ws(' ', id, outcome, client_version), ', ' ORDER BY ordinal) FROM docsync_upsert('tablet', '[{"id": "d001", "clientVersion": 8, "body": 8}, {"id": "d001", "clientVersion": 9, "baseVersion": null, "body": 9}]', 'race before');
+SELECT pg_temp.race('race none', 'd001', 'phone', '[{"id": "d001", "clientVersion": 7, "body": "between"}]') \gset
+SELECT string_agg(concat_ws(' ', id, outcome, client_version), ', ' ORDER BY ordinal) FROM docsync_upsert('tablet', '[{"id": "d001", "clientVersion": 9, "baseVersion": null, "body": 9}, {"id": "d001", "clientVersion": 6, "body": 8}]', 'race none');
+SELECT collection, id, client_id, client_version FROM docsync.document WHERE collection IN ('race other', 'race others', 'race before', 'race none') ORDER BY 1, 2;
 -- of version 0, where baseUtc alone tells
 SELECT outcome FROM docsync_upsert('phone', '[{"id": "d002", "clientVersion": 0, "body": 2}]', 'race utc');
 SELECT to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS utc FROM docsync.document WHERE collection = 'race utc' \gset

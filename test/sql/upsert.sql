@@ -307,6 +307,19 @@ SELECT outcome FROM docsync_upsert('phone', '[{"id": "zero", "clientVersion": 0,
 SELECT outcome FROM docsync_upsert('tablet', jsonb_build_array(jsonb_build_object('id', 'zero', 'clientVersion', 0, 'body', 3, 'baseVersion', 0,
 	'baseUtc', to_char(:'stamp'::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))), 'based');
 
+-- What is asked at commit refuses the whole, atomic or not.
+CREATE TABLE owner (name text PRIMARY KEY);
+ALTER TABLE docsync.document ADD owner text GENERATED ALWAYS AS (body ->> 'owner') STORED,
+	ADD FOREIGN KEY (owner) REFERENCES owner DEFERRABLE INITIALLY DEFERRED;
+SELECT outcome FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}, {"id": "b", "clientVersion": 1, "body": {"owner": "nobody"}}]', 'deferred', false);
+\echo :LAST_ERROR_SQLSTATE
+SELECT count(*) FROM docsync.document WHERE collection = 'deferred';
+BEGIN;
+SET CONSTRAINTS ALL IMMEDIATE;
+SELECT id, outcome, error ->> 'code' AS error FROM docsync_upsert('tablet', '[{"id": "a", "clientVersion": 1, "body": 1}, {"id": "b", "clientVersion": 1, "body": {"owner": "nobody"}}]', 'deferred', false);
+COMMIT;
+
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync CASCADE;
+DROP TABLE owner;

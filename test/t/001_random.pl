@@ -47,7 +47,10 @@ my @READERS = (
 	{ name => 'serializable', pause => 0.01, polls => 3,
 		begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY' },
 	{ name => 'cool collection', pause => 0.003, collection => 'cool' },
-	{ name => 'one of many collections', pause => 0.005, collection => 'many-70' });
+	{ name => 'one of many collections', pause => 0.005, collection => 'many-70' },
+	{ name => 'several collections', pause => 0.005, collections => [qw(hot cool many-70 other)], client_id => 'r' },
+	{ name => 'several collections, origin other, paged', pause => 0.001, collections => [qw(hot cool other)], client_id => 'w1', origin => 'other',
+		max_documents => 5 });
 
 my $node = new_node('random');
 add_jitter($node) if $ENV{DOCSYNC_RANDOM_JITTER};
@@ -144,6 +147,14 @@ cmp_ok($admin->value('SELECT last_value FROM docsync.clock'), '>=',
 	$admin->value('SELECT max(extract(epoch FROM last_update_utc) * 1000000)::bigint FROM docsync.document'),
 	'the clock is not behind any stamp');
 
+for my $collection (qw(hot cool))
+{
+	my $added = sum0(map { retrieve($_)->{added}{$collection} // 0 } glob "$dir/writer*");
+
+	is($admin->value(q{SELECT (body ->> 'n')::int FROM docsync.document WHERE collection = ? AND id = 'm-counter'}, $collection),
+		$added, "the counter in $collection has what was added to it");
+}
+
 report();
 $foreign->do('COMMIT');
 done_testing();
@@ -167,6 +178,7 @@ sub start_writer
 				transactions => 0,
 				documents => 0,
 				kinds => {},
+				added => {},
 				refused => {}
 			};
 
@@ -216,11 +228,14 @@ BEGIN
 		copy => [ 3, \&copy ],
 		savepoints => [ 8, \&savepoints ],
 		fail_midway => [ 10, \&fail_midway ],
+		upload_parts => [ 10, \&upload_parts ],
+		compare_and_swap => [ 10, \&compare_and_swap ],
 		exception_block => [ 5, \&exception_block ],
 		prepare => [ 8, \&prepare ],
 		roll_back => [ 5, \&roll_back ],
 		repeatable_read => [ 6, \&repeatable_read ],
 		some_collections => [ 5, \&some_collections ],
+		sync_collections => [ 10, \&sync_collections ],
 		many_collections => [ 1, \&many_collections ]);
 	@CHOICE = map { ($_) x $KINDS{$_}[0] } sort keys %KINDS;
 }
@@ -365,7 +380,61 @@ sub fail_midway
 	return;
 }
 
-# The same with a subtransaction that is PL/pgSQL's
+# What is wrong with some doesn't stop the others: each is as the answer says.
+sub upload_parts
+{
+	my ($writer, $session) = @_;
+	my $collection = collection();
+	my $in_transaction = rand() < 0.5;
+	my @documents = documents($writer, 1 + rand 60);
+
+	for my $n (0 .. rand 6)
+	{
+		my $id = (qw(a m z))[ rand 3 ] . "-poison-$writer->{client_id}-$n";
+
+		splice @documents, rand @documents, 0, rand() < 0.8 ? document($id, version(), '{"poison": true}') : qq({"id": "$id"});
+	}
+	$session->do('BEGIN') if $in_transaction;
+
+	my @answers = $session->upload_parts($writer->{client_id}, $collection, @documents);
+	for my $answer (@answers)
+	{
+		die "$answer->{id}: $answer->{outcome}" if ($answer->{id} =~ /poison/) != ($answer->{outcome} eq 'refused') || $answer->{outcome} eq 'untried';
+	}
+	$writer->{documents} += @answers;
+	if ($in_transaction)
+	{
+		my %told = map { ($_->{id} => $_->{stamp}) } grep { $_->{outcome} =~ /^(created|updated)$/ } @answers;
+		my $stored = $session->rows('SELECT id, (extract(epoch FROM last_update_utc) * 1000000)::bigint FROM docsync.document
+									  WHERE collection = ? AND id = ANY (?)', $collection, [ keys %told ]);
+
+		die 'the answer says what is not so' if @$stored != keys %told || grep { $told{ $_->[0] } != $_->[1] } @$stored;
+		pause(20);
+		$session->do(rand() < 0.8 ? 'COMMIT' : 'ROLLBACK');
+	}
+	return;
+}
+
+# Adds one to a counter, if nobody else has since it was looked at.
+sub compare_and_swap
+{
+	my ($writer, $session) = @_;
+	my $collection = collection();
+	my ($version, $n) = @{ $session->rows(q{SELECT client_version, body ->> 'n' FROM docsync.document
+											 WHERE collection = ? AND id = 'm-counter'}, $collection)->[0] // [] };
+	my $upload = rand() < 0.5 ? 'upload' : 'upload_parts';
+	my @documents = documents($writer, rand 10);
+
+	push @documents, sprintf '{"id": "m-counter", "clientVersion": %d, "baseVersion": %s, "body": {"n": %d}}',
+	  ($version // 0) + 1 + rand 3, $version // 'null', ($n // 0) + 1;
+	pause(5);
+	$writer->{added}{$collection} += grep { $_->{id} eq 'm-counter' && $_->{outcome} =~ /^(created|updated)$/ }
+	  $session->$upload($writer->{client_id}, $collection, @documents);
+	$writer->{documents} += @documents;
+	return;
+}
+
+# An upload that fails midway in a subtransaction that is PL/pgSQL's
 sub exception_block
 {
 	my ($writer, $session) = @_;
@@ -439,6 +508,59 @@ sub some_collections
 		pause(10);
 	}
 	$session->do('COMMIT');
+	return;
+}
+
+# In one request, where what is wrong with one doesn't stop the others: each is
+# as the answer says.
+sub sync_collections
+{
+	my ($writer, $session) = @_;
+	my $atomic = rand() < 0.6;
+	my $in_transaction = rand() < 0.5;
+	my %poisoned;
+	my @parts = map {
+		my $collection = $_;
+		my @documents = documents($writer, rand 20);
+
+		$poisoned{$collection} = rand() < 0.3;
+		splice @documents, rand @documents, 0, document((qw(a m z))[ rand 3 ] . "-poison-$writer->{client_id}", version(), '{"poison": true}')
+		  if $poisoned{$collection};
+		sprintf '{"collection": "%s", "documents": [%s]}', $collection, join ', ', @documents
+	} grep { rand() < 0.8 } sort { rand() <=> 0.5 } qw(hot cool many-70 other);
+
+	$session->do('BEGIN') if $in_transaction;
+
+	my @answers = $session->sync_collections(sprintf '{"clientId": "%s", "origin": "own", "maxDocuments": 1, "atomic": %s, "collections": [%s]}',
+		$writer->{client_id}, $atomic ? 'true' : 'false', join ', ', @parts);
+	my (@told, @stored);
+
+	die 'not all collections were answered' if @answers != @parts;
+	for my $answer (@answers)
+	{
+		my $collection = $answer->{collection};
+		my @results = @{ DocsyncTest::CollectionsReplica::decode($answer->{results} // '[]') };
+
+		die "$collection: " . ($answer->{error} // 'no error') if ($atomic && $poisoned{$collection} ? 'P0001' : '') ne ($answer->{error} // '');
+		for my $result (@results)
+		{
+			die "$collection, $result->{id}: $result->{outcome}" if ($result->{id} =~ /poison/) != ($result->{outcome} eq 'refused') || $result->{outcome} eq 'untried';
+		}
+		$writer->{documents} += @results;
+		next unless $in_transaction;
+
+		# An id may come twice: what it says last is so.
+		my %last = map { ($_->{id} => $_->{LastUpdateUtc}) } grep { $_->{outcome} =~ /^(created|updated)$/ } @results;
+		my $rows = $session->rows(q{SELECT id FROM docsync.document WHERE collection = $1 AND ARRAY[id, to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')]
+									= ANY (SELECT ARRAY[key, value] FROM json_each_text($2))}, $collection, DocsyncTest::CollectionsReplica::encode(\%last));
+
+		die "$collection: the answer says what is not so" if @$rows != keys %last;
+	}
+	if ($in_transaction)
+	{
+		pause(20);
+		$session->do(rand() < 0.8 ? 'COMMIT' : 'ROLLBACK');
+	}
 	return;
 }
 
@@ -538,7 +660,7 @@ sub start_reader
 		sub {
 			my $reader = $READERS[$n];
 			my $session = connect_to($node);
-			my $replica = DocsyncTest::Replica->new(collection => 'hot', %$reader);
+			my $replica = ($reader->{collections} ? 'DocsyncTest::CollectionsReplica' : 'DocsyncTest::Replica')->new(collection => 'hot', %$reader);
 			my $looked_at = 0;
 			my %result = (held_back => 0, watched => 0);
 

@@ -165,6 +165,14 @@ sub a_start_is_noted
 	$session->upload('c', 'noted', document('rolled back', 1, '1'));
 	$session->do('ROLLBACK');
 	is(scalar $session->history, scalar @off, 'a row that was rolled back');
+	$session->do('BEGIN');
+	$session->upload('c', 'noted', document('rolled back', 1, '1'));
+	$session->do('SAVEPOINT s');
+	$session->upload('c', 'noted', document('rolled back, too', 1, '1'));
+	$session->do('ROLLBACK TO s');
+	$session->upload('c', 'noted', document('rolled back', 2, '1'));
+	is(scalar $session->history, @off + 1, 'a savepoint of after it does not bring another');
+	$session->do('ROLLBACK');
 	$session->do('BEGIN', 'SAVEPOINT s');
 	$session->upload('c', 'noted', document('rolled back', 1, '1'));
 	$session->do('ROLLBACK TO s');

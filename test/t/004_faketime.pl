@@ -72,6 +72,8 @@ is($session->value('SELECT count(*) FROM (SELECT FROM docsync.document
 					GROUP BY collection, last_update_utc HAVING count(*) > 1) AS twice'),
 	0, 'stamps are unique within a collection');
 
+sums_are_kept_for_a_minute();
+
 # The clock is on disk.
 $ENV{LD_PRELOAD} = $library;
 $session->close;
@@ -95,6 +97,44 @@ sub set_clock
 	print $file "$offset\n";
 	close $file;
 	rename "$offset_file.new", $offset_file or die $!;
+	return;
+}
+
+# What isn't stamped shows which ones they are.
+sub sums_are_kept_for_a_minute
+{
+	my $other = connect_to($node);
+	my $edit = q{UPDATE docsync.document SET client_version = client_version + 1 WHERE collection = 'sums'};
+	my $sums = sub { return $_[0]->pull(undef, undef, 'sums', state => 1)->{state}{digest} };
+	my $before;
+
+	$session->upload('c', 'sums', document('a', 1, '1'));
+	$_->do('SET session_replication_role = replica') for $session;
+	for ([ '+1h', '+3659s', 1 ], [ '+2h', '+7261s', 0 ], [ '+4h', '+3h', 0 ])
+	{
+		my ($then, $now, $kept) = @$_;
+
+		set_clock($then);
+		$before = $sums->($other);
+		$session->do($edit);
+		set_clock($now);
+		($kept ? \&is : \&isnt)->($sums->($session), $before, "sums of $then, at $now");
+	}
+
+	# They are as old as the transaction that made them.
+	set_clock('+5h');
+	$other->do('BEGIN');
+	set_clock('+18030s');
+	$before = $sums->($other);
+	$other->do('COMMIT');
+	$session->do($edit);
+	is($sums->($session), $before, 'sums of an old transaction');
+	set_clock('+18062s');
+	isnt($sums->($session), $before, '... get old with it');
+
+	set_clock('+0');
+	$session->do('RESET session_replication_role');
+	$other->close;
 	return;
 }
 

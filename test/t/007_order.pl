@@ -23,6 +23,10 @@ for my $call ('GetLockConflicts', 'TransactionIdIsInProgress')
 {
 	reader_is_stopped($call, $_) for 'listed as running', 'at xmax', 'not stamped yet';
 }
+reader_is_stopped('GetRunningTransactionData', 'at xmax');
+subtransactions_come_between();
+fence_is_above_all_ids();
+deleted_while_one_begins();
 for my $call ('GetTopTransactionId', 'LockAcquire', 'LockBuffer')
 {
 	writer_is_stopped($call, $_) for 'before', 'after';
@@ -62,6 +66,72 @@ sub reader_is_stopped
 	my $got = $reader->value("SELECT current_setting('test.got')");
 	ok($got eq '' || $reader->stamp_of($collection, 'first') > $reader->stamp_of($collection, 'second'),
 		"$name: no document is passed");
+	return;
+}
+
+# Between the snapshot's xmax and a fence lie the ids of another transaction and
+# of its subtransactions, of which there may be a million.
+sub subtransactions_come_between
+{
+	my ($other, $late, $reader) = map { connect_to($node) } 1 .. 3;
+	my $collection = 'case ' . ++$cases;
+	my $query = "SELECT set_config('test.got', (SELECT string_agg(id, ', ') FROM docsync_query_since('r', collection => '$collection')), false)";
+
+	$late->do('BEGIN', 'SELECT pg_current_xact_id()');
+	$other->do('BEGIN', 'SELECT pg_current_xact_id()', map { ("SAVEPOINT s$_", 'SELECT pg_current_xact_id()', "RELEASE s$_") } 1 .. 5);
+	$late->upload('l', $collection, document('late', 1, '1'));
+	$late->do('COMMIT');
+
+	ok(stops($reader, 'GetLockConflicts', $query), 'a transaction with subtransactions is looked at');
+	goes_on($reader);
+	is($reader->value("SELECT current_setting('test.got')"), 'late', '... and delays nothing');
+	ok(!stops($reader, 'TransactionIdDidCommit', $query), '... and its subtransactions are not');
+	$other->do('COMMIT');
+	return;
+}
+
+# A fence from elsewhere, above all ids there are: who gets his id since the
+# scan began delays nothing.
+sub fence_is_above_all_ids
+{
+	my ($running, $late, $reader) = map { connect_to($node) } 1 .. 3;
+	my $collection = 'case ' . ++$cases;
+
+	$late->do('SET session_replication_role = replica',
+		"INSERT INTO docsync.document (collection, id, client_id, body, last_update_utc, fence)
+			VALUES ('$collection', 'from elsewhere', 'e', '1', now(), '999999999')",
+		'RESET session_replication_role');
+	$running->do('BEGIN', 'SELECT pg_current_xact_id()');
+	ok(stops($reader, 'GetRunningTransactionData',
+			"SELECT set_config('test.got', (SELECT string_agg(id, ', ') FROM docsync_query_since('r', collection => '$collection')), false)"),
+		'of a fence above all ids those that there are are looked at');
+	$late->upload('l', $collection, document('later', 1, '1'));
+	goes_on($reader);
+	is($reader->value("SELECT current_setting('test.got')"), 'from elsewhere', '... and not those that come meanwhile');
+	$running->do('COMMIT');
+	return;
+}
+
+# Who begins is taken to have seen all that the clock, as it is read after the
+# snapshot, has been at: but not what was stamped in between.
+sub deleted_while_one_begins
+{
+	my ($writer, $reader) = map { connect_to($node) } 1 .. 2;
+	my $collection = 'case ' . ++$cases;
+	my $delete = "DELETE FROM docsync.document WHERE collection = '$collection' AND id = '%s'";
+
+	$writer->upload('w', $collection, map { document($_, 1, '1') } 'deleted', 'newest');
+	ok(stops($reader, 'LockBuffer', "SELECT set_config('test.got', docsync_pull('r', NULL, '$collection')::text, false)"),
+		'who begins reads the clock');
+	$writer->do(sprintf $delete, 'deleted');
+	goes_on($reader);
+	like($reader->value("SELECT current_setting('test.got')::jsonb -> 'documents' -> 0 ->> 'id'"), qr/deleted/,
+		'... and is given what is deleted meanwhile');
+
+	$writer->do(sprintf $delete, 'newest');
+	is($writer->value("CALL docsync_purge('0', '$collection')"), 1, '... whose tombstone is purged before it comes again');
+	is($reader->sqlstate_of("SELECT docsync_pull('r', current_setting('test.got')::jsonb ->> 'cursor', '$collection')"), '55000',
+		'... and then it is told');
 	return;
 }
 

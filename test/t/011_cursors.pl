@@ -31,6 +31,7 @@ who_has_seen_all($_) for 'live', 'tombstone of another', 'own tombstone', 'own d
 own_deletions();
 purged_between_pages();
 told_once();
+nothing_new();
 clients_at_random();
 done_testing();
 
@@ -284,6 +285,52 @@ sub told_once
 	my @again = map { pull(%of, cursor => $answer->{cursor}) } 1 .. 2;
 	is_deeply([ map { $_->{reconcile} } @again ], [ JSON::PP::true, JSON::PP::true ], 'to who has not heard it again');
 	is_deeply($again[0]{documents}, $again[1]{documents}, 'with the same page');
+	return;
+}
+
+# Who has everything is told so by 304, and keeps its cursor.
+sub nothing_new
+{
+	my $collection = 'anna/tag';
+	my $url = "/Docs/Pull?collection=$collection&clientId=c2&cursor=";
+	my $ask = sub { my ($cursor, $tag, $more) = @_; $http->get("$url$cursor" . ($more // ''), headers => { 'if-none-match' => $tag }) };
+
+	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => 'a', clientVersion => 1, body => 1 } ]);
+	my $first = $http->get("/Docs/Pull?collection=$collection&clientId=c2");
+	my $cursor = DocsyncTest::Http::value_of($first)->{cursor};
+	my $tag = $first->{headers}{etag};
+
+	like($tag, qr{^W/"[0-9a-f]+\.\d+\.[0-9a-f]+"$}, 'an answer has a weak entity tag');
+	my $answer = $ask->($cursor, $tag);
+	is($answer->{status}, 304, 'nothing new');
+	is($answer->{content} // '', '', 'is said without a body');
+	is($answer->{headers}{etag}, $tag, 'with the tag');
+	is($ask->($cursor, "W/\"1\", $tag")->{status}, 304, 'one of several tags');
+	is($ask->($cursor, 'W/"1"')->{status}, 200, 'another tag');
+	is($http->get("$url$cursor")->{status}, 200, 'no tag');
+	is($ask->($cursor, $tag, '&state=true')->{status}, 200, 'a digest is asked for');
+	is($http->get("/Docs/Pull?collection=$collection&clientId=c2", headers => { 'if-none-match' => $tag })->{status}, 200, 'from the beginning');
+	is($http->get("/Docs/Pull?collection=$collection&clientId=c3", headers => { 'if-none-match' => $tag })->{status}, 200, 'another client');
+
+	# Its own documents are passed, too.
+	$http->post("/Docs?clientId=c2&collection=$collection", [ { id => 'own', clientVersion => 1, body => 1 } ]);
+	$answer = $ask->($cursor, $tag);
+	is_deeply([ $answer->{status}, DocsyncTest::Http::value_of($answer)->{documents} ], [ 200, [] ], 'an own document');
+	isnt($answer->{headers}{etag}, $tag, 'makes another tag');
+	$tag = $answer->{headers}{etag};
+	$cursor = DocsyncTest::Http::value_of($answer)->{cursor};
+	is($ask->($cursor, $tag)->{status}, 304, 'and then nothing is new');
+	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => 'b', clientVersion => 1, body => 1 } ]);
+	is($ask->($cursor, $tag)->{status}, 200, 'a document');
+
+	# Who has to compare is told so.
+	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => $_, clientVersion => 2, deleted => JSON::PP::true } ]) for qw(a b);
+	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => 'c', clientVersion => 1, body => 1 } ]);
+	is($http->session->value(q{CALL docsync_purge('0', 'anna/tag')}), 1, 'a tombstone is purged');
+	is($ask->($cursor, $tag)->{status}, 410, 'a purge');
+	$answer = $ask->($cursor, $tag, '&reconcile=true');
+	is($answer->{status}, 200, 'who can compare');
+	is($answer->{headers}{etag}, undef, 'has no tag to come back with');
 	return;
 }
 

@@ -247,7 +247,9 @@ sub apart
 		my $session = $tenants->{$tenant};
 		my $document = document('a1', 9, '"overwritten"');
 
-		cmp_ok(scalar @{ $session->pull('t', undef, $tenant)->{documents} }, '>', 4, "$kind: $tenant sees its own documents");
+		# A transaction that ends in the midst of a poll, autovacuum's for one, holds them back until the next.
+		wait_for("$kind: $tenant\'s documents", sub { @{ $session->pull('t', undef, $tenant)->{documents} } > 4 });
+		pass("$kind: $tenant sees its own documents");
 		is_deeply([ ids($session->pull('t', undef, $other)), [ $session->settled($other) ] ], [ [], [] ], "$kind: of $other none");
 		is_deeply(ids(decode_json($session->value("SELECT docsync_docs_get('{\"clientId\": \"t\", \"collection\": \"$other\", \"ids\": [\"a1\"]}')"))), [], "$kind: nor by id");
 		is_deeply(decode_json($session->value("SELECT docsync_docs_reconcile('{\"clientId\": \"t\", \"collection\": \"$other\"}')"))->{rows}, [], "$kind: nor in a list");

@@ -6,6 +6,7 @@ use warnings;
 
 use lib 'test/t/lib';
 
+use Encode ();
 use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -73,8 +74,7 @@ refuses('ahead of the clock', $docs, bad(clientVersion => (time + 3600) * 1000),
 #-----------------------------------------------------------------------------
 
 refuses('no clientId', '/Docs?collection=anna', [ good() ], 400, '22004', qr/^"clientId" is null$/);
-refuses('an empty clientId', '/Docs?collection=anna&clientId=', [ good() ], 400, '22023', qr/^"clientId" is empty$/);
-refuses('an empty collection', '/Docs?collection=&clientId=c1', [ good() ], 400, '22023', qr/^collection is empty$/);
+refuses('no clientId', "/Docs?collection=anna&clientId$_", [ good() ], 400, '22004', qr/^"clientId" is null$/) for '', '=', '=null';
 refuses('a long clientId', '/Docs?collection=anna&clientId=' . 'x' x 201, [ good() ], 400, '22023', qr/^"clientId" is too long$/);
 refuses('a long collection', '/Docs?clientId=c1&collection=' . 'x' x 201, [ good() ], 400, '22023', qr/^collection is too long$/);
 refuses('half an escape', '/Docs?collection=anna&clientId=100%', [ good() ], 400, '22023', qr/query string/);
@@ -114,8 +114,12 @@ refuses('unknown origin', "$query&origin=mine", '', 400, '22023', qr/^unknown or
 refuses('bad sinceUtc', "$query&sinceUtc=yesterday", '', 400, '22023', qr/^"sinceUtc" is not/);
 refuses('no clientId', '/Docs/Query?collection=anna', '', 400, '22004', qr/^"clientId" is null$/);
 refuses('sinceUtc ahead', "$query&sinceUtc=2999-01-01T00:00:00Z", '', 410, 'resync_lost', qr/^resync required$/);
-refuses('no number', "$query&maxDocuments=x", '', 400, '22P02', qr/integer/);
-refuses("no boolean, $_", "$pull&$_=x", undef, 400, '22P02', qr/boolean/, method => 'GET') for qw(reconcile tombstones);
+refuses("maxDocuments $_", "$query&maxDocuments=$_", '', 400, '22023', qr/^"maxDocuments" is out of range$/)
+  for qw(x 1x 1.5 -1 +1 %201 2147483648);
+for my $name (qw(reconcile tombstones))
+{
+	refuses("$name $_", "$pull&$name=$_", undef, 400, '22023', qr/^"$name" is neither true nor false$/, method => 'GET') for qw(x t 1 TRUE);
+}
 refuses("state $_", "$pull&state=$_", undef, 400, '22023', qr/^"state" is neither true nor a digest$/, method => 'GET')
   for 'yes', 'TRUE', '0123456789ABCDEF', '0123456789abcde', '0123456789abcdef0';
 refuses('state of a sync', '/Docs/Sync', sync(state => 'x'), 400, '22023', qr/^"state" is neither true nor a digest$/);
@@ -134,6 +138,54 @@ refuses('another epoch', "$pull&cursor=0000000000000001.1", undef, 410, 'resync_
 	$answer = $http->get("$pull&cursor=0000000000000000.0");
 	is($answer->{status}, 200, 'a cursor of the beginning') or diag($answer->{content});
 }
+
+#-----------------------------------------------------------------------------
+# The query string, which all requests read alike
+#-----------------------------------------------------------------------------
+
+# What each has as a body: with a document, and without one
+for my $request (
+	[ 'POST', '/Docs', [ good() ], [] ], [ 'POST', '/Docs/Query', '', '' ], [ 'GET', '/Docs/Pull', undef, undef ],
+	[ 'POST', '/Docs/Sync', { documents => [ good() ] }, {} ], [ 'POST', '/Docs/Reconcile', {}, {} ],
+	[ 'POST', '/Docs/Get', { ids => ['old'] }, { ids => ['old'] } ])
+{
+	my ($method, $path, $body, $harmless) = @$request;
+	my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims(collection => 'anna'));
+
+	for my $case (
+		[ 'unknown parameter in the query string', 'colection=x', 'limit=0', 'clientid=c2', 'documents=', 'x', '%' . '20clientId=c2' ],
+		[ 'a parameter comes twice in the query string', 'clientId=c2&clientId=c2', 'clientId=&clientId=', 'clientId=c2&client%49d=c3' ],
+		[ 'the query string is not valid', 'clientId=a%zz', 'clientId=Jos%E9', 'clientId=%', 'clientId=a%00' ])
+	{
+		my ($message, @queries) = @$case;
+
+		refuses($_, "$path?$_", $body, 400, '22023', qr/^$message$/, method => $method) for @queries;
+	}
+
+	# What is empty or null isn't there: then the header's clientId and the claim's collection are.
+	my $answer = $http->request($method, "$path?clientId=&&collection=null&", $harmless, token => $token, headers => { 'x-client-id' => 'c2' });
+	is($answer->{status}, 200, "$path: what is empty or null isn't there") or diag $answer->{content};
+	like($answer->{content}, qr/"id": ?"old"/, "$path: so it is the token's collection") unless $path eq '/Docs';
+
+	# Bytes that PostgREST can't make JSON of, and those that it can
+	for my $bytes (map { pack 'H*', $_ } qw(e9 4a6f73e9 c0af eda080 f4908080 80 c3 c3a9 e282ac f09f9880))
+	{
+		my $text = ref $harmless ? encode_json($harmless) : $harmless // '';
+		my $is_text = defined eval { Encode::decode('UTF-8', my $copy = $bytes, Encode::FB_CROAK) };
+
+		for my $where ("?clientId=$bytes HTTP/1.1\r\n", " HTTP/1.1\r\nX-Client-Id: $bytes\r\n")
+		{
+			my $came = $http->raw($path,
+				"$method $path${where}Host: x\r\nConnection: close\r\nAuthorization: Bearer $token\r\nContent-Length: " . length($text) . "\r\n\r\n$text");
+
+			like($came, $is_text ? qr{^HTTP/1\.1 200 } : qr{^HTTP/1\.1 400 .*"code":"PT400"}s, "$path: bytes " . unpack('H*', $bytes));
+		}
+	}
+}
+
+# The body's key counts where the query string has none.
+is(DocsyncTest::Http::value_of($http->post('/Docs/Sync?clientId=c1&origin=own', sync(clientId => 'c2', origin => 'any', documents => undef)))->{documents}[0]{id},
+	'old', 'the query string counts before the body');
 
 #-----------------------------------------------------------------------------
 # Who can't go on from where he is
@@ -223,10 +275,18 @@ refuses('wrong method', '/Docs/Sync', undef, 405, 'PT405', qr/./, method => 'GET
 refuses('wrong method', $pull, '{}', 405, 'PT405', qr/./);
 refuses('another path', '/', undef, 404, 'PT404', qr/./, method => 'GET');
 refuses('PostgREST through nginx', "http://127.0.0.1:$http->{port}/rpc/docsync_docs", [ good() ], 404, 'PT404', qr/./);
-refuses('a parameter behind ";"', "$query&origin=other;limit=0", '', 400, 'PT400', qr/./);
-refuses('a parameter behind ";"', "$pull&cursor=;limit=0", undef, 400, 'PT400', qr/./, method => 'GET');
 refuses('gzip', $docs, [ good() ], 415, 'PT415', qr/./, headers => { 'content-encoding' => 'gzip' });
-refuses('a long header', $docs, [ good() ], 400, 'PT400', qr/./, headers => { 'x-client-id' => 'x' x 20000 });
+refuses('a long header', $docs, [ good() ], 431, 'PT431', qr/./, headers => { 'x-client-id' => 'x' x 20000 });
+refuses('a long request line', "$docs&cursor=" . 'x' x 20000, [ good() ], 414, 'PT414', qr/./);
+refuses('a method of no path of the service', '/Doc', undef, 404, 'PT404', qr/./, method => 'PUT');
+for my $case ([ 'DELETE', '/Docs', 'POST' ], [ 'GET', '/Docs/Sync', 'POST' ], [ 'POST', '/Docs/Pull', 'GET, HEAD' ])
+{
+	my ($method, $path, $allowed) = @$case;
+
+	is($http->request($method, $path, undef)->{headers}{allow}, $allowed, "405 for $method $path says what is allowed");
+}
+is($http->request('HEAD', $pull, undef)->{status}, 200, 'HEAD goes where GET goes');
+is($http->post($docs, [ good(id => 'old') ], headers => { 'content-encoding' => 'identity' })->{status}, 200, 'a body that says it is not compressed');
 refuses('a long body', $query, 'x' x 100_000, 413, 'PT413', qr/./);
 
 like(

@@ -72,7 +72,8 @@ for my $tenant (qw(bert ann))
 
 				is($answer->{status}, 403, "$tenant is refused $request->[0], $collection, $document->{id}");
 				is($http->state, $before, 'nothing is stored');
-				$refusals{ $answer->{content} }++;
+				# The id is the one that was sent.
+				$refusals{ $answer->{content} =~ s/\Q$document->{id}\E/ID/r }++;
 			}
 		}
 	}
@@ -93,6 +94,46 @@ for my $collection ('bert/../anna', 'BERT', 'ber', 'bertha', '/bert', ' bert', '
 	is($answer->{status}, $own ? 200 : 403, "bert and $collection");
 }
 is(read_as($token{anna}, 'anna'), 2, 'anna has what she had');
+
+#-----------------------------------------------------------------------------
+# Several collections in one request: another's is refused alone
+#-----------------------------------------------------------------------------
+
+for my $atomic (JSON::PP::true, JSON::PP::false)
+{
+	my @documents = map { { id => $_, clientVersion => 9 + !$atomic, body => 'of bert' } } 'known', 'of bert';
+	my $answer = $http->post('/Docs/Sync',
+		{ clientId => 'b1', atomic => $atomic, origin => 'any', collections => [ map { { collection => $_, documents => \@documents } } 'bert/b', 'anna', 'bert' ] },
+		token => $token{bert});
+	my ($own, $other, $another) = @{ DocsyncTest::Http::value_of($answer)->{collections} };
+	my @refusals = $atomic ? $other : @{ $other->{results} };
+
+	is($answer->{status}, 200, "bert syncs anna's, too, atomic $atomic");
+	is("@$_{qw(collection received)} " . @{ $_->{documents} }, ($_ == $own ? 'bert/b' : 'bert') . ' 2 2', 'his own go on') for $own, $another;
+	is("$other->{collection} $_->{error}{code}", 'anna 42501', 'anna\'s is refused') for @refusals;
+	is(exists $other->{documents} ? scalar @{ $other->{documents} } : 0, 0, 'and not read');
+	unlike($answer->{content}, qr/secret/, 'nothing of it is shown');
+}
+is(read_as($token{anna}, 'anna'), 2, 'anna has what she had');
+{
+	my $answer = $http->post('/Docs/Sync', { clientId => 'b1', collections => [ { collection => 'anna' }, {} ] }, token => $token{bert});
+
+	like($answer->{content}, qr/^[{]"collections":\[[{]"collection":"anna","received":0,"results":\[\],"documents":\[\],.*[{]"collection":"bert",/,
+		'without documents it looks like one that is empty; the claim is the name of the other');
+	is($http->post('/Docs/Sync', { clientId => 'b1', collections => [ {}, { collection => 'bert' } ] }, token => $token{bert})->{status}, 400,
+		'which is not to be asked for twice');
+	is($http->post('/Docs/Sync', { collections => [ {} ] }, token => token_of(tenant => 'bert', client_id => 'b7'), headers => { 'x-client-id' => 'b8' })->{status},
+		403, 'a claim client_id binds all');
+	is($http->post('/Docs/Sync?collection=bert', { clientId => 'b1', collections => [ {} ] }, token => $token{bert})->{status}, 400,
+		'what each has its own of isn\'t in the query string');
+	is($http->post('/Docs/Sync', { clientId => 'b1', collections => [ ({}) x 61 ] }, token => $token{bert})->{status}, 413, '61 are too many');
+
+	my $large = { id => 'x', clientVersion => 1, body => 'x' x 1_100_000 };
+	my ($one, $other) = @{ DocsyncTest::Http::value_of($http->post('/Docs/Sync',
+		{ clientId => 'b1', collections => [ { documents => [$large] }, { collection => 'bert/b' } ] }, token => $token{bert}))->{collections} };
+
+	is("$one->{error}{code} $other->{more}", 'PT413 0', 'a code is what it would be alone');
+}
 
 #-----------------------------------------------------------------------------
 # Who says so
@@ -135,7 +176,7 @@ is(sender('', $bound, 'a8'), 403, 'so is a header');
 is(sender('&clientId=a7', $bound, 'a8'), 'a7', 'an argument goes before a header');
 is(sender('', $token{anna}, 'a8'), 'a8', 'without a claim the header counts');
 is(sender('&clientId=a9', $token{anna}, 'a8'), 'a9', 'but an argument goes first');
-is(sender('&clientId=', $token{anna}, 'a8'), 400, 'an empty one is refused');
+is(sender('&clientId=', $token{anna}, 'a8'), 'a8', 'an empty one is none');
 is(sender('&clientId=dev%2F%C3%A9%2B2%20x+y', $token{anna}), "dev/\x{e9}+2 x y", 'an argument is decoded');
 is(sender('&clientId=a8', $token{anna}, undef, { 'x-query-string' => 'clientId=forged' }), 'a8', 'X-Query-String is nginx\'s own');
 is($http->post('/Docs/Sync', { collection => 'anna' }, token => $token{anna}, headers => { 'x-query-string' => 'clientId=a8' })->{status},

@@ -7,6 +7,8 @@ use warnings;
 use lib 'test/t/lib';
 
 use IO::Socket::INET;
+use JSON::PP;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
@@ -33,27 +35,41 @@ my @headers = (
 	{ 'accept-profile' => 'docsync' }, { 'content-profile' => 'docsync' }, { 'x-http-method-override' => 'GET' },
 	{ 'content-type' => 'text/csv' }, { 'content-type' => 'application/vnd.pgrst.object' });
 
-for my $case ((map { [ $_, {} ] } @parameters), (map { [ '', $_ ] } @headers))
+# A header means nothing ...
+for my $headers (@headers)
 {
-	my ($parameter, $headers) = @$case;
-	my $name = join ' ', grep { length } $parameter, %$headers;
+	my $name = join ' ', %$headers;
 	my $collection = 'anna/' . ++$n;
 	my $documents = documents(4);
-	my $answer = $http->post("/Docs?clientId=c1&collection=$collection&$parameter", $documents, headers => $headers);
+	my $answer = $http->post("/Docs?clientId=c1&collection=$collection", $documents, headers => $headers);
 
 	is($answer->{status}, 200, "$name: an upload") or diag($answer->{content});
 	is_deeply([ map { $_->{outcome} } @{ results($answer) } ], [ ('created') x 4 ], "$name: all results");
 	is(stored($collection), 4, "$name: all stored");
 
-	$answer = $http->post("/Docs/Sync?$parameter",
-		{ clientId => 'c1', collection => $collection, documents => documents(4, 2) }, headers => $headers);
+	$answer = $http->post('/Docs/Sync', { clientId => 'c1', collection => $collection, documents => documents(4, 2) }, headers => $headers);
 	is_deeply([ map { $_->{outcome} } @{ results($answer) } ], [ ('updated') x 4 ], "$name: a sync") or diag($answer->{content});
 
-	next if $parameter =~ /;/;
-	$answer = $http->post("/Docs/Query?clientId=c2&collection=$collection&$parameter", '', headers => $headers);
+	$answer = $http->post("/Docs/Query?clientId=c2&collection=$collection", '', headers => $headers);
 	is_deeply(ids($answer), [ 1 .. 4 ], "$name: a query") or diag($answer->{content});
-	$answer = $http->get("/Docs/Pull?clientId=c2&collection=$collection&$parameter", headers => $headers);
+	$answer = $http->get("/Docs/Pull?clientId=c2&collection=$collection", headers => $headers);
 	is_deeply(ids($answer), [ 1 .. 4 ], "$name: a pull") or diag($answer->{content});
+}
+
+# ... and a parameter is refused.
+for my $parameter (@parameters)
+{
+	my $collection = 'anna/' . ++$n;
+
+	for my $answer (
+		$http->post("/Docs?clientId=c1&collection=$collection&$parameter", documents(4)),
+		$http->post("/Docs/Sync?$parameter", { clientId => 'c1', collection => $collection, documents => documents(4) }),
+		$http->post("/Docs/Query?clientId=c2&collection=$collection&$parameter", ''),
+		$http->get("/Docs/Pull?clientId=c2&collection=$collection&$parameter"))
+	{
+		is($answer->{status}, 400, "$parameter: $answer->{url}") or diag($answer->{content});
+	}
+	is(stored($collection), 0, "$parameter: nothing is stored");
 }
 
 # At PostgREST itself they mean what they mean there, but an upload is never
@@ -215,6 +231,99 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 	my ($document) = @{ DocsyncTest::Http::value_of($http->post("/Docs/Query?clientId=c2&collection=$collection", '')) };
 	is($json->encode($document->{body}), $json->encode($json->decode($body)), "body $body");
 	is($document->{id}, "\"\x01\x{1f600}", 'and its id');
+}
+
+# What is wrong with one document, for it alone or for all, in the same words
+{
+	my $errors = sub { [ map { $_->{error} } grep { $_->{outcome} eq 'refused' } @{ results($_[0]) } ] };
+
+	$session->do(
+		q{ALTER TABLE docsync.document ADD CONSTRAINT even CHECK (coalesce((body ->> 'n')::int % 2 = 0, true)) NOT VALID},
+		q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN
+				IF new.body ->> 'refuse' = 'suppress' THEN
+					RETURN NULL;
+				END IF;
+				RAISE SQLSTATE 'PT409' USING MESSAGE = 'not this one', DETAIL = 'A detail.', HINT = 'A hint.';
+			END $$},
+		q{CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON docsync.document FOR EACH ROW WHEN (new.body ? 'refuse') EXECUTE FUNCTION refuse()});
+	for my $case (
+		[ { body => { n => 17 } }, 400, '23514', undef ],
+		[ { body => { n => 'x' } }, 400, '22P02', undef ],
+		[ { body => { refuse => 1 } }, 409, 'PT409', 'A detail.' ],
+		[ { body => { refuse => 'suppress' } }, 422, 'PT422', 'A trigger on docsync.document may have suppressed it.' ],
+		[ { body => 1, clientVersion => 'x' }, 400, '22023', 'It is a string.' ],
+		[ { body => 1, id => '' }, 400, '22023', 'It has 0 bytes.' ],
+		[ { body => 1, more => 1 }, 400, '22023', 'It has the key "more".' ],
+		[ { body => 'x' x 1_100_000 }, 413, 'PT413', undef ])
+	{
+		my ($bad, $status, $code, $text) = @$case;
+		my $collection = 'anna/' . ++$n;
+		my $documents = documents(4, 1, 1);
+		my $id = $bad->{id} // '3';
+
+		$documents->[2] = { id => '3', clientVersion => 1, %$bad };
+		my $answer = $http->post("/Docs?clientId=c1&collection=$collection", $documents);
+		my $error = DocsyncTest::Http::value_of($answer);
+		my $details = eval { decode_json($error->{details} // '') } // {};
+		is($answer->{status}, $status, "$code: all are refused");
+		is($error->{code}, $code, "$code: with the code");
+		is($details->{document}, 3, "$code: and the document");
+		is($details->{id} // $id, $id, "$code: and its id, unless what is wrong comes before it");
+		is($details->{text}, $text, "$code: and the detail") if defined $text;
+		is(stored($collection), 0, "$code: and none is stored");
+
+		for my $request ([ "/Docs?clientId=c1&collection=$collection&atomic=false", $documents ],
+			[ '/Docs', { clientId => 'c1', collection => $collection, atomic => JSON::PP::false, documents => $documents } ],
+			[ '/Docs?atomic=false', { clientId => 'c1', collection => $collection, atomic => JSON::PP::true, documents => $documents } ],
+			[ '/Docs/Sync', { clientId => 'c1', collection => $collection, atomic => JSON::PP::false, documents => $documents } ])
+		{
+			$answer = $http->post(@$request);
+			is($answer->{status}, 200, "$code: $request->[0] stores the others");
+			my $refused = $errors->($answer)->[0];
+			$error->{code} = { PT413 => '54000', PT422 => '27000' }->{$code} // $code;		# a status is the request's
+			for my $one ($refused, $error)
+			{
+				my $place = ref $one->{details} ? $one->{details} : decode_json($one->{details});
+
+				delete $place->{offset};
+				delete $place->{text} if $code eq '23514';		# has a stamp
+				$one->{details} = $place;
+			}
+			is_deeply($refused, $error, "$code: ... in the same words");
+			is(scalar @{ $errors->($answer) }, 1, "$code: ... one is refused");
+			is(stored($collection), 3, "$code: ... three are stored");
+		}
+	}
+	for my $query ('atomic=no', 'atomic=False')
+	{
+		is($http->post("/Docs?clientId=c1&collection=anna/atomic&$query", documents(1))->{status}, 400, $query);
+	}
+	$session->do('DROP TRIGGER refuse ON docsync.document', 'ALTER TABLE docsync.document DROP CONSTRAINT even');
+}
+
+# Somebody holds a row: who wants it waits, and isn't all that PostgREST has connections for.
+{
+	$http->post('/Docs?clientId=c1&collection=anna/held', [ { id => 'held', clientVersion => 1, body => 1 } ]);
+	$session->do('BEGIN', "UPDATE docsync.document SET body = '2' WHERE id = 'held'");
+
+	my @waiting = map {
+		my $n = $_;
+		in_child(sub {
+			my $answer = $http->post("/Docs?clientId=w$n&collection=anna/held", [ { id => 'held', clientVersion => 9, body => $n } ]);
+			POSIX::_exit($answer->{status} == 500 && ($answer->{content} =~ /"code":"55P03"/) ? 0 : 1);
+		})
+	} 1 .. 25;
+	wait_for('them to wait', sub { $session->value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") >= 19 });
+
+	my $begin = time;
+	is($http->get('/Docs/Pull?collection=anna/other')->{status}, 200, 'another collection while a row is held');
+	cmp_ok(time - $begin, '<', 20, '... comes in time');
+	my $failed = grep { waitpid $_, 0; $? != 0 } @waiting;
+	is($failed, 0, 'who wants the row is told to try again');
+	$session->do('COMMIT');
+	is(results($http->post('/Docs?clientId=c2&collection=anna/held', [ { id => 'held', clientVersion => 9, body => 2 } ]))->[0]{outcome},
+		'discarded', '... and gets the winner then');
 }
 
 # PostgREST passes an answer on as it is: it knows the type by its name, and

@@ -260,7 +260,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	is($http->get('/Docs/Pull?collection=anna/p&cursor=' . unbound($old))->{status}, 200, 'other collections are not concerned');
 
 	# Who can compare is told, once.
-	for my $case ([ reconcile => 'true' ], [ reconcile => 'false', 410 ], [ reconcile => '', 410 ], [ reconcile => 'null', 400 ])
+	for my $case ([ reconcile => 'true' ], [ reconcile => 'false', 410 ], [ reconcile => '', 410 ], [ reconcile => 'null', 410 ], [ reconcile => 'yes', 400 ])
 	{
 		my ($key, $value, $refused) = @$case;
 		my $answer = $http->get("/Docs/Pull?collection=anna/purge&$key=$value&cursor=$old->{cursor}");

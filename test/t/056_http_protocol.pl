@@ -49,6 +49,35 @@ while ($text =~ /^```(http|json|sql)(?: (\d+))?\n(.*?)^```/msg)
 	}
 }
 
+# The table of arguments: each request knows those that it says, where it says, and no others.
+my ($head, @rows) = $text =~ /^(\| argument \|.*\|)\n\| --- .*\n((?:\|.*\n)+)/m;
+my @requests = grep { /^[A-Z]/ } split / *\| */, $head;
+my %base = (Docs => { documents => [] }, Sync => {}, Reconcile => {}, Get => { ids => [] });
+
+@rows = split /\n/, $rows[0];
+is("@requests", 'Docs Query Sync Pull Reconcile Get', 'the table of arguments has all requests');
+for my $row (@rows)
+{
+	my (undef, $argument, @where) = split / *\| */, $row;
+
+	$argument =~ tr/`//d;
+	for my $request (@requests)
+	{
+		my $where = shift @where;
+		my $path = $request eq 'Docs' ? '/Docs' : "/Docs/$request";
+		my $method = $request eq 'Pull' ? 'GET' : 'POST';
+		my $url = $path . ($path =~ /[?]/ ? '&' : '?') . "$argument=";
+		my $known = $argument eq 'documents' ? 0 : $where =~ /^(query|both|each)$/;
+
+		is(is_known($method, $url, $base{$request}), $known ? 1 : 0, "$request: $argument in the query string");
+		next unless $base{$request};
+		is(is_known($method, $path, { $argument => undef, %{ $base{$request} } }), $where =~ /^(body|both|each)$/ ? 1 : 0, "$request: $argument in the body");
+		is(is_known($method, $path, { collections => [ { $argument => undef } ] }), $where eq 'each' ? 1 : 0, "$request: $argument of each collection")
+		  if $request eq 'Sync';
+	}
+}
+cmp_ok(scalar @rows, '>=', 15, 'there are arguments');
+
 # The hash, by a hand that isn't docsync's
 my @vectors = $text =~ /^\| (?:`([^`]*)`|\(empty\)) \| ([0-9a-f]{8}) \| ([0-9a-f]{8}) \|$/mg;
 cmp_ok(scalar @vectors, '>=', 15, 'there are vectors');
@@ -77,6 +106,16 @@ is($session->value(qq{SELECT api.docsync_pull('tablet', state => '$digest', coll
 	qq({"count": 1, "digest": "$digest"}), 'who has the same digest needs no sums');
 
 done_testing();
+
+# Is an argument known to a request?
+sub is_known
+{
+	my ($method, $path, $body) = @_;
+	my $answer = $http->request($method, $path, $body, headers => { 'x-client-id' => 'tablet' });
+
+	return 1 if $answer->{status} == 200;
+	return $answer->{content} =~ /"message":"[^"]*unknown (key|parameter)/ ? 0 : $answer->{content};
+}
 
 # What came, with times, cursors, digests as the document shows them where they
 # may be so: a time that it shows twice must be the same time twice.

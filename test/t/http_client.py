@@ -75,6 +75,9 @@ def main(url, token, directory, name, seed):
         id = f'd{chance.randrange(IDS)}'
         if chance.random() < 0.2:
             client.delete(id)
+        elif chance.random() < 0.1:
+            # What the service refuses, for as long as it is in the table's way
+            client.put(f'bad {name} {chance.randrange(5)}', {'refuse': chance.choice(('before', 'after', 'check'))})
         else:
             client.put(id, {'by': name, 'n': chance.getrandbits(63), 'text': 'x' * chance.randrange(200)})
         happened['edit'] += 1
@@ -119,7 +122,7 @@ def main(url, token, directory, name, seed):
         tries += 1
         time.sleep(0.05)
     rows = [(document.id, document.clientVersion, document.deleted, document.body, document.unsent)
-            for document in client.store.select('true ORDER BY id')]
+            for document in client.store.select("id NOT LIKE 'bad %' ORDER BY id")]
     with open(os.path.join(directory, f'{name}.json'), 'w') as file:
         json.dump({'documents': rows, 'happened': happened, 'equal': tries < 200, 'problems': client.problems()}, file)
 

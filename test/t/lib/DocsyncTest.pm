@@ -20,7 +20,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-use DocsyncTest::CursorReplica;
+use DocsyncTest::CollectionsReplica;
 use DocsyncTest::Load;
 use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;

@@ -22,9 +22,16 @@ sub new
 sub poll
 {
 	my ($self, $session) = @_;
-	my ($rows, $cursor) = $session->download_by_cursor(
-		@$self{qw(client_id cursor origin collection max_documents)},
-		$self->{upload} && [ $self->{upload}->() ]);
+
+	return $self->go_on($session->download_by_cursor(
+			@$self{qw(client_id cursor origin collection max_documents)},
+			$self->{upload} && [ $self->{upload}->() ]));
+}
+
+# Takes documents and the cursor that came with them.
+sub go_on
+{
+	my ($self, $rows, $cursor) = @_;
 	my $new = $self->take($rows);
 	my ($stamp) = $cursor =~ /^[0-9a-f]{16}\.(\d+)\./;
 

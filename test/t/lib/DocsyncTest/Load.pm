@@ -242,10 +242,23 @@ sub upload_and_roll_back
 sub put
 {
 	my ($writer, $count) = @_;
-	my @answer = $writer->{session}->upload($writer->{client_id}, $writer->{collection},
-		map { DocsyncTest::document("$writer->{client_id}-" . $writer->{next}++ % 500, $writer->{next}, $writer->{next}) } 1 .. $count);
+	my @documents =
+	  map { DocsyncTest::document("$writer->{client_id}-" . $writer->{next}++ % 500, $writer->{next}, $writer->{next}) } 1 .. $count;
 	my $last = $writer->{last};
+	my @answer;
 
+	if (rand() < 0.3)
+	{
+		# One that is refused doesn't stop the others.
+		@answer = $writer->{session}->upload_parts($writer->{client_id}, $writer->{collection}, '{"id": "bad"}', @documents);
+		my $bad = shift @answer;
+		push @{ $writer->{faults} }, 'one that was bad was not refused, or another was'
+		  if $bad->{outcome} ne 'refused' || grep { $_->{outcome} eq 'refused' } @answer;
+	}
+	else
+	{
+		@answer = $writer->{session}->upload($writer->{client_id}, $writer->{collection}, @documents);
+	}
 	for my $stamp (sort { $a <=> $b } map { $_->{stamp} } @answer)
 	{
 		push @{ $writer->{faults} }, "the stamp $stamp came after $last"

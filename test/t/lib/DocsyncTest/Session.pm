@@ -98,6 +98,18 @@ sub upload
 	return @{ $sth->fetchall_arrayref({}) };
 }
 
+# The same of each document that can be stored, with the SQLSTATE of the others
+sub upload_parts
+{
+	my ($self, $client_id, $collection, @documents) = @_;
+	my $sth = $self->{upload_parts} //= $self->{dbh}->prepare(
+		"SELECT id, outcome, client_version, $STAMP AS stamp, error ->> 'code' AS error
+		   FROM docsync_upsert(?, ?, ?, atomic => false)");
+
+	$sth->execute($client_id, '[' . join(', ', @documents) . ']', $collection);
+	return @{ $sth->fetchall_arrayref({}) };
+}
+
 # The stamps of documents that were written in other ways
 sub stamp_of
 {
@@ -143,6 +155,35 @@ sub download_by_cursor
 
 	my $rows = $sth->fetchall_arrayref;
 	return ([ grep { defined $_->[0] } @$rows ], $rows->[0][7]);
+}
+
+# Syncs several collections in one request, which is JSON.  Returns a reference for each: collection, error (its code), cursor, more,
+# results as JSON, and rows, the documents as download_by_cursor() has them.
+sub sync_collections
+{
+	my ($self, $request) = @_;
+	my $sth = $self->{sync_collections} //= $self->{dbh}->prepare(
+		sprintf q{
+			WITH answer AS MATERIALIZED (
+				SELECT value ->> 'collection' AS collection, value -> 'error' ->> 'code' AS error, value ->> 'cursor' AS cursor,
+					   value ->> 'more' AS more, value ->> 'results' AS results, value -> 'documents' AS documents
+				  FROM json_array_elements(docsync_docs_sync(convert_to(?, 'UTF8'))::text::json -> 'collections'))
+			SELECT collection, error, cursor, more, results, id, "clientVersion", "clientId", deleted, body::text, "LastUpdateUtc"::text, %s
+			  FROM answer LEFT JOIN LATERAL json_to_recordset(documents)
+				AS document (id text, "clientVersion" bigint, "clientId" text, deleted bool, body json, "LastUpdateUtc" timestamptz)
+				ON true}, $STAMP =~ s/last_update_utc/"LastUpdateUtc"/r);
+	my @parts;
+
+	$sth->execute($request);
+	for my $row (@{ $sth->fetchall_arrayref })
+	{
+		my ($collection, $error, $cursor, $more, $results, @document) = @$row;
+
+		push @parts, { collection => $collection, error => $error, cursor => $cursor, more => ($more // '') eq 'true', results => $results, rows => [] }
+		  if !@parts || $parts[-1]{collection} ne $collection;
+		push @{ $parts[-1]{rows} }, \@document if defined $document[0];
+	}
+	return @parts;
 }
 
 # The ids of all that may be downloaded from a collection, in their order
@@ -206,7 +247,7 @@ sub close
 {
 	my ($self) = @_;
 
-	delete @$self{qw(upload download docsync_pull docsync_sync)};
+	delete @$self{qw(upload upload_parts download docsync_pull docsync_sync)};
 	$self->{dbh}->disconnect;
 	return;
 }
@@ -217,7 +258,7 @@ sub DESTROY
 {
 	my ($self) = @_;
 
-	delete @$self{qw(upload download)};
+	delete @$self{qw(upload upload_parts download)};
 	return;
 }
 

@@ -1,20 +1,35 @@
 /*-------------------------------------------------------------------------
  *
- * arguments.c
- *	  What the body of an HTTP request asks for.
+ * argument.c
+ *	  The arguments of an HTTP request: the keys of its body, the parameters of
+ *	  its query string.
+ *
+ * Each request knows some of them (its keys), and refuses others.  What they
+ * are is the same for all, and stands here, once.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "catalog/pg_type.h"
+#include "common/string.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "docsync.h"
 
 #define HINT_BODY \
-	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean."
+	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean, and of several collections \"collections\": array."
+
+/* A transaction takes so many marks before it takes that of all (stamp.c). */
+#define COLLECTIONS_MAX			60
+
+/* What is asked for of one of several collections */
+static const char *const collection_keys[] = {
+	"collection", "cursor", "documents", "state", NULL
+};
 
 /* What the value of a key of a request's body is to be */
 typedef enum FieldKind
@@ -25,6 +40,7 @@ typedef enum FieldKind
 	FIELD_NEGATED,				/* a boolean whose contrary is kept */
 	FIELD_STATE,				/* a boolean, or a text */
 	FIELD_DOCUMENTS,
+	FIELD_COLLECTIONS,
 	FIELD_BUCKETS,
 	FIELD_IDS
 } FieldKind;
@@ -46,12 +62,14 @@ static const Field fields[] = {
 	FIELD("cursor", FIELD_TEXT, cursor),
 	FIELD("origin", FIELD_TEXT, origin),
 	FIELD("after", FIELD_TEXT, after),
+	FIELD("sinceUtc", FIELD_TEXT, since_utc),
 	FIELD("maxDocuments", FIELD_MAX, max_documents),
 	FIELD("reconcile", FIELD_BOOLEAN, reconcile),
 	FIELD("tombstones", FIELD_NEGATED, no_tombstones),
 	FIELD("atomic", FIELD_NEGATED, not_atomic),
 	FIELD("state", FIELD_STATE, state),
 	FIELD("documents", FIELD_DOCUMENTS, documents),
+	FIELD("collections", FIELD_COLLECTIONS, collections),
 	FIELD("buckets", FIELD_BUCKETS, buckets),
 	FIELD("ids", FIELD_IDS, ids),
 };
@@ -64,8 +82,11 @@ static void read_field(JsonReader *reader, const Field *field,
 					   Request *request, const char *hint);
 static bool take_value(const Field *field, const SentValue *value,
 					   Request *request);
+static bool is_of_body(const Field *field);
+static Request *read_collections(JsonReader *reader, int *count);
 static bool *read_buckets(JsonReader *reader);
 static Datum *read_ids(JsonReader *reader, int *count);
+static void refuse_many(const char *message, const char *detail) pg_attribute_noreturn();
 static void refuse(const RefusePlace *place, const char *message,
 				   const char *detail, const char *hint) pg_attribute_noreturn();
 
@@ -79,8 +100,8 @@ static void refuse(const RefusePlace *place, const char *message,
  * is too much.
  */
 void
-docsync_arguments_read(FunctionCallInfo fcinfo, Request *request,
-					   const char *const *keys)
+docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
+					  const char *const *keys)
 {
 	JsonReader	reader;
 	bytea	   *body;
@@ -100,7 +121,7 @@ docsync_arguments_read(FunctionCallInfo fcinfo, Request *request,
 						false);
 	if (docsync_reader_type(&reader) == JSON_TOKEN_ARRAY_START &&
 		strcmp(keys[0], "documents") == 0)
-		request->documents = docsync_batch_read(&reader);
+		request->documents = docsync_batch_read(&reader, 0);
 	else
 		read_object(&reader, request, keys);
 	docsync_reader_end(&reader);
@@ -123,7 +144,8 @@ read_object(JsonReader *reader, Request *request, const char *const *keys)
 		count++;
 
 	if (docsync_reader_type(reader) != JSON_TOKEN_OBJECT_START)
-		refuse(&reader->place, "the body is not an object",
+		refuse(&reader->place, keys == collection_keys ? "not an object" :
+			   "the body is not an object",
 			   psprintf("It is %s.", docsync_value_name(docsync_reader_type(reader))),
 			   hint);
 	if (!docsync_reader_enter(reader))
@@ -138,7 +160,8 @@ read_object(JsonReader *reader, Request *request, const char *const *keys)
 		MemoryContext oldcontext;
 
 		if (key < 0)
-			refuse(&reader->place, "unknown key in the body",
+			refuse(&reader->place, keys == collection_keys ? "unknown key" :
+				   "unknown key in the body",
 				   psprintf("It has the key \"%s\".", unknown), hint);
 
 		field = find_field(keys[key]);
@@ -173,7 +196,7 @@ hint_of(const char *const *keys)
 	initStringInfo(&buf);
 	for (int i = 0; keys[i] != NULL; i++)
 	{
-		if (strcmp(keys[i], "documents") == 0)
+		if (strcmp(keys[i], "documents") == 0 && keys != collection_keys)
 			return HINT_BODY;
 		appendStringInfo(&buf, i == 0 ? "Send an object with the keys \"%s\"" : ", \"%s\"",
 						 keys[i]);
@@ -203,7 +226,11 @@ read_field(JsonReader *reader, const Field *field, Request *request,
 	switch (field->kind)
 	{
 		case FIELD_DOCUMENTS:
-			request->documents = docsync_batch_read(reader);
+			request->documents = docsync_batch_read(reader, request->documents_before);
+			return;
+		case FIELD_COLLECTIONS:
+			request->collections = read_collections(reader,
+													&request->ncollections);
 			return;
 		case FIELD_BUCKETS:
 			request->buckets = read_buckets(reader);
@@ -259,6 +286,44 @@ take_value(const Field *field, const SentValue *value, Request *request)
 		default:
 			return false;
 	}
+}
+
+/*
+ * What is asked for of each of several collections: a Request each, of which
+ * what is asked for of all is left out.
+ */
+static Request *
+read_collections(JsonReader *reader, int *count)
+{
+	Request    *requests = palloc0(sizeof(Request) * COLLECTIONS_MAX);
+	int			documents = 0;
+
+	*count = 0;
+	if (docsync_reader_type(reader) != JSON_TOKEN_ARRAY_START)
+		refuse(&reader->place, "not an array",
+			   psprintf("It is %s.", docsync_value_name(docsync_reader_type(reader))),
+			   hint_of(collection_keys));
+	reader->place.key = NULL;
+	if (!docsync_reader_enter(reader))
+		return requests;
+	do
+	{
+		Request    *request = &requests[*count];
+
+		if (*count == COLLECTIONS_MAX)
+			refuse_many("too many collections",
+						psprintf("There are more than %d.", COLLECTIONS_MAX));
+		request->documents_before = documents;
+
+		reader->place.collection = ++*count;
+		read_object(reader, request, collection_keys);
+		reader->place.collection = 0;
+
+		if (request->documents != NULL)
+			documents += request->documents->count;
+	} while (docsync_reader_go_on(reader, false));
+
+	return requests;
 }
 
 /*
@@ -320,15 +385,9 @@ read_ids(JsonReader *reader, int *count)
 				   psprintf("It is %s.", docsync_value_name(value.type)),
 				   "Give the ids of the documents.");
 		if (*count == docsync_max_batch)
-		{
-			RefusePlace whole = {.offset = -1};
-
-			docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-														 "too many ids",
-														 psprintf("There are more than docsync.max_batch, %d.",
-																  docsync_max_batch),
-														 "Ask several times."));
-		}
+			refuse_many("too many ids",
+						psprintf("There are more than docsync.max_batch, %d.",
+								 docsync_max_batch));
 		if (*count == size)
 			ids = repalloc_huge(ids, sizeof(Datum) * (size *= 2));
 		ids[(*count)++] = PointerGetDatum(cstring_to_text_with_len(value.text,
@@ -336,6 +395,98 @@ read_ids(JsonReader *reader, int *count)
 	} while (docsync_reader_go_on(reader, false));
 
 	return ids;
+}
+
+/*
+ * Fills in what a query string says: the field of a name, if it is one of the
+ * keys that the request knows and not one for a body alone.  Returns its place
+ * in fields, or -1 if there is none.
+ */
+int
+docsync_argument_find(const char *name, const char *const *keys)
+{
+	const Field *field;
+
+	while (*keys != NULL && strcmp(*keys, name) != 0)
+		keys++;
+	if (*keys == NULL)
+		return -1;
+
+	field = find_field(name);
+	return is_of_body(field) ? -1 : field - fields;
+}
+
+static bool
+is_of_body(const Field *field)
+{
+	return field->kind == FIELD_DOCUMENTS ||
+		field->kind == FIELD_COLLECTIONS ||
+		field->kind == FIELD_BUCKETS || field->kind == FIELD_IDS;
+}
+
+/*
+ * Fills in a field that docsync_argument_find() has found, given its value as a
+ * text.
+ */
+void
+docsync_argument_set(Request *request, int which, const char *value)
+{
+	const Field *field = &fields[which];
+	void	   *member = (char *) request + field->offset;
+	bool		is_true = strcmp(value, "true") == 0;
+	char	   *end;
+
+	switch (field->kind)
+	{
+		case FIELD_TEXT:
+		case FIELD_STATE:
+			*(text **) member = cstring_to_text(value);
+			break;
+		case FIELD_MAX:
+			errno = 0;
+			request->max_documents = strtoint(value, &end, 10);
+			if (errno != 0 || !isdigit((unsigned char) *value) || *end != '\0')
+				request->max_documents = 0;
+			docsync_request_check_max(request->max_documents);
+			break;
+		case FIELD_BOOLEAN:
+		case FIELD_NEGATED:
+			if (!is_true && strcmp(value, "false") != 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("\"%s\" is neither true nor false", field->key)));
+			*(bool *) member = is_true == (field->kind == FIELD_BOOLEAN);
+			break;
+		default:
+			elog(ERROR, "\"%s\" is no parameter", field->key);
+	}
+}
+
+/*
+ * The parameters that a query string may have, of the keys that a request knows.
+ */
+const char *
+docsync_argument_parameters(const char *const *keys)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (; *keys != NULL; keys++)
+	{
+		if (!is_of_body(find_field(*keys)))
+			appendStringInfo(&buf, buf.len == 0 ? "%s" : ", %s", *keys);
+	}
+	return buf.data;
+}
+
+/* More than may be asked for at once; the message names no place, as HTTP's status line */
+static void
+refuse_many(const char *message, const char *detail)
+{
+	RefusePlace whole = {.offset = -1};
+
+	docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+												 message, detail, "Ask several times."));
 }
 
 static void

@@ -1,0 +1,113 @@
+/*-------------------------------------------------------------------------
+ *
+ * answer.c
+ *	  What an HTTP request is answered, around the documents.
+ *
+ * What PostgREST is to make of a value it is told by settings, response.status
+ * and response.headers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "docsync.h"
+
+static void set_headers(const char *tag);
+static void set_local(const char *name, const char *value);
+
+/*
+ * Is it PostgREST that asks?
+ */
+bool
+docsync_answer_is_over_http(void)
+{
+	const char *method = GetConfigOption("request.method", true, false);
+
+	return method != NULL && *method != '\0';
+}
+
+/*
+ * The answer is written behind the header of the value it becomes, so that it
+ * needn't be copied.
+ */
+void
+docsync_answer_begin(StringInfo buf)
+{
+	initStringInfo(buf);
+	appendStringInfoSpaces(buf, VARHDRSZ);
+}
+
+/*
+ * Makes it a value.  tag: its entity tag, or NULL
+ */
+Datum
+docsync_answer_end(StringInfo buf, const char *tag)
+{
+	set_headers(tag);
+	SET_VARSIZE(buf->data, buf->len);
+	return PointerGetDatum(buf->data);
+}
+
+/*
+ * Instead of an answer that the client has: 304, and nothing.
+ */
+Datum
+docsync_answer_end_unchanged(StringInfo buf, const char *tag)
+{
+	if (!IsInParallelMode())
+		set_local("response.status", "304");
+	buf->len = VARHDRSZ;
+	return docsync_answer_end(buf, tag);
+}
+
+/*
+ * Does the client say that it has the answer with this tag?
+ */
+bool
+docsync_answer_is_had(const char *tag)
+{
+	text	   *tags = docsync_answer_is_over_http() ?
+	docsync_request_header("if-none-match") : NULL;
+
+	return tags != NULL && strstr(text_to_cstring(tags), tag) != NULL;
+}
+
+/*
+ * Tells PostgREST the type of an answer, which it is to pass on as it is
+ * (see the domain of the functions), and its entity tag, if there is one;
+ * unless somebody has set headers already.
+ */
+static void
+set_headers(const char *tag)
+{
+	const char *headers;
+	StringInfoData buf;
+
+	if (!docsync_answer_is_over_http() || IsInParallelMode())
+		return;
+	headers = GetConfigOption("response.headers", true, false);
+	if (headers != NULL && *headers != '\0')
+		return;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "[{\"Content-Type\": \"application/json; charset=utf-8\"}");
+	if (tag != NULL)
+	{
+		appendStringInfoString(&buf, ", {\"ETag\": ");
+		docsync_json_append_string(&buf, tag, strlen(tag));
+		appendStringInfoChar(&buf, '}');
+	}
+	appendStringInfoChar(&buf, ']');
+	set_local("response.headers", buf.data);
+}
+
+static void
+set_local(const char *name, const char *value)
+{
+	set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_LOCAL, true, 0, false);
+}

@@ -1,0 +1,440 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.c
+ *	  The sums over a collection that a client compares with its own.
+ *
+ * They cost a walk over the whole collection, and after a failover all clients
+ * ask at once.  So what one session has summed up it leaves to all others, in
+ * shared memory, for a minute at most.  Whoever comes while sums are being made
+ * waits for them, for a moment.
+ *
+ * Sums are another's, too, if that other has found the same document to be the
+ * last of the collection, and settled: then both see the same documents.  The
+ * proof, and what it takes for granted, is in doc/stamps.md, "Comparing".  So
+ * the sums of a page are shared under these conditions, and no others:
+ *
+ * 1. It is the same table: of the same database, by its oid, in the same epoch.
+ * 2. The page has passed a document of the collection, whose stamp is part of
+ *	  what the sums are known by.  A cursor's stamp alone says nothing: its
+ *	  client can have made it up.
+ * 3. It has reached the end: nothing visible is beyond that document.
+ * 4. The transaction has written nothing.
+ * 5. The caller sees all of the collection.  (His privileges on the table have
+ *	  been checked by the page's own statement.)
+ * 6. They aren't older than a minute, for what changes without a new stamp.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "portability/instr_time.h"
+#include "rewrite/rowsecurity.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "docsync.h"
+
+/*
+ * Another number with each change of the structs below: until the server is
+ * restarted, sessions that began before an update have the old library.
+ */
+#define CACHE_NAME			"docsync state 1"
+
+/* Collections; with 2.3 kB each they fit well into what servers have to spare. */
+#define CACHE_STATES		8
+
+#define CACHE_AGE			USECS_PER_MINUTE
+
+/* Collections that are summed up at the same time, in all sessions together */
+#define SESSIONS			2
+
+/* How long one waits for others to sum up, in milliseconds */
+#define PATIENCE			100
+
+typedef struct CachedState
+{
+	TimestampTz begun;			/* not later than the snapshot; 0: none */
+	Oid			database;
+	Oid			document;		/* the table */
+	uint64		epoch;
+	TimestampTz last;			/* stamp of the last document */
+	int			collection_len; /* bytes */
+	char		collection[DOCSYNC_COLLECTION_LEN];
+	Digest		digest;
+} CachedState;
+
+typedef struct Cache
+{
+	LWLock		lock;			/* on the states */
+	ConditionVariable summed_up;	/* somebody has ended */
+	CachedState states[CACHE_STATES];
+} Cache;
+
+static Cache *cache = NULL;
+static bool cache_is_shared;
+
+static StoreStatement sum_up = {
+	/* By stamp: about the order in which the rows lie in the table */
+	"SELECT id, client_version, last_update_utc FROM docsync.document"
+	" WHERE collection OPERATOR(pg_catalog.=) $1 AND NOT deleted"
+	" ORDER BY last_update_utc",
+	1, {TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_PINNED, NULL
+};
+
+static bool get_digest(const Download *download, Digest *digest);
+static bool may_share(const Download *download);
+static bool sees_all_or_nothing(void);
+static bool looks_beyond(Node *node, void *collection);
+static void open_cache(void);
+static bool find_cached(const Download *download, Digest *digest);
+static void keep_cached(const Download *download, const Digest *digest);
+static bool is_same(const CachedState *cached, const Download *download);
+static bool is_fresh(TimestampTz begun);
+static bool wait_for_turn(const Download *download, bool share, Digest *digest,
+						  LOCKTAG *tag);
+static bool try_lock(const Download *download, bool share, LOCKTAG *tag);
+static bool add_to_digest(TupleTableSlot *slot, void *arg);
+
+/*
+ * {"count", "digest", "sums"} of the live documents that the caller sees under
+ * the snapshot of a download that has reached the end; null where that can't be
+ * had: something visible isn't settled yet, or others are at it.  A client that
+ * has told its own digest doesn't need the sums if that is the same.
+ */
+void
+docsync_state_append(StringInfo buf, const Download *download, const char *own)
+{
+	char text[	DOCSYNC_DIGEST_LEN];
+	Digest	   *digest = palloc(sizeof(Digest));
+	DigestSum	total;
+
+	if (download->is_held || !get_digest(download, digest))
+	{
+		appendStringInfoString(buf, "null");
+		return;
+	}
+
+	total = docsync_digest_total(digest);
+	snprintf(text, sizeof(text), "%08x%08x", total.high, total.low);
+	appendStringInfo(buf, "{\"count\":" INT64_FORMAT ",\"digest\":\"%s\"",
+					 digest->count, text);
+	if (strcmp(text, own) == 0)
+	{
+		appendStringInfoChar(buf, '}');
+		return;
+	}
+
+	appendStringInfoString(buf, ",\"sums\":[");
+	for (int i = 0; i < DIGEST_BUCKETS; i++)
+		appendStringInfo(buf, i == 0 ? "\"%08x%08x\"" : ",\"%08x%08x\"",
+						 digest->sums[i].high, digest->sums[i].low);
+	appendStringInfoString(buf, "]}");
+}
+
+/*
+ * Finds the sums, or makes them; false if others are at it for too long.
+ *
+ * Locks: one that nobody waits for, while it sums up.
+ */
+static bool
+get_digest(const Download *download, Digest *digest)
+{
+	Datum		args[] = {PointerGetDatum(download->collection)};
+	bool		share = may_share(download);
+	bool		is_turn;
+	LOCKTAG		tag;
+
+	if (cache == NULL)
+		open_cache();
+	if (share && find_cached(download, digest))
+		return true;
+
+	is_turn = wait_for_turn(download, share, digest, &tag);
+
+	/* Whoever had the lock before may have done it. */
+	if (share && find_cached(download, digest))
+	{
+		if (is_turn)
+			LockRelease(&tag, ExclusiveLock, false);
+		return true;
+	}
+	if (!is_turn)
+		return false;
+
+	memset(digest, 0, sizeof(Digest));
+	docsync_store_execute(&sum_up, args, add_to_digest, digest);
+	if (share)
+		keep_cached(download, digest);
+	LockRelease(&tag, ExclusiveLock, false);
+	ConditionVariableBroadcast(&cache->summed_up);
+	return true;
+}
+
+/*
+ * Is what this page has found the same for others?  Conditions 2, 4 and 5; a
+ * page that hasn't reached the end doesn't come here.
+ */
+static bool
+may_share(const Download *download)
+{
+	return download->passed > 0 &&
+		!TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		sees_all_or_nothing();
+}
+
+/*
+ * Does whoever sees one document of a collection see all of it?  So it is
+ * without row-level security, and where policies look at nothing of a row but
+ * the collection, as one does that keeps tenants apart.
+ */
+static bool
+sees_all_or_nothing(void)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
+	AttrNumber	collection = store->attnums[STORE_DOCUMENT][DOCUMENT_COLLECTION];
+	Relation	rel;
+	ListCell   *cell;
+	bool		result = true;
+
+	if (check_enable_rls(store->relations[STORE_DOCUMENT], InvalidOid, true) != RLS_ENABLED)
+		return true;
+	if (row_security_policy_hook_permissive != NULL ||
+		row_security_policy_hook_restrictive != NULL)
+		return false;
+
+	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
+	foreach(cell, rel->rd_rsdesc->policies)
+	{
+		const RowSecurityPolicy *policy = (RowSecurityPolicy *) lfirst(cell);
+
+		if (policy->polcmd != '*' && policy->polcmd != ACL_SELECT_CHR)
+			continue;
+		if (looks_beyond((Node *) policy->qual, &collection) ||
+			contain_volatile_functions((Node *) policy->qual))
+			result = false;
+	}
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Does a policy look at another column than the collection, or at rows of a
+ * subquery?  One without FROM is there to be evaluated once.
+ */
+static bool
+looks_beyond(Node *node, void *collection)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		return ((Var *) node)->varattno != *(AttrNumber *) collection;
+	if (IsA(node, Query))
+		return ((Query *) node)->rtable != NIL ||
+			query_tree_walker((Query *) node, looks_beyond, collection, 0);
+	return expression_tree_walker(node, looks_beyond, collection);
+}
+
+/*
+ * Finds the sums that sessions share, or makes room for them with the first
+ * call since the server started.  Nothing has reserved it: a server has 100 kB
+ * of shared memory to spare for such as us.  Where they are gone, each session
+ * has what it has summed up itself.
+ */
+static void
+open_cache(void)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	PG_TRY();
+	{
+		cache = ShmemInitStruct(CACHE_NAME, sizeof(Cache), &found);
+		cache_is_shared = true;
+	}
+	PG_CATCH();
+	{
+		/*
+		 * It has left nothing behind: it raises an error for want of memory
+		 * only, and last of all.  With an error interrupts are let in, which
+		 * a lock that is still held must not see.
+		 */
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(oldcontext);
+		FlushErrorState();
+		cache_is_shared = found = false;
+	}
+	PG_END_TRY();
+
+	if (!cache_is_shared)
+		cache = MemoryContextAlloc(TopMemoryContext, sizeof(Cache));
+	if (!found)
+	{
+		memset(cache, 0, sizeof(Cache));
+		LWLockInitialize(&cache->lock, cache_is_shared ?
+						 LWLockNewTrancheId() : LWTRANCHE_FIRST_USER_DEFINED);
+		ConditionVariableInit(&cache->summed_up);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	if (cache_is_shared)
+		LWLockRegisterTranche(cache->lock.tranche, "docsync");
+}
+
+static bool
+find_cached(const Download *download, Digest *digest)
+{
+	bool		found = false;
+
+	LWLockAcquire(&cache->lock, LW_SHARED);
+	for (int i = 0; i < CACHE_STATES && !found; i++)
+	{
+		const CachedState *cached = &cache->states[i];
+
+		if (is_same(cached, download) && cached->last == download->last &&
+			cached->epoch == docsync_history_epoch(download->history) &&
+			is_fresh(cached->begun))
+		{
+			*digest = cached->digest;
+			found = true;
+		}
+	}
+	LWLockRelease(&cache->lock);
+	return found;
+}
+
+/*
+ * Keeps sums in the place of the collection's old ones, or of the oldest.
+ */
+static void
+keep_cached(const Download *download, const Digest *digest)
+{
+	CachedState *cached;
+	TimestampTz begun = GetCurrentTransactionStartTimestamp();
+
+	if (!is_fresh(begun))
+		return;
+
+	LWLockAcquire(&cache->lock, LW_EXCLUSIVE);
+	cached = &cache->states[0];
+	for (int i = 0; i < CACHE_STATES; i++)
+	{
+		if (is_same(&cache->states[i], download))
+		{
+			cached = &cache->states[i];
+			break;
+		}
+		if (cache->states[i].begun < cached->begun)
+			cached = &cache->states[i];
+	}
+
+	cached->begun = begun;
+	cached->database = MyDatabaseId;
+	cached->document = docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT];
+	cached->epoch = docsync_history_epoch(download->history);
+	cached->last = download->last;
+	cached->collection_len = VARSIZE_ANY_EXHDR(download->collection);
+	memcpy(cached->collection, VARDATA_ANY(download->collection),
+		   cached->collection_len);
+	cached->digest = *digest;
+	LWLockRelease(&cache->lock);
+}
+
+/*
+ * Are they of the same collection, whatever its state?
+ */
+static bool
+is_same(const CachedState *cached, const Download *download)
+{
+	const text *collection = download->collection;
+
+	return cached->database == MyDatabaseId &&
+		cached->document == docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT] &&
+		cached->collection_len == (int) VARSIZE_ANY_EXHDR(collection) &&
+		memcmp(cached->collection, VARDATA_ANY(collection),
+			   cached->collection_len) == 0;
+}
+
+/*
+ * Not if the machine's clock has been set back since: it could be of any age.
+ */
+static bool
+is_fresh(TimestampTz begun)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return begun > now - CACHE_AGE && begun <= now;
+}
+
+/*
+ * Takes the lock that whoever sums up must have, when it is free; false if it
+ * isn't for too long, or if there is no more need for it.
+ *
+ * Who fails wakes nobody, but his lock is free then for who has waited in vain.
+ */
+static bool
+wait_for_turn(const Download *download, bool share, Digest *digest,
+			  LOCKTAG *tag)
+{
+	long		left = PATIENCE;
+	bool		is_turn;
+	instr_time	begun;
+	instr_time	waited;
+
+	INSTR_TIME_SET_CURRENT(begun);
+	while (!(is_turn = try_lock(download, share, tag)) &&
+		   cache_is_shared && left > 0 &&
+		   !(share && find_cached(download, digest)))
+	{
+		/* At first it only begins to listen, so that nothing is missed. */
+		ConditionVariableTimedSleep(&cache->summed_up, left, PG_WAIT_EXTENSION);
+		INSTR_TIME_SET_CURRENT(waited);
+		INSTR_TIME_SUBTRACT(waited, begun);
+		left = PATIENCE - (long) INSTR_TIME_GET_MILLISEC(waited);
+	}
+	ConditionVariableCancelSleep();
+	return is_turn;
+}
+
+/*
+ * For what is shared the lock is always the same of a collection, so that one
+ * sums up for all.
+ */
+static bool
+try_lock(const Download *download, bool share, LOCKTAG *tag)
+{
+	int			own = docsync_stamp_hash(download->collection) % SESSIONS;
+
+	for (int i = 0; i < SESSIONS; i++)
+	{
+		if (share && i != own)
+			continue;
+		SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, i, 0, DOCSYNC_LOCK_STATE);
+		if (LockAcquire(tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+			return true;
+	}
+	return false;
+}
+
+static bool
+add_to_digest(TupleTableSlot *slot, void *arg)
+{
+	docsync_digest_add((Digest *) arg, DatumGetTextPP(slot->tts_values[0]),
+					   DatumGetInt64(slot->tts_values[1]),
+					   DatumGetTimestampTz(slot->tts_values[2]));
+	return true;
+}

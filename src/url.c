@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * url.c
+ *	  What a request's query string asks for.
+ *
+ * A proxy puts the query string, as it came, into the header X-Query-String.
+ * Read here it means the same to every request: names in exact case, each at
+ * most once, none that the request doesn't know; a value that is empty or null
+ * isn't there.  Left to the proxy and to PostgREST, one query string has four
+ * readers, who don't agree which of two clientIds counts: the upload would be
+ * stored as one client's, and the download would leave out the other's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+
+#include "docsync.h"
+
+/* More than any request knows */
+#define MAX_PARAMETERS	32
+
+static void read_pair(const char *pair, int len, Request *request,
+					  const char *const *keys, bool *seen);
+static char *decode(const char *value, int len);
+
+/*
+ * Reads the request's query string, if a proxy has handed it on, into what it
+ * asks for.  keys are those that the request knows, NULL at their end; what
+ * can only stand in a body isn't one that a query string knows.
+ */
+void
+docsync_url_read(Request *request, const char *const *keys)
+{
+	text	   *header = docsync_request_header("x-query-string");
+	bool		seen[MAX_PARAMETERS] = {false};
+	char	   *pair;
+
+	if (header == NULL)
+		return;
+
+	for (pair = text_to_cstring(header); *pair != '\0';)
+	{
+		int			len = strcspn(pair, "&");
+
+		if (len > 0)
+			read_pair(pair, len, request, keys, seen);
+		pair += len + (pair[len] == '&');
+	}
+}
+
+/*
+ * Reads "name=value", or a name alone, which has no value.
+ */
+static void
+read_pair(const char *pair, int len, Request *request,
+		  const char *const *keys, bool *seen)
+{
+	const char *equals = memchr(pair, '=', len);
+	int			name_len = equals != NULL ? equals - pair : len;
+	char	   *name = decode(pair, name_len);
+	int			which = docsync_argument_find(name, keys);
+	char	   *value;
+
+	if (which < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown parameter in the query string"),
+				 errdetail("It has \"%s\".",
+						   docsync_refuse_quote(name, strlen(name))),
+				 errhint("There are %s; names are in exact case.",
+						 docsync_argument_parameters(keys))));
+	if (seen[which])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a parameter comes twice in the query string"),
+				 errdetail("\"%s\" does.", name),
+				 errhint("Send it once.")));
+	seen[which] = true;
+
+	value = decode(pair + name_len + 1, Max(len - name_len - 1, 0));
+	if (*value != '\0' && strcmp(value, "null") != 0)
+		docsync_argument_set(request, which, value);
+}
+
+/*
+ * Decodes len bytes of a query string, into the server's encoding.
+ */
+static char *
+decode(const char *value, int len)
+{
+	StringInfoData buf;
+	bool		valid = true;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < len && valid; i++)
+	{
+		if (value[i] == '+')
+			appendStringInfoChar(&buf, ' ');
+		else if (value[i] != '%')
+			appendStringInfoChar(&buf, value[i]);
+		else if (i + 2 < len && isxdigit((unsigned char) value[i + 1]) &&
+				 isxdigit((unsigned char) value[i + 2]))
+		{
+			char		hex[] = {value[i + 1], value[i + 2], '\0'};
+
+			appendStringInfoCharMacro(&buf, (char) strtol(hex, NULL, 16));
+			i += 2;
+		}
+		else
+			valid = false;
+	}
+
+	/* A NUL, too, is no character of a text. */
+	if (!valid || !pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query string is not valid"),
+				 errdetail("A name or value isn't percent-encoded UTF-8."),
+				 errhint("Percent-encode it.")));
+
+	return pg_any_to_server(buf.data, buf.len, PG_UTF8);
+}
