@@ -152,7 +152,7 @@ read_batch(const char *data, int len)
 		JsonReader	reader;
 
 		docsync_lexer_begin(&reader, data, len, false);
-		batch = docsync_batch_read(&reader);
+		batch = docsync_batch_read(&reader, 0);
 		docsync_reader_end(&reader);
 	}
 	PG_CATCH();
