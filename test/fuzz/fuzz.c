@@ -43,6 +43,7 @@ extern int	LLVMFuzzerRunDriver(int *argc, char ***argv,
 static void fuzz_batch(const char *data, int len);
 static void fuzz_request(const char *data, int len);
 static bool is_json(const char *data, int len);
+static void fuzz_query(const char *data, int len);
 static void fuzz_cursor(const char *data, int len);
 static void fuzz_time(const char *data, int len);
 static int	call(const uint8 *data, size_t size);
@@ -75,6 +76,7 @@ docsync_fuzz(PG_FUNCTION_ARGS)
 
 	target = strcmp(name, "batch") == 0 ? fuzz_batch :
 		strcmp(name, "request") == 0 ? fuzz_request :
+		strcmp(name, "query") == 0 ? fuzz_query :
 		strcmp(name, "cursor") == 0 ? fuzz_cursor :
 		strcmp(name, "time") == 0 ? fuzz_time : NULL;
 	if (target == NULL)
@@ -310,7 +312,7 @@ fuzz_request(const char *data, int len)
 
 	PG_TRY();
 	{
-		docsync_arguments_read(fcinfo, &request, keys);
+		docsync_argument_read(fcinfo, &request, keys);
 		is_taken = true;
 	}
 	PG_CATCH();
@@ -350,6 +352,55 @@ is_json(const char *data, int len)
 	}
 	PG_END_TRY();
 	return result;
+}
+
+/*
+ * A query string: what is taken is text.
+ */
+static void
+fuzz_query(const char *data, int len)
+{
+	static const char *const keys[] = {
+		"clientId", "collection", "cursor", "origin", "sinceUtc",
+		"maxDocuments", "reconcile", "state", "tombstones", "atomic", NULL
+	};
+	MemoryContext context = CurrentMemoryContext;
+	StringInfoData headers;
+	Request		request = {.max_documents = -1};
+
+	/* A proxy passes on nothing else. */
+	if (!pg_verify_mbstr(PG_UTF8, data, len, true))
+		return;
+	initStringInfo(&headers);
+	appendStringInfoString(&headers, "{\"x-query-string\":");
+	docsync_json_append_string(&headers, data, len);
+	appendStringInfoChar(&headers, '}');
+	SetConfigOption("request.headers", headers.data, PGC_USERSET, PGC_S_SESSION);
+
+	PG_TRY();
+	{
+		text	   *values[5];
+
+		docsync_url_read(&request, keys);
+		values[0] = request.client_id;
+		values[1] = request.collection;
+		values[2] = request.cursor;
+		values[3] = request.origin;
+		values[4] = request.since_utc;
+
+		for (size_t i = 0; i < lengthof(values); i++)
+			HOLDS(values[i] == NULL ||
+				  (VARSIZE_ANY_EXHDR(values[i]) > 0 &&
+				   pg_verify_mbstr(PG_UTF8, VARDATA_ANY(values[i]),
+								   VARSIZE_ANY_EXHDR(values[i]), true)));
+		HOLDS(request.max_documents == -1 || request.max_documents > 0);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
 }
 
 /*
