@@ -194,6 +194,34 @@ RESET docsync.max_depth;
 -- docsync_sync is given text, and has no offsets: they would be those of an argument.
 SELECT pg_temp.catch(format('SELECT docsync_sync(%L, %L)', 'c', d)) FROM unnest(ARRAY['[{"id": "a", "clientVersion": 1, "body": "\u0000"}]', '[{"id": "a", "clientVersion": 1, "body": 1e400}]', '{}', '[{"id": "a", "clientVersion": 1, "body": 1}] 1']) AS d;
 
+-- In a database of another encoding a request is UTF-8 all the same. What can't be converted has no place: it isn't read yet.
+\set database :DBNAME
+CREATE DATABASE regress_docsync_latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C';
+\connect regress_docsync_latin1
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
+SET client_encoding = UTF8;
+SET request.headers = '{"x-client-id": "c"}';
+SET bytea_output = escape;
+CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
+CREATE FUNCTION pg_temp.try(request bytea) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	detail text;
+BEGIN
+	RETURN (SELECT string_agg(concat_ws(' ', r ->> 'id', r ->> 'outcome', r #>> '{error,message}', r #>> '{error,details}'), ', ') FROM json_array_elements(docsync_docs(request) -> 'results') AS r);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN concat_ws(' / ', SQLSTATE, SQLERRM, nullif(detail, ''));
+END
+$$;
+SELECT b, pg_temp.try(b) FROM unnest(ARRAY['[{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\\u00e9"}}]', '[{"id": "euro", "clientVersion": 1, "body": "\342\202\254"}]', '[{"id": "byte", "clientVersion": 1, "body": "\377"}]', '[{"id": "nul", "clientVersion": 1, "body": "\000"}]',
+	'{"documents": [{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\303\251"}}, {"id": "nul", "clientVersion": 1, "body": "\\u0000"}], "atomic": false}', '[{"id": "\303\251", "clientVersion": 1, "body": nonsense}]']::bytea[]) AS b;
+SELECT id, length(id), body FROM docsync.document;
+\connect :database
+SET client_min_messages = warning;
+DROP DATABASE regress_docsync_latin1;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
