@@ -47,25 +47,33 @@ void
 docsync_lexer_begin(JsonReader *reader, const char *json, int len,
 					bool is_text)
 {
+	int			skip = 0;
+
 	memset(reader, 0, sizeof(*reader));
 	reader->place.offset = -1;
 	reader->has_offsets = !is_text;
 
+	/* Some write a byte order mark, which says nothing of UTF-8. */
+	if (!is_text && len >= 3 && memcmp(json, "\xEF\xBB\xBF", 3) == 0)
+		skip = 3;
+
 	if (!is_text && GetDatabaseEncoding() != PG_UTF8)
 	{
 		/* Refuses what can't be converted, without a place. */
-		char	   *converted = pg_any_to_server(json, len, PG_UTF8);
+		char	   *converted = pg_any_to_server(json + skip, len - skip, PG_UTF8);
 
-		if (converted != json)
+		if (converted != json + skip)
 		{
 			json = converted;
 			len = strlen(converted);
+			skip = 0;
 			reader->has_offsets = false;
 		}
 	}
 
 	reader->lex = makeJsonLexContextCstringLen((char *) json, len,
 											   GetDatabaseEncoding(), false);
+	reader->lex->token_terminator += skip;
 	if (!is_text && GetDatabaseEncoding() == PG_UTF8)
 		find_invalid(reader, json);
 	docsync_lexer_next(reader);

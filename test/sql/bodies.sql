@@ -61,6 +61,8 @@ SELECT pg_temp.send('[{"\u0069d": "\u0078", "client\u0056ersion": 7, "bod\u0079"
 SELECT b, pg_temp.send(convert_to('[{"id": "x", "clientVersion": 1, "body": "', 'UTF8') || b::bytea || '"}]')
   FROM unnest(ARRAY['\xff', '\xc3', '\xc328', '\xc0af', '\xe28282', '\xe282', '\xeda080', '\xf4908080', '\xf0808080', '\x80', '\x00', '\xc3a900', '\xc3a9', '\xe282ac', '\xf09f9880']) AS b;
 SELECT b, pg_temp.send(b) FROM unnest(ARRAY['\377', '[{"id": "\377"}]', '[{"\377": 1}]', '[ \377]', '[{"id": "x", "clientVersion": 1, "body": 1}]\377', '[{"id": "x", "clientVersion": 1, "body": 1, "deleted": tr\377ue}]', '[{"id": "x\\\377"}]', '[1 "\303\251\377"', '[1 "\360"']::bytea[]) AS b;
+-- A byte order mark at the beginning isn't looked at.
+SELECT b, pg_temp.send(b) FROM unnest(ARRAY['\357\273\277[{"id": "x", "clientVersion": 1, "body": 1}]', '\357\273\277', '\357\273', '\357\273\277\357\273\277[]', ' \357\273\277[]', '\357\273\277[{"id": "x", "clientVersion": 1, "body": "\377"}]', '\357\273\277[{"id": "x", "clientVersion": 1, "body": 1e400}]']::bytea[]) AS b;
 -- What comes before it is refused first.
 SELECT b, pg_temp.send(b) FROM unnest(ARRAY['[{"id": "x", "clientVersion": 1, "Body": "\377"}]', '[{"id": 1, "clientVersion": 1}, {"id": "\377"}]', '[1, "\377"]', '[nonsense, "\377"]']::bytea[]) AS b;
 
@@ -218,7 +220,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 SELECT b, pg_temp.try(b) FROM unnest(ARRAY['[{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\\u00e9"}}]', '[{"id": "euro", "clientVersion": 1, "body": "\342\202\254"}]', '[{"id": "byte", "clientVersion": 1, "body": "\377"}]', '[{"id": "nul", "clientVersion": 1, "body": "\000"}]',
-	'{"documents": [{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\303\251"}}, {"id": "nul", "clientVersion": 1, "body": "\\u0000"}], "atomic": false}', '[{"id": "\303\251", "clientVersion": 1, "body": nonsense}]']::bytea[]) AS b;
+	'{"documents": [{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\303\251"}}, {"id": "nul", "clientVersion": 1, "body": "\\u0000"}], "atomic": false}', '[{"id": "\303\251", "clientVersion": 1, "body": nonsense}]', '\357\273\277[]']::bytea[]) AS b;
 SELECT id, length(id), body FROM docsync.document;
 \connect :database
 SET client_min_messages = warning;
