@@ -109,27 +109,28 @@ void
 docsync_lexer_next(JsonReader *reader)
 {
 	JsonLexContext *lex = reader->lex;
+	bool		is_common;
 	JsonParseErrorType error;
-	int			len;
 
 	CHECK_FOR_INTERRUPTS();
 
-	error = lex_common(lex) ? JSON_SUCCESS : json_lex(lex);
+	is_common = lex_common(lex);
+	error = is_common ? JSON_SUCCESS : json_lex(lex);
 	if (reader->invalid != NULL && lex->token_terminator > reader->invalid)
 		refuse_encoding(reader, error == JSON_SUCCESS);
 	if (error != JSON_SUCCESS)
 		docsync_refuse_raise(describe_error(reader, lex, error));
 
-	len = lex->token_terminator - lex->token_start;
 	if (lex->token_type == JSON_TOKEN_STRING)
 	{
 		reader->string = lex->token_start + 1;
-		reader->string_len = len - 2;
-		if (memchr(reader->string, '\\', reader->string_len) != NULL)
+		reader->string_len = lex->token_terminator - lex->token_start - 2;
+		if (!is_common)
 			unescape(reader);
 	}
 	else if (lex->token_type == JSON_TOKEN_NUMBER &&
-			 docsync_value_count_digits(lex->token_start, len) > DOCSYNC_NUMBER_DIGITS)
+			 docsync_value_count_digits(lex->token_start,
+										lex->token_terminator - lex->token_start) > DOCSYNC_NUMBER_DIGITS)
 		docsync_lexer_refuse_limit(reader, BODY_LONG_NUMBER);
 }
 
@@ -172,8 +173,14 @@ lex_common(JsonLexContext *lex)
 			lex->token_type = JSON_TOKEN_COLON;
 			break;
 		case '"':
-			while (end - p >= BLOCK_LEN && !block_must_escape(block_read(p)))
-				p += BLOCK_LEN;
+			while (end - p >= BLOCK_LEN)
+			{
+				int			plain = block_find_escape(block_read(p));
+
+				p += plain;
+				if (plain < BLOCK_LEN)
+					break;
+			}
 			while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= ' ')
 				p++;
 			if (p == end || *p++ != '"')
