@@ -47,25 +47,33 @@ void
 docsync_lexer_begin(JsonReader *reader, const char *json, int len,
 					bool is_text)
 {
+	int			skip = 0;
+
 	memset(reader, 0, sizeof(*reader));
 	reader->place.offset = -1;
 	reader->has_offsets = !is_text;
 
+	/* Some write a byte order mark, which says nothing of UTF-8. */
+	if (!is_text && len >= 3 && memcmp(json, "\xEF\xBB\xBF", 3) == 0)
+		skip = 3;
+
 	if (!is_text && GetDatabaseEncoding() != PG_UTF8)
 	{
 		/* Refuses what can't be converted, without a place. */
-		char	   *converted = pg_any_to_server(json, len, PG_UTF8);
+		char	   *converted = pg_any_to_server(json + skip, len - skip, PG_UTF8);
 
-		if (converted != json)
+		if (converted != json + skip)
 		{
 			json = converted;
 			len = strlen(converted);
+			skip = 0;
 			reader->has_offsets = false;
 		}
 	}
 
 	reader->lex = makeJsonLexContextCstringLen((char *) json, len,
 											   GetDatabaseEncoding(), false);
+	reader->lex->token_terminator += skip;
 	if (!is_text && GetDatabaseEncoding() == PG_UTF8)
 		find_invalid(reader, json);
 	docsync_lexer_next(reader);
@@ -101,27 +109,28 @@ void
 docsync_lexer_next(JsonReader *reader)
 {
 	JsonLexContext *lex = reader->lex;
+	bool		is_common;
 	JsonParseErrorType error;
-	int			len;
 
 	CHECK_FOR_INTERRUPTS();
 
-	error = lex_common(lex) ? JSON_SUCCESS : json_lex(lex);
+	is_common = lex_common(lex);
+	error = is_common ? JSON_SUCCESS : json_lex(lex);
 	if (reader->invalid != NULL && lex->token_terminator > reader->invalid)
 		refuse_encoding(reader, error == JSON_SUCCESS);
 	if (error != JSON_SUCCESS)
 		docsync_refuse_raise(describe_error(reader, lex, error));
 
-	len = lex->token_terminator - lex->token_start;
 	if (lex->token_type == JSON_TOKEN_STRING)
 	{
 		reader->string = lex->token_start + 1;
-		reader->string_len = len - 2;
-		if (memchr(reader->string, '\\', reader->string_len) != NULL)
+		reader->string_len = lex->token_terminator - lex->token_start - 2;
+		if (!is_common)
 			unescape(reader);
 	}
 	else if (lex->token_type == JSON_TOKEN_NUMBER &&
-			 docsync_value_count_digits(lex->token_start, len) > DOCSYNC_NUMBER_DIGITS)
+			 docsync_value_count_digits(lex->token_start,
+										lex->token_terminator - lex->token_start) > DOCSYNC_NUMBER_DIGITS)
 		docsync_lexer_refuse_limit(reader, BODY_LONG_NUMBER);
 }
 
@@ -164,8 +173,14 @@ lex_common(JsonLexContext *lex)
 			lex->token_type = JSON_TOKEN_COLON;
 			break;
 		case '"':
-			while (end - p >= BLOCK_LEN && !block_must_escape(block_read(p)))
-				p += BLOCK_LEN;
+			while (end - p >= BLOCK_LEN)
+			{
+				int			plain = block_find_escape(block_read(p));
+
+				p += plain;
+				if (plain < BLOCK_LEN)
+					break;
+			}
 			while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= ' ')
 				p++;
 			if (p == end || *p++ != '"')

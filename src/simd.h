@@ -5,12 +5,15 @@
  *
  * What differs between processors, and nothing else: a block is read, written,
  * joined of two halves, and asked whether one of its bytes must be escaped in
- * JSON, which a control character, '"' and '\\' must.
+ * JSON, which a control character, '"' and '\\' must, and which is the first;
+ * BLOCK_LEN if none must.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef DOCSYNC_SIMD_H
 #define DOCSYNC_SIMD_H
+
+#include "port/pg_bitutils.h"
 
 #define BLOCK_LEN			16
 
@@ -37,15 +40,30 @@ block_join(uint64 a, uint64 b)
 	return _mm_set_epi64x(b, a);
 }
 
-static inline bool
-block_must_escape(Bytes16 block)
+/* A bit for each byte, the first the lowest: must it be escaped? */
+static inline uint32
+block_escapes(Bytes16 block)
 {
 	const __m128i control = _mm_set1_epi8(' ' - 1);
 	__m128i		found = _mm_cmpeq_epi8(_mm_max_epu8(block, control), control);
 
 	found = _mm_or_si128(found, _mm_cmpeq_epi8(block, _mm_set1_epi8('"')));
 	found = _mm_or_si128(found, _mm_cmpeq_epi8(block, _mm_set1_epi8('\\')));
-	return _mm_movemask_epi8(found) != 0;
+	return _mm_movemask_epi8(found);
+}
+
+static inline bool
+block_must_escape(Bytes16 block)
+{
+	return block_escapes(block) != 0;
+}
+
+static inline int
+block_find_escape(Bytes16 block)
+{
+	uint32		escapes = block_escapes(block);
+
+	return escapes != 0 ? pg_rightmost_one_pos32(escapes) : BLOCK_LEN;
 }
 
 #elif defined(__aarch64__) && defined(__ARM_NEON)
@@ -71,14 +89,30 @@ block_join(uint64 a, uint64 b)
 	return vcombine_u8(vcreate_u8(a), vcreate_u8(b));
 }
 
-static inline bool
-block_must_escape(Bytes16 block)
+/* Ones for each byte that must be escaped */
+static inline uint8x16_t
+block_escapes(Bytes16 block)
 {
 	uint8x16_t	found = vcltq_u8(block, vdupq_n_u8(' '));
 
 	found = vorrq_u8(found, vceqq_u8(block, vdupq_n_u8('"')));
-	found = vorrq_u8(found, vceqq_u8(block, vdupq_n_u8('\\')));
-	return vmaxvq_u8(found) != 0;
+	return vorrq_u8(found, vceqq_u8(block, vdupq_n_u8('\\')));
+}
+
+static inline bool
+block_must_escape(Bytes16 block)
+{
+	return vmaxvq_u8(block_escapes(block)) != 0;
+}
+
+static inline int
+block_find_escape(Bytes16 block)
+{
+	/* Four bits of each byte */
+	uint8x8_t	some = vshrn_n_u16(vreinterpretq_u16_u8(block_escapes(block)), 4);
+	uint64		escapes = vget_lane_u64(vreinterpret_u64_u8(some), 0);
+
+	return escapes != 0 ? pg_rightmost_one_pos64(escapes) / 4 : BLOCK_LEN;
 }
 
 #else							/* in plain C */
@@ -136,6 +170,19 @@ block_must_escape(Bytes16 block)
 			HAS_LESS(x ^ EACH_BYTE('\\'), 1);
 	}
 	return found != 0;
+}
+
+static inline int
+block_find_escape(Bytes16 block)
+{
+	const unsigned char *bytes = (const unsigned char *) &block;
+	int			i = 0;
+
+	if (!block_must_escape(block))
+		return BLOCK_LEN;
+	while (bytes[i] >= ' ' && bytes[i] != '"' && bytes[i] != '\\')
+		i++;
+	return i;
 }
 
 #endif

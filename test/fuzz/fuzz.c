@@ -43,6 +43,7 @@ extern int	LLVMFuzzerRunDriver(int *argc, char ***argv,
 static void fuzz_batch(const char *data, int len);
 static void fuzz_request(const char *data, int len);
 static bool is_json(const char *data, int len);
+static char *as_text(const char *data, int len);
 static void fuzz_query(const char *data, int len);
 static void fuzz_cursor(const char *data, int len);
 static void fuzz_time(const char *data, int len);
@@ -179,7 +180,7 @@ parse_batch(const char *data, int len)
 
 		pg_verify_mbstr(PG_UTF8, data, len, false);
 		JsonbToJsonbValue(DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-															 CStringGetDatum(pnstrdup(data, len)))),
+															 CStringGetDatum(as_text(data, len)))),
 						  &value);
 		batch = docsync_batch_parse(&value, false);
 	}
@@ -342,7 +343,7 @@ is_json(const char *data, int len)
 
 	PG_TRY();
 	{
-		DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(data, len)));
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(as_text(data, len)));
 		result = true;
 	}
 	PG_CATCH();
@@ -352,6 +353,17 @@ is_json(const char *data, int len)
 	}
 	PG_END_TRY();
 	return result;
+}
+
+/*
+ * What PostgreSQL is given of a request: it knows no byte order mark.
+ */
+static char *
+as_text(const char *data, int len)
+{
+	int			skip = len >= 3 && memcmp(data, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+
+	return pnstrdup(data + skip, len - skip);
 }
 
 /*

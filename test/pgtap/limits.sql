@@ -68,7 +68,7 @@ CREATE FUNCTION pg_temp.read() RETURNS text
 	LANGUAGE plpgsql
 AS $$
 BEGIN
-	PERFORM docsync_docs(convert_to('[{"id": "x", "clientVersion": 1, "LastUpdateUtc": [' || repeat('"x",', 12 * 1024 * 1024) || '1], "body": 1}', 'UTF8'));
+	PERFORM docsync_docs(convert_to('[{"id": "x", "clientVersion": 1, "LastUpdateUtc": [' || repeat('1,', 24 * 1024 * 1024) || '1], "body": 1}', 'UTF8'));
 	RETURN 'read';
 EXCEPTION
 	WHEN query_canceled OR invalid_text_representation THEN

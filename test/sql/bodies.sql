@@ -61,6 +61,8 @@ SELECT pg_temp.send('[{"\u0069d": "\u0078", "client\u0056ersion": 7, "bod\u0079"
 SELECT b, pg_temp.send(convert_to('[{"id": "x", "clientVersion": 1, "body": "', 'UTF8') || b::bytea || '"}]')
   FROM unnest(ARRAY['\xff', '\xc3', '\xc328', '\xc0af', '\xe28282', '\xe282', '\xeda080', '\xf4908080', '\xf0808080', '\x80', '\x00', '\xc3a900', '\xc3a9', '\xe282ac', '\xf09f9880']) AS b;
 SELECT b, pg_temp.send(b) FROM unnest(ARRAY['\377', '[{"id": "\377"}]', '[{"\377": 1}]', '[ \377]', '[{"id": "x", "clientVersion": 1, "body": 1}]\377', '[{"id": "x", "clientVersion": 1, "body": 1, "deleted": tr\377ue}]', '[{"id": "x\\\377"}]', '[1 "\303\251\377"', '[1 "\360"']::bytea[]) AS b;
+-- A byte order mark at the beginning isn't looked at.
+SELECT b, pg_temp.send(b) FROM unnest(ARRAY['\357\273\277[{"id": "x", "clientVersion": 1, "body": 1}]', '\357\273\277', '\357\273', '\357\273\277\357\273\277[]', ' \357\273\277[]', '\357\273\277[{"id": "x", "clientVersion": 1, "body": "\377"}]', '\357\273\277[{"id": "x", "clientVersion": 1, "body": 1e400}]']::bytea[]) AS b;
 -- What comes before it is refused first.
 SELECT b, pg_temp.send(b) FROM unnest(ARRAY['[{"id": "x", "clientVersion": 1, "Body": "\377"}]', '[{"id": 1, "clientVersion": 1}, {"id": "\377"}]', '[1, "\377"]', '[nonsense, "\377"]']::bytea[]) AS b;
 
@@ -194,6 +196,34 @@ RESET docsync.max_depth;
 -- docsync_sync is given text, and has no offsets: they would be those of an argument.
 SELECT pg_temp.catch(format('SELECT docsync_sync(%L, %L)', 'c', d)) FROM unnest(ARRAY['[{"id": "a", "clientVersion": 1, "body": "\u0000"}]', '[{"id": "a", "clientVersion": 1, "body": 1e400}]', '{}', '[{"id": "a", "clientVersion": 1, "body": 1}] 1']) AS d;
 
+-- In a database of another encoding a request is UTF-8 all the same. What can't be converted has no place: it isn't read yet.
+\set database :DBNAME
+CREATE DATABASE regress_docsync_latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C';
+\connect regress_docsync_latin1
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
+SET client_encoding = UTF8;
+SET request.headers = '{"x-client-id": "c"}';
+SET bytea_output = escape;
+CREATE EXTENSION docsync;
+SELECT docsync_create_store() \g /dev/null
+CREATE FUNCTION pg_temp.try(request bytea) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	detail text;
+BEGIN
+	RETURN (SELECT string_agg(concat_ws(' ', r ->> 'id', r ->> 'outcome', r #>> '{error,message}', r #>> '{error,details}'), ', ') FROM json_array_elements(docsync_docs(request) -> 'results') AS r);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN concat_ws(' / ', SQLSTATE, SQLERRM, nullif(detail, ''));
+END
+$$;
+SELECT b, pg_temp.try(b) FROM unnest(ARRAY['[{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\\u00e9"}}]', '[{"id": "euro", "clientVersion": 1, "body": "\342\202\254"}]', '[{"id": "byte", "clientVersion": 1, "body": "\377"}]', '[{"id": "nul", "clientVersion": 1, "body": "\000"}]',
+	'{"documents": [{"id": "\303\251", "clientVersion": 1, "body": {"\303\274": "\303\251"}}, {"id": "nul", "clientVersion": 1, "body": "\\u0000"}], "atomic": false}', '[{"id": "\303\251", "clientVersion": 1, "body": nonsense}]', '\357\273\277[]']::bytea[]) AS b;
+SELECT id, length(id), body FROM docsync.document;
+\connect :database
+SET client_min_messages = warning;
+DROP DATABASE regress_docsync_latin1;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
