@@ -14,17 +14,17 @@ ROOT = os.environ['ROOT']
 DATABASE = 'docsync_http'
 
 # The same documents, as a good user would have them made into one value. PAGE is of the newest.
-PULL = "SELECT docsync_pull('me', NULL, 'stored', 'other', $1::int)"
+PULL = "SELECT docsync_pull('me', NULL, 'bench/stored', 'other', $1::int)"
 JSON_AGG = """
 SELECT json_agg(d) FROM (
     SELECT id, client_version AS "clientVersion", client_id AS "clientId",
            to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "LastUpdateUtc", deleted, body
       FROM docsync.document
-     WHERE collection = 'stored' AND client_id <> 'me'
+     WHERE collection = 'bench/stored' AND client_id <> 'me'
      ORDER BY last_update_utc LIMIT $1) AS d
 """
 
-COUNT = "SELECT count(*)::text FROM docsync.document WHERE collection = 'stored' AND NOT deleted"
+COUNT = "SELECT count(*)::text FROM docsync.document WHERE collection = 'bench/stored' AND NOT deleted"
 SYNC = "SELECT docsync_sync('client', $1, $2, 'bench')"
 
 
@@ -52,7 +52,7 @@ def state(rounds):
     """The sums of a collection that a client compares, against counting its documents. Sums are kept for a minute, so a
     document is added before each call."""
     connections = {rival: Connection() for rival in ('docsync', 'a')}
-    pull = "SELECT docsync_pull('me', $1, 'stored', 'other', NULL, false, $2)"
+    pull = "SELECT docsync_pull('me', $1, 'bench/stored', 'other', NULL, false, $2)"
     cursor = json.loads(connections['docsync'].value(pull.replace('$1', 'NULL').replace('$2', "'false'")))['cursor'].encode()
 
     def measure(rival, number):
@@ -60,7 +60,7 @@ def state(rounds):
         if rival == 'a':
             return 1 / connections[rival].answer(COUNT)[0]
         connections[rival].query("INSERT INTO docsync.document (collection, id, client_version, client_id, body)"
-                                 " VALUES ('stored', 'more %s', 1, 'other', '1')" % make_id())
+                                 " VALUES ('bench/stored', 'more %s', 1, 'other', '1')" % make_id())
         cursor = json.loads(connections[rival].value(pull.replace('$2', "'false'"), cursor))['cursor'].encode()
         return 1 / connections[rival].answer(pull, cursor, b'true')[0]
 
@@ -76,10 +76,10 @@ class Failover:
     nothing of a client: its cursor, from before, and its digest. Sums are kept, for the sessions of all; a new epoch has
     them made anew."""
 
-    ASK = "SELECT docsync_pull('me', $1, 'stored', 'other', 1000, true, $2)"
+    ASK = "SELECT docsync_pull('me', $1, 'bench/stored', 'other', 1000, true, $2)"
     SCRIPT = """
         SELECT answer, answer::text LIKE '%"state"_null%' AS unanswered
-          FROM (SELECT docsync_pull('me', :cursor, 'stored', 'other', 1000, true, {state}) AS answer
+          FROM (SELECT docsync_pull('me', :cursor, 'bench/stored', 'other', 1000, true, {state}) AS answer
                 OFFSET 0) AS a \\gset
         \\if :unanswered
         SELECT nextval('rival.unanswered');
@@ -176,7 +176,8 @@ def show_failover(count, rounds):
 
 
 def sync(count, rounds, calls):
-    """An upload by docsync_sync, which also looks for news since the last cursor, against the statement (a)."""
+    """An upload by docsync_sync, which also looks for news since the last cursor, against the statement (a): new
+    documents, the same again, and updates. Yields (test, round)."""
     fresh()
     connections = {rival: connect(rival) for rival in DOCSYNCS + ['a']}
     plain = PLAIN.format(client='$1', documents='$2::jsonb')
@@ -185,24 +186,27 @@ def sync(count, rounds, calls):
     def go_on(server):
         cursors[server] = newest(lambda cursor: connections[server].value(SYNC, b'[]', cursor), cursors[server])
 
-    def measure(rival, number):
+    def turn(rival, batches, which):
         seconds = []
         for batch in batches:
+            documents = getattr(batch, which)
             if rival == 'a':
-                seconds.append(connections[rival].call(plain, b'client', batch.new)[0])
+                seconds.append(connections[rival].call(plain, b'client', documents)[0])
             else:
-                seconds.append(connections[rival].answer(SYNC, batch.new, cursors[rival])[0])
+                seconds.append(connections[rival].answer(SYNC, documents, cursors[rival])[0])
                 go_on(rival)
         return count / statistics.median(seconds)
 
     for server in DOCSYNCS:
         go_on(server)
-    batches = [Batch(100) for _ in range(8)]
-    for rival in connections:
-        measure(rival, 0)
-    for number in range(rounds):
-        batches = [Batch(count) for _ in range(calls)]
-        yield from take_turns(1, measure, in_turn(list(connections), number))
+    for number in range(-1, rounds):
+        # the first round is there to warm up
+        batches = [Batch(count) for _ in range(calls)] if number >= 0 else [Batch(100) for _ in range(8)]
+        for test, which in ('new', 'new'), ('re-sent', 'new'), ('updates', 'update'):
+            for speeds in take_turns(1, lambda rival, _: turn(rival, batches, which),
+                                     in_turn(list(connections), max(number, 0))):
+                if number >= 0:
+                    yield test, speeds
     for connection in connections.values():
         connection.close()
 
@@ -460,32 +464,41 @@ def show_ways(name, rounds, target=None):
     return time_there - direct, time_there
 
 
-def run(only):
-    many = 20_000 if QUICK else 100_000
+MANY = 20_000 if QUICK else 100_000
 
-    for count, calls in (100, 2 if QUICK else 20), (10_000, 1):
-        name = 'docsync_sync of {:,}, new'.format(count)
-        if re.search(only, name):
-            show(name, '/s', list(sync(count, count_rounds(2, 9), calls)), {})
+
+def measure_rows(only):
+    """The rows that have (a) for a rival, as one caller."""
+    for count, calls, new in (100, 2 if QUICK else 20, 1.2), (10_000, 1, 1.5):
+        if not re.search(only, 'docsync_sync of {:,}'.format(count)):
+            continue
+        results = {}
+        for test, speeds in sync(count, count_rounds(2, 12), calls):
+            results.setdefault(test, []).append(speeds)
+        for test, rows in results.items():
+            show('docsync_sync of {:,}, {}'.format(count, test), '/s', rows,
+                 {'a': {'new': new, 're-sent': 2.5, 'updates': 1}[test]})
 
     if re.search(only, 'download'):
         fresh()
-        store(many)
-        for count in 10_000, many:
-            show('download of {:,}'.format(count), 'ms', list(download(count, count_rounds(2, 9))), {'a': 3})
+        store(MANY)
+        for count in 10_000, MANY:
+            show('download of {:,}'.format(count), 'ms', list(download(count, count_rounds(2, 10))), {'a': 3})
 
+
+def run(only):
     if re.search(only, 'state'):
         fresh()
-        store(many)
-        show('state of {:,} against count(*)'.format(many), 'ms', list(state(2 * count_rounds(2, 9))), {'a': 1 / 1.5})
+        store(MANY)
+        show('state of {:,} against count(*)'.format(MANY), 'ms', list(state(2 * count_rounds(2, 9))), {'a': 1 / 1.5})
 
     if re.search(only, 'failover'):
         show_failover(10_000, count_rounds(2, 9))
 
     if re.search(only, 'http'):
-        service = Service(many)
+        service = Service(MANY)
         try:
-            run_http(service, count_rounds(2, 9), many)
+            run_http(service, count_rounds(2, 9), MANY)
         finally:
             service.close()
 
@@ -507,7 +520,7 @@ def run_http(service, rounds, many):
 
     print('\n%-46s %12s %12s %6s %12s  %s' % ('memory of a download of {:,}'.format(many), 'answer', 'peak', 'times', 'at most', 'reached'))
     pull = "SELECT api.docsync_pull('me', NULL, 'bench', 'other', $1::int)"
-    plain = JSON_AGG.replace("'stored'", "'bench'")
+    plain = JSON_AGG.replace("'bench/stored'", "'bench'")
     for statement, rival, target in (pull, 'docsync_pull', 2.5), (plain, 'json_agg', None):
         os.environ['PGDATABASE'] = DATABASE
         show_memory('called directly, %s, backend' % rival, target, *max(memory(statement, many) for _ in range(3)))

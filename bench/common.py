@@ -98,6 +98,49 @@ def log(text):
     print(text, file=sys.stderr, flush=True)
 
 
+class Policy:
+    """Whether all is measured under the policy of examples/postgrest/roles.sql, by a role that isn't superuser: on
+    docsync's table, and on those of (a) and (b)."""
+
+    on = False
+
+    TABLES = 'docsync.document', 'rival.plain', 'rival.locked'
+    ROLE = """
+        DO $$
+        BEGIN
+            IF to_regrole('bench_user') IS NULL THEN
+                CREATE ROLE bench_user LOGIN;
+            END IF;
+        END
+        $$;
+        SELECT docsync_grant('bench_user');
+        """
+    RIVALS = """
+        GRANT USAGE ON SCHEMA rival TO bench_user;
+        GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA rival TO bench_user;
+        """
+    POLICY = """
+        ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY tenant ON {table} TO bench_user
+            USING (split_part(collection, '/', 1)
+                   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
+        """
+
+    @classmethod
+    def create(cls, connection, server):
+        connection.query(cls.ROLE)
+        if server == 'docsync':
+            connection.query(cls.RIVALS)
+        for table in cls.TABLES:
+            if server == 'docsync' or not table.startswith('rival.'):
+                connection.query(cls.POLICY.format(table=table))
+
+    @classmethod
+    def connection_string(cls):
+        return (r""" user=bench_user options='-c client_min_messages=warning -c request.jwt.claims={"tenant":"bench"}'"""
+                if cls.on else '')
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # documents
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,13 +197,19 @@ def where(rival):
 
 
 def connect(rival):
-    return Connection(where(rival))
+    """A connection to measure by."""
+    return Connection(where(rival) + Policy.connection_string())
+
+
+def administrate(server):
+    """A connection to prepare by, as superuser."""
+    return Connection(where(server))
 
 
 def fresh():
     """All tables anew, with the same documents in each; the seed's ids are 1, 2, 3, ... in random order of storage."""
     for server in DOCSYNCS:
-        connection = connect(server)
+        connection = administrate(server)
         connection.query(DROP)
         connection.query(CREATE)
         connection.query("SELECT setseed(0.15)")
@@ -178,6 +227,8 @@ def fresh():
         if server == 'docsync':
             connection.query('INSERT INTO rival.copied SELECT * FROM docsync.document')
             tables.append('rival.copied')
+        if Policy.on:
+            Policy.create(connection, server)
         for table in tables:
             connection.query('VACUUM ANALYZE ' + table)
         connection.query('CHECKPOINT')
@@ -187,11 +238,11 @@ def fresh():
 def store(count):
     """Stores documents nobody has yet, in a collection of their own."""
     for server in DOCSYNCS:
-        connection = connect(server)
+        connection = administrate(server)
         connection.query("""
             ALTER TABLE docsync.document SET (autovacuum_enabled = off);
             INSERT INTO docsync.document (collection, id, client_version, client_id, body)
-            SELECT 'stored', n::text, 1, 'other', '%s' FROM generate_series(1, %d) n"""
+            SELECT 'bench/stored', n::text, 1, 'other', '%s' FROM generate_series(1, %d) n"""
                          % (BODY, count))
         connection.query('VACUUM ANALYZE docsync.document')
         connection.query('CHECKPOINT')
@@ -205,7 +256,7 @@ def run_pgbench(rival, script, clients, *options):
         file.write(script)
     done = subprocess.run(
         ['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, 2)), '-f', path, *options,
-         'dbname=postgres ' + where(rival)],
+         'dbname=postgres ' + where(rival) + Policy.connection_string()],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0 or 'aborted' in done.stderr or 'number of failed transactions: 0 ' not in done.stdout:
         raise RuntimeError(done.stderr + done.stdout)
@@ -250,7 +301,7 @@ RIVAL_COLUMNS = DOCSYNCS[1:] + ['a', 'b', 'c']
 
 def show_head():
     heads = [': before' if rival == 'before' else ': (%s)' % rival for rival in RIVAL_COLUMNS]
-    print('%-34s %12s %s %-16s %s' % (
+    print('%-42s %12s %s %-16s %s' % (
         'test', 'docsync', ' '.join('%-20s' % head for head in heads), 'at least', 'reached'))
 
 
@@ -265,6 +316,8 @@ def spread(rounds, rival):
 
 def show(test, unit, rounds, targets):
     """Prints a row. targets: {rival: what docsync's speed shall at least be, as a multiple of the rival's}."""
+    if Policy.on:
+        test += ', policy'
     speed = statistics.median(speeds['docsync'] for speeds in rounds)
     cells, reached = [], []
     for rival in RIVAL_COLUMNS:
@@ -272,7 +325,7 @@ def show(test, unit, rounds, targets):
         cells.append('%-20s' % text)
         if rival in targets:
             reached.append('yes' if ratio >= targets[rival] else 'no')
-    print('%-34s %12s %s %-16s %s' % (
+    print('%-42s %12s %s %-16s %s' % (
         test, ('%.3g ms' % (1000 / speed)) if unit == 'ms' else '{:,.0f}/s'.format(speed), ' '.join(cells),
         ' '.join('%s %.2f' % target for target in targets.items()), ' '.join(reached)), flush=True)
 
