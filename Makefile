@@ -2,7 +2,9 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-package	the Debian package, built and tried out
 #   make bench		speed, as ratios against rivals
+#   make dist		what is committed, as build/docsync-VERSION.zip
 #   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to
 
 EXTENSION = docsync
@@ -20,7 +22,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test bench indent check-symbols
+.PHONY: demo demo-stop test test-package bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -29,8 +31,17 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-package:
+	@scripts/test-package
 bench:
 	@bench/run
+
+# What PGXN takes. The version stands in docsync.control.
+DISTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'$$/\1/p" docsync.control)
+DIST = build/docsync-$(DISTVERSION).zip
+dist:
+	@mkdir -p $(dir $(DIST))
+	git archive --format zip --prefix docsync-$(DISTVERSION)/ --output $(DIST) HEAD
 
 # As pgindent does it: its flags, and a single space in "Type *" above a function
 INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 \
@@ -42,6 +53,9 @@ indent:
 		if cmp -s $$file.indent $$file; then rm $$file.indent; \
 		else echo "indented $$file"; mv $$file.indent $$file; fi || exit 1; \
 	done
+
+typedefs: all
+	scripts/typedefs >src/typedefs.list.new && mv src/typedefs.list.new src/typedefs.list
 
 # The server exports all its symbols; ours must not meddle with them.
 check-symbols: docsync.so
