@@ -10,8 +10,8 @@
  *	  5f3a9c0d1e2b4a77.1795419244398710.1795419243000000.1a2b3c4d.0badcafe
  *
  * the epoch, the last stamp passed, what has been seen of the horizon, the WAL
- * position of the snapshots it was given out under, and a hash that binds it to
- * collection, client and origin.  Version 0.1 wrote the first two alone.
+ * position of the snapshots it was given out under, and a hash that binds it
+ * to collection, client and origin.  Version 0.1 wrote the first two alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -129,6 +129,7 @@ docsync_cursor_bind(const text *collection, const text *client_id, char origin)
 	return hash;
 }
 
+/* Microseconds since 1970.  "None yet" becomes 0, as scan_stamp() has it. */
 static int64
 to_unix(TimestampTz stamp)
 {
@@ -241,6 +242,7 @@ docsync_cursor_parse_utc(const char *from, TimestampTz *time)
 	return tm2timestamp(&tm, microseconds, &offset, time) == 0;
 }
 
+/* Reads exactly count decimal digits; false if there are fewer. */
 static bool
 scan_digits(const char **from, int count, int *value)
 {

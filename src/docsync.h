@@ -3,9 +3,9 @@
  * docsync.h
  *	  What docsync's files share, one section a file.
  *
- * A document walks in one direction.  In: reader, document, batch (JSON to
- * structs), rule (who wins), stamp (when), store (to the table).  Out: store, settle (may it
- * leave yet), query.
+ * A document walks in one direction.  In: lexer, reader, document, batch (JSON
+ * to structs), rule and judge (who wins), stamp (when), store (to the table).
+ * Out: store, settle (may it leave yet), query, json.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,7 +71,9 @@ typedef enum StoreRelation
 
 #define STORE_RELATIONS			(STORE_CLOCK + 1)
 
-/* Columns, as places in Store.attnums: they may stand anywhere in the tables. */
+/*
+ * Columns, as places in Store.attnums: they may stand anywhere in the tables.
+ */
 enum DocumentColumn
 {
 	DOCUMENT_COLLECTION,
