@@ -50,13 +50,15 @@
 #define DOCSYNC_LOCK_STATE		0xD0C9	/* sums up a collection: 0 or 1 */
 
 /*
- * docsync.c: settings
+ * settings.c: settings
  */
 extern int	docsync_max_batch;	/* documents */
 extern int	docsync_max_document_size;	/* bytes of a body, as JSON */
 extern int	docsync_max_depth;	/* arrays and objects within each other */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
+
+extern void docsync_settings_init(void);
 
 /*
  * schema.c: the store in the catalogs
