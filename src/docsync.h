@@ -207,6 +207,15 @@ extern int	docsync_refuse_sqlstate(int sqlstate);
 extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
 
 /*
+ * text.c: names and ids
+ */
+extern int	docsync_text_compare(const char *a, int a_len,
+									  const char *b, int b_len);
+extern bool docsync_text_is_same(const text *a, const text *b);
+extern void docsync_text_check_name(const text *value, const char *name,
+									 int max_len);
+
+/*
  * value.c: the value of a key
  */
 typedef struct SentValue
@@ -375,11 +384,6 @@ extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
 extern const Refusal *docsync_batch_make_atomic(Batch *batch);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
-extern int	docsync_batch_compare_ids(const char *a, int a_len,
-									  const char *b, int b_len);
-extern bool docsync_batch_same_text(const text *a, const text *b);
-extern void docsync_batch_check_name(const text *value, const char *name,
-									 int max_len);
 
 /*
  * rule.c: who wins

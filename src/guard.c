@@ -560,7 +560,7 @@ is_same_text(const Row *old, const Row *new, int column)
 	text	   *was = get_text(old, column);
 	text	   *is = get_text(new, column);
 
-	return is != NULL && docsync_batch_same_text(was, is);
+	return is != NULL && docsync_text_is_same(was, is);
 }
 
 /*
@@ -626,7 +626,7 @@ check_length(const Row *new, int column, int max_len)
 	text	   *value = get_text(new, column);
 
 	if (value != NULL)
-		docsync_batch_check_name(value,
+		docsync_text_check_name(value,
 								 NameStr(TupleDescAttr(RelationGetDescr(new->rel),
 													   store->attnums[STORE_DOCUMENT][column] - 1)->attname),
 								 max_len);

@@ -210,7 +210,7 @@ docsync_purge(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		purge.only = DatumGetTextPCopy(PG_GETARG_DATUM(1));
-		docsync_batch_check_name(purge.only, "collection",
+		docsync_text_check_name(purge.only, "collection",
 								 DOCSYNC_COLLECTION_LEN);
 	}
 	PreventCommandIfReadOnly("docsync_purge()");
@@ -297,7 +297,7 @@ look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 														attnums[PURGED_LAST_UPDATE_UTC],
 														desc, &isnull));
 		horizon->others = horizon->all;
-		if (client_id != NULL && docsync_batch_same_text(of, client_id))
+		if (client_id != NULL && docsync_text_is_same(of, client_id))
 			horizon->others = DatumGetTimestampTz(heap_getattr(tuple,
 															   attnums[PURGED_OTHERS_UTC],
 															   desc, &isnull));
@@ -405,7 +405,7 @@ remove_step(Step *step)
 		const Tombstone *tombstone = &step->tombstones[i];
 
 		if (top.client_id != NULL &&
-			!docsync_batch_same_text(tombstone->client_id, top.client_id))
+			!docsync_text_is_same(tombstone->client_id, top.client_id))
 			others = Max(others, tombstone->last_update_utc);
 	}
 
@@ -462,7 +462,7 @@ compare_tombstones(const void *a, const void *b)
 	const text *id_a = ((const Tombstone *) a)->id;
 	const text *id_b = ((const Tombstone *) b)->id;
 
-	return docsync_batch_compare_ids(VARDATA_ANY(id_a), VARSIZE_ANY_EXHDR(id_a),
+	return docsync_text_compare(VARDATA_ANY(id_a), VARSIZE_ANY_EXHDR(id_a),
 									 VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
 }
 

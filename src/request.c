@@ -69,7 +69,7 @@ docsync_request_check_claim(const text *client_id)
 								  "client_id");
 
 	if (claim != NULL && client_id != NULL &&
-		!docsync_batch_same_text(claim, client_id))
+		!docsync_text_is_same(claim, client_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("\"clientId\" is not the token's"),
@@ -164,7 +164,7 @@ docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 void
 docsync_request_need_client_id(const Request *request)
 {
-	docsync_batch_check_name(request->client_id, "\"clientId\"",
+	docsync_text_check_name(request->client_id, "\"clientId\"",
 							 DOCSYNC_CLIENT_ID_LEN);
 }
 

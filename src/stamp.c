@@ -266,7 +266,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 {
 	TransactionId xid = GetTopTransactionId();
 
-	docsync_batch_check_name(collection, "collection",
+	docsync_text_check_name(collection, "collection",
 							 DOCSYNC_COLLECTION_LEN);
 
 	/*

@@ -145,8 +145,8 @@ static void
 upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 		   bool atomic)
 {
-	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
-	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	docsync_text_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
+	docsync_text_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
 	if (batch == NULL)
 		ereport(ERROR,

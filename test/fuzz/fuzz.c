@@ -218,7 +218,7 @@ compare_documents(const SentDocument *read, const SentDocument *parsed)
 	if (read->refusal != NULL || parsed->refusal != NULL)
 		return;
 
-	HOLDS(docsync_batch_compare_ids(read->id, read->id_len, parsed->id,
+	HOLDS(docsync_text_compare(read->id, read->id_len, parsed->id,
 									parsed->id_len) == 0);
 	HOLDS(read->client_version == parsed->client_version);
 	HOLDS(read->deleted == parsed->deleted);
