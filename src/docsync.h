@@ -207,6 +207,19 @@ extern int	docsync_refuse_sqlstate(int sqlstate);
 extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
 
 /*
+ * utc.c: times as text
+ */
+/* "YYYY-MM-DDTHH:MM:SS.ffffffZ" and a terminator; years may have six digits */
+#define DOCSYNC_STAMP_LEN		32
+
+/* From PostgreSQL's time, since 2000-01-01, to Unix time, in microseconds */
+#define DOCSYNC_UNIX_OFFSET \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+extern int	docsync_utc_format(TimestampTz stamp, char *buf);
+extern bool docsync_utc_parse(const char *from, TimestampTz *time);
+
+/*
  * text.c: names and ids
  */
 extern int	docsync_text_compare(const char *a, int a_len,
@@ -438,13 +451,6 @@ extern void docsync_clock_set_noted(void);
  * stamp.c: the writer's side
  */
 
-/* "YYYY-MM-DDTHH:MM:SS.ffffffZ" and a terminator; years may have six digits */
-#define DOCSYNC_STAMP_LEN		32
-
-/* From PostgreSQL's time, since 2000-01-01, to Unix time, in microseconds */
-#define DOCSYNC_UNIX_OFFSET \
-	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
-
 extern void docsync_stamp_init(void);
 extern void docsync_stamp_expect(int count);
 extern void docsync_stamp_take(const text *collection, TimestampTz *stamp,
@@ -457,7 +463,6 @@ extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
 extern uint32 docsync_stamp_hash(const text *collection);
-extern int	docsync_stamp_format(TimestampTz stamp, char *buf);
 
 /*
  * digest.c: hashes that clients compute, too
@@ -487,7 +492,7 @@ extern void docsync_digest_add(Digest *digest, const text *id,
 extern DigestSum docsync_digest_total(const Digest *digest);
 
 /*
- * cursor.c: where a client goes on from, and times as text
+ * cursor.c: where a client goes on from
  */
 #define DOCSYNC_CURSOR_LEN		96
 
@@ -506,7 +511,6 @@ extern int	docsync_cursor_format(const Position *position, char *buf);
 extern bool docsync_cursor_parse(const char *from, Position *position);
 extern uint32 docsync_cursor_bind(const text *collection,
 								  const text *client_id, char origin);
-extern bool docsync_cursor_parse_utc(const char *from, TimestampTz *time);
 
 /*
  * history.c: epochs, and starts after a crash
