@@ -157,6 +157,14 @@ extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
+ * postgrest.c: what PostgREST says of a request
+ */
+extern bool docsync_postgrest_is_asking(void);
+extern text *docsync_postgrest_header(const char *name);
+extern Jsonb *docsync_postgrest_setting(const char *setting);
+extern text *docsync_postgrest_field(Jsonb *object, const char *key);
+
+/*
  * refuse.c: how it is said what is wrong
  */
 typedef struct Batch Batch;
@@ -957,7 +965,6 @@ extern bool docsync_request_get_bool(FunctionCallInfo fcinfo, int n,
 extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
-extern text *docsync_request_header(const char *name);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
 extern void docsync_request_check_max(int max_documents);
@@ -980,7 +987,6 @@ extern void docsync_url_read(Request *request, const char *const *keys);
 /*
  * answer.c: what it is answered, around the documents
  */
-extern bool docsync_answer_is_over_http(void);
 extern void docsync_answer_begin(StringInfo buf);
 extern Datum docsync_answer_end(StringInfo buf, const char *tag);
 extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
