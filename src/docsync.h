@@ -367,11 +367,12 @@ extern BodyFault docsync_body_check_number(const JsonbValue *value);
 extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
-extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
 
 /*
  * compare.c: JSON as it was sent, and jsonb
  */
+extern bool docsync_compare_is_same_body(const SentDocument *sent,
+										 Datum other);
 extern bool docsync_compare_is_same(const char *json, int len,
 									const Jsonb *jsonb);
 
