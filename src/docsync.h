@@ -641,7 +641,7 @@ typedef enum StoreWrite
 #define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
-#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (guard.c);
+#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
 										 * it has RETURNING */
 
 typedef struct StoreStatement
@@ -674,6 +674,36 @@ extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
 
 /*
+ * task.c: the upload or purge that is under way
+ */
+typedef enum Task
+{
+	TASK_NONE,
+	TASK_UPLOAD,
+	TASK_PURGE
+} Task;
+
+typedef struct TaskFrame
+{
+	Task	task;
+	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
+	ReplaceCallback may_replace;	/* of an upload */
+	void	   *arg;
+	bool		has_replaced;
+	StoredDocument replaced;	/* by the row being written */
+	bool		has_written;
+	StoredDocument written;		/* what that row has become */
+} TaskFrame;
+
+extern TaskFrame docsync_task_enter(Task task,
+									  ReplaceCallback may_replace, void *arg);
+extern void docsync_task_leave(const TaskFrame *outer);
+extern void docsync_task_begin_statement(void);
+extern TaskFrame *docsync_task_of_row(Task task);
+extern const StoredDocument *docsync_task_replaced(void);
+extern const StoredDocument *docsync_task_written(void);
+
+/*
  * probe.c: look-ups without a statement
  */
 extern int	docsync_probe_find(text *collection, Datum *ids, int count,
@@ -700,35 +730,6 @@ typedef struct Horizon
 extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
 										  const text *collection,
 										  const text *client_id);
-
-/*
- * guard.c: the trigger
- */
-typedef enum GuardTask
-{
-	GUARD_NOTHING,
-	GUARD_UPLOAD,
-	GUARD_PURGE
-} GuardTask;
-
-typedef struct GuardFrame
-{
-	GuardTask	task;
-	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
-	ReplaceCallback may_replace;	/* of an upload */
-	void	   *arg;
-	bool		has_replaced;
-	StoredDocument replaced;	/* by the row being written */
-	bool		has_written;
-	StoredDocument written;		/* what that row has become */
-} GuardFrame;
-
-extern GuardFrame docsync_guard_enter(GuardTask task,
-									  ReplaceCallback may_replace, void *arg);
-extern void docsync_guard_leave(const GuardFrame *outer);
-extern void docsync_guard_begin_statement(void);
-extern const StoredDocument *docsync_guard_replaced(void);
-extern const StoredDocument *docsync_guard_written(void);
 
 /*
  * divide.c: one bad document doesn't stop the rest

@@ -435,20 +435,20 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 		PointerGetDatum(tombstone->id),
 		TimestampTzGetDatum(tombstone->last_update_utc)
 	};
-	GuardFrame	frame;
+	TaskFrame	frame;
 	volatile bool removed = false;
 
 	if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0)
 		return false;
 
-	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
+	frame = docsync_task_enter(TASK_PURGE, NULL, NULL);
 	PG_TRY();
 	{
 		removed = docsync_store_execute(&delete_tombstone, args, NULL, NULL) > 0;
 	}
 	PG_FINALLY();
 	{
-		docsync_guard_leave(&frame);
+		docsync_task_leave(&frame);
 	}
 	PG_END_TRY();
 

@@ -362,7 +362,7 @@ docsync_store_write(text *collection, text *client_id,
 					const Datum *tids, WrittenCallback callback,
 					ReplaceCallback may_replace, void *arg)
 {
-	GuardFrame	frame;
+	TaskFrame	frame;
 	WrittenReceiver receiver = {callback, arg};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "docsync write",
@@ -420,14 +420,14 @@ docsync_store_write(text *collection, text *client_id,
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	frame = docsync_guard_enter(GUARD_UPLOAD, may_replace, arg);
+	frame = docsync_task_enter(TASK_UPLOAD, may_replace, arg);
 	PG_TRY();
 	{
 		docsync_store_execute(statement, args, receive_written, &receiver);
 	}
 	PG_FINALLY();
 	{
-		docsync_guard_leave(&frame);
+		docsync_task_leave(&frame);
 	}
 	PG_END_TRY();
 
@@ -602,7 +602,7 @@ get_plan(StoreStatement *statement)
 static void
 begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)
 {
-	docsync_guard_begin_statement();
+	docsync_task_begin_statement();
 }
 
 /* receiveSlot of a DestReceiver: passes a row on to the callback. */
@@ -663,8 +663,8 @@ receive_written(TupleTableSlot *slot, void *arg)
 		.id = DatumGetTextPP(values[0]),
 		.client_version = DatumGetInt64(values[1]),
 		.last_update_utc = DatumGetTimestampTz(values[2]),
-		.replaced = docsync_guard_replaced(),
-		.stored = docsync_guard_written()
+		.replaced = docsync_task_replaced(),
+		.stored = docsync_task_written()
 	};
 
 	receiver->callback(&written, receiver->arg);
