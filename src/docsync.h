@@ -653,7 +653,6 @@ typedef struct StoreStatement
 	struct _SPI_plan *plan;		/* kept; NULL at first */
 } StoreStatement;
 
-extern void docsync_store_make(void);
 extern uint64 docsync_store_execute(StoreStatement *statement,
 									const Datum *args,
 									RowCallback callback, void *arg);

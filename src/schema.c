@@ -36,6 +36,8 @@
 #include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -378,13 +380,21 @@ static void
 make_store(void)
 {
 	Oid			extension_owner;
+	List	   *name;
 
 	docsync_check_find_extension(&extension_owner, NULL);
 	if (!docsync_check_may_own(GetUserId(), extension_owner))
 		refuse_missing();
 
 	PreventCommandIfReadOnly("docsync_create_store()");
-	docsync_store_make();
+	/*
+	 * Not by a statement, which would be store.c's to run, above us.  Who may
+	 * own the store needs no right to call the function.
+	 */
+	name = list_make2(makeString(get_namespace_name(docsync_schema_of_functions())),
+					  makeString("docsync_create_store"));
+	OidFunctionCall0(LookupFuncName(name, 0, NULL, false));
+
 	ereport(NOTICE,
 			(errmsg("docsync has made its store, schema docsync"),
 			 errhint("docsync_grant() lets roles in.")));

@@ -447,25 +447,6 @@ docsync_store_bury(Datum collection, Datum id)
 }
 
 /*
- * Has docsync_create_store() make the store, as the caller.
- */
-void
-docsync_store_make(void)
-{
-	const char *namespace =
-	quote_identifier(get_namespace_name(docsync_schema_of_functions()));
-	int			result;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	result = SPI_execute(psprintf("SELECT %s.docsync_create_store()", namespace),
-						 false, 0);
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
-	SPI_finish();
-}
-
-/*
  * Runs a statement and returns the number of rows, each of which goes to the
  * callback, in the caller's memory context, unless that is NULL.  Returning
  * false ends it.  Memory: what SPI needs is gone on return.
