@@ -178,8 +178,8 @@ finish(Batch *batch)
 
 		if (group == NULL ||
 			docsync_text_compare(group->documents[0]->id,
-									  group->documents[0]->id_len,
-									  sent->id, sent->id_len) != 0)
+								 group->documents[0]->id_len,
+								 sent->id, sent->id_len) != 0)
 		{
 			group = &batch->groups[batch->ngroups++];
 			group->documents = &sorted[i];
@@ -200,7 +200,7 @@ compare_documents(const void *a, const void *b)
 	int			cmp;
 
 	cmp = docsync_text_compare(first->id, first->id_len,
-									second->id, second->id_len);
+							   second->id, second->id_len);
 
 	return cmp != 0 ? cmp : first->ordinal - second->ordinal;
 }
@@ -243,7 +243,7 @@ docsync_batch_find(Batch *batch, const text *id)
 		int			cmp;
 
 		cmp = docsync_text_compare(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
-										sent->id, sent->id_len);
+								   sent->id, sent->id_len);
 		if (cmp == 0)
 		{
 			batch->next = (middle + 1) % batch->ngroups;

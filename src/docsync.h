@@ -217,6 +217,7 @@ extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attrib
 /*
  * utc.c: times as text
  */
+
 /* "YYYY-MM-DDTHH:MM:SS.ffffffZ" and a terminator; years may have six digits */
 #define DOCSYNC_STAMP_LEN		32
 
@@ -231,10 +232,10 @@ extern bool docsync_utc_parse(const char *from, TimestampTz *time);
  * text.c: names and ids
  */
 extern int	docsync_text_compare(const char *a, int a_len,
-									  const char *b, int b_len);
+								 const char *b, int b_len);
 extern bool docsync_text_is_same(const text *a, const text *b);
 extern void docsync_text_check_name(const text *value, const char *name,
-									 int max_len);
+									int max_len);
 
 /*
  * value.c: the value of a key
@@ -684,7 +685,7 @@ typedef enum Task
 
 typedef struct TaskFrame
 {
-	Task	task;
+	Task		task;
 	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
 	ReplaceCallback may_replace;	/* of an upload */
 	void	   *arg;
@@ -695,7 +696,7 @@ typedef struct TaskFrame
 } TaskFrame;
 
 extern TaskFrame docsync_task_enter(Task task,
-									  ReplaceCallback may_replace, void *arg);
+									ReplaceCallback may_replace, void *arg);
 extern void docsync_task_leave(const TaskFrame *outer);
 extern void docsync_task_begin_statement(void);
 extern TaskFrame *docsync_task_of_row(Task task);

@@ -337,7 +337,7 @@ check_base_utc(const Batch *batch, SentDocument *sent, const SentValue *value)
 		refuse_type(batch, sent, KEY_BASE_UTC, value,
 					"A baseUtc is the LastUpdateUtc received.");
 	else if (!docsync_utc_parse(pnstrdup(value->text, value->len),
-									   &sent->base_utc))
+								&sent->base_utc))
 		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
 								key_names[KEY_BASE_UTC],
 								"not an ISO 8601 time", NULL,

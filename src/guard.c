@@ -24,7 +24,6 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -155,7 +154,7 @@ note_written(TaskFrame *frame, const Row *new)
 static void
 guard_insert(Row *new)
 {
-	TaskFrame *frame = docsync_task_of_row(TASK_UPLOAD);
+	TaskFrame  *frame = docsync_task_of_row(TASK_UPLOAD);
 	bool		no_stamp;
 	bool		no_fence;
 	TimestampTz last_update_utc;
@@ -235,7 +234,7 @@ clamp_fence(Row *new, FullTransactionId fence)
 static bool
 guard_update(const Row *old, Row *new)
 {
-	TaskFrame *frame = docsync_task_of_row(TASK_UPLOAD);
+	TaskFrame  *frame = docsync_task_of_row(TASK_UPLOAD);
 	bool		isnull;
 	int64		old_version;
 	Datum		new_version;
@@ -546,9 +545,9 @@ check_length(const Row *new, int column, int max_len)
 
 	if (value != NULL)
 		docsync_text_check_name(value,
-								 NameStr(TupleDescAttr(RelationGetDescr(new->rel),
-													   store->attnums[STORE_DOCUMENT][column] - 1)->attname),
-								 max_len);
+								NameStr(TupleDescAttr(RelationGetDescr(new->rel),
+													  store->attnums[STORE_DOCUMENT][column] - 1)->attname),
+								max_len);
 }
 
 /*

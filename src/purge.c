@@ -211,7 +211,7 @@ docsync_purge(PG_FUNCTION_ARGS)
 	{
 		purge.only = DatumGetTextPCopy(PG_GETARG_DATUM(1));
 		docsync_text_check_name(purge.only, "collection",
-								 DOCSYNC_COLLECTION_LEN);
+								DOCSYNC_COLLECTION_LEN);
 	}
 	PreventCommandIfReadOnly("docsync_purge()");
 
@@ -463,7 +463,7 @@ compare_tombstones(const void *a, const void *b)
 	const text *id_b = ((const Tombstone *) b)->id;
 
 	return docsync_text_compare(VARDATA_ANY(id_a), VARSIZE_ANY_EXHDR(id_a),
-									 VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
+								VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
 }
 
 /*

@@ -109,10 +109,10 @@ docsync_query_check(const Download *download)
 {
 	if (download->client_id != NULL || download->origin != ORIGIN_ANY)
 		docsync_text_check_name(download->client_id, "client_id",
-								 DOCSYNC_CLIENT_ID_LEN);
+								DOCSYNC_CLIENT_ID_LEN);
 	docsync_request_check_claim(download->client_id);
 	docsync_text_check_name(download->collection, "collection",
-							 DOCSYNC_COLLECTION_LEN);
+							DOCSYNC_COLLECTION_LEN);
 	if (download->position.stamp == DT_NOEND)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -112,7 +112,7 @@ void
 docsync_request_need_client_id(const Request *request)
 {
 	docsync_text_check_name(request->client_id, "\"clientId\"",
-							 DOCSYNC_CLIENT_ID_LEN);
+							DOCSYNC_CLIENT_ID_LEN);
 }
 
 /*

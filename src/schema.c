@@ -387,6 +387,7 @@ make_store(void)
 		refuse_missing();
 
 	PreventCommandIfReadOnly("docsync_create_store()");
+
 	/*
 	 * Not by a statement, which would be store.c's to run, above us.  Who may
 	 * own the store needs no right to call the function.

@@ -30,7 +30,6 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
-#include "utils/builtins.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -200,7 +199,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	TransactionId xid = GetTopTransactionId();
 
 	docsync_text_check_name(collection, "collection",
-							 DOCSYNC_COLLECTION_LEN);
+							DOCSYNC_COLLECTION_LEN);
 
 	/*
 	 * What was stamped before by others is in the clock.  After the mark

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * text.c
- *	  Names and ids: compared by their bytes, and of a length that is theirs.
+ *	  Names and ids: compared by their bytes, and bounded in length.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +25,7 @@ bool
 docsync_text_is_same(const text *a, const text *b)
 {
 	return docsync_text_compare(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a),
-									 VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b)) == 0;
+								VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b)) == 0;
 }
 
 /*
