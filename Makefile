@@ -2,12 +2,13 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-cassert	the same on a server with assertions and sanitizers, which it builds: an hour
 #   make bench		speed, as ratios against rivals
 #   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to
 
 EXTENSION = docsync
 MODULE_big = docsync
-DATA = $(wildcard sql/docsync--*.sql)
+DATA = $(wildcard sql/docsync--*.sql sql/docsync--*.control)
 OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "docsync - service side of an offline-first document store"
 
@@ -20,7 +21,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test bench indent check-symbols
+.PHONY: demo demo-stop test test-cassert bench indent check-symbols
 all:
 
 demo:
@@ -29,6 +30,8 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-cassert:
+	@scripts/cassert
 bench:
 	@bench/run
 
