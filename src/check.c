@@ -5,8 +5,8 @@
  *
  * The store is the user's, and he may do with it what he likes.  What docsync
  * can't work with, or what would lose documents, is refused here, by an error
- * that says what is wrong and what to do.  Columns are looked up by their names:
- * others may stand between them.
+ * that says what is wrong and what to do.  Columns are looked up by their
+ * names: others may stand between them.
  *
  * Called when the relations are locked (schema.c).
  *
@@ -109,8 +109,8 @@ static bool is_guard(const Trigger *trigger, Oid extension, Oid namespace);
 static bool is_subscribed(const Store *store);
 
 /*
- * Checks the whole store, whose relations have been found and locked, and fills in
- * what is to be known of it.
+ * Checks the whole store, whose relations have been found and locked, and
+ * fills in what is to be known of it.
  */
 void
 docsync_check_run(Store *store)
@@ -152,10 +152,10 @@ docsync_check_name(StoreRelation which)
 
 /*
  * Whoever owns the store may run what he likes as anybody who uploads, by a
- * trigger.  So it may be nobody's who couldn't become a superuser, or the owner
- * of the database, anyway.  Else whoever has CREATE on the database would make
- * it first, and wait for the next superuser.  To own the extension isn't enough:
- * it is trusted, so CREATE is all that takes.
+ * trigger.  So it may be nobody's who couldn't become a superuser, or the
+ * owner of the database, anyway.  Else whoever has CREATE on the database
+ * would make it first, and wait for the next superuser.  To own the extension
+ * isn't enough: it is trusted, so CREATE is all that takes.
  */
 void
 docsync_check_owners(const Store *store)
@@ -184,6 +184,10 @@ docsync_check_owners(const Store *store)
 	}
 }
 
+/*
+ * Refuses an object of the store whose owner may not own it.  kind is the
+ * keyword that ALTER has for it, name its name; the error shows both.
+ */
 static void
 check_owner(const char *kind, const char *name, Oid owner)
 {
@@ -196,6 +200,10 @@ check_owner(const char *kind, const char *name, Oid owner)
 				 errhint("If nothing in it is a trap - triggers, rules, policies, defaults run as whoever uploads - ALTER %s %s OWNER TO one of these.", kind, name)));
 }
 
+/*
+ * May a role own the store?  A superuser may, and so may the owner of the
+ * database, or whoever can become that.
+ */
 bool
 docsync_check_may_own(Oid role)
 {
@@ -240,6 +248,12 @@ docsync_check_find_extension(Oid *namespace)
 	return extension;
 }
 
+/*
+ * Checks a relation's kind, persistence and columns, and fills in its owner
+ * and the columns' numbers.
+ *
+ * Locks: ACCESS SHARE, until the end of the transaction.
+ */
 static void
 check_relation(Store *store, StoreRelation which)
 {
@@ -270,8 +284,8 @@ check_relation(Store *store, StoreRelation which)
 }
 
 /*
- * With a rule that does something else instead, docsync's statements aren't what
- * they say: they would write nothing, or return what the rule returns.
+ * Refuses a rule that does something else instead: docsync's statements
+ * wouldn't do what they say.
  */
 static void
 check_rules(Relation rel)
@@ -289,6 +303,10 @@ check_rules(Relation rel)
 	}
 }
 
+/*
+ * Returns the number of a column.  It is an error if there is none, or if it
+ * isn't as docsync's statements need it.
+ */
 static AttrNumber
 check_column(Relation rel, const NeededColumn *column)
 {
@@ -449,6 +467,10 @@ is_guard(const Trigger *trigger, Oid extension, Oid namespace)
 		getExtensionOfObject(ProcedureRelationId, trigger->tgfoid) == extension;
 }
 
+/*
+ * Is docsync.document among the tables of a subscription, whether or not that
+ * is running?
+ */
 static bool
 is_subscribed(const Store *store)
 {
