@@ -17,12 +17,27 @@
 #ifndef DOCSYNC_COMPAT_H
 #define DOCSYNC_COMPAT_H
 
+#include "utils/guc.h"
+
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 160000
 #error "this docsync is built for PostgreSQL 15"
 #endif
 
 #ifndef USE_FLOAT8_BYVAL
 #error "docsync passes timestamps by value: it needs a 64-bit server"
+#endif
+
+#if PG_VERSION_NUM < 170000
+/*
+ * Sets a search_path with nothing of a user's in it, until the caller's level
+ * of settings ends (guc.h).
+ */
+static inline void
+RestrictSearchPath(void)
+{
+	set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+					  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
 #endif
 
 #endif							/* DOCSYNC_COMPAT_H */

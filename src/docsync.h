@@ -152,8 +152,8 @@ extern Oid	docsync_schema_of_functions(void);
  */
 extern void docsync_check_run(Store *store);
 extern void docsync_check_owners(const Store *store);
-extern bool docsync_check_may_own(Oid role, Oid extension_owner);
-extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
+extern bool docsync_check_may_own(Oid role);
+extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
