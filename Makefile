@@ -2,6 +2,7 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make bench		speed, as ratios against rivals
 #   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to
 
@@ -20,7 +21,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test bench indent check-symbols
+.PHONY: demo demo-stop test test-versions bench indent check-symbols
 all:
 
 demo:
@@ -29,6 +30,8 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-versions:
+	@scripts/versions
 bench:
 	@bench/run
 

@@ -86,9 +86,9 @@ static bool is_of_body(const Field *field);
 static Request *read_collections(JsonReader *reader, int *count);
 static bool *read_buckets(JsonReader *reader);
 static Datum *read_ids(JsonReader *reader, int *count);
-static void refuse_many(const char *message, const char *detail) pg_attribute_noreturn();
-static void refuse(const RefusePlace *place, const char *message,
-				   const char *detail, const char *hint) pg_attribute_noreturn();
+pg_noreturn static void refuse_many(const char *message, const char *detail);
+pg_noreturn static void refuse(const RefusePlace *place, const char *message,
+							   const char *detail, const char *hint);
 
 /*
  * Reads the body of a request, the one argument of docsync_docs(bytea) and the

@@ -13,7 +13,7 @@
 
 #include "docsync.h"
 
-PG_MODULE_MAGIC;
+PG_MODULE_MAGIC_EXT(.name = "docsync",.version = DOCSYNC_VERSION);
 
 int			docsync_max_batch;
 int			docsync_max_document_size;
