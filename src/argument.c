@@ -277,7 +277,7 @@ take_value(const Field *field, const SentValue *value, Request *request)
 				request->state = is_true ? cstring_to_text("true") : NULL;
 				return true;
 			}
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case FIELD_TEXT:
 			if (value->type != JSON_TOKEN_STRING)
 				return false;

@@ -74,6 +74,13 @@
 #define compat_name_tranche(tranche, name) \
 	LWLockRegisterTranche(tranche, name)
 
+/* GNU C's, as in all that has one; it is for the compiler's warnings only. */
+#ifdef __GNUC__
+#define pg_fallthrough		__attribute__((fallthrough))
+#else
+#define pg_fallthrough
+#endif
+
 #define SO_NONE				0
 #define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, \
 						flags) \
@@ -86,10 +93,10 @@ typedef struct JsonbInState
 {
 	JsonbValue *result;
 	JsonbParseState *parseState;
-}			JsonbInState;
+} JsonbInState;
 
 static inline void
-compat_push_jsonb(JsonbInState * state, JsonbIteratorToken token,
+compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 				  JsonbValue *value)
 {
 	state->result = pushJsonbValue(&state->parseState, token, value);

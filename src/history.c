@@ -543,7 +543,7 @@ at_xact(XactEvent event, void *arg)
 			if (is_told)
 				is_told_in_vain = true;
 			is_told = false;
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_PREPARE:
 			forget();
 			break;

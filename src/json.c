@@ -53,10 +53,10 @@ typedef struct Level
 /* More of them take memory. */
 #define LEVELS				8
 
-static void push_key(JsonbInState * state, const char *name);
-static void push_string(JsonbInState * state, JsonbIteratorToken token,
+static void push_key(JsonbInState *state, const char *name);
+static void push_string(JsonbInState *state, JsonbIteratorToken token,
 						const char *string, int len);
-static void push_body(JsonbInState * state, Jsonb *body);
+static void push_body(JsonbInState *state, Jsonb *body);
 static inline char *open_output(Output *out, StringInfo buf);
 static inline void close_output(Output *out, char *p);
 static inline char *put_room(Output *out, char *p, Size size);
@@ -523,13 +523,13 @@ copy_short(char *to, const char *from, int len)
 }
 
 static void
-push_key(JsonbInState * state, const char *name)
+push_key(JsonbInState *state, const char *name)
 {
 	push_string(state, WJB_KEY, name, strlen(name));
 }
 
 static void
-push_string(JsonbInState * state, JsonbIteratorToken token,
+push_string(JsonbInState *state, JsonbIteratorToken token,
 			const char *string, int len)
 {
 	JsonbValue	value;
@@ -541,7 +541,7 @@ push_string(JsonbInState * state, JsonbIteratorToken token,
 }
 
 static void
-push_body(JsonbInState * state, Jsonb *body)
+push_body(JsonbInState *state, Jsonb *body)
 {
 	JsonbValue	value;
 

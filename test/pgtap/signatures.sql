@@ -9,7 +9,7 @@ DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA api;
 CREATE EXTENSION docsync SCHEMA api;
 DO $$ BEGIN PERFORM api.docsync_create_store(); END $$;
-SELECT plan(32);
+SELECT plan(34);
 
 -- All that belongs to the extension
 CREATE TEMP VIEW member AS
@@ -172,6 +172,20 @@ SELECT is_empty(format($$
 	'... and the store by who made that');
 SELECT is((SELECT extconfig IS NULL AND extcondition IS NULL FROM pg_extension WHERE extname = 'docsync'), true,
 	'a dump has the store as it has any other table: nothing of it is the extension''s');
+
+------------------------------------------------------------------------------
+-- A NOT NULL that holds for what is written from now on is none (PostgreSQL 18)
+------------------------------------------------------------------------------
+SELECT current_setting('server_version_num')::int >= 180000 AS has_not_valid \gset
+\if :has_not_valid
+ALTER TABLE docsync.document ALTER deleted DROP NOT NULL;
+ALTER TABLE docsync.document ADD CONSTRAINT later NOT NULL deleted NOT VALID;
+SELECT throws_ok($$SELECT api.docsync_pull()$$, '42804', 'column "deleted" of "docsync.document" may be null', 'a NOT NULL that is NOT VALID is refused');
+ALTER TABLE docsync.document ALTER deleted SET NOT NULL;
+SELECT lives_ok($$SELECT api.docsync_pull()$$, '... until it is valid, as the hint has it');
+\else
+SELECT skip('each NOT NULL is valid before PostgreSQL 18', 2);
+\endif
 
 SELECT * FROM finish();
 ROLLBACK;
