@@ -57,7 +57,10 @@
 /* Of the lock, in pg_stat_activity */
 #define TRANCHE_NAME		"docsync"
 
-/* Collections; with 2.3 kB each they fit well into what servers have to spare. */
+/*
+ * Collections; with 2.3 kB each they fit well into what servers before 17 have
+ * to spare.
+ */
 #define CACHE_STATES		8
 
 #define CACHE_AGE			USECS_PER_MINUTE
