@@ -2,6 +2,7 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make test-package	the Debian package, built and tried out
 #   make test-cassert	the same on a server with assertions and sanitizers, which it builds: an hour
 #   make bench		speed, as ratios against rivals
@@ -23,7 +24,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test test-package test-cassert bench dist indent typedefs check-symbols
+.PHONY: demo demo-stop test test-versions test-package test-cassert bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -32,6 +33,8 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-versions:
+	@scripts/versions
 test-package:
 	@scripts/test-package
 test-cassert:

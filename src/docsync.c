@@ -9,7 +9,7 @@
 
 #include "docsync.h"
 
-PG_MODULE_MAGIC;
+PG_MODULE_MAGIC_EXT(.name = "docsync",.version = DOCSYNC_VERSION);
 
 /* Free memory, in bytes, that a session keeps for what comes next */
 #define KEPT_MEMORY			(4 * 1024 * 1024)

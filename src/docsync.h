@@ -35,6 +35,9 @@
 
 #define DOCSYNC_SCHEMA			"docsync"
 
+/* As docsync.control has it */
+#define DOCSYNC_VERSION			"0.2.0"
+
 /* The trigger that is the guard; its name makes it the last to fire. */
 #define DOCSYNC_GUARD_NAME		"zz_docsync_guard"
 
@@ -200,7 +203,7 @@ extern void docsync_refuse_note(const Batch *batch, SentDocument *sent,
 extern Refusal *docsync_refuse_describe(const RefusePlace *place, int sqlstate,
 										const char *message,
 										const char *detail, const char *hint);
-extern void docsync_refuse_raise(const Refusal *refusal) pg_attribute_noreturn();
+pg_noreturn extern void docsync_refuse_raise(const Refusal *refusal);
 extern RefusePlace docsync_refuse_place(const SentDocument *sent,
 										const char *key);
 extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
@@ -212,7 +215,7 @@ extern Refusal *docsync_refuse_of_error(const ErrorData *error);
 extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
-extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
+pg_noreturn extern void docsync_refuse_request(int status, const Refusal *refusal);
 
 /*
  * utc.c: times as text
@@ -299,8 +302,8 @@ extern void docsync_lexer_end(JsonReader *reader);
 extern void docsync_lexer_next(JsonReader *reader);
 extern void docsync_lexer_check_size(JsonReader *reader);
 extern void docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault);
-extern void docsync_lexer_refuse_syntax(JsonReader *reader,
-										JsonParseErrorType error) pg_attribute_noreturn();
+pg_noreturn extern void docsync_lexer_refuse_syntax(JsonReader *reader,
+													JsonParseErrorType error);
 
 /*
  * reader.c: and its grammar
@@ -920,7 +923,7 @@ extern void docsync_position_judge_next(Download *download);
 extern void docsync_position_judge_more(Download *download);
 extern const Horizon *docsync_position_horizon(Download *download);
 extern const Refusal *docsync_position_describe(ResyncReason reason);
-extern void docsync_position_refuse(ResyncReason reason) pg_attribute_noreturn();
+pg_noreturn extern void docsync_position_refuse(ResyncReason reason);
 
 /*
  * json.c: documents as JSON

@@ -177,7 +177,7 @@ guard_insert(Row *new)
 		return;
 	}
 
-	if (!pg_class_ownercheck(RelationGetRelid(new->rel), GetUserId()))
+	if (!object_ownercheck(RelationRelationId, RelationGetRelid(new->rel), GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set a stamp"),

@@ -34,6 +34,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -149,7 +150,7 @@ docsync_new_epoch(PG_FUNCTION_ARGS)
 	FullTransactionId next;
 	LOCKTAG		tag;
 
-	if (!pg_class_ownercheck(store->relations[STORE_DOCUMENT], GetUserId()))
+	if (!object_ownercheck(RelationRelationId, store->relations[STORE_DOCUMENT], GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
 	PreventCommandIfReadOnly("docsync_new_epoch()");
 	PreventCommandDuringRecovery("docsync_new_epoch()");
@@ -364,11 +365,15 @@ read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,
 		   const AttrNumber *attnums)
 {
 	Datum		values[STORE_COLUMNS_MAX];
-	bool		isnull;
+	Datum	   *all = palloc(sizeof(Datum) * desc->natts);
+	bool	   *isnull = palloc(sizeof(bool) * desc->natts);
 
 	/* None of them is null (check.c). */
+	heap_deform_tuple(tuple, desc, all, isnull);
 	for (int i = 0; i < STORE_COLUMNS_MAX; i++)
-		values[i] = heap_getattr(tuple, attnums[i], desc, &isnull);
+		values[i] = all[attnums[i] - 1];
+	pfree(all);
+	pfree(isnull);
 
 	entry->number = DatumGetInt64(values[HISTORY_NUMBER]);
 	entry->epoch = (uint64) DatumGetInt64(values[HISTORY_EPOCH]);
@@ -570,7 +575,7 @@ at_xact(XactEvent event, void *arg)
 			if (is_told)
 				is_told_in_vain = true;
 			is_told = false;
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_PREPARE:
 			forget();
 			break;
