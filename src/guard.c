@@ -438,12 +438,12 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 	if (is_part_of(GUARD_UPLOAD))
 	{
 		if (!docsync_stamp_is_reserved(collection))
-			docsync_history_notice();
+			docsync_epoch_notice();
 		docsync_stamp_take_reserved(collection, &last_update_utc, &fence);
 	}
 	else
 	{
-		docsync_history_notice();
+		docsync_epoch_notice();
 		docsync_stamp_take(collection, &last_update_utc, &fence);
 	}
 
