@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * epoch.c
- *	  Where the store is, as whoever writes notes it: epochs, and starts after a
- *	  crash.
+ *	  Where the store is, as whoever writes notes it: epochs, and starts
+ *	  after a crash.
  *
  * A store is dumped and restored, cloned, failed over, brought back to an
  * earlier time.  Then the stamps that clients have may never have been issued
@@ -10,23 +10,23 @@
  * compares where he is with the newest row of docsync.history (history.c).  If
  * it is another place, he begins an epoch: a row with an id that cursors bear.
  *
- * Nobody waits for that.  One transaction adds the row, the others go on; until
- * it commits, readers are answered by the epoch before.  A cursor of another
- * epoch than the newest that the reader's snapshot sees leads to a comparison
- * of what both hold, and that is right whenever it happens.
+ * Nobody waits for that.  One transaction adds the row, the others go on;
+ * until it commits, readers are answered by the epoch before.  A cursor of
+ * another epoch than the newest that the reader's snapshot sees leads to a
+ * comparison of what both hold, and that is right whenever it happens.
  *
- * A crash leaves the store where it is.  What has been committed is still there,
- * unless synchronous_commit was off, in which case an epoch begins as well.  But
- * ids that nothing had been written under are forgotten, so each start adds a
- * row with a pair (clock, next transaction id).  That there was a start the
- * clock's page tells (clock.c).
+ * A crash leaves the store where it is.  What has been committed is still
+ * there, unless synchronous_commit was off, in which case an epoch begins as
+ * well.  But ids that nothing had been written under are forgotten, so each
+ * start adds a row with a pair (clock, next transaction id).  That there was a
+ * start the clock's page tells (clock.c).
  *
  * A row that comes too often is harmless: it costs each client a comparison.
  *
- * Who moves a store on purpose can spare them that.  docsync_hand_over() adds a
- * row of no place, behind which nothing is written any more where the store was.
- * So whoever finds that row elsewhere, in whatever way it has come, finds all
- * that there was, and begins an epoch in which nothing was lost.
+ * Who moves a store on purpose can spare them that.  docsync_hand_over() adds
+ * a row of no place, behind which nothing is written any more where the store
+ * was.  So whoever finds that row elsewhere, in whatever way it has come,
+ * finds all that there was, and begins an epoch in which nothing was lost.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,8 +59,9 @@ PG_FUNCTION_INFO_V1(docsync_take_over);
 #define EPOCH_LEAD			(60 * USECS_PER_SEC)
 
 /*
- * How far behind the highest stamp that survived a document may be that didn't,
- * in microseconds: its transaction took its stamps and committed so much later.
+ * How far behind the highest stamp that survived a document may be that
+ * didn't, in microseconds: its transaction took its stamps and committed so
+ * much later.
  */
 #define LOST_MARGIN			USECS_PER_DAY
 
@@ -145,7 +146,8 @@ static void forget(void);
  *
  * For who has changed documents behind docsync's back.
  *
- * Locks: one that only another call waits for, until the end of the transaction.
+ * Locks: one that only another call waits for, until the end of the
+ * transaction.
  */
 Datum
 docsync_new_epoch(PG_FUNCTION_ARGS)
@@ -164,15 +166,16 @@ docsync_new_epoch(PG_FUNCTION_ARGS)
 /*
  * docsync_hand_over() RETURNS void
  *
- * Before a store moves: adds the row that says so, which is the last thing that
- * is written here until docsync_new_epoch().  Called again, it does nothing.
+ * Before a store moves: adds the row that says so, which is the last thing
+ * that is written here until docsync_new_epoch().  Called again, it does
+ * nothing.
  *
- * Locks: docsync.document, SHARE, until the end of the transaction.  Whoever has
- * written has ended when we get it, prepared transactions included, and our row
- * comes behind all of theirs.  Whoever writes later gets his lock when we have
- * ended, and with it our invalidation: so he looks at the history once more, from
- * within the statement that has the lock (guard.c), and finds the row.  Spec
- * hand-over.
+ * Locks: docsync.document, SHARE, until the end of the transaction.  Whoever
+ * has written has ended when we get it, prepared transactions included, and
+ * our row comes behind all of theirs.  Whoever writes later gets his lock when
+ * we have ended, and with it our invalidation: so he looks at the history once
+ * more, from within the statement that has the lock (guard.c), and finds the
+ * row.  Spec hand-over.
  */
 Datum
 docsync_hand_over(PG_FUNCTION_ARGS)
@@ -212,11 +215,12 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 /*
  * docsync_take_over() RETURNS void
  *
- * Where a store has moved to: goes on from where it was handed over, as the first
- * upload would; but if that can't be, it says why, instead of having clients
- * compare.  Called again, it does nothing.
+ * Where a store has moved to: goes on from where it was handed over, as the
+ * first upload would; but if that can't be, it says why, instead of having
+ * clients compare.  Called again, it does nothing.
  *
- * Locks: one that only another call waits for, until the end of the transaction.
+ * Locks: one that only another call waits for, until the end of the
+ * transaction.
  */
 Datum
 docsync_take_over(PG_FUNCTION_ARGS)
@@ -258,8 +262,8 @@ docsync_epoch_init(void)
  * Compares identities before something is stamped, and begins an epoch, or
  * notes a start, where that is due.  The caller may write.
  *
- * Locks: one that nobody waits for, unless the store was handed over, until the
- * end of the transaction.
+ * Locks: one that nobody waits for, unless the store was handed over, until
+ * the end of the transaction.
  */
 void
 docsync_epoch_notice(void)
@@ -362,8 +366,8 @@ is_gone(const History *history)
 }
 
 /*
- * Keeps whoever would write from a store that was handed over from here: what he
- * writes would be lost to those who go on elsewhere.
+ * Keeps whoever would write from a store that was handed over from here: what
+ * he writes would be lost to those who go on elsewhere.
  */
 static void
 refuse_handed_over(const History *history)
@@ -394,8 +398,8 @@ is_taken_over(const History *history)
 /*
  * Why a store can't go on from where it was handed over; NULL if it can.  The
  * row is the last that was committed there, so what was written before it has
- * come with it, unless tables were copied one by one: hence the highest stamp is
- * looked at, and nothing may be on its way any more.
+ * come with it, unless tables were copied one by one: hence the highest stamp
+ * is looked at, and nothing may be on its way any more.
  */
 static const char *
 find_hindrance(const Store *store, const HistoryEntry *newest,
@@ -536,8 +540,8 @@ put_time(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * XactCallback: marks the clock's page when a row is about to be committed, and
- * keeps track of what became of it.
+ * XactCallback: marks the clock's page when a row is about to be committed,
+ * and keeps track of what became of it.
  */
 static void
 at_xact(XactEvent event, void *arg)

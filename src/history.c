@@ -5,12 +5,12 @@
  *
  * A row says where the store was from then on: an identity, which is the
  * server's system identifier, the database, the table, the timeline; in which
- * epoch, whose id cursors bear; and a pair (clock, next transaction id), read in
- * one breath, which is a fence for whatever was stamped before (settle.c).  Who
- * writes the rows, and when, is epoch.c's.
+ * epoch, whose id cursors bear; and a pair (clock, next transaction id), read
+ * in one breath, which is a fence for whatever was stamped before (settle.c).
+ * Who writes the rows, and when, is epoch.c's.
  *
- * There are few, and they are read whole, under the snapshot that the documents
- * are read under.
+ * There are few, and they are read whole, under the snapshot that the
+ * documents are read under.
  *
  *-------------------------------------------------------------------------
  */
@@ -100,9 +100,9 @@ docsync_history_knows(const History *history, uint64 epoch)
 }
 
 /*
- * Does a position of the given epoch go on in the present one?  It does if each
- * epoch since then began where the store had been handed over.  (A start after a
- * crash begins none.)
+ * Does a position of the given epoch go on in the present one?  It does if
+ * each epoch since then began where the store had been handed over.  (A start
+ * after a crash begins none.)
  */
 bool
 docsync_history_goes_on(const History *history, uint64 epoch)
@@ -121,9 +121,9 @@ docsync_history_goes_on(const History *history, uint64 epoch)
 }
 
 /*
- * Is a row about this server, database, table and timeline?  If the newest isn't,
- * something has happened that nobody has noted yet.  A standby is where its
- * primary is.  NULL is about no place.
+ * Is a row about this server, database, table and timeline?  If the newest
+ * isn't, something has happened that nobody has noted yet.  A standby is where
+ * its primary is.  NULL is about no place.
  */
 bool
 docsync_history_is_here(const HistoryEntry *entry)
@@ -136,8 +136,8 @@ docsync_history_is_here(const HistoryEntry *entry)
 }
 
 /*
- * Up to which stamp nothing can have been lost that a client of the given epoch
- * has seen; DT_NOBEGIN if nobody knows.
+ * Up to which stamp nothing can have been lost that a client of the given
+ * epoch has seen; DT_NOBEGIN if nobody knows.
  */
 TimestampTz
 docsync_history_lost_after(const History *history, uint64 epoch)
@@ -154,7 +154,8 @@ docsync_history_lost_after(const History *history, uint64 epoch)
 }
 
 /*
- * No stamp up to this one has ever been issued here: who goes on from it begins.
+ * No stamp up to this one has ever been issued here: who goes on from it
+ * begins.
  */
 bool
 docsync_history_is_beginning(const History *history, TimestampTz stamp)
@@ -167,8 +168,8 @@ docsync_history_is_beginning(const History *history, TimestampTz stamp)
 
 /*
  * A stamp that lies between the highest that survived and the clock as it was
- * put then has been issued by a history that is lost: finds the row, or returns
- * NULL.
+ * put then has been issued by a history that is lost: finds the row, or
+ * returns NULL.
  */
 const HistoryEntry *
 docsync_history_find_gap(const History *history, TimestampTz stamp)
@@ -184,12 +185,12 @@ docsync_history_find_gap(const History *history, TimestampTz stamp)
 }
 
 /*
- * The fence of a document, given its own.  Whatever has been stamped here up to
- * a row's clock has a transaction id below the row's next, since both were read
- * in one breath under the clock's latch, and ids come before stamps.  So that
- * is a fence as good as the document's, and may be a lower one.  If the document
- * came from another server, its own says nothing here, and the row's takes its
- * place: those that were stamped there before it have come along.
+ * The fence of a document, given its own.  Whatever has been stamped here up
+ * to a row's clock has a transaction id below the row's next, since both were
+ * read in one breath under the clock's latch, and ids come before stamps.  So
+ * that is a fence as good as the document's, and may be a lower one.  If the
+ * document came from another server, its own says nothing here, and the row's
+ * takes its place: those that were stamped there before it have come along.
  */
 FullTransactionId
 docsync_history_fence(const History *history, TimestampTz stamp,
