@@ -27,7 +27,7 @@ _PG_init(void)
 	docsync_settings_init();
 	docsync_schema_init();
 	docsync_stamp_init();
-	docsync_history_init();
+	docsync_epoch_init();
 	docsync_pin_init();
 	keep_memory();
 }

@@ -526,13 +526,13 @@ extern uint32 docsync_cursor_bind(const text *collection,
 								  const text *client_id, char origin);
 
 /*
- * history.c: epochs, and starts after a crash
+ * history.c: what has happened to the store
  */
 typedef struct HistoryEntry
 {
 	int64		number;
 	uint64		epoch;
-	uint64		system_identifier;
+	uint64		system_identifier;	/* 0: handed over, it is at no place */
 	Oid			database;
 	Oid			document;
 	TimeLineID	timeline;
@@ -549,13 +549,12 @@ typedef struct History
 	HistoryEntry *entries;		/* in their order */
 } History;
 
-extern void docsync_history_init(void);
-extern void docsync_history_notice(void);
 extern History *docsync_history_read(Snapshot snapshot);
 extern const HistoryEntry *docsync_history_newest(const History *history);
 extern uint64 docsync_history_epoch(const History *history);
 extern bool docsync_history_knows(const History *history, uint64 epoch);
-extern bool docsync_history_is_present(const History *history);
+extern bool docsync_history_goes_on(const History *history, uint64 epoch);
+extern bool docsync_history_is_here(const HistoryEntry *entry);
 extern bool docsync_history_is_beginning(const History *history,
 										 TimestampTz stamp);
 extern TimestampTz docsync_history_lost_after(const History *history,
@@ -565,6 +564,12 @@ extern const HistoryEntry *docsync_history_find_gap(const History *history,
 extern FullTransactionId docsync_history_fence(const History *history,
 											   TimestampTz stamp,
 											   FullTransactionId fence);
+
+/*
+ * epoch.c: and who notes it
+ */
+extern void docsync_epoch_init(void);
+extern void docsync_epoch_notice(void);
 
 /*
  * settle.c: the reader's side

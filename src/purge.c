@@ -356,7 +356,7 @@ take_step(Purge *purge)
 	bool		more;
 
 	check_rights();
-	docsync_history_notice();
+	docsync_epoch_notice();
 	docsync_schema_push_snapshot();
 
 	more = purge->collection != NULL || find_next_collection(purge);

@@ -142,6 +142,9 @@ INSERT INTO docsync.document (collection, id, client_id, last_update_utc, delete
 	('old', 'o4', 'x', '2001-02-06', true, '3'), ('old', 'o5', 'x', '2001-02-07', true, '3'), ('old', 'o6', 'y', '2001-02-08', true, '3');
 CALL api.docsync_purge('1 day', NULL, NULL) \gset purged3_
 SELECT api.docsync_new_epoch() AS begun \gset
+SELECT api.docsync_hand_over() AS handed_over \gset
+UPDATE docsync.history SET database = 1 WHERE database OPERATOR(pg_catalog.<>) 0;
+SELECT api.docsync_take_over() AS taken_over \gset
 SELECT pg_catalog.count(*) AS none FROM api.docsync_query_since(NULL, '2001-01-01', 'any', 'none') \gset
 SET LOCAL search_path = public, pg_catalog;
 
