@@ -2,14 +2,16 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make test-package	the Debian package, built and tried out
+#   make test-cassert	the same on a server with assertions and sanitizers, which it builds: an hour
 #   make bench		speed, as ratios against rivals
 #   make dist		what is committed, as build/docsync-VERSION.zip
 #   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to
 
 EXTENSION = docsync
 MODULE_big = docsync
-DATA = $(wildcard sql/docsync--*.sql)
+DATA = $(wildcard sql/docsync--*.sql sql/docsync--*.control)
 OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "docsync - service side of an offline-first document store"
 
@@ -22,7 +24,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test test-package bench dist indent typedefs check-symbols
+.PHONY: demo demo-stop test test-versions test-package test-cassert bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -31,8 +33,12 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-versions:
+	@scripts/versions
 test-package:
 	@scripts/test-package
+test-cassert:
+	@scripts/cassert
 bench:
 	@bench/run
 

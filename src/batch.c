@@ -25,7 +25,7 @@ static SentDocument *add(Batch *batch, int before);
 static Batch *finish(Batch *batch);
 static int	compare_documents(const void *a, const void *b);
 static int64 get_max_version(void);
-static void refuse_array(const Batch *batch, JsonTokenType type) pg_attribute_noreturn();
+pg_noreturn static void refuse_array(const Batch *batch, JsonTokenType type);
 
 /*
  * Reads a batch out of a request, in the current memory context.  Documents

@@ -9,7 +9,7 @@
 
 #include "docsync.h"
 
-PG_MODULE_MAGIC;
+PG_MODULE_MAGIC_EXT(.name = "docsync",.version = DOCSYNC_VERSION);
 
 /* Free memory, in bytes, that a session keeps for what comes next */
 #define KEPT_MEMORY			(4 * 1024 * 1024)
@@ -27,7 +27,7 @@ _PG_init(void)
 	docsync_settings_init();
 	docsync_schema_init();
 	docsync_stamp_init();
-	docsync_history_init();
+	docsync_epoch_init();
 	docsync_pin_init();
 	keep_memory();
 }

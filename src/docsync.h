@@ -35,6 +35,9 @@
 
 #define DOCSYNC_SCHEMA			"docsync"
 
+/* As docsync.control has it */
+#define DOCSYNC_VERSION			"0.2.0"
+
 /* The trigger that is the guard; its name makes it the last to fire. */
 #define DOCSYNC_GUARD_NAME		"zz_docsync_guard"
 
@@ -152,8 +155,8 @@ extern Oid	docsync_schema_of_functions(void);
  */
 extern void docsync_check_run(Store *store);
 extern void docsync_check_owners(const Store *store);
-extern bool docsync_check_may_own(Oid role, Oid extension_owner);
-extern Oid	docsync_check_find_extension(Oid *owner, Oid *namespace);
+extern bool docsync_check_may_own(Oid role);
+extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
@@ -200,7 +203,7 @@ extern void docsync_refuse_note(const Batch *batch, SentDocument *sent,
 extern Refusal *docsync_refuse_describe(const RefusePlace *place, int sqlstate,
 										const char *message,
 										const char *detail, const char *hint);
-extern void docsync_refuse_raise(const Refusal *refusal) pg_attribute_noreturn();
+pg_noreturn extern void docsync_refuse_raise(const Refusal *refusal);
 extern RefusePlace docsync_refuse_place(const SentDocument *sent,
 										const char *key);
 extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
@@ -212,7 +215,7 @@ extern Refusal *docsync_refuse_of_error(const ErrorData *error);
 extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
-extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
+pg_noreturn extern void docsync_refuse_request(int status, const Refusal *refusal);
 
 /*
  * utc.c: times as text
@@ -299,8 +302,8 @@ extern void docsync_lexer_end(JsonReader *reader);
 extern void docsync_lexer_next(JsonReader *reader);
 extern void docsync_lexer_check_size(JsonReader *reader);
 extern void docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault);
-extern void docsync_lexer_refuse_syntax(JsonReader *reader,
-										JsonParseErrorType error) pg_attribute_noreturn();
+pg_noreturn extern void docsync_lexer_refuse_syntax(JsonReader *reader,
+													JsonParseErrorType error);
 
 /*
  * reader.c: and its grammar
@@ -523,13 +526,13 @@ extern uint32 docsync_cursor_bind(const text *collection,
 								  const text *client_id, char origin);
 
 /*
- * history.c: epochs, and starts after a crash
+ * history.c: what has happened to the store
  */
 typedef struct HistoryEntry
 {
 	int64		number;
 	uint64		epoch;
-	uint64		system_identifier;
+	uint64		system_identifier;	/* 0: handed over, it is at no place */
 	Oid			database;
 	Oid			document;
 	TimeLineID	timeline;
@@ -546,13 +549,12 @@ typedef struct History
 	HistoryEntry *entries;		/* in their order */
 } History;
 
-extern void docsync_history_init(void);
-extern void docsync_history_notice(void);
 extern History *docsync_history_read(Snapshot snapshot);
 extern const HistoryEntry *docsync_history_newest(const History *history);
 extern uint64 docsync_history_epoch(const History *history);
 extern bool docsync_history_knows(const History *history, uint64 epoch);
-extern bool docsync_history_is_present(const History *history);
+extern bool docsync_history_goes_on(const History *history, uint64 epoch);
+extern bool docsync_history_is_here(const HistoryEntry *entry);
 extern bool docsync_history_is_beginning(const History *history,
 										 TimestampTz stamp);
 extern TimestampTz docsync_history_lost_after(const History *history,
@@ -562,6 +564,12 @@ extern const HistoryEntry *docsync_history_find_gap(const History *history,
 extern FullTransactionId docsync_history_fence(const History *history,
 											   TimestampTz stamp,
 											   FullTransactionId fence);
+
+/*
+ * epoch.c: and who notes it
+ */
+extern void docsync_epoch_init(void);
+extern void docsync_epoch_notice(void);
 
 /*
  * settle.c: the reader's side
@@ -920,7 +928,7 @@ extern void docsync_position_judge_next(Download *download);
 extern void docsync_position_judge_more(Download *download);
 extern const Horizon *docsync_position_horizon(Download *download);
 extern const Refusal *docsync_position_describe(ResyncReason reason);
-extern void docsync_position_refuse(ResyncReason reason) pg_attribute_noreturn();
+pg_noreturn extern void docsync_position_refuse(ResyncReason reason);
 
 /*
  * json.c: documents as JSON

@@ -177,7 +177,7 @@ guard_insert(Row *new)
 		return;
 	}
 
-	if (!pg_class_ownercheck(RelationGetRelid(new->rel), GetUserId()))
+	if (!object_ownercheck(RelationRelationId, RelationGetRelid(new->rel), GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set a stamp"),
@@ -366,12 +366,12 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 	if (docsync_task_of_row(TASK_UPLOAD) != NULL)
 	{
 		if (!docsync_stamp_is_reserved(collection))
-			docsync_history_notice();
+			docsync_epoch_notice();
 		docsync_stamp_take_reserved(collection, &last_update_utc, &fence);
 	}
 	else
 	{
-		docsync_history_notice();
+		docsync_epoch_notice();
 		docsync_stamp_take(collection, &last_update_utc, &fence);
 	}
 

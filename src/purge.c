@@ -280,7 +280,6 @@ look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		isnull;
 
 	ScanKeyEntryInitialize(&key, 0, attnums[PURGED_COLLECTION],
 						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
@@ -289,18 +288,21 @@ look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
-		text	   *of = DatumGetTextPP(heap_getattr(tuple,
-													 attnums[PURGED_CLIENT_ID],
-													 desc, &isnull));
+		Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+		bool	   *isnull = palloc(sizeof(bool) * desc->natts);
+		text	   *of;
 
-		horizon->all = DatumGetTimestampTz(heap_getattr(tuple,
-														attnums[PURGED_LAST_UPDATE_UTC],
-														desc, &isnull));
+		/* None of them is null (check.c). */
+		heap_deform_tuple(tuple, desc, values, isnull);
+		of = DatumGetTextPP(values[attnums[PURGED_CLIENT_ID] - 1]);
+		horizon->all =
+			DatumGetTimestampTz(values[attnums[PURGED_LAST_UPDATE_UTC] - 1]);
 		horizon->others = horizon->all;
 		if (client_id != NULL && docsync_text_is_same(of, client_id))
-			horizon->others = DatumGetTimestampTz(heap_getattr(tuple,
-															   attnums[PURGED_OTHERS_UTC],
-															   desc, &isnull));
+			horizon->others =
+				DatumGetTimestampTz(values[attnums[PURGED_OTHERS_UTC] - 1]);
+		pfree(values);
+		pfree(isnull);
 	}
 	systable_endscan(scan);
 }
@@ -354,7 +356,7 @@ take_step(Purge *purge)
 	bool		more;
 
 	check_rights();
-	docsync_history_notice();
+	docsync_epoch_notice();
 	docsync_schema_push_snapshot();
 
 	more = purge->collection != NULL || find_next_collection(purge);

@@ -224,7 +224,7 @@ mark(TransactionId xid, uint32 collection_hash)
 	LOCKTAG		tag;
 
 	mark_tag(&tag, xid, collection_hash, DOCSYNC_LOCK_COLLECTION);
-	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock))
+	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock, false))
 		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 
 	/*

@@ -27,6 +27,8 @@
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/timestamp.h"
@@ -502,7 +504,8 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 
 	/*
 	 * As the owner of the very table: a trigger of one owner's isn't run as
-	 * the other.
+	 * the other.  Nor with the caller's search_path, by which he would choose
+	 * what functions it calls.
 	 */
 	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY))
 	{
@@ -510,6 +513,7 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 																	STORE_HISTORY : STORE_DOCUMENT];
 		Oid			user;
 		int			context;
+		int			level = NewGUCNestLevel();
 
 		/*
 		 * If there is an error, the end of the (sub)transaction restores
@@ -519,7 +523,9 @@ run_as(const StoreStatement *statement, SPIPlanPtr plan,
 		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
+		RestrictSearchPath();
 		rows = run(plan, options);
+		AtEOXact_GUC(true, level);
 		SetUserIdAndSecContext(user, context);
 	}
 	else

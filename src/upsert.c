@@ -32,6 +32,7 @@
 #include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "docsync.h"
 
@@ -325,7 +326,7 @@ upload_write_all(Upload *upload, bool again)
 	if (!upload->batch->atomic || upload->is_one_of_many || to - from > 1)
 	{
 		docsync_schema_check_caller(ACL_INSERT);
-		docsync_history_notice();
+		docsync_epoch_notice();
 		docsync_stamp_mark(upload->collection);
 	}
 

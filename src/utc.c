@@ -24,7 +24,8 @@ static bool scan_offset(const char **from, int *seconds);
 
 /*
  * Writes a stamp as text, UTC, and returns its length in bytes.  buf has
- * DOCSYNC_STAMP_LEN bytes.
+ * DOCSYNC_STAMP_LEN bytes.  What is no time, as a stamp that the store's owner
+ * has written past the guard may be, is an error.
  *
  * Stamps come in their order, so the next is likely to be of the same minute.
  */
@@ -37,7 +38,7 @@ docsync_utc_format(TimestampTz stamp, char *buf)
 	TimestampTz within;
 	char	   *p;
 
-	if (prefix_len == 0 || stamp < minute || stamp - minute >= USECS_PER_MINUTE)
+	if (prefix_len == 0 || stamp < minute || stamp >= minute + USECS_PER_MINUTE)
 	{
 		prefix_len = 0;
 		prefix_len = format_minute(stamp, prefix);
@@ -66,7 +67,8 @@ format_minute(TimestampTz stamp, char *buf)
 	fsec_t		microseconds;
 	char	   *p = buf;
 
-	if (timestamp2tm(stamp, NULL, &tm, &microseconds, NULL, NULL) != 0 ||
+	if (!IS_VALID_TIMESTAMP(stamp) ||
+		timestamp2tm(stamp, NULL, &tm, &microseconds, NULL, NULL) != 0 ||
 		tm.tm_year < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
