@@ -346,11 +346,11 @@ is_long_number(Numeric number)
 	else
 	{
 		/* 10 to the digits that are left for the integer part */
-		char text[	16];
+		char		power[16];
 		Datum		limit;
 
-		snprintf(text, sizeof(text), "1e%d", DOCSYNC_NUMBER_DIGITS - scale);
-		limit = DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+		snprintf(power, sizeof(power), "1e%d", DOCSYNC_NUMBER_DIGITS - scale);
+		limit = DirectFunctionCall3(numeric_in, CStringGetDatum(power),
 									ObjectIdGetDatum(InvalidOid),
 									Int32GetDatum(-1));
 		is_long = DatumGetBool(DirectFunctionCall2(numeric_ge, magnitude, limit));

@@ -194,7 +194,7 @@ extern void docsync_refuse_raise(const Refusal *refusal) pg_attribute_noreturn()
 extern RefusePlace docsync_refuse_place(const SentDocument *sent,
 										const char *key);
 extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
-								   const char *text);
+								   const char *fact);
 extern bool docsync_refuse_is_one(const ErrorData *error);
 extern void docsync_refuse_with(const Batch *batch, SentDocument *sent,
 								ErrorData *error);
@@ -497,10 +497,10 @@ typedef struct Position
 } Position;
 
 extern int	docsync_cursor_format(const Position *position, char *buf);
-extern bool docsync_cursor_parse(const char *text, Position *position);
+extern bool docsync_cursor_parse(const char *from, Position *position);
 extern uint32 docsync_cursor_bind(const text *collection,
 								  const text *client_id, char origin);
-extern bool docsync_cursor_parse_utc(const char *text, TimestampTz *time);
+extern bool docsync_cursor_parse_utc(const char *from, TimestampTz *time);
 
 /*
  * history.c: epochs, and starts after a crash

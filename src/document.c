@@ -118,10 +118,13 @@ docsync_document_read(const Batch *batch, SentDocument *sent,
 			}
 			take_refusal(batch, sent, reader);
 
-			if (key == KEY_ID && keys.values[KEY_ID].type == JSON_TOKEN_STRING)
+			if (key == KEY_ID)
 			{
-				reader->place.id = keys.values[KEY_ID].text;
-				reader->place.id_len = keys.values[KEY_ID].len;
+				const SentValue *id = &keys.values[KEY_ID];
+
+				/* The one before it is gone, even if this is a number. */
+				reader->place.id = id->type == JSON_TOKEN_STRING ? id->text : NULL;
+				reader->place.id_len = id->len;
 			}
 			reader->place.key = NULL;
 		} while (docsync_reader_go_on(reader, true));

@@ -180,11 +180,11 @@ docsync_json_append_string(StringInfo buf, const char *string, int len)
 void
 docsync_json_append_stamp(StringInfo buf, TimestampTz stamp)
 {
-	char text[	DOCSYNC_STAMP_LEN];
-	int			len = docsync_stamp_format(stamp, text);
+	char		stamped[DOCSYNC_STAMP_LEN];
+	int			len = docsync_stamp_format(stamp, stamped);
 
 	appendStringInfoChar(buf, '"');
-	appendBinaryStringInfo(buf, text, len);
+	appendBinaryStringInfo(buf, stamped, len);
 	appendStringInfoChar(buf, '"');
 }
 

@@ -25,8 +25,8 @@
 
 static bool is_policys(const ErrorData *error);
 static bool is_raised(const ErrorData *error);
-static char *locate(const RefusePlace *place, const char *text);
-static void append_text(StringInfo buf, const char *text);
+static char *locate(const RefusePlace *place, const char *fact);
+static void append_text(StringInfo buf, const char *string);
 
 /*
  * Refuses a document: by an error, or in a batch that isn't atomic by noting
@@ -130,16 +130,16 @@ docsync_refuse_place(const SentDocument *sent, const char *key)
  */
 char *
 docsync_refuse_locate(const SentDocument *sent, const char *key,
-					  const char *text)
+					  const char *fact)
 {
 	RefusePlace place = docsync_refuse_place(sent, key);
 
-	return locate(&place, text);
+	return locate(&place, fact);
 }
 
 /* A place as JSON, palloc'd, with a text that may be NULL */
 static char *
-locate(const RefusePlace *place, const char *text)
+locate(const RefusePlace *place, const char *fact)
 {
 	StringInfoData buf;
 	const char *separator = "";
@@ -174,10 +174,10 @@ locate(const RefusePlace *place, const char *text)
 		appendStringInfo(&buf, "%s\"offset\": %d", separator, place->offset);
 		separator = ", ";
 	}
-	if (text !=NULL)
+	if (fact != NULL)
 	{
 		appendStringInfo(&buf, "%s\"text\": ", separator);
-		docsync_json_append_string(&buf, text, strlen(text));
+		docsync_json_append_string(&buf, fact, strlen(fact));
 	}
 	appendStringInfoChar(&buf, '}');
 
@@ -303,10 +303,10 @@ docsync_refuse_append(StringInfo buf, const Refusal *refusal)
 
 /* null, if there is none */
 static void
-append_text(StringInfo buf, const char *text)
+append_text(StringInfo buf, const char *string)
 {
-	if (text !=NULL)
-		docsync_json_append_string(buf, text, strlen(text));
+	if (string != NULL)
+		docsync_json_append_string(buf, string, strlen(string));
 	else
 		appendStringInfoString(buf, "null");
 }
