@@ -438,7 +438,8 @@ class SeveralTest(unittest.TestCase):
             client_id = one['a'].client_id
             for client in one.values():
                 client.store.db.close()
-            again = self.device(path, 'abc')
+            again = self.device(path, 'cab')
+            self.assertEqual(list(again), ['c', 'a', 'b'])
             self.assertEqual({client.client_id for client in again.values()}, {client_id})
             self.in_step(again, self.two)
             self.assertEqual(self.two['a'].get('x'), 1)
