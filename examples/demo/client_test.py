@@ -1215,6 +1215,8 @@ class TwinTest(Case):
                 first.put('z', 'newer')
                 first.upload()
         self.a.sync()       # finds the twin by the winner
+        self.in_step(self.a)
+        self.assertIn('lost', self.service.line.rows)
         self.in_step(self.a, twin)
         self.assertEqual(self.a.get('lost'), 'of b')
         self.assertIn('lost', self.service.line.rows)

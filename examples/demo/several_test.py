@@ -305,7 +305,7 @@ class SeveralTest(unittest.TestCase):
         self.one['a'].put_all((f'{n:03}', 'poison') for n in range(100))
         self.one['b'].put('x', 1)
         for expected in (32, 64, 96, 100):
-            self.one.sync(batch=1000)
+            self.one.sync(batch=40)
             self.assertEqual(self.one['a'].status()['setAside'], expected)
         self.assertIn('x', self.services.services['b'].line.rows)
 
