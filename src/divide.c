@@ -55,8 +55,8 @@ static void find_suspects(const Division *division, int from, int to, int *first
  * document is an error.
  *
  * In a subtransaction, unless it is one document of an atomic batch whose
- * refusal ends the transaction: then it makes no difference, and the caller has
- * to raise what is returned.
+ * refusal ends the transaction: then it makes no difference, and the caller
+ * has to raise what is returned.
  */
 ErrorData *
 docsync_divide_try(Division *division, int from, int to, int steps)
