@@ -107,6 +107,7 @@ MUTATIONS = {
     'several-one-new-name': ('several.py', "done = self._each(done, lambda client: client.take_new_name(name), refused)",
                              "self._each([turn for turn in done if turn.client.store.state()['rename']], lambda client: client.take_new_name(name), refused)"),
     'several-names-mixed': ('several.py', ' if turn.client.client_id == client_id]', ']'),
+    'several-new-stores-first': ('several.py', 'key=lambda name: not os.path.exists(paths[name])', 'key=names.index'),
     'several-more-than-may-be': ('several.py', '[:MAX_COLLECTIONS]', ''),
     'several-behind-is-asked-on': ('several.py', "self.ended = bool(answer.get('behind'))", 'self.ended = False'),
     'several-answers-mixed': ('several.py', 'list(answers) != list(parts)', 'False'),

@@ -313,11 +313,11 @@ class Services:
             except Refused as refusal:
                 answers[name] = refusal
         share = max(max_documents // len(parts), 1)
-        for name, (cursor, _, digest) in parts.items():
+        for name, (cursor, _, sent) in parts.items():
             try:
                 if isinstance(answers[name], Refused):
                     raise answers[name]
-                answers[name] |= self.services[name].pull(client_id, cursor, share, digest, tombstones, True)
+                answers[name] |= self.services[name].pull(client_id, cursor, share, sent, tombstones, True)
                 del answers[name]['serverUtc']
             except Refused as refusal:
                 answers[name] = {'error': {'code': refusal.code, 'message': refusal.message, 'details': None, 'hint': None}}

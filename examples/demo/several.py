@@ -23,6 +23,7 @@ from reconcile import Stale
 from store import EDIT
 
 MAX_COLLECTIONS = 60        # in a request
+KEYS = {'results', 'documents', 'cursor', 'more'}       # of a collection's answer
 
 
 class Several(dict):
@@ -41,10 +42,10 @@ class Several(dict):
     def open(cls, directory, transport, names, **options):
         """With the stores in a directory, a file each; those that are new get the clientId of the others. options: of Client."""
         os.makedirs(directory, exist_ok=True)
-        clients, first_id = {}, None
-        for name in names:
-            path = os.path.join(directory, f'{hashlib.sha256(name.encode()).hexdigest()}.sqlite')
-            clients[name] = Client(path, transport.on(name), first_id=first_id, **options)
+        paths = {name: os.path.join(directory, f'{hashlib.sha256(name.encode()).hexdigest()}.sqlite') for name in names}
+        clients, first_id = dict.fromkeys(names), None
+        for name in sorted(names, key=lambda name: not os.path.exists(paths[name])):
+            clients[name] = Client(paths[name], transport.on(name), first_id=first_id, **options)
             first_id = clients[name].client_id
         return cls(transport, clients)
 
@@ -58,13 +59,13 @@ class Several(dict):
             self._exchange(client_id, [turn for turn in going if turn.client.client_id == client_id][:MAX_COLLECTIONS], batch, page)
 
         refused = {}
-        self._each([turn for turn in turns if turn.alone], Client.sync, refused)
         done = self._each([turn for turn in turns if turn.client.reached_end and not turn.alone], Client.reconcile, refused)
         # Whoever has copied one store has copied all. As with one, each has reached its end under the old name.
         if any(turn.client.store.state()['rename'] for turn in done):
             name = str(uuid.uuid4())
             done = self._each(done, lambda client: client.take_new_name(name), refused)
         self._each([turn for turn in done if turn.client.reached_end], Client.send_marks, refused)
+        self._each([turn for turn in turns if turn.alone], Client.sync, refused)
         return refused
 
     def _exchange(self, client_id, turns, batch, page):
@@ -105,9 +106,6 @@ class Several(dict):
             except Stale:
                 pass
         return done
-
-
-KEYS = {'results', 'documents', 'cursor', 'more'}
 
 
 class Turn:
