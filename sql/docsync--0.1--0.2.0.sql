@@ -6,6 +6,19 @@
 -- of the functions holds.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- It does as a superuser what its caller might not, to a store that may be
+-- anybody's.
+DO $$
+BEGIN
+	IF NOT (SELECT rolsuper FROM pg_roles
+			 WHERE rolname = CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END) THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = 'permission denied to update docsync from version 0.1',
+			HINT = 'A superuser does it: ALTER EXTENSION docsync UPDATE;';
+	END IF;
+END
+$$;
+
 -- Waits for all who have written, prepared transactions included: what is
 -- stamped is settled then.
 LOCK TABLE docsync.document, docsync.purged IN ACCESS EXCLUSIVE MODE;
@@ -184,7 +197,9 @@ BEGIN
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
 		COMMENT ON SEQUENCE docsync.clock IS
 		'The last LastUpdateUtc issued, in microseconds since 1970-01-01 UTC. Never goes back. Moved by docsync alone.';
-		PERFORM setval('docsync.clock', (date_part('epoch', greatest(clock_timestamp(), (SELECT max(last_update_utc) FROM docsync.document))) * 1000000)::int8);
+		-- If documents have later stamps, the epoch moves it beyond them. They aren't
+		-- asked here: to read a table is to run what its owner has in its indexes.
+		PERFORM setval('docsync.clock', (date_part('epoch', clock_timestamp()) * 1000000)::int8);
 	END IF;
 
 	IF to_regclass('docsync.purged') IS NULL THEN
@@ -275,7 +290,7 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
 'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
-For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
+For a superuser or the database''s owner. The first upload of one of these does it, too.';
 
 ------------------------------------------------------------------------------
 -- functions

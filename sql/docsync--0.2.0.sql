@@ -154,7 +154,9 @@ BEGIN
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
 		COMMENT ON SEQUENCE docsync.clock IS
 		'The last LastUpdateUtc issued, in microseconds since 1970-01-01 UTC. Never goes back. Moved by docsync alone.';
-		PERFORM setval('docsync.clock', (date_part('epoch', greatest(clock_timestamp(), (SELECT max(last_update_utc) FROM docsync.document))) * 1000000)::int8);
+		-- If documents have later stamps, the epoch moves it beyond them. They aren't
+		-- asked here: to read a table is to run what its owner has in its indexes.
+		PERFORM setval('docsync.clock', (date_part('epoch', clock_timestamp()) * 1000000)::int8);
 	END IF;
 
 	IF to_regclass('docsync.purged') IS NULL THEN
@@ -245,7 +247,7 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
 'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
-For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
+For a superuser or the database''s owner. The first upload of one of these does it, too.';
 
 ------------------------------------------------------------------------------
 -- functions for SQL, in the schema the extension is created in

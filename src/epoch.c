@@ -34,6 +34,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -305,7 +306,8 @@ open_owned(const char *function)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
 
-	if (!pg_class_ownercheck(store->relations[STORE_DOCUMENT], GetUserId()))
+	if (!object_ownercheck(RelationRelationId, store->relations[STORE_DOCUMENT],
+						   GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
@@ -570,7 +572,7 @@ at_xact(XactEvent event, void *arg)
 			if (is_told)
 				is_told_in_vain = true;
 			is_told = false;
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_PREPARE:
 			forget();
 			break;

@@ -217,11 +217,15 @@ read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,
 		   const AttrNumber *attnums)
 {
 	Datum		values[STORE_COLUMNS_MAX];
-	bool		isnull;
+	Datum	   *all = palloc(sizeof(Datum) * desc->natts);
+	bool	   *isnull = palloc(sizeof(bool) * desc->natts);
 
 	/* None of them is null (check.c). */
+	heap_deform_tuple(tuple, desc, all, isnull);
 	for (int i = 0; i < STORE_COLUMNS_MAX; i++)
-		values[i] = heap_getattr(tuple, attnums[i], desc, &isnull);
+		values[i] = all[attnums[i] - 1];
+	pfree(all);
+	pfree(isnull);
 
 	entry->number = DatumGetInt64(values[HISTORY_NUMBER]);
 	entry->epoch = (uint64) DatumGetInt64(values[HISTORY_EPOCH]);

@@ -178,7 +178,7 @@ SELECT pg_sleep(0.2);
 SELECT docsync_sync('laptop', cursor => :'ahead', reconcile => true) -> 'reconcile';
 SELECT docsync_sync('laptop', '[{"id": "k", "clientVersion": 1, "body": 1}]', cursor => :'ahead', reconcile => true) -> 'reconcile';
 
--- What has survived is what there is, not what somebody may see; a prepared transaction may bring what is older.
+-- What has survived is what there is, not what somebody may see.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE docsync.history ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY few ON docsync.document USING (id = 'a');
@@ -191,19 +191,6 @@ INSERT INTO docsync.document (collection, id, body) SELECT 'c' || i, 'x', '1' FR
 INSERT INTO docsync.document (collection, id, body, last_update_utc, fence) VALUES ('c50', 'ahead', '1', clock_timestamp() + interval '1 hour', '3');
 SELECT docsync_new_epoch();
 SELECT survived = (SELECT last_update_utc FROM docsync.document WHERE id = 'ahead') AS highest, clock >= survived AS clock, lost_after = survived - interval '1 day' AS margin FROM docsync.history WHERE number = 3;
-BEGIN;
-INSERT INTO docsync.document (collection, id, body) VALUES ('prepared', 'x', '1');
-PREPARE TRANSACTION 'regress_docsync';
-SELECT docsync_new_epoch();
-SELECT lost_after = (SELECT prepared FROM pg_prepared_xacts WHERE gid = 'regress_docsync') - interval '1 day' AS before_prepared FROM docsync.history WHERE number = 4;
-ROLLBACK PREPARED 'regress_docsync';
--- A transaction that begins one may be prepared, too.
-BEGIN;
-SELECT docsync_new_epoch();
-PREPARE TRANSACTION 'regress_docsync';
-SELECT count(*) FROM docsync.history;
-COMMIT PREPARED 'regress_docsync';
-SELECT count(*) FROM docsync.history;
 
 -- Handed over: what is there stays, is read, and is written no more.
 DELETE FROM docsync.history WHERE number > 1;

@@ -471,7 +471,7 @@ sub upgraded
 	return;
 }
 
-# Superusers, the owners of database and extension, and their members.
+# Superusers, the database's owner, and members of his; not the extension's.
 sub who_may_make_one
 {
 	my $superuser = connect_to($new);
@@ -495,7 +495,8 @@ sub who_may_make_one
 	}
 	is($mallory->value("SELECT to_regnamespace('docsync')"), undef, 'and there is none');
 
-	for my $role ('owner', 'member', 'extension_owner')
+	is(as_tenant($new, 'making', 'extension_owner')->sqlstate_of('SELECT docsync_create_store()'), '42501', "nor can the extension's owner");
+	for my $role ('owner', 'member')
 	{
 		my $maker = as_tenant($new, 'making', $role);
 

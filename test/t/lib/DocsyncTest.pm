@@ -27,6 +27,9 @@ use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;
 use DocsyncTest::Session;
 
+# From PostgreSQL 19 on PostgreSQL::Test::Utils ends the test at whatever dies, be it expected.
+$SIG{__DIE__} = 'DEFAULT';    ## no critic: for all of them
+
 our @EXPORT = qw(
   new_node
   new_server
