@@ -105,6 +105,7 @@ set_headers(const char *tag)
 	set_local("response.headers", buf.data);
 }
 
+/* Sets a setting for the rest of the transaction. */
 static void
 set_local(const char *name, const char *value)
 {

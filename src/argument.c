@@ -23,7 +23,10 @@
 #define HINT_BODY \
 	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean, and of several collections \"collections\": array."
 
-/* A transaction takes so many marks before it takes that of all (stamp.c). */
+/*
+ * Below the number of marks from which on a transaction takes that of all
+ * collections (stamp.c), and some to spare
+ */
 #define COLLECTIONS_MAX			60
 
 /* What is asked for of one of several collections */
@@ -129,8 +132,8 @@ docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
 
 /*
  * What is null is as if it weren't there.  Of a key that comes twice the last
- * counts, and what was made of the first is gone: who sends one a million times
- * isn't to take the memory for it.
+ * counts, and what was made of the first is gone: who sends one a million
+ * times isn't to take the memory for it.
  */
 static void
 read_object(JsonReader *reader, Request *request, const char *const *keys)
@@ -205,6 +208,10 @@ hint_of(const char *const *keys)
 	return buf.data;
 }
 
+/*
+ * The field of a key.  There is one: keys come from our own lists, not from
+ * what was sent.
+ */
 static const Field *
 find_field(const char *key)
 {
@@ -216,6 +223,10 @@ find_field(const char *key)
 	elog(ERROR, "no field for key \"%s\"", key);
 }
 
+/*
+ * Reads the value that comes next into its field of the request.  A value of
+ * the wrong type is refused, with the given hint.
+ */
 static void
 read_field(JsonReader *reader, const Field *field, Request *request,
 		   const char *hint)
@@ -249,8 +260,8 @@ read_field(JsonReader *reader, const Field *field, Request *request,
 }
 
 /*
- * Fills in a field that is neither an array nor an object; false if the value is
- * of a type that it can't have.
+ * Fills in a field that is neither an array nor an object; false if the value
+ * is of a type that it can't have.
  */
 static bool
 take_value(const Field *field, const SentValue *value, Request *request)
@@ -398,9 +409,9 @@ read_ids(JsonReader *reader, int *count)
 }
 
 /*
- * Fills in what a query string says: the field of a name, if it is one of the
- * keys that the request knows and not one for a body alone.  Returns its place
- * in fields, or -1 if there is none.
+ * Finds the field that a name in a query string stands for, if it is one of
+ * the keys that the request knows and not one for a body alone.  Returns its
+ * place in fields, for docsync_argument_set(), or -1 if there is none.
  */
 int
 docsync_argument_find(const char *name, const char *const *keys)
@@ -416,6 +427,7 @@ docsync_argument_find(const char *name, const char *const *keys)
 	return is_of_body(field) ? -1 : field - fields;
 }
 
+/* Can it be given only in a body?  A query string has no arrays. */
 static bool
 is_of_body(const Field *field)
 {
@@ -425,8 +437,8 @@ is_of_body(const Field *field)
 }
 
 /*
- * Fills in a field that docsync_argument_find() has found, given its value as a
- * text.
+ * Fills in a field that docsync_argument_find() has found, given its value as
+ * a text.
  */
 void
 docsync_argument_set(Request *request, int which, const char *value)
@@ -463,7 +475,8 @@ docsync_argument_set(Request *request, int which, const char *value)
 }
 
 /*
- * The parameters that a query string may have, of the keys that a request knows.
+ * The parameters that a query string may have, of the keys that a request
+ * knows.
  */
 const char *
 docsync_argument_parameters(const char *const *keys)
@@ -479,7 +492,10 @@ docsync_argument_parameters(const char *const *keys)
 	return buf.data;
 }
 
-/* More than may be asked for at once; the message names no place, as HTTP's status line */
+/*
+ * Refuses more than may be asked for at once.  The message becomes HTTP's
+ * status line, so it names no place.
+ */
 static void
 refuse_many(const char *message, const char *detail)
 {
@@ -489,6 +505,7 @@ refuse_many(const char *message, const char *detail)
 												 message, detail, "Ask several times."));
 }
 
+/* Refuses the request because of what stands at a place: SQLSTATE 22023. */
 static void
 refuse(const RefusePlace *place, const char *message, const char *detail,
 	   const char *hint)

@@ -107,6 +107,7 @@ docsync_batch_make_atomic(Batch *batch)
 	return NULL;
 }
 
+/* Returns an empty batch.  It can be used once finish() has grouped it. */
 static Batch *
 begin(int collection)
 {
@@ -190,6 +191,7 @@ finish(Batch *batch)
 	return batch;
 }
 
+/* For qsort: by id, and documents of one id in the order sent */
 static int
 compare_documents(const void *a, const void *b)
 {
@@ -203,7 +205,7 @@ compare_documents(const void *a, const void *b)
 	return cmp != 0 ? cmp : first->ordinal - second->ordinal;
 }
 
-/* What a clientVersion may be now */
+/* The highest clientVersion that is accepted now */
 static int64
 get_max_version(void)
 {
@@ -213,6 +215,7 @@ get_max_version(void)
 		(GetCurrentTimestamp() - SetEpochTimestamp()) / 1000;
 }
 
+/* Refuses a batch that is a value of the given type instead of an array. */
 static void
 refuse_array(const Batch *batch, JsonTokenType type)
 {
@@ -276,6 +279,7 @@ docsync_batch_compare_ids(const char *a, int a_len, const char *b, int b_len)
 	return cmp != 0 ? cmp : a_len - b_len;
 }
 
+/* Are two texts the same, byte by byte?  Neither may be NULL. */
 bool
 docsync_batch_same_text(const text *a, const text *b)
 {

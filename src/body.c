@@ -8,7 +8,7 @@
  * be restored and clients can't read what is nested by the thousand; and a
  * number in it may have so many digits when it is written out: 1e131071 is a
  * handful of bytes, and a page that nobody gets past.  Text is held to these
- * limits by reader.c while it is read, jsonb here.
+ * limits by reader.c and lexer.c while it is read, jsonb here.
  *
  *-------------------------------------------------------------------------
  */
@@ -147,8 +147,8 @@ docsync_body_make(const SentDocument *sent)
 /*
  * Is the sent body the same as a jsonb, which may be toasted?
  *
- * A small request could have gigabytes read, so what is too large to be the same
- * isn't.
+ * A small request could have gigabytes read, so what is too large to be the
+ * same isn't.
  */
 bool
 docsync_body_is_same(const SentDocument *sent, Datum other)
@@ -281,6 +281,10 @@ measure(Measure *measured, const JsonbContainer *container, int depth)
 	return BODY_FINE;
 }
 
+/*
+ * Looks at a scalar: whether it is a number that is too long, and, if sizes
+ * are asked for, how many bytes it takes as JSON.
+ */
 static BodyFault
 measure_value(Measure *measured, const JsonbValue *value)
 {
@@ -342,11 +346,11 @@ is_long_number(Numeric number)
 	else
 	{
 		/* 10 to the digits that are left for the integer part */
-		char text[	16];
+		char		power[16];
 		Datum		limit;
 
-		snprintf(text, sizeof(text), "1e%d", DOCSYNC_NUMBER_DIGITS - scale);
-		limit = DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+		snprintf(power, sizeof(power), "1e%d", DOCSYNC_NUMBER_DIGITS - scale);
+		limit = DirectFunctionCall3(numeric_in, CStringGetDatum(power),
 									ObjectIdGetDatum(InvalidOid),
 									Int32GetDatum(-1));
 		is_long = DatumGetBool(DirectFunctionCall2(numeric_ge, magnitude, limit));

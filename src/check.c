@@ -5,8 +5,8 @@
  *
  * The store is the user's, and he may do with it what he likes.  What docsync
  * can't work with, or what would lose documents, is refused here, by an error
- * that says what is wrong and what to do.  Columns are looked up by their names:
- * others may stand between them.
+ * that says what is wrong and what to do.  Columns are looked up by their
+ * names: others may stand between them.
  *
  * Called when the relations are locked (schema.c).
  *
@@ -108,8 +108,8 @@ static bool is_guard(const Trigger *trigger, Oid extension);
 static bool is_subscribed(const Store *store);
 
 /*
- * Checks the whole store, whose relations have been found and locked, and fills in
- * what is to be known of it.
+ * Checks the whole store, whose relations have been found and locked, and
+ * fills in what is to be known of it.
  */
 void
 docsync_check_run(Store *store)
@@ -152,9 +152,9 @@ docsync_check_name(StoreRelation which)
 
 /*
  * Whoever owns the store may run what he likes as anybody who uploads, by a
- * trigger.  So it may be nobody's who couldn't become a superuser, or the owner
- * of the database or of the extension, anyway.  Else whoever has CREATE on the
- * database would make it first, and wait for the next superuser.
+ * trigger.  So it may be nobody's who couldn't become a superuser, or the
+ * owner of the database or of the extension, anyway.  Else whoever has CREATE
+ * on the database would make it first, and wait for the next superuser.
  */
 void
 docsync_check_owners(const Store *store)
@@ -188,6 +188,10 @@ docsync_check_owners(const Store *store)
 	}
 }
 
+/*
+ * Refuses an object of the store whose owner may not own it.  kind is the
+ * keyword that ALTER has for it, name its name; the error shows both.
+ */
 static void
 check_owner(const char *kind, const char *name, Oid owner, Oid extension_owner)
 {
@@ -200,6 +204,10 @@ check_owner(const char *kind, const char *name, Oid owner, Oid extension_owner)
 				 errhint("If nothing in it is a trap - triggers, rules, policies, defaults run as whoever uploads - ALTER %s %s OWNER TO one of these.", kind, name)));
 }
 
+/*
+ * May a role own the store?  A superuser may, and so may the owner of the
+ * database or of the extension, or whoever has that role's rights.
+ */
 bool
 docsync_check_may_own(Oid role, Oid extension_owner)
 {
@@ -248,6 +256,12 @@ docsync_check_find_extension(Oid *owner, Oid *namespace)
 	return extension;
 }
 
+/*
+ * Checks a relation's kind, persistence and columns, and fills in its owner
+ * and the columns' numbers.
+ *
+ * Locks: ACCESS SHARE, until the end of the transaction.
+ */
 static void
 check_relation(Store *store, StoreRelation which)
 {
@@ -275,6 +289,10 @@ check_relation(Store *store, StoreRelation which)
 	relation_close(rel, NoLock);
 }
 
+/*
+ * Returns the number of a column.  It is an error if there is none, or if it
+ * isn't as docsync's statements need it.
+ */
 static AttrNumber
 check_column(Relation rel, const NeededColumn *column)
 {
@@ -426,6 +444,10 @@ is_guard(const Trigger *trigger, Oid extension)
 		getExtensionOfObject(ProcedureRelationId, trigger->tgfoid) == extension;
 }
 
+/*
+ * Is docsync.document among the tables of a subscription, whether or not that
+ * is running?
+ */
 static bool
 is_subscribed(const Store *store)
 {

@@ -51,8 +51,8 @@
 #define CLOCK_LOG_AHEAD		USECS_PER_SEC
 
 /*
- * The clock ends where a stamp, as a timestamp of PostgreSQL's, would: so early
- * that neither what is logged ahead nor the change of epochs overflows.
+ * The clock ends before PostgreSQL's timestamps do: so early that neither what
+ * is logged ahead nor the step between 1970 and 2000 overflows.
  */
 #define CLOCK_END \
 	(END_TIMESTAMP - DOCSYNC_UNIX_OFFSET - CLOCK_LOG_AHEAD)
@@ -164,10 +164,10 @@ docsync_clock_is_recovered(void)
 }
 
 /*
- * Notes in the page that the start has been taken note of.  A hint: it isn't
- * logged, unless the page is to be mended should it be torn in writing, and then
- * nothing has been stamped since.  After the next stamp and crash nobody has
- * taken note.
+ * Notes in the page that the start has been taken note of.  This is a hint.
+ * It isn't logged, unless the server keeps images of pages that only hints
+ * have changed.  What is logged with the next stamps takes it back (invariant
+ * 4), so the next crash shows.
  */
 void
 docsync_clock_set_noted(void)
@@ -183,9 +183,10 @@ docsync_clock_set_noted(void)
 /*
  * Opens the clock and takes its latch.
  *
- * The lock on the relation, which nextval() takes as well, is held until the end
- * of the transaction.  It keeps ALTER SEQUENCE away, which would give the clock
- * another file.  Who waited for it looks again which relation the clock is.
+ * The lock on the relation, which nextval() takes as well, is held until the
+ * end of the transaction.  It keeps ALTER SEQUENCE away, which would give the
+ * clock another file.  Who waited for it looks again which relation the clock
+ * is.
  */
 static void
 clock_open(ClockPage *clock, int latchmode)
@@ -215,6 +216,10 @@ clock_open(ClockPage *clock, int latchmode)
 	clock->data = (Form_pg_sequence_data) GETSTRUCT(&clock->tuple);
 }
 
+/*
+ * Releases the latch.  The lock on the relation stays until the end of the
+ * transaction.
+ */
 static void
 clock_close(ClockPage *clock)
 {

@@ -5,18 +5,18 @@
  *
  * One transaction: first all uploads, then all downloads, under one snapshot.
  * What is wrong with one collection is that collection's answer: nothing of it
- * is applied, and the others go on.  That is what it was asked for (its cursor,
- * its name), that its client can't go on from where it is, and what is refused
- * of its documents, by us or by the database, as far as that may be passed over
- * (refuse.c).  All else ends the request.
+ * is applied, and the others go on.  That is what it was asked for (its
+ * cursor, its name), that its client can't go on from where it is, and what is
+ * refused of its documents, by us or by the database, as far as that may be
+ * passed over (refuse.c).  All else ends the request.
  *
  * Locks: collections are uploaded in the order of their names, as bytes, and
- * each locks its rows in the order of ids.  So do uploads of one collection, and
- * no two requests ever deadlock.
+ * each locks its rows in the order of ids.  So do uploads of one collection,
+ * and no two requests ever deadlock.
  *
- * A page is the whole answer.  Each collection has its share of it, of documents
- * and bytes, and in any case one document, so that it gets further.  What is
- * left then goes round among those that have more.
+ * A page is the whole answer.  Each collection has its share of it, of
+ * documents and bytes, and in any case one document, so that it gets further.
+ * What is left then goes round among those that have more.
  *
  *-------------------------------------------------------------------------
  */
@@ -70,8 +70,8 @@ static bool has_download(const Part *part);
 static void append_part(StringInfo buf, Part *part);
 
 /*
- * {"collections": [{"collection", and what a sync of it alone would be answered,
- * or "error"}], "serverUtc"}
+ * {"collections": [{"collection", and what a sync of it alone would be
+ * answered, or "error"}], "serverUtc"}
  */
 Datum
 docsync_collections_run(Request *request)
@@ -211,8 +211,8 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * Refuses the collections that can't be asked for so.  What is found out about the
- * others is in their structs: what is allocated meanwhile goes.
+ * Refuses the collections that can't be asked for so.  What is found out about
+ * the others is in their structs: what is allocated meanwhile goes.
  */
 static void
 check_all(Parts *parts)
@@ -228,6 +228,7 @@ check_all(Parts *parts)
 	}
 }
 
+/* Division's apply: checks one collection, and fills in its download. */
 static void
 check_one(int from, int to, int steps, void *arg)
 {
@@ -295,9 +296,9 @@ upload_all(Parts *parts, const Request *request)
 }
 
 /*
- * Fills the page: in rounds, until it is full or nobody has more.  In the first
- * each begins, and has a share, be it one document; what some don't need is shared
- * by those that have more.
+ * Fills the page: in rounds, until it is full or nobody has more.  In the
+ * first each begins, and has a share, be it one document; what some don't need
+ * is shared by those that have more.
  */
 static void
 download_all(Parts *parts, const Request *request)
@@ -358,6 +359,10 @@ download_share(Part *part, Room *room)
 	room->size -= part->documents.len - len;
 }
 
+/*
+ * Are documents to be given?  Not if the collection is refused, nor if its
+ * client has to start over after an upload that stays.
+ */
 static bool
 has_download(const Part *part)
 {

@@ -3,10 +3,10 @@
  * compare.c
  *	  Does JSON, as it was sent, say what a jsonb holds?
  *
- * So that no jsonb has to be made of what is sent again, which would be most of
- * the time it takes to find out that nothing has changed.  Keys may come in any
- * order, and numbers are compared by their value, as compareJsonbContainers()
- * does.
+ * So that no jsonb has to be made of what is sent again, which would be most
+ * of the time it takes to find out that nothing has changed.  Keys may come in
+ * any order, and numbers are compared by their value, as
+ * compareJsonbContainers() does.
  *
  * The answer is yes or maybe: of a key that comes twice the last counts, and
  * that isn't known when the first is found to differ.
@@ -94,6 +94,7 @@ is_same(JsonReader *reader, const JsonbContainer *container, int index,
 	return same;
 }
 
+/* The same with a whole array or object */
 static bool
 is_same_container(JsonReader *reader, const JsonbContainer *container)
 {
@@ -112,6 +113,7 @@ is_same_container(JsonReader *reader, const JsonbContainer *container)
 	}
 }
 
+/* Elements must be the same, in the same order, and as many. */
 static bool
 is_same_array(JsonReader *reader, const JsonbContainer *array)
 {
@@ -196,6 +198,7 @@ is_same_number(JsonReader *reader, Numeric number)
 	return same;
 }
 
+/* Where the data of a container's entries begin, which offsets count from */
 static const char *
 get_data(const JsonbContainer *container)
 {
@@ -206,8 +209,8 @@ get_data(const JsonbContainer *container)
 }
 
 /*
- * The place of a key among an object's, which are in the order of their length,
- * then of their bytes; -1 if it isn't there.
+ * The place of a key among an object's, which are in the order of their
+ * length, then of their bytes; -1 if it isn't there.
  */
 static int
 find_key(const JsonbContainer *object, const char *key, int len)

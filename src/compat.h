@@ -95,6 +95,9 @@ typedef struct JsonbInState
 	JsonbParseState *parseState;
 } JsonbInState;
 
+/*
+ * pushJsonbValue() keeps the result in the state.
+ */
 static inline void
 compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 				  JsonbValue *value)
@@ -218,6 +221,9 @@ GetNamedDSMSegment(const char *name, size_t size,
 /* The range table itself has what was moved into entries of its own. */
 typedef RangeTblEntry RTEPermissionInfo;
 
+/*
+ * Returns where the rights that a relation is needed with are to be noted.
+ */
 static inline RTEPermissionInfo *
 addRTEPermissionInfo(List **permissions, RangeTblEntry *rte)
 {

@@ -10,8 +10,8 @@
  *	  5f3a9c0d1e2b4a77.1795419244398710.1795419243000000.1a2b3c4d.0badcafe
  *
  * the epoch, the last stamp passed, what has been seen of the horizon, the WAL
- * position of the snapshots it was given out under, and a hash that binds it to
- * collection, client and origin.  Version 0.1 wrote the first two alone.
+ * position of the snapshots it was given out under, and a hash that binds it
+ * to collection, client and origin.  Version 0.1 wrote the first two alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +33,10 @@
 static int64 to_unix(TimestampTz stamp);
 static char *put_hex(char *p, uint64 value, int digits);
 static int	digit_of(char c, int base);
-static bool scan_stamp(const char **text, TimestampTz *stamp);
-static bool scan_number(const char **text, int base, int64 *value);
-static bool scan_digits(const char **text, int count, int *value);
-static bool scan_offset(const char **text, int *seconds);
+static bool scan_stamp(const char **from, TimestampTz *stamp);
+static bool scan_number(const char **from, int base, int64 *value);
+static bool scan_digits(const char **from, int count, int *value);
+static bool scan_offset(const char **from, int *seconds);
 
 /*
  * Writes a position and returns its length in bytes.  buf has
@@ -67,7 +67,7 @@ docsync_cursor_format(const Position *position, char *buf)
  * else.
  */
 bool
-docsync_cursor_parse(const char *text, Position *position)
+docsync_cursor_parse(const char *from, Position *position)
 {
 	int64		lsn;
 	int64		binding;
@@ -79,21 +79,21 @@ docsync_cursor_parse(const char *text, Position *position)
 
 	for (int i = 0; i < EPOCH_DIGITS; i++)
 	{
-		int			digit = digit_of(*text ++, 16);
+		int			digit = digit_of(*from++, 16);
 
 		if (digit < 0)
 			return false;
 		position->epoch = position->epoch << 4 | digit;
 	}
 
-	if (!scan_stamp(&text, &position->stamp))
+	if (!scan_stamp(&from, &position->stamp))
 		return false;
-	if (*text == '\0')
+	if (*from == '\0')
 		return true;
 
-	if (!scan_stamp(&text, &position->seen) ||
-		!scan_number(&text, 16, &lsn) ||
-		!scan_number(&text, 16, &binding) || *text !='\0' ||
+	if (!scan_stamp(&from, &position->seen) ||
+		!scan_number(&from, 16, &lsn) ||
+		!scan_number(&from, 16, &binding) || *from != '\0' ||
 		binding > PG_UINT32_MAX)
 		return false;
 	position->lsn = (XLogRecPtr) lsn;
@@ -129,6 +129,7 @@ docsync_cursor_bind(const text *collection, const text *client_id, char origin)
 	return hash;
 }
 
+/* Microseconds since 1970.  "None yet" becomes 0, as scan_stamp() has it. */
 static int64
 to_unix(TimestampTz stamp)
 {
@@ -137,11 +138,11 @@ to_unix(TimestampTz stamp)
 
 /* A dot and microseconds since 1970 */
 static bool
-scan_stamp(const char **text, TimestampTz *stamp)
+scan_stamp(const char **from, TimestampTz *stamp)
 {
 	int64		value;
 
-	if (!scan_number(text, 10, &value))
+	if (!scan_number(from, 10, &value))
 		return false;
 
 	*stamp = value == 0 ? DT_NOBEGIN : value - DOCSYNC_UNIX_OFFSET;
@@ -150,9 +151,9 @@ scan_stamp(const char **text, TimestampTz *stamp)
 
 /* A dot and a number, without sign, space or "0x" */
 static bool
-scan_number(const char **text, int base, int64 *value)
+scan_number(const char **from, int base, int64 *value)
 {
-	const char *p = *text;
+	const char *p = *from;
 	int			digit;
 
 	if (*p++ != '.' || digit_of(*p, base) < 0)
@@ -164,7 +165,7 @@ scan_number(const char **text, int base, int64 *value)
 			pg_add_s64_overflow(*value, digit, value))
 			return false;
 	}
-	*text = p;
+	*from = p;
 	return true;
 }
 
@@ -200,36 +201,36 @@ put_hex(char *p, uint64 value, int digits)
  * somebody didn't escape in a URL.  Returns false if it is something else.
  */
 bool
-docsync_cursor_parse_utc(const char *text, TimestampTz *time)
+docsync_cursor_parse_utc(const char *from, TimestampTz *time)
 {
 	struct pg_tm tm = {0};
 	fsec_t		microseconds = 0;
 	int			offset;
 
-	if (!scan_digits(&text, 4, &tm.tm_year) || *text ++!= '-' ||
-		!scan_digits(&text, 2, &tm.tm_mon) || *text ++!= '-' ||
-		!scan_digits(&text, 2, &tm.tm_mday) || *text ++!= 'T' ||
-		!scan_digits(&text, 2, &tm.tm_hour) || *text ++!= ':' ||
-		!scan_digits(&text, 2, &tm.tm_min) || *text ++!= ':' ||
-		!scan_digits(&text, 2, &tm.tm_sec))
+	if (!scan_digits(&from, 4, &tm.tm_year) || *from++ != '-' ||
+		!scan_digits(&from, 2, &tm.tm_mon) || *from++ != '-' ||
+		!scan_digits(&from, 2, &tm.tm_mday) || *from++ != 'T' ||
+		!scan_digits(&from, 2, &tm.tm_hour) || *from++ != ':' ||
+		!scan_digits(&from, 2, &tm.tm_min) || *from++ != ':' ||
+		!scan_digits(&from, 2, &tm.tm_sec))
 		return false;
 
-	if (*text == '.')
+	if (*from == '.')
 	{
 		int			unit = USECS_PER_SEC;
 
-		text	  ++;
+		from++;
 
-		if (!isdigit((unsigned char) *text))
+		if (!isdigit((unsigned char) *from))
 			return false;
-		for (; isdigit((unsigned char) *text); text ++)
+		for (; isdigit((unsigned char) *from); from++)
 		{
 			unit /= 10;
-			microseconds += (*text -'0') *unit;
+			microseconds += (*from - '0') * unit;
 		}
 	}
 
-	if (!scan_offset(&text, &offset) || *text !='\0')
+	if (!scan_offset(&from, &offset) || *from != '\0')
 		return false;
 
 	if (ValidateDate(DTK_DATE_M, false, false, false, &tm) != 0 ||
@@ -241,15 +242,16 @@ docsync_cursor_parse_utc(const char *text, TimestampTz *time)
 	return tm2timestamp(&tm, microseconds, &offset, time) == 0;
 }
 
+/* Reads exactly count decimal digits; false if there are fewer. */
 static bool
-scan_digits(const char **text, int count, int *value)
+scan_digits(const char **from, int count, int *value)
 {
 	*value = 0;
-	for (int i = 0; i < count; i++, (*text) ++)
+	for (int i = 0; i < count; i++, (*from)++)
 	{
-		if (!isdigit((unsigned char) **text))
+		if (!isdigit((unsigned char) **from))
 			return false;
-		*value = *value * 10 + (**text -'0');
+		*value = *value * 10 + (**from - '0');
 	}
 	return true;
 }
@@ -258,9 +260,9 @@ scan_digits(const char **text, int count, int *value)
  * "Z", "+HH:MM" or "+HHMM", as seconds east of UTC.
  */
 static bool
-scan_offset(const char **text, int *seconds)
+scan_offset(const char **from, int *seconds)
 {
-	char		sign = *(*text) ++;
+	char		sign = *(*from)++;
 	int			hours;
 	int			minutes;
 
@@ -270,11 +272,11 @@ scan_offset(const char **text, int *seconds)
 	if (sign != '+' && sign != '-' && sign != ' ')
 		return false;
 
-	if (!scan_digits(text, 2, &hours))
+	if (!scan_digits(from, 2, &hours))
 		return false;
-	if (**text == ':')
-		(*text) ++;
-	if (!scan_digits(text, 2, &minutes))
+	if (**from == ':')
+		(*from)++;
+	if (!scan_digits(from, 2, &minutes))
 		return false;
 	if (hours > MAX_TZDISP_HOUR || minutes > 59)
 		return false;

@@ -25,6 +25,7 @@
 #define SEED_HIGH			0
 #define SEED_LOW			0x5bd1e995
 
+/* Rotates to the left.  bits is 1 to 31. */
 static uint32
 rotate(uint32 x, int bits)
 {

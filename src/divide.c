@@ -5,24 +5,25 @@
  *
  * What the database refuses - a policy, a CHECK, a trigger, a key - it refuses
  * with a statement, and that may be about thousands of documents.  So what is
- * to be written is tried in a subtransaction, and if that fails, in parts, down
- * to the one document that it fails for alone.  Then we know which it was,
- * whoever has said what.
+ * to be written is tried in a subtransaction, and if that fails, in parts,
+ * down to the one document that it fails for alone.  Then we know which it
+ * was, whoever has said what.
  *
- * Where the parts are taken apart is a guess, and needn't be right: rows come out
- * of a statement in their order, so the next one is suspect; and if all have
- * come out, some trigger that fires after the statement, and all of these are.
- * With a right guess n refusals take n + 1 subtransactions that stay, whatever the
- * size of the batch.  That matters since these have transaction ids of their
- * own, and a transaction with more than 64 of them makes each snapshot of the
- * server look elsewhere for who they belong to.
+ * Where the parts are taken apart is a guess, and needn't be right: rows come
+ * out of a statement in their order, so the next one is suspect; and if all
+ * have come out, some trigger that fires after the statement, and all of these
+ * are.  With a right guess n refusals take n + 1 subtransactions that stay,
+ * whatever the size of the batch.  That matters since these have transaction
+ * ids of their own, and a transaction with more than 64 of them makes each
+ * snapshot of the server look elsewhere for who they belong to.
  *
  * Locks: those of a subtransaction that is rolled back go with it.  The parts
  * are tried in their order, and each locks rows in that order, so two uploads
  * still never deadlock.
  *
  * Marks and stamps: the caller has the mark before the first subtransaction
- * (stamp.c).  What is left of a reservation is forgotten when one is rolled back.
+ * (stamp.c).  What is left of a reservation is forgotten when one is rolled
+ * back.
  *
  *-------------------------------------------------------------------------
  */
@@ -85,6 +86,15 @@ docsync_divide_run_apart(Division *division, int from, int to, bool again)
 	return error;
 }
 
+/*
+ * Applies documents, in parts if steps is DIVIDE_IN_PARTS, and in a
+ * subtransaction if is_within.  Returns the error if it is one about a
+ * document, and NULL if there was none; any other error is raised again.
+ * Without a subtransaction the caller has to raise what is returned.
+ *
+ * Memory: what is allocated in the subtransaction is gone on return.  The
+ * error is a copy in the caller's context.
+ */
 static ErrorData *
 attempt(Division *division, int from, int to, int steps, bool is_within)
 {
@@ -192,8 +202,8 @@ docsync_divide_run(Division *division, int from, int to, bool again)
 }
 
 /*
- * What is suspect among documents that failed together, from the first to before
- * the last: not all of them.
+ * What is suspect among documents that failed together, from the first to
+ * before the last: not all of them.
  */
 static void
 find_suspects(const Division *division, int from, int to, int *first, int *last)

@@ -3,9 +3,9 @@
  * docsync.h
  *	  What docsync's files share, one section a file.
  *
- * A document walks in one direction.  In: reader, document, batch (JSON to
- * structs), rule (who wins), stamp (when), store (to the table).  Out: store, settle (may it
- * leave yet), query.
+ * A document walks in one direction.  In: lexer, reader, document, batch (JSON
+ * to structs), rule and judge (who wins), stamp (when), store (to the table).
+ * Out: store, settle (may it leave yet), query, json.
  *
  *-------------------------------------------------------------------------
  */
@@ -74,7 +74,9 @@ typedef enum StoreRelation
 
 #define STORE_RELATIONS			(STORE_CLOCK + 1)
 
-/* Columns, as places in Store.attnums: they may stand anywhere in the tables. */
+/*
+ * Columns, as places in Store.attnums: they may stand anywhere in the tables.
+ */
 enum DocumentColumn
 {
 	DOCUMENT_COLLECTION,
@@ -195,7 +197,7 @@ pg_noreturn extern void docsync_refuse_raise(const Refusal *refusal);
 extern RefusePlace docsync_refuse_place(const SentDocument *sent,
 										const char *key);
 extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
-								   const char *text);
+								   const char *fact);
 extern bool docsync_refuse_is_one(const ErrorData *error);
 extern void docsync_refuse_with(const Batch *batch, SentDocument *sent,
 								ErrorData *error);
@@ -498,10 +500,10 @@ typedef struct Position
 } Position;
 
 extern int	docsync_cursor_format(const Position *position, char *buf);
-extern bool docsync_cursor_parse(const char *text, Position *position);
+extern bool docsync_cursor_parse(const char *from, Position *position);
 extern uint32 docsync_cursor_bind(const text *collection,
 								  const text *client_id, char origin);
-extern bool docsync_cursor_parse_utc(const char *text, TimestampTz *time);
+extern bool docsync_cursor_parse_utc(const char *from, TimestampTz *time);
 
 /*
  * history.c: epochs, and starts after a crash

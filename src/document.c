@@ -72,9 +72,9 @@ static void refuse_type(const Batch *batch, SentDocument *sent, Key key,
 static void refuse_missing(const Batch *batch, SentDocument *sent, Key key);
 
 /*
- * Reads a document out of a request, whose place is the reader's.  It must have
- * an ordinal, and of the rest nothing.  If it is refused, it is read to its end
- * all the same, for the next.
+ * Reads a document out of a request, whose place is the reader's.  It must
+ * have an ordinal, and of the rest nothing.  If it is refused, it is read to
+ * its end all the same, for the next.
  */
 void
 docsync_document_read(const Batch *batch, SentDocument *sent,
@@ -118,10 +118,13 @@ docsync_document_read(const Batch *batch, SentDocument *sent,
 			}
 			take_refusal(batch, sent, reader);
 
-			if (key == KEY_ID && keys.values[KEY_ID].type == JSON_TOKEN_STRING)
+			if (key == KEY_ID)
 			{
-				reader->place.id = keys.values[KEY_ID].text;
-				reader->place.id_len = keys.values[KEY_ID].len;
+				const SentValue *id = &keys.values[KEY_ID];
+
+				/* The one before it is gone, even if this is a number. */
+				reader->place.id = id->type == JSON_TOKEN_STRING ? id->text : NULL;
+				reader->place.id_len = id->len;
 			}
 			reader->place.key = NULL;
 		} while (docsync_reader_go_on(reader, true));
@@ -199,6 +202,7 @@ take_refusal(const Batch *batch, SentDocument *sent, JsonReader *reader)
 	reader->is_refused = sent->refusal != NULL;
 }
 
+/* Keeps the value of a key, in place of an earlier one of the same key. */
 static void
 keep_value(Keys *keys, Key key, SentValue value)
 {
@@ -259,6 +263,10 @@ check_keys(const Batch *batch, SentDocument *sent, const Keys *keys,
 								"Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.");
 }
 
+/*
+ * Fills in the id.  One of the wrong length is filled in, too, so that the
+ * refusal can name it.
+ */
 static void
 check_id(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
@@ -280,6 +288,10 @@ check_id(const Batch *batch, SentDocument *sent, const SentValue *value)
 								"An id is a text of 1 to 500 bytes.");
 }
 
+/*
+ * Returns a version.  If it is refused, and that is only noted, what is
+ * returned means nothing.
+ */
 static int64
 check_version(const Batch *batch, SentDocument *sent, Key key,
 			  const SentValue *value)
@@ -306,6 +318,7 @@ check_version(const Batch *batch, SentDocument *sent, Key key,
 	return version;
 }
 
+/* Fills in whether the document is a tombstone. */
 static void
 check_deleted(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
@@ -315,6 +328,7 @@ check_deleted(const Batch *batch, SentDocument *sent, const SentValue *value)
 					"Send true or false, or leave it out.");
 }
 
+/* Fills in the stamp that the document is based on. */
 static void
 check_base_utc(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
@@ -330,6 +344,7 @@ check_base_utc(const Batch *batch, SentDocument *sent, const SentValue *value)
 								"Send back the LastUpdateUtc received.");
 }
 
+/* Which key is it?  Names are case-sensitive. */
 static Key
 find_key(const JsonbValue *key)
 {
@@ -344,6 +359,7 @@ find_key(const JsonbValue *key)
 	return KEY_UNKNOWN;
 }
 
+/* Refuses what is of the given type, and not an object. */
 static void
 refuse_object(const Batch *batch, SentDocument *sent, JsonTokenType type)
 {
@@ -353,6 +369,10 @@ refuse_object(const Batch *batch, SentDocument *sent, JsonTokenType type)
 							HINT_DOCUMENT);
 }
 
+/*
+ * Refuses a document for a key that it must not have.  key is as a message
+ * quotes it.
+ */
 static void
 refuse_key(const Batch *batch, SentDocument *sent, const char *key)
 {
@@ -362,6 +382,7 @@ refuse_key(const Batch *batch, SentDocument *sent, const char *key)
 							HINT_DOCUMENT);
 }
 
+/* Refuses a document for a key whose value is of the wrong type. */
 static void
 refuse_type(const Batch *batch, SentDocument *sent, Key key,
 			const SentValue *value, const char *hint)
@@ -372,6 +393,7 @@ refuse_type(const Batch *batch, SentDocument *sent, Key key,
 							hint);
 }
 
+/* Refuses a document for a key that it lacks. */
 static void
 refuse_missing(const Batch *batch, SentDocument *sent, Key key)
 {

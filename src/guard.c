@@ -148,8 +148,8 @@ docsync_guard(PG_FUNCTION_ARGS)
 
 /*
  * Says that the next statement flagged STATEMENT_OF_TASK is a task's.  Others'
- * code may begin another task meanwhile, hence the frame, which the caller hands
- * back when the statement is done, even if there is an error.
+ * code may begin another task meanwhile, hence the frame, which the caller
+ * hands back when the statement is done, even if there is an error.
  */
 GuardFrame
 docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
@@ -166,6 +166,7 @@ docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
 	return outer;
 }
 
+/* Goes back to what docsync_guard_enter() returned.  Raises no error. */
 void
 docsync_guard_leave(const GuardFrame *outer)
 {
@@ -173,8 +174,8 @@ docsync_guard_leave(const GuardFrame *outer)
 }
 
 /*
- * Says that the task's statement, which has been planned and started, runs from
- * now on, with the active snapshot.
+ * Says that the task's statement, which has been planned and started, runs
+ * from now on, with the active snapshot.
  */
 void
 docsync_guard_begin_statement(void)
@@ -183,8 +184,8 @@ docsync_guard_begin_statement(void)
 }
 
 /*
- * What the row that an upload has just written replaces; NULL if nothing.
- * The trigger fires for INSERT, if the statement is one, then for UPDATE if there
+ * What the row that an upload has just written replaces; NULL if nothing.  The
+ * trigger fires for INSERT, if the statement is one, then for UPDATE if there
  * is a stored one, and then the row is returned.
  */
 const StoredDocument *
@@ -204,7 +205,8 @@ docsync_guard_written(void)
 }
 
 /*
- * Notes what an upload is about to write.  We are the last of the BEFORE triggers.
+ * Notes what an upload is about to write.  We are the last of the BEFORE
+ * triggers.
  */
 static void
 note_written(const Row *new)
@@ -229,6 +231,10 @@ is_part_of(GuardTask task)
 		current_frame.snapshot == GetActiveSnapshot();
 }
 
+/*
+ * Stamps a new row.  A row that brings its own stamp and fence, which only the
+ * owner may insert, keeps them, and the clock is moved up to the stamp.
+ */
 static void
 guard_insert(Row *new)
 {
@@ -364,6 +370,10 @@ guard_update(const Row *old, Row *new)
 	return true;
 }
 
+/*
+ * Turns the row into a tombstone, with an UPDATE as the caller.  Does nothing
+ * if it is one already.
+ */
 static void
 guard_delete(const Row *old)
 {
@@ -456,6 +466,7 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 	form_tuple(new);
 }
 
+/* Takes a tuple apart.  The values point into it. */
 static Row
 read_row(Relation rel, HeapTuple tuple)
 {
@@ -498,6 +509,7 @@ form_tuple(Row *row)
 	row->tuple->t_tableOid = old->t_tableOid;
 }
 
+/* A row as a document, which points into the row and has no tid. */
 static void
 get_document(const Row *row, StoredDocument *stored)
 {
@@ -521,6 +533,7 @@ get_document(const Row *row, StoredDocument *stored)
 	ItemPointerSetInvalid(&stored->tid);
 }
 
+/* The value of a column, which means nothing if isnull is set. */
 static Datum
 get_attr(const Row *row, int column, bool *isnull)
 {
@@ -540,6 +553,7 @@ get_text(const Row *row, int column)
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
+/* Has a column, which was not null before, kept its value? */
 static bool
 is_same_text(const Row *old, const Row *new, int column)
 {
@@ -576,9 +590,9 @@ check_row(const Row *new)
 }
 
 /*
- * Holds the body of a row written by plain SQL to the limits for uploads, which
- * have been looked at already.  One that was there before, or that is restored,
- * comes from where more was allowed.
+ * Holds the body of a row written by plain SQL to the limits for uploads,
+ * which have been looked at already.  One that was there before, or that is
+ * restored, comes from where more was allowed.
  */
 static void
 check_body(const Row *old, const Row *new)
@@ -605,6 +619,7 @@ check_body(const Row *old, const Row *new)
 		docsync_refuse_raise(docsync_body_describe(&place, fault));
 }
 
+/* Refuses a text that is empty or has more than max_len bytes. */
 static void
 check_length(const Row *new, int column, int max_len)
 {

@@ -8,13 +8,13 @@
  * in the history that the store has now.  Nobody has to say so: a history has
  * an identity - the server's system identifier, the database, the table, the
  * timeline - and whoever writes compares it with that of the newest row of
- * docsync.history.  If it is another, he begins an epoch: a row with an id that
- * cursors bear.
+ * docsync.history.  If it is another, he begins an epoch: a row with an id
+ * that cursors bear.
  *
- * Nobody waits for that.  One transaction adds the row, the others go on; until
- * it commits, readers are answered by the epoch before.  A cursor of another
- * epoch than the newest that the reader's snapshot sees leads to a comparison
- * of what both hold, and that is right whenever it happens.
+ * Nobody waits for that.  One transaction adds the row, the others go on;
+ * until it commits, readers are answered by the epoch before.  A cursor of
+ * another epoch than the newest that the reader's snapshot sees leads to a
+ * comparison of what both hold, and that is right whenever it happens.
  *
  * A crash keeps the identity.  What has been committed is still there, unless
  * synchronous_commit was off, in which case an epoch begins as well.  But ids
@@ -57,16 +57,20 @@ PG_FUNCTION_INFO_V1(docsync_new_epoch);
 #define EPOCH_LEAD			(60 * USECS_PER_SEC)
 
 /*
- * How far behind the highest stamp that survived a document may be that didn't,
- * in microseconds: its transaction took its stamps and committed so much later.
+ * How far behind the highest stamp that survived a document may be that
+ * didn't, in microseconds: its transaction took its stamps and committed so
+ * much later.
  */
 #define LOST_MARGIN			USECS_PER_DAY
 
-/* Where in the store's tables this backend has last found all noted */
+/* The check of the store, and the timeline, for which all was found noted */
 static uint64 noted_version = 0;
 static TimeLineID noted_timeline = 0;
 
-/* This transaction has added a row; false again if it may have been rolled back */
+/*
+ * This transaction has added a row, which hasn't been rolled back as far as we
+ * know; and, if so, the subtransaction in which it did.
+ */
 static bool is_pending = false;
 static SubTransactionId pending_in;
 
@@ -135,7 +139,8 @@ static void forget(void);
  *
  * For who has changed documents behind docsync's back.
  *
- * Locks: one that only another call waits for, until the end of the transaction.
+ * Locks: one that only another call waits for, until the end of the
+ * transaction.
  */
 Datum
 docsync_new_epoch(PG_FUNCTION_ARGS)
@@ -159,6 +164,7 @@ docsync_new_epoch(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Registers what is to be done when a transaction or subtransaction ends. */
 void
 docsync_history_init(void)
 {
@@ -254,6 +260,7 @@ docsync_history_epoch(const History *history)
 	return newest != NULL ? newest->epoch : 0;
 }
 
+/* Is there a row of the given epoch? */
 bool
 docsync_history_knows(const History *history, uint64 epoch)
 {
@@ -277,8 +284,8 @@ docsync_history_is_present(const History *history)
 }
 
 /*
- * Up to which stamp nothing can have been lost that a client of the given epoch
- * has seen; DT_NOBEGIN if nobody knows.
+ * Up to which stamp nothing can have been lost that a client of the given
+ * epoch has seen; DT_NOBEGIN if nobody knows.
  */
 TimestampTz
 docsync_history_lost_after(const History *history, uint64 epoch)
@@ -295,7 +302,8 @@ docsync_history_lost_after(const History *history, uint64 epoch)
 }
 
 /*
- * No stamp up to this one has ever been issued here: who goes on from it begins.
+ * No stamp up to this one has ever been issued here: who goes on from it
+ * begins.
  */
 bool
 docsync_history_is_beginning(const History *history, TimestampTz stamp)
@@ -308,8 +316,8 @@ docsync_history_is_beginning(const History *history, TimestampTz stamp)
 
 /*
  * A stamp that lies between the highest that survived and the clock as it was
- * put then has been issued by a history that is lost: finds the row, or returns
- * NULL.
+ * put then has been issued by a history that is lost: finds the row, or
+ * returns NULL.
  */
 const HistoryEntry *
 docsync_history_find_gap(const History *history, TimestampTz stamp)
@@ -325,12 +333,12 @@ docsync_history_find_gap(const History *history, TimestampTz stamp)
 }
 
 /*
- * The fence of a document, given its own.  Whatever has been stamped here up to
- * a row's clock has a transaction id below the row's next, since both were read
- * in one breath under the clock's latch, and ids come before stamps.  So that
- * is a fence as good as the document's, and may be a lower one.  If the document
- * came from another server, its own says nothing here, and the row's takes its
- * place: those that were stamped there before it have come along.
+ * The fence of a document, given its own.  Whatever has been stamped here up
+ * to a row's clock has a transaction id below the row's next, since both were
+ * read in one breath under the clock's latch, and ids come before stamps.  So
+ * that is a fence as good as the document's, and may be a lower one.  If the
+ * document came from another server, its own says nothing here, and the row's
+ * takes its place: those that were stamped there before it have come along.
  */
 FullTransactionId
 docsync_history_fence(const History *history, TimestampTz stamp,
@@ -348,6 +356,10 @@ docsync_history_fence(const History *history, TimestampTz stamp,
 	return fence;
 }
 
+/*
+ * Fills in an entry from a row.  attnums are the numbers of the table's
+ * columns.
+ */
 static void
 read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,
 		   const AttrNumber *attnums)
@@ -376,6 +388,7 @@ read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,
 	entry->arrived = DatumGetBool(values[HISTORY_ARRIVED]);
 }
 
+/* For qsort: by number, in which they were added */
 static int
 compare_entries(const void *a, const void *b)
 {
@@ -401,6 +414,10 @@ read_latest(void)
 	return history;
 }
 
+/*
+ * Is there nothing to add, neither an epoch nor a start after a crash?  If so,
+ * that is remembered until the store or the timeline changes.
+ */
 static bool
 is_noted(const Store *store, const History *history)
 {
@@ -414,6 +431,11 @@ is_noted(const Store *store, const History *history)
 	return true;
 }
 
+/*
+ * Is an entry about this server, database, table and timeline?  Not if it is
+ * NULL.  A standby goes along with its primary's timelines, so there that
+ * isn't asked.
+ */
 static bool
 is_present(const Store *store, const HistoryEntry *entry)
 {
@@ -424,6 +446,10 @@ is_present(const Store *store, const HistoryEntry *entry)
 		(RecoveryInProgress() || entry->timeline == GetWALInsertionTimeLine());
 }
 
+/*
+ * Takes the lock that whoever adds a row must hold, until the end of the
+ * transaction.  False, at once, if another transaction has it.
+ */
 static bool
 lock_history(void)
 {
@@ -499,6 +525,7 @@ begin(const Store *store, const History *history, bool by_hand,
 	pending_in = GetCurrentSubTransactionId();
 }
 
+/* Runs a statement that returns one time. */
 static TimestampTz
 find_time(StoreStatement *statement, TimestampTz arg)
 {
@@ -509,6 +536,7 @@ find_time(StoreStatement *statement, TimestampTz arg)
 	return time;
 }
 
+/* RowCallback: the time, into the TimestampTz that arg points to */
 static bool
 put_time(TupleTableSlot *slot, void *arg)
 {
@@ -516,6 +544,10 @@ put_time(TupleTableSlot *slot, void *arg)
 	return true;
 }
 
+/*
+ * XactCallback: marks the clock's page when a row is about to be committed,
+ * and keeps track of what became of it.
+ */
 static void
 at_xact(XactEvent event, void *arg)
 {
@@ -552,6 +584,10 @@ at_xact(XactEvent event, void *arg)
 	}
 }
 
+/*
+ * SubXactCallback: what has been found noted is looked at again, since the row
+ * may have been added in the subtransaction that is rolled back.
+ */
 static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)

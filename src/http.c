@@ -3,12 +3,13 @@
  * http.c
  *	  The functions for HTTP: JSON in, one JSON value out.
  *
- * They are made for PostgREST, and for any layer as thin.  Such a layer may cut
- * a result of many rows to a limit of its own; it can't cut one value.  The
- * answer is written straight from the rows into the value that is returned.
+ * They are made for PostgREST, and for any layer as thin.  Such a layer may
+ * cut a result of many rows to a limit of its own; it can't cut one value.
+ * The answer is written straight from the rows into the value that is
+ * returned.
  *
- * RETURNS json, as it stands below, is a domain over json in the script: by its
- * name PostgREST knows that it shall pass the value on as it is.
+ * RETURNS json, as it stands below, is a domain over json in the script: by
+ * its name PostgREST knows that it shall pass the value on as it is.
  *
  * What a request asks for is read by argument.c.
  *
@@ -114,8 +115,9 @@ docsync_pull(PG_FUNCTION_ARGS)
  * docsync_docs_sync(bytea) RETURNS json
  *
  * docsync_sync() with its arguments as the keys of one object, the request's
- * body; or with "collections", of several.  For a proxy to call: PostgREST, when it makes arguments of a body
- * itself, takes only the first of an array of objects, in silence.
+ * body; or, with "collections", of several at once.  For a proxy to call:
+ * PostgREST, when it makes arguments of a body itself, takes only the first of
+ * an array of objects, in silence.
  */
 Datum
 docsync_docs_sync(PG_FUNCTION_ARGS)
@@ -143,9 +145,9 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
 /*
  * docsync_docs(bytea) RETURNS json
  *
- * The protocol's POST /Docs: an array of documents, or
- * {"clientId", "documents", "collection", "atomic"}.  What
- * the query string has (url.c) counts before what the body has, here and below.
+ * The protocol's POST /Docs: an array of documents, or {"clientId",
+ * "documents", "collection", "atomic"}.  What the query string has (url.c)
+ * counts before what the body has, here and elsewhere.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)

@@ -177,14 +177,15 @@ docsync_json_append_string(StringInfo buf, const char *string, int len)
 	close_output(&out, put_string(&out, p, string, len));
 }
 
+/* A stamp as a string in UTC, appended to buf. */
 void
 docsync_json_append_stamp(StringInfo buf, TimestampTz stamp)
 {
-	char text[	DOCSYNC_STAMP_LEN];
-	int			len = docsync_stamp_format(stamp, text);
+	char		stamped[DOCSYNC_STAMP_LEN];
+	int			len = docsync_stamp_format(stamp, stamped);
 
 	appendStringInfoChar(buf, '"');
-	appendBinaryStringInfo(buf, text, len);
+	appendBinaryStringInfo(buf, stamped, len);
 	appendStringInfoChar(buf, '"');
 }
 
@@ -522,12 +523,14 @@ copy_short(char *to, const char *from, int len)
 	return !block_must_escape(block_join(first, last));
 }
 
+/* Adds a key to the object being made.  name isn't copied. */
 static void
 push_key(JsonbInState *state, const char *name)
 {
 	push_string(state, WJB_KEY, name, strlen(name));
 }
 
+/* Adds a string of len bytes, which isn't copied before the jsonb is made. */
 static void
 push_string(JsonbInState *state, JsonbIteratorToken token,
 			const char *string, int len)
@@ -540,6 +543,7 @@ push_string(JsonbInState *state, JsonbIteratorToken token,
 	pushJsonbValue(state, token, &value);
 }
 
+/* Adds a body as a key's value: null if it is NULL. */
 static void
 push_body(JsonbInState *state, Jsonb *body)
 {

@@ -6,9 +6,9 @@
  *
  * The documents of an id are judged when they are looked up, without a lock.
  * When one of them comes to be written, the stored row is locked and handed to
- * us by the guard; if it isn't the version they were judged on, they are judged
- * once more, and that stands: nobody can change the row before our transaction
- * ends.
+ * us by the guard; if it isn't the version they were judged on, they are
+ * judged once more, and that stands: nobody can change the row before our
+ * transaction ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -136,8 +136,8 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 }
 
 /*
- * Applies the rule to the documents of one id, beginning with what is stored, and
- * notes that if nothing is to be written.
+ * Applies the rule to the documents of one id, beginning with what is stored,
+ * and notes that if nothing is to be written.
  */
 static void
 judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
@@ -211,8 +211,8 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 }
 
 /*
- * What is stored, as the rule asks for it.  The body is fetched if the rule looks
- * at it.
+ * What is stored, as the rule asks for it.  The body is fetched if the rule
+ * looks at it.
  */
 static RuleHeld
 held_as(Upload *upload, const StoredDocument *stored)
@@ -251,9 +251,10 @@ find_writing(Upload *upload, const text *id)
 }
 
 /*
- * Notes the stored document, for a client whose own isn't what is stored; nothing
- * when all of them would be more than an answer may have.  A small request could
- * ask for gigabytes, so that is seen to before anything is made of the body.
+ * Notes the stored document, for a client whose own isn't what is stored;
+ * nothing when all of them would be more than an answer may have.  A small
+ * request could ask for gigabytes, so that is seen to before anything is made
+ * of the body.
  */
 static void
 set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
@@ -279,6 +280,9 @@ set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	MemoryContextReset(upload->scratch);
 }
 
+/*
+ * Forgets the winner, if there is one, and gives back the room that it took.
+ */
 static void
 drop_winner(Upload *upload, UploadGroup *group)
 {
@@ -290,6 +294,7 @@ drop_winner(Upload *upload, UploadGroup *group)
 	group->winner = NULL;
 }
 
+/* Does one of the documents have an outcome that comes with a winner? */
 static bool
 has_loser(Upload *upload, UploadGroup *group)
 {

@@ -5,8 +5,8 @@
  *
  * PostgreSQL's lexer makes the tokens, but for the common ones.  Of what has
  * been read without a refusal jsonb_in() makes a jsonb: its escapes are
- * characters that a text can have, its numbers such as a numeric can be, and it
- * is within the limits of body.c.
+ * characters that a text can have, its numbers such as a numeric can be, and
+ * it is within the limits of body.c.
  *
  * Memory: none but for strings with escapes, one at a time.  Tokens point into
  * the request, which has to outlive them.
@@ -79,6 +79,7 @@ docsync_lexer_begin(JsonReader *reader, const char *json, int len,
 	docsync_lexer_next(reader);
 }
 
+/* Frees what the reader has allocated, the string read last included. */
 void
 docsync_lexer_end(JsonReader *reader)
 {
@@ -250,8 +251,8 @@ note(JsonReader *reader, const Refusal *refusal)
 }
 
 /*
- * Is the document refused already?  Of what else is wrong with it nothing is to
- * be said, which might take more memory than what was sent.
+ * Is the document refused already?  Of what else is wrong with it nothing is
+ * to be said, which might take more memory than what was sent.
  */
 static bool
 is_noted(JsonReader *reader)
@@ -312,8 +313,9 @@ refuse_encoding(JsonReader *reader, bool is_string)
 }
 
 /*
- * Finds the first byte from here on that isn't UTF-8.  In pieces that grow, since
- * each is looked at to its end: a request may have millions of such bytes.
+ * Finds the first byte from here on that isn't UTF-8.  In pieces that grow,
+ * since each is looked at to its end: a request may have millions of such
+ * bytes.
  */
 static void
 find_invalid(JsonReader *reader, const char *from)

@@ -5,8 +5,8 @@
  *
  * A pinned statement reads what it is about, in order, and can stop early.
  * Left to itself the planner, whose statistics may be of a time when the table
- * was small, would fetch and sort all that comes after a stamp; and the plan is
- * kept.
+ * was small, would fetch and sort all that comes after a stamp; and the plan
+ * is kept.
  *
  * It is the planning that is pinned, whenever and for whatever reason it is
  * done: at first, after an invalidation, for another role's policies, for each
@@ -45,6 +45,7 @@ static void set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 static bool is_of_store(Oid relation);
 static void keep_index_paths(PlannerInfo *root, RelOptInfo *rel);
 
+/* Installs the planner's hooks, which go on to those installed before. */
 void
 docsync_pin_init(void)
 {
@@ -68,8 +69,8 @@ docsync_pin_add(const char *query_string)
 }
 
 /*
- * planner_hook.  Functions that are called while a plan is made have plans made
- * of their own, and may fail.
+ * planner_hook.  Functions that are called while a plan is made have plans
+ * made of their own, and may fail.
  */
 static PlannedStmt *
 plan(PLANNER_PARAMETERS)
@@ -140,9 +141,9 @@ is_of_store(Oid relation)
 
 /*
  * Keeps the paths by an index only, and of these such that come in the order
- * asked for, if there are any.  Where the statement names the rows' places (ctid)
- * it is to go there, whatever else seems to cost as much: if that is by a join,
- * there is no other way then than one after the other.
+ * asked for, if there are any.  Where the statement names the rows' places
+ * (ctid) it is to go there, whatever else seems to cost as much: if that is by
+ * a join, there is no other way then than one after the other.
  */
 static void
 keep_index_paths(PlannerInfo *root, RelOptInfo *rel)

@@ -3,18 +3,19 @@
  * position.c
  *	  From where a download goes on, and whether its client can.
  *
- * A client goes on from a position: a cursor, or a bare stamp.  What it has may
- * be out of reach from there, for two reasons: tombstones that it hasn't seen
- * have been purged, or the position was given out by another history of the
- * store, which a failover or a restore has cut off.  The remedy is the same: it
- * compares what it has with the store.  Who can do that (reconcile) is told,
- * once, and goes on; who can't is refused, and begins from nothing.
+ * A client goes on from a position: a cursor, or a bare stamp.  What it has
+ * may be out of reach from there, for two reasons: tombstones that it hasn't
+ * seen have been purged, or the position was given out by another history of
+ * the store, which a failover or a restore has cut off.  The remedy is the
+ * same: it compares what it has with the store.  Who can do that (reconcile)
+ * is told, once, and goes on; who can't is refused, and begins from nothing.
  *
  * A client is told if and only if the horizon is above both the stamp of its
  * position and what that has seen.  (Who sees no document of a collection is
- * told nothing of it, not even that it is there.)  Seen is the horizon that a first page, or a
- * page that tells, was read under.  So who has been told isn't told again, and
- * who begins isn't stopped at its second page.  (doc/stamps.md, "Purge")
+ * told nothing of it, not even that it is there.)  Seen is the horizon that a
+ * first page, or a page that tells, was read under.  So who has been told
+ * isn't told again, and who begins isn't stopped at its second page.
+ * (doc/stamps.md, "Purge")
  *
  *-------------------------------------------------------------------------
  */
@@ -51,6 +52,10 @@ docsync_position_judge(Download *download)
 		judge_stamp(download);
 }
 
+/*
+ * The same for a download by cursor.  A client that can't go on is not refused
+ * here: the download gets "refused".
+ */
 static void
 judge_cursor(Download *download)
 {
@@ -114,8 +119,8 @@ judge_cursor(Download *download)
 
 /*
  * A position of the present epoch may be another history's all the same: if it
- * is above the clock, or in a gap, such as a start after a crash leaves between
- * what has survived and what comes then.
+ * is above the clock, or in a gap, such as a start after a crash leaves
+ * between what has survived and what comes then.
  */
 static bool
 is_of_other_history(Download *download)
@@ -164,8 +169,8 @@ warn_of_cursor(void)
 }
 
 /*
- * Is a stamp above the last one issued?  The clock doesn't go back as long as the
- * store is the same, so it isn't asked about what it has passed.
+ * Is a stamp above the last one issued?  The clock doesn't go back as long as
+ * the store is the same, so it isn't asked about what it has passed.
  */
 static bool
 is_above_clock(TimestampTz stamp)
@@ -183,9 +188,9 @@ is_above_clock(TimestampTz stamp)
 }
 
 /*
- * Is there more than this server knows?  A standby may not have replayed what the
- * client has been given elsewhere.  A primary may be one that was promoted a
- * moment ago, and nobody has begun its epoch yet.
+ * Is there more than this server knows?  A standby may not have replayed what
+ * the client has been given elsewhere.  A primary may be one that was promoted
+ * a moment ago, and nobody has begun its epoch yet.
  */
 static bool
 is_behind(const Download *download)
@@ -204,8 +209,8 @@ is_behind(const Download *download)
 
 /*
  * Goes on from the highest document at or below the position's stamp that is
- * settled, or from the beginning: in this history only that is a position.  The
- * stamp itself may be one that somebody here is about to write below.
+ * settled, or from the beginning: in this history only that is a position.
+ * The stamp itself may be one that somebody here is about to write below.
  */
 static void
 find_base(Download *download)
@@ -215,6 +220,7 @@ find_base(Download *download)
 							on_base, download);
 }
 
+/* StoredCallback: goes on from the first document that is settled. */
 static bool
 on_base(const StoredDocument *stored, void *arg)
 {
@@ -229,9 +235,9 @@ on_base(const StoredDocument *stored, void *arg)
 }
 
 /*
- * Who begins has nothing that could have been deleted: it needs no tombstone that
- * was there before its first page.  What can't be seen yet gets a stamp above the
- * clock, if the fence that was read with the clock is settled.
+ * Who begins has nothing that could have been deleted: it needs no tombstone
+ * that was there before its first page.  What can't be seen yet gets a stamp
+ * above the clock, if the fence that was read with the clock is settled.
  */
 static void
 begin_from_nothing(Download *download)
@@ -296,8 +302,8 @@ docsync_position_judge_next(Download *download)
 }
 
 /*
- * There is more than a page by bare stamps holds: the next one would be refused,
- * for ever, if tombstones of a first download are gone.
+ * There is more than a page by bare stamps holds: the next one would be
+ * refused, for ever, if tombstones of a first download are gone.
  */
 void
 docsync_position_judge_more(Download *download)
@@ -308,8 +314,8 @@ docsync_position_judge_more(Download *download)
 
 /*
  * Up to which stamp tombstones are gone that a client who goes on from a bare
- * stamp would have been given.  By cursor it is that of all: a cursor passes the
- * client's own, too.
+ * stamp would have been given.  By cursor it is that of all: a cursor passes
+ * the client's own, too.
  */
 static TimestampTz
 horizon_of(Download *download)
@@ -321,7 +327,8 @@ horizon_of(Download *download)
 
 /*
  * The horizon, as far as it may get into a cursor, which its holder can read:
- * of a collection in which he sees no document he isn't told that there is one.
+ * of a collection in which he sees no document he isn't told that there is
+ * one.
  */
 static TimestampTz
 known_horizon(Download *download)
@@ -333,9 +340,9 @@ known_horizon(Download *download)
 }
 
 /*
- * The horizon of the collection under the download's snapshot.  It is looked up
- * when it is first asked for: of those who go on from a bare stamp it matters
- * only to who is given something later, and most polls find nothing.
+ * The horizon of the collection under the download's snapshot.  It is looked
+ * up when it is first asked for: of those who go on from a bare stamp it
+ * matters only to who is given something later, and most polls find nothing.
  */
 const Horizon *
 docsync_position_horizon(Download *download)
@@ -352,10 +359,10 @@ docsync_position_horizon(Download *download)
 }
 
 /*
- * What is to be said to a client that can't go on from where it is.  The message
- * becomes the status line over HTTP: it must not have anything of the request in
- * it; nor must any of it tell of stamps or collections, since who asks may see
- * none.
+ * What is to be said to a client that can't go on from where it is.  The
+ * message becomes the status line over HTTP: it must not have anything of the
+ * request in it; nor must any of it tell of stamps or collections, since who
+ * asks may see none.
  */
 const Refusal *
 docsync_position_describe(ResyncReason reason)

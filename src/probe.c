@@ -3,15 +3,16 @@
  * probe.c
  *	  Look-ups by the primary key without a statement.
  *
- * Before an upload writes anything it looks up what is stored.  To start and end
- * a statement takes several times as long as to walk down the index, so that is
- * done here by hand; and what the executor would do is done here, too:
+ * Before an upload writes anything it looks up what is stored.  To start and
+ * end a statement takes several times as long as to walk down the index, so
+ * that is done here by hand; and what the executor would do is done here, too:
  *
- * 1. Privileges on table and columns are checked by its own function, once for a
- *	  look-up, and that on the schema, which is the parser's.
- * 2. The snapshot is taken now, as SPI takes one for a statement that may write.
- *	  Not the caller's: that may be older than those who have won a race, and
- *	  older than our locks (schema.c).  Under REPEATABLE READ all are one.
+ * 1. Privileges on table and columns are checked by its own function, once for
+ *	  a look-up, and that on the schema, which is the parser's.
+ * 2. The snapshot is taken now, as SPI takes one for a statement that may
+ *	  write.  Not the caller's: that may be older than those who have won a
+ *	  race, and older than our locks (schema.c).  Under REPEATABLE READ all are
+ *	  one.
  * 3. Under SERIALIZABLE the access methods note what has been read by this
  *	  snapshot, rows and the gaps between them, as they do for a statement.
  *	  Spec serializable.
@@ -54,9 +55,10 @@ static StoredDocument get_stored(const AttrNumber *attnums,
 								 TupleTableSlot *slot);
 
 /*
- * Looks up the documents with the given ids, as of now, in their order, and calls
- * back with each that is stored.  Returns how many, from the first on, are done
- * with: the rest is for a statement to look up.  found is how many were stored.
+ * Looks up the documents with the given ids, as of now, in their order, and
+ * calls back with each that is stored.  Returns how many, from the first on,
+ * are done with: the rest is for a statement to look up.  found is how many
+ * were stored.
  *
  * The callback may be NULL; what it is given lasts for the call.
  *
@@ -128,8 +130,8 @@ docsync_probe_find(text *collection, Datum *ids, int count,
 }
 
 /*
- * The planner's rule: rows may have had versions that the index doesn't point to,
- * while it was built; nobody may use it whose snapshot may see these.
+ * The planner's rule: rows may have had versions that the index doesn't point
+ * to, while it was built; nobody may use it whose snapshot may see these.
  */
 static bool
 is_usable(Relation index)
@@ -140,7 +142,8 @@ is_usable(Relation index)
 }
 
 /*
- * Do policies apply to the caller?  An error if he wants one then (row_security).
+ * Do policies apply to the caller?  It is an error if they do and row_security
+ * is off.
  */
 static bool
 has_policies(const Store *store)
@@ -166,6 +169,7 @@ find(IndexScanDesc scan, ScanKey keys, Datum id, TupleTableSlot *slot)
 	return true;
 }
 
+/* The row in the slot, which the result points into */
 static StoredDocument
 get_stored(const AttrNumber *attnums, TupleTableSlot *slot)
 {

@@ -50,7 +50,10 @@ PG_FUNCTION_INFO_V1(docsync_purge);
 /* Tombstones removed in a step */
 #define STEP_DOCUMENTS		1000
 
-/* A purge under way.  It outlives transactions, in a memory context of its own. */
+/*
+ * A purge under way.  It outlives transactions, in a memory context of its
+ * own.
+ */
 typedef struct Purge
 {
 	MemoryContext context;
@@ -107,8 +110,8 @@ static StoreStatement old_ones = {
 };
 
 /*
- * By the primary key, a row at a time: of a statement for many the planner might
- * think otherwise, and a purge would go through the collection for each.
+ * By the primary key, a row at a time: of a statement for many the planner
+ * might think otherwise, and a purge would go through the collection for each.
  */
 #define THE_TOMBSTONE \
 	" WHERE collection OPERATOR(pg_catalog.=) $1" \
@@ -174,8 +177,8 @@ static bool put_text(TupleTableSlot *slot, void *arg);
  * A procedure: called outside a transaction it commits after each step, and
  * what was done stays done if it is ended.
  *
- * Locks: the rows removed and the collection's row of docsync.purged, until the
- * end of the step's transaction.
+ * Locks: the rows removed and the collection's row of docsync.purged, until
+ * the end of the step's transaction.
  */
 Datum
 docsync_purge(PG_FUNCTION_ARGS)
@@ -237,11 +240,12 @@ docsync_purge(PG_FUNCTION_ARGS)
 
 /*
  * The horizon of a collection, as a snapshot sees it that was taken after the
- * store had been opened.
+ * store had been opened.  Tombstones of the client don't count for its
+ * "others"; without one, NULL, all do.
  *
  * Read past privileges and row-level security: what a reader has missed
- * doesn't depend on the reader's rights, and the table names the collections of
- * others.
+ * doesn't depend on the reader's rights, and the table names the collections
+ * of others.
  */
 Horizon
 docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
@@ -263,6 +267,9 @@ docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
 	return horizon;
 }
 
+/*
+ * Fills in the horizon if the collection has a row; else leaves it as it is.
+ */
 static void
 look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 				const text *collection, const text *client_id,
@@ -300,6 +307,10 @@ look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 	systable_endscan(scan);
 }
 
+/*
+ * The time before which tombstones are removed.  A negative interval is
+ * refused.
+ */
 static TimestampTz
 parse_keep(Interval *keep)
 {
@@ -317,8 +328,8 @@ parse_keep(Interval *keep)
 }
 
 /*
- * The same error for whoever may not, whatever there is: else a role could find
- * out by this which collections there are.
+ * The same error for whoever may not, whatever there is: else a role could
+ * find out by this which collections there are.
  */
 static void
 check_rights(void)
@@ -363,9 +374,9 @@ take_step(Purge *purge)
 }
 
 /*
- * Removes the tombstones of a step, but for those that somebody has locked: they
- * are about to come back, and not for us.  Locks rows in the order of ids, as
- * uploads do.
+ * Removes the tombstones of a step, but for those that somebody has locked:
+ * they are about to come back, and not for us.  Locks rows in the order of
+ * ids, as uploads do.
  */
 static int64
 remove_step(Step *step)
@@ -446,6 +457,7 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 	return removed;
 }
 
+/* For qsort: by id */
 static int
 compare_tombstones(const void *a, const void *b)
 {
@@ -456,6 +468,10 @@ compare_tombstones(const void *a, const void *b)
 									 VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
 }
 
+/*
+ * Goes on to the next collection that has tombstones, in the order of names,
+ * and finds those of them that stay.  False if there is none.
+ */
 static bool
 find_next_collection(Purge *purge)
 {
@@ -509,7 +525,8 @@ collect(Purge *purge, Step *step)
 }
 
 /*
- * The newest tombstone of a collection that isn't of a client
+ * The newest tombstone of a collection that isn't the given client's.  If
+ * there is none, its client_id is NULL and its stamp DT_NOBEGIN.
  */
 static Tombstone
 find_newest(text *collection, text *not_of)
@@ -521,6 +538,10 @@ find_newest(text *collection, text *not_of)
 	return tombstone;
 }
 
+/*
+ * RowCallback: adds a tombstone to the step, unless it is one that stays.
+ * Ends the scan when the step is full, or at the first that isn't settled.
+ */
 static bool
 put_old(TupleTableSlot *slot, void *arg)
 {
@@ -542,6 +563,7 @@ put_old(TupleTableSlot *slot, void *arg)
 	return ++step->looked_at < STEP_DOCUMENTS;
 }
 
+/* RowCallback: copies one tombstone, and ends the scan. */
 static bool
 put_tombstone(TupleTableSlot *slot, void *arg)
 {
@@ -553,6 +575,7 @@ put_tombstone(TupleTableSlot *slot, void *arg)
 	return false;
 }
 
+/* RowCallback: copies one text, and ends the scan. */
 static bool
 put_text(TupleTableSlot *slot, void *arg)
 {

@@ -39,8 +39,8 @@ static void check_row_type(TupleDesc desc);
  *					   max_documents int DEFAULT NULL)
  * RETURNS SETOF docsync_change
  *
- * The settled documents from since_utc on, in the order of their stamps, as
- * a snapshot sees them that is taken in the call.  Takes no lock that an upload
+ * The settled documents from since_utc on, in the order of their stamps, as a
+ * snapshot sees them that is taken in the call.  Takes no lock that an upload
  * waits for.
  */
 Datum
@@ -75,6 +75,7 @@ docsync_query_since(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* Refuses NULL, and whatever isn't the name of an origin. */
 QueryOrigin
 docsync_query_parse_origin(const text *origin)
 {
@@ -121,9 +122,9 @@ docsync_query_check(const Download *download)
 }
 
 /*
- * Opens the store, takes a snapshot, and finds out from where the download goes
- * on; refuses a client that can't.  A sync does so before its upload moves the
- * clock, and again after it.  docsync_query_end() follows.
+ * Opens the store, takes a snapshot, and finds out from where the download
+ * goes on; refuses a client that can't.  A sync does so before its upload
+ * moves the clock, and again after it.  docsync_query_end() follows.
  */
 void
 docsync_query_begin(Download *download, StoreUse use)
@@ -134,8 +135,8 @@ docsync_query_begin(Download *download, StoreUse use)
 }
 
 /*
- * The same for several downloads under one snapshot.  A client that can't go on
- * isn't refused, but its download has "refused".
+ * The same for several downloads under one snapshot.  A client that can't go
+ * on isn't refused, but its download has "refused".
  */
 void
 docsync_query_begin_all(Download **downloads, int count, StoreUse use)
@@ -196,8 +197,8 @@ docsync_query_run(Download *download)
 }
 
 /*
- * Goes on with one by cursor that had to stop, where there is more room now: for
- * up to max_documents in all.
+ * Goes on with one by cursor that had to stop, where there is more room now:
+ * for up to max_documents in all.
  */
 void
 docsync_query_go_on(Download *download, int max_documents)
@@ -238,6 +239,7 @@ finish(Download *download)
 		docsync_position_refuse(RESYNC_LOST);
 }
 
+/* Ends what docsync_query_begin() or docsync_query_begin_all() has begun. */
 void
 docsync_query_end(void)
 {
@@ -316,6 +318,9 @@ on_stored(const StoredDocument *stored, void *arg)
 	return true;
 }
 
+/*
+ * Download's put: adds a row to the function's result.  There is always room.
+ */
 static bool
 put_row(const StoredDocument *stored, void *arg)
 {
@@ -335,6 +340,10 @@ put_row(const StoredDocument *stored, void *arg)
 	return true;
 }
 
+/*
+ * Refuses a result that doesn't have docsync_change's columns as put_row()
+ * fills them in.
+ */
 static void
 check_row_type(TupleDesc desc)
 {

@@ -122,8 +122,8 @@ docsync_reader_pass_key(JsonReader *reader)
 
 /*
  * Reads a key and says which of the names it is, by its place.  Of any other
- * it returns -1, and the key as a message quotes it, or NULL if the document is
- * refused already.  Its value, which comes next, is refused as the key's.
+ * it returns -1, and the key as a message quotes it, or NULL if the document
+ * is refused already.  Its value, which comes next, is refused as the key's.
  */
 int
 docsync_reader_key(JsonReader *reader, const char *const *names, int count,
@@ -291,12 +291,14 @@ pass_colon(JsonReader *reader)
 		docsync_lexer_refuse_syntax(reader, JSON_EXPECTED_COLON);
 }
 
+/* The bit at a place, counted from 0 */
 static bool
 get_bit(const uint64 *bits, int place)
 {
 	return (bits[place / BITS] >> (place % BITS)) & 1;
 }
 
+/* Sets or clears the bit at a place. */
 static void
 set_bit(uint64 *bits, int place, bool value)
 {

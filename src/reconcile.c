@@ -3,11 +3,12 @@
  * reconcile.c
  *	  What a client compares with what it has: a list, documents by id.
  *
- * A client that may have missed something, or may have what the store has lost,
- * finds out which documents differ.  First by a sum over all, which comes with
- * the page that reached the end (state.c); if that differs, by the list of the buckets
- * that do; then it fetches what it lacks and sends again what the store lacks.
- * The rules are the client's (doc/stamps.md, "Comparing").
+ * A client that may have missed something, or may have what the store has
+ * lost, finds out which documents differ.  First by a sum over all, which
+ * comes with the page that reached the end (state.c); if that differs, by the
+ * list of the buckets that do; then it fetches what it lacks and sends again
+ * what the store lacks.  The rules are the client's (doc/stamps.md,
+ * "Comparing").
  *
  * All that is answered here is what the caller may see.
  *
@@ -67,8 +68,9 @@ static void append_end(StringInfo buf);
 /*
  * docsync_docs_reconcile(bytea) RETURNS json
  *
- * The list of a collection, in the order of ids, without bodies.  On a standby,
- * which may lack what the client is about to send again, it is always "behind".
+ * The list of a collection, in the order of ids, without bodies.  On a
+ * standby, which may lack what the client is about to send again, it is always
+ * "behind".
  */
 Datum
 docsync_docs_reconcile(PG_FUNCTION_ARGS)
@@ -138,8 +140,8 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 /*
  * docsync_docs_get(bytea) RETURNS json
  *
- * Documents by id, in the order of the ids sent.  What a download doesn't give yet
- * has "settled": false.
+ * Documents by id, in the order of the ids sent.  What a download doesn't give
+ * yet has "settled": false.
  */
 Datum
 docsync_docs_get(PG_FUNCTION_ARGS)
@@ -201,6 +203,10 @@ begin(Request *request, Download *download)
 	docsync_query_begin(download, STORE_READ);
 }
 
+/*
+ * RowCallback: appends a row, if its bucket is wanted.  Ends the scan when
+ * enough have been looked at.
+ */
 static bool
 put_listed(TupleTableSlot *slot, void *arg)
 {
@@ -263,6 +269,7 @@ put_document(const StoredDocument *stored, void *arg)
 	return true;
 }
 
+/* Ends what begin() has begun, and the answer. */
 static void
 append_end(StringInfo buf)
 {

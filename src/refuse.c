@@ -4,9 +4,9 @@
  *	  Refusals: how it is said, to people and to machines, what is wrong.
  *
  * Whoever refuses a document, it is named.  The message has the place for
- * people (document 17, "id"); the detail has it for machines, as JSON, and in it
- * the fact as a text; the hint is the remedy.  PostgREST passes on nothing else
- * that a machine could go by.
+ * people (document 17, "id"); the detail has it for machines, as JSON, and in
+ * it the fact as a text; the hint is the remedy.  PostgREST passes on nothing
+ * else that a machine could go by.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,8 +25,8 @@
 
 static bool is_policys(const ErrorData *error);
 static bool is_raised(const ErrorData *error);
-static char *locate(const RefusePlace *place, const char *text);
-static void append_text(StringInfo buf, const char *text);
+static char *locate(const RefusePlace *place, const char *fact);
+static void append_text(StringInfo buf, const char *string);
 
 /*
  * Refuses a document: by an error, or in a batch that isn't atomic by noting
@@ -63,8 +63,8 @@ docsync_refuse_note(const Batch *batch, SentDocument *sent,
 }
 
 /*
- * What is to be said of a place.  detail and hint may be NULL; neither they nor
- * the message are copied.
+ * What is to be said of a place.  detail and hint may be NULL; neither they
+ * nor the message are copied.
  */
 Refusal *
 docsync_refuse_describe(const RefusePlace *place, int sqlstate,
@@ -130,15 +130,16 @@ docsync_refuse_place(const SentDocument *sent, const char *key)
  */
 char *
 docsync_refuse_locate(const SentDocument *sent, const char *key,
-					  const char *text)
+					  const char *fact)
 {
 	RefusePlace place = docsync_refuse_place(sent, key);
 
-	return locate(&place, text);
+	return locate(&place, fact);
 }
 
+/* A place as JSON, palloc'd, with a text that may be NULL */
 static char *
-locate(const RefusePlace *place, const char *text)
+locate(const RefusePlace *place, const char *fact)
 {
 	StringInfoData buf;
 	const char *separator = "";
@@ -173,10 +174,10 @@ locate(const RefusePlace *place, const char *text)
 		appendStringInfo(&buf, "%s\"offset\": %d", separator, place->offset);
 		separator = ", ";
 	}
-	if (text !=NULL)
+	if (fact != NULL)
 	{
 		appendStringInfo(&buf, "%s\"text\": ", separator);
-		docsync_json_append_string(&buf, text, strlen(text));
+		docsync_json_append_string(&buf, fact, strlen(fact));
 	}
 	appendStringInfoChar(&buf, '}');
 
@@ -186,8 +187,8 @@ locate(const RefusePlace *place, const char *text)
 /*
  * Is an error about one document, so that others may be applied all the same?
  *
- * What isn't in this list is about the statement, the table, the transaction or
- * the server: who is told of it tries again, or calls somebody.
+ * What isn't in this list is about the statement, the table, the transaction
+ * or the server: who is told of it tries again, or calls somebody.
  */
 bool
 docsync_refuse_is_one(const ErrorData *error)
@@ -224,6 +225,9 @@ docsync_refuse_is_one(const ErrorData *error)
 	return is_policys(error) || is_raised(error);
 }
 
+/*
+ * Has a policy refused a row?  Told by the message's text before translation.
+ */
 static bool
 is_policys(const ErrorData *error)
 {
@@ -243,8 +247,8 @@ is_raised(const ErrorData *error)
 }
 
 /*
- * Refuses a document with an error of the database's, which keeps all its words;
- * where it is raised, all else it has as well.
+ * Refuses a document with an error of the database's, which keeps all its
+ * words; where it is raised, all else it has as well.
  */
 void
 docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
@@ -299,10 +303,10 @@ docsync_refuse_append(StringInfo buf, const Refusal *refusal)
 
 /* null, if there is none */
 static void
-append_text(StringInfo buf, const char *text)
+append_text(StringInfo buf, const char *string)
 {
-	if (text !=NULL)
-		docsync_json_append_string(buf, text, strlen(text));
+	if (string != NULL)
+		docsync_json_append_string(buf, string, strlen(string));
 	else
 		appendStringInfoString(buf, "null");
 }
@@ -345,7 +349,8 @@ docsync_refuse_sqlstate(int sqlstate)
 /*
  * Refuses a request with an HTTP status and a refusal that has a code machines
  * can go by.  In SQL the status is SQLSTATE 55000, and the code is in the
- * detail; for PostgREST the whole answer is put into the message, as it wants it.
+ * detail; for PostgREST the whole answer is put into the message, as it wants
+ * it.
  */
 void
 docsync_refuse_request(int status, const Refusal *refusal)

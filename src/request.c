@@ -128,8 +128,8 @@ get_field(Jsonb *object, const char *key)
 
 /*
  * A text argument; before ALTER EXTENSION UPDATE there may be fewer.  A query
- * string, where GET and HEAD have their arguments, can't say NULL: what clients
- * make of it is the empty string or "null".
+ * string, where GET and HEAD have their arguments, can't say NULL: what
+ * clients make of it is the empty string or "null".
  */
 text *
 docsync_request_get_text(FunctionCallInfo fcinfo, int n)
@@ -153,6 +153,7 @@ docsync_request_get_text(FunctionCallInfo fcinfo, int n)
 	return value;
 }
 
+/* A boolean argument, or the value of otherwise if it is NULL or missing */
 bool
 docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 {
@@ -168,8 +169,8 @@ docsync_request_need_client_id(const Request *request)
 }
 
 /*
- * The request's cursor, which must be one of its collection, client and origin,
- * or the beginning.  Bound to these for the next one.
+ * The request's cursor, which must be one of its collection, client and
+ * origin, or the beginning.  Bound to these for the next one.
  */
 Position
 docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
@@ -199,6 +200,7 @@ docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
 	return position;
 }
 
+/* A maximum number of documents; -1, for all, if it is NULL. */
 int
 docsync_request_get_max(FunctionCallInfo fcinfo, int n)
 {

@@ -11,11 +11,11 @@
  *	  the same, not 0				else					discarded
  *	  higher						lower					discarded
  *
- * A document may name what it is based on (baseVersion: that the service has just
- * this version, or nothing).  Then it wins only if that is so as well; else it is
- * in conflict.  What comes from a client that compared what it has with the
- * store is sent like that, maybe by thousands: the same version with the same
- * content is unchanged then whoever sent it first.
+ * A document may name what it is based on (baseVersion: that the service has
+ * just this version, or nothing).  Then it wins only if that is so as well;
+ * else it is in conflict.  What comes from a client that compared what it has
+ * with the store is sent like that, maybe by thousands: the same version with
+ * the same content is unchanged then whoever sent it first.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +23,7 @@
 
 #include "docsync.h"
 
+/* Have both the same body, or both none? */
 static bool
 same_body(const RuleHeld *held, const SentDocument *sent)
 {
@@ -52,6 +53,10 @@ docsync_rule_is_same(const RuleHeld *held, const SentDocument *sent)
 		held->deleted == sent->deleted && same_body(held, sent);
 }
 
+/*
+ * Is it what the service has already?  Another client's counts only where the
+ * document names what it is based on.
+ */
 static bool
 is_retry(const RuleHeld *held, const SentDocument *sent)
 {
@@ -69,6 +74,10 @@ is_base(const RuleHeld *held, const SentDocument *sent)
 		  (!sent->has_base_utc || held->last_update_utc == sent->base_utc)));
 }
 
+/*
+ * Decides what becomes of a document: the table above.  Looks at bodies only
+ * where the versions are the same.
+ */
 RuleOutcome
 docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 {
@@ -90,8 +99,8 @@ docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 }
 
 /*
- * Has the service something else than what was sent, so that the client is given
- * it?
+ * Has the service something else than what was sent, so that the client is
+ * given it?
  */
 bool
 docsync_rule_has_winner(RuleOutcome outcome)
@@ -100,6 +109,7 @@ docsync_rule_has_winner(RuleOutcome outcome)
 		outcome == RULE_MODIFIED;
 }
 
+/* How SQL and HTTP name an outcome */
 const char *
 docsync_rule_name(RuleOutcome outcome)
 {

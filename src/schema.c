@@ -4,21 +4,22 @@
  *	  The store in the catalogs: found and locked, and the snapshot.
  *
  * The schema docsync and what is in it are the user's, no member of the
- * extension (docsync_create_store() makes them).  So anything may have happened
- * to them: a column of another type, a trigger switched off, an owner who lays
- * a trap for the next superuser.  Each entry point opens the store here before
- * it does anything else:
+ * extension (docsync_create_store() makes them).  So anything may have
+ * happened to them: a column of another type, a trigger switched off, an owner
+ * who lays a trap for the next superuser.  Each entry point opens the store
+ * here before it does anything else:
  *
  * 1. The tables are locked, ACCESS SHARE, until the end of the transaction.
- * 2. Then they are checked (check.c), unless this backend has checked them before and
- *	  has heard of no change since.  Changes arrive as invalidations, and these
- *	  are looked at whenever a lock is taken.  So what was checked holds until
- *	  the end of the transaction: no DDL gets past our locks.
- * 3. Then a snapshot is taken.  The order matters: a rewrite of the table, such
- *	  as pg_repack's, gives rows transaction ids of its own.  A snapshot older
- *	  than the lock sees some of them and not others, and the settled test
- *	  (settle.c), which asks about the writers' ids, would never know.  Specs
- *	  rewrite-document and rewrite-purged fail without it.
+ * 2. Then they are checked (check.c), unless this backend has checked them
+ *	  before and has heard of no change since.  Changes arrive as
+ *	  invalidations, and these are looked at whenever a lock is taken.  So what
+ *	  was checked holds until the end of the transaction: no DDL gets past our
+ *	  locks.
+ * 3. Then a snapshot is taken.  The order matters: a rewrite of the table,
+ *	  such as pg_repack's, gives rows transaction ids of its own.  A snapshot
+ *	  older than the lock sees some of them and not others, and the settled
+ *	  test (settle.c), which asks about the writers' ids, would never know.
+ *	  Specs rewrite-document and rewrite-purged fail without it.
  *
  * Nothing here reads a row of the store.
  *
@@ -74,7 +75,8 @@ static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
 /*
  * docsync_check_store() RETURNS void
  *
- * For who may read the store, or make one; a stranger is not to hold its locks.
+ * For who may read the store, or make one; a stranger is not to hold its
+ * locks.
  */
 Datum
 docsync_check_store(PG_FUNCTION_ARGS)
@@ -123,6 +125,10 @@ docsync_check_store_owner(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Registers what is to be done when the catalogs change or a subtransaction
+ * ends.
+ */
 void
 docsync_schema_init(void)
 {
@@ -196,8 +202,8 @@ docsync_schema_open(StoreUse use)
 }
 
 /*
- * Has the store been opened, and nothing heard of since?  For a moment in which
- * no error may be raised.
+ * Has the store been opened, and nothing heard of since?  For a moment in
+ * which no error may be raised.
  */
 bool
 docsync_schema_is_checked(void)
@@ -211,8 +217,8 @@ docsync_schema_is_checked(void)
  *
  * Before it a rewrite may have committed, and the snapshot sees all of it;
  * after it none can, until we end.  Where the transaction has one snapshot for
- * all its statements there is none to take, and who finds that a relation
- * was rewritten behind it has to run the transaction again.  (DDL that rewrites
+ * all its statements there is none to take, and who finds that a relation was
+ * rewritten behind it has to run the transaction again.  (DDL that rewrites
  * nothing looks the same: one error too many, and only there.)
  */
 void
@@ -238,8 +244,8 @@ docsync_schema_check_readable(void)
 }
 
 /*
- * For where no statement asks, or not yet: a stranger is not to hold the store's
- * locks.
+ * For where no statement asks, or not yet: a stranger is not to hold the
+ * store's locks.
  */
 void
 docsync_schema_check_caller(AclMode mode)
@@ -254,8 +260,8 @@ docsync_schema_check_caller(AclMode mode)
 
 /*
  * Checks what the server would for a statement of the caller's that reads all
- * columns of a document, or inserts those that are a client's: the table, or if
- * he hasn't all of it, its columns; and the schema.
+ * columns of a document, or inserts those that are a client's: the table, or
+ * if he hasn't all of it, its columns; and the schema.
  */
 void
 docsync_schema_check_columns(AclMode mode)
@@ -305,6 +311,10 @@ docsync_schema_of_functions(void)
 	return namespace;
 }
 
+/*
+ * Looks up the store's relations by name, and locks none.  One that doesn't
+ * exist becomes InvalidOid, and then false is returned.
+ */
 static bool
 find_relations(void)
 {
@@ -337,6 +347,7 @@ lock_relations(bool unlock)
 	}
 }
 
+/* Raises the error for a store that isn't there, or not all of it. */
 static void
 refuse_missing(void)
 {
@@ -384,6 +395,10 @@ make_store(void)
 			 errhint("docsync_grant() lets roles in.")));
 }
 
+/*
+ * Refuses to go on if the transaction's snapshot doesn't see the latest change
+ * of one of the tables, which may have been a rewrite.
+ */
 static void
 check_rewritten(void)
 {
@@ -410,6 +425,10 @@ check_rewritten(void)
 	}
 }
 
+/*
+ * Relcache callback: one of the store's relations may have changed, or any
+ * (InvalidOid).
+ */
 static void
 on_relation(Datum arg, Oid relid)
 {
@@ -433,6 +452,10 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		opened_in = InvalidLocalTransactionId;
 }
 
+/*
+ * Syscache callback: a role, a schema, the database or a subscription may have
+ * changed, whichever it was.
+ */
 static void
 on_catalog(Datum arg, int cacheid, uint32 hashvalue)
 {

@@ -7,16 +7,16 @@
  * document only when no transaction that it can't see can have an earlier
  * stamp in the collection: the document is settled.
  *
- * That is so when each top-level transaction id below the document's fence which
- * the snapshot doesn't see as finished is
+ * That is so when each top-level transaction id below the document's fence
+ * which the snapshot doesn't see as finished is
  * 1. the reader's own; or
  * 2. without a mark for the collection, and afterwards found running; or
  * 3. rolled back.
  *
  * Ids at or above the fence were assigned after the document was stamped,
  * hence their stamps are later.  Subtransactions have ids, too, but no marks:
- * their parents, whose ids are lower, are looked at.  See doc/stamps.md for the
- * proof.
+ * their parents, whose ids are lower, are looked at.  See doc/stamps.md for
+ * the proof.
  *
  *-------------------------------------------------------------------------
  */
@@ -162,10 +162,10 @@ are_ignorable(SettleScan *scan, FullTransactionId from, FullTransactionId to)
  * ended by then.
  *
  * In one breath, while both locks are held: with an id one enters the running
- * set, which takes XidGenLock, and leaves it as one that has ended, which takes
- * ProcArrayLock.  All ids that a scan asks for had been assigned when it began,
- * so before this; hence each is found running, or had ended.  One look does for
- * a scan.
+ * set, which takes XidGenLock, and leaves it as one that has ended, which
+ * takes ProcArrayLock.  All ids that a scan asks for had been assigned when it
+ * began, so before this; hence each is found running, or had ended.  One look
+ * does for a scan.
  */
 static void
 look_who_runs(SettleScan *scan)

@@ -22,18 +22,21 @@
 
 typedef __m128i Bytes16;
 
+/* Reads a block, which needs no alignment. */
 static inline Bytes16
 block_read(const char *from)
 {
 	return _mm_loadu_si128((const __m128i *) from);
 }
 
+/* Writes a block, which needs no alignment. */
 static inline void
 block_write(char *to, Bytes16 block)
 {
 	_mm_storeu_si128((__m128i *) to, block);
 }
 
+/* A block of two halves, a in front */
 static inline Bytes16
 block_join(uint64 a, uint64 b)
 {
@@ -52,12 +55,14 @@ block_escapes(Bytes16 block)
 	return _mm_movemask_epi8(found);
 }
 
+/* Must one of its bytes be escaped? */
 static inline bool
 block_must_escape(Bytes16 block)
 {
 	return block_escapes(block) != 0;
 }
 
+/* The place of the first byte that must be escaped, or BLOCK_LEN */
 static inline int
 block_find_escape(Bytes16 block)
 {
@@ -71,18 +76,21 @@ block_find_escape(Bytes16 block)
 
 typedef uint8x16_t Bytes16;
 
+/* Reads a block, which needs no alignment. */
 static inline Bytes16
 block_read(const char *from)
 {
 	return vld1q_u8((const uint8 *) from);
 }
 
+/* Writes a block, which needs no alignment. */
 static inline void
 block_write(char *to, Bytes16 block)
 {
 	vst1q_u8((uint8 *) to, block);
 }
 
+/* A block of two halves, a in front */
 static inline Bytes16
 block_join(uint64 a, uint64 b)
 {
@@ -99,12 +107,14 @@ block_escapes(Bytes16 block)
 	return vorrq_u8(found, vceqq_u8(block, vdupq_n_u8('\\')));
 }
 
+/* Must one of its bytes be escaped? */
 static inline bool
 block_must_escape(Bytes16 block)
 {
 	return vmaxvq_u8(block_escapes(block)) != 0;
 }
 
+/* The place of the first byte that must be escaped, or BLOCK_LEN */
 static inline int
 block_find_escape(Bytes16 block)
 {
@@ -122,6 +132,7 @@ typedef struct Bytes16
 	uint64		half[2];
 } Bytes16;
 
+/* Reads a block, which needs no alignment. */
 static inline Bytes16
 block_read(const char *from)
 {
@@ -131,12 +142,14 @@ block_read(const char *from)
 	return block;
 }
 
+/* Writes a block, which needs no alignment. */
 static inline void
 block_write(char *to, Bytes16 block)
 {
 	memcpy(to, &block, sizeof(block));
 }
 
+/* A block of two halves, a in front */
 static inline Bytes16
 block_join(uint64 a, uint64 b)
 {
@@ -149,6 +162,8 @@ block_join(uint64 a, uint64 b)
 }
 
 /*
+ * Must one of its bytes be escaped?
+ *
  * x ^ pattern has a zero byte where x has the pattern.  (x - 0x01...) & ~x &
  * 0x80... isn't zero if x has a zero byte, and likewise with 0x20... for a
  * byte below that.
@@ -172,6 +187,7 @@ block_must_escape(Bytes16 block)
 	return found != 0;
 }
 
+/* The place of the first byte that must be escaped, or BLOCK_LEN */
 static inline int
 block_find_escape(Bytes16 block)
 {

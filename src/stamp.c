@@ -38,8 +38,8 @@
 #include "docsync.h"
 
 /*
- * A transaction that holds more marks than this marks all collections at once,
- * lest it exhaust the lock table.
+ * A transaction that holds so many marks and writes to one more collection
+ * marks all collections at once, lest it exhaust the lock table.
  */
 #define MARKS_MAX			64
 
@@ -76,6 +76,7 @@ static void at_xact(XactEvent event, void *arg);
 static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
 					   SubTransactionId parent_subid, void *arg);
 
+/* Registers what is to be done when a transaction or subtransaction ends. */
 void
 docsync_stamp_init(void)
 {
@@ -280,6 +281,10 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	return docsync_clock_tick(count, fence);
 }
 
+/*
+ * Takes the mark of a collection if it isn't held; or that of all, if so many
+ * others are.
+ */
 static void
 mark(TransactionId xid, uint32 collection_hash)
 {
@@ -304,6 +309,10 @@ mark(TransactionId xid, uint32 collection_hash)
 	CurrentResourceOwner = owner;
 }
 
+/*
+ * The lock that is a mark.  class is DOCSYNC_LOCK_COLLECTION or
+ * DOCSYNC_LOCK_ALL, which has 0 for the hash.
+ */
 static void
 mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
 		 uint16 class)
@@ -330,6 +339,10 @@ is_held(const LOCKTAG *tag)
 	return count > 0;
 }
 
+/*
+ * XactCallback: forgets the reservation, and the marks, which have been
+ * released.
+ */
 static void
 at_xact(XactEvent event, void *arg)
 {
@@ -346,6 +359,10 @@ at_xact(XactEvent event, void *arg)
 	}
 }
 
+/*
+ * SubXactCallback: the same when a subtransaction is rolled back, for the
+ * marks that were taken in it.
+ */
 static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)

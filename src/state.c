@@ -5,15 +5,16 @@
  *
  * They cost a walk over the whole collection, and after a failover all clients
  * ask at once.  So what one session has summed up it leaves to all others, in
- * shared memory, for a minute at most.  Whoever comes while sums are being made
- * waits for them, for a moment.
+ * shared memory, for a minute at most.  Whoever comes while sums are being
+ * made waits for them, for a moment.
  *
  * Sums are another's, too, if that other has found the same document to be the
  * last of the collection, and settled: then both see the same documents.  The
  * proof, and what it takes for granted, is in doc/stamps.md, "Comparing".  So
  * the sums of a page are shared under these conditions, and no others:
  *
- * 1. It is the same table: of the same database, by its oid, in the same epoch.
+ * 1. It is the same table: of the same database, by its oid, in the same
+ *	  epoch.
  * 2. The page has passed a document of the collection, whose stamp is part of
  *	  what the sums are known by.  A cursor's stamp alone says nothing: its
  *	  client can have made it up.
@@ -117,14 +118,14 @@ static bool add_to_digest(TupleTableSlot *slot, void *arg);
 
 /*
  * {"count", "digest", "sums"} of the live documents that the caller sees under
- * the snapshot of a download that has reached the end; null where that can't be
- * had: something visible isn't settled yet, or others are at it.  A client that
- * has told its own digest doesn't need the sums if that is the same.
+ * the snapshot of a download that has reached the end; null where that can't
+ * be had: something visible isn't settled yet, or others are at it.  A client
+ * that has told its own digest doesn't need the sums if that is the same.
  */
 void
 docsync_state_append(StringInfo buf, const Download *download, const char *own)
 {
-	char text[	DOCSYNC_DIGEST_LEN];
+	char		hex[DOCSYNC_DIGEST_LEN];
 	Digest	   *digest = palloc(sizeof(Digest));
 	DigestSum	total;
 
@@ -135,10 +136,10 @@ docsync_state_append(StringInfo buf, const Download *download, const char *own)
 	}
 
 	total = docsync_digest_total(digest);
-	snprintf(text, sizeof(text), "%08x%08x", total.high, total.low);
+	snprintf(hex, sizeof(hex), "%08x%08x", total.high, total.low);
 	appendStringInfo(buf, "{\"count\":" INT64_FORMAT ",\"digest\":\"%s\"",
-					 digest->count, text);
-	if (strcmp(text, own) == 0)
+					 digest->count, hex);
+	if (strcmp(hex, own) == 0)
 	{
 		appendStringInfoChar(buf, '}');
 		return;
@@ -281,6 +282,10 @@ init_cache(DSM_INIT_PARAMETERS)
 	ConditionVariableInit(&new->summed_up);
 }
 
+/*
+ * Copies the sums that have been left for the very state that a page has
+ * found; false if there are none, or none that are young enough.
+ */
 static bool
 find_cached(const Download *download, Digest *digest)
 {
@@ -370,7 +375,8 @@ is_fresh(TimestampTz begun)
  * Takes the lock that whoever sums up must have, when it is free; false if it
  * isn't for too long, or if there is no more need for it.
  *
- * Who fails wakes nobody, but his lock is free then for who has waited in vain.
+ * Who fails wakes nobody, but his lock is free then for who has waited in
+ * vain.
  */
 static bool
 wait_for_turn(const Download *download, bool share, Digest *digest,
@@ -415,6 +421,7 @@ try_lock(const Download *download, bool share, LOCKTAG *tag)
 	return false;
 }
 
+/* RowCallback: adds a document to the Digest that arg points to. */
 static bool
 add_to_digest(TupleTableSlot *slot, void *arg)
 {

@@ -6,12 +6,13 @@
  *
  * What concerns documents is done as the caller, so that privileges and
  * row-level security on docsync.document apply; the plan cache makes another
- * plan where another user's policies need one.  The only file that uses SPI:
- * rooms with tables of their own have their statements run here.
+ * plan where another user's policies need one.  The only file that runs
+ * statements by SPI: rooms with tables of their own have theirs run here.
+ * (purge.c commits by it.)
  *
- * Every name in a query text is qualified: search_path is the caller's.  Whoever
- * has a statement run has opened the store (schema.c), so its names mean what
- * was checked.
+ * Every name in a query text is qualified: search_path is the caller's.
+ * Whoever has a statement run has opened the store (schema.c), so its names
+ * mean what was checked.
  *
  * Rows don't go by way of SPI's tuple table but straight to a callback, which
  * can end a scan at any row.
@@ -56,9 +57,10 @@ typedef enum Statement
 	"  FROM docsync.document"
 
 /*
- * Of indexes that seem to cost the same, as all do in a small table, the planner
- * takes the youngest; and which this is a restore decides, or a user's index.
- * But only the primary key gives an order within what is asked for like this.
+ * Of indexes that seem to cost the same, as all do in a small table, the
+ * planner takes the youngest; and which this is a restore decides, or a user's
+ * index.  But only the primary key gives an order within what is asked for
+ * like this.
  */
 #define BY_ID(id) \
 	" WHERE collection OPERATOR(pg_catalog.=) $1" \
@@ -97,8 +99,8 @@ typedef enum Statement
 	"     body = " sent ".body"
 
 /*
- * Whether ours wins is for the guard to ask, which has the stored row locked and
- * past the policies.
+ * Whether ours wins is for the guard to ask, which has the stored row locked
+ * and past the policies.
  */
 #define REPLACE \
 	" ON CONFLICT (collection, id) DO UPDATE" SET_TO("excluded")
@@ -323,7 +325,8 @@ docsync_store_scan_back(text *collection, TimestampTz from,
 }
 
 /*
- * Does the caller see any document of the collection, with the active snapshot?
+ * Does the caller see any document of the collection, with the active
+ * snapshot?
  */
 bool
 docsync_store_sees_any(text *collection)
@@ -338,16 +341,17 @@ docsync_store_sees_any(text *collection)
  * Writes documents, at most one for an id and in the order of their ids.  The
  * callback is given those that were written.
  *
- * may_replace is asked about each stored document that one of ours is to replace.
+ * may_replace is asked about each stored document that one of ours is to
+ * replace.
  *
- * STORE_CREATE: none of the documents was stored when we looked.  If one is now,
- * there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document the
- * callback doesn't hear.  Without ON CONFLICT, which looks into the index before
- * it inserts and marks a row twice, a row takes a third less time.
+ * STORE_CREATE: none of the documents was stored when we looked.  If one is
+ * now, there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document
+ * the callback doesn't hear.  Without ON CONFLICT, which looks into the index
+ * before it inserts and marks a row twice, a row takes a third less time.
  *
- * STORE_UPDATE: all were stored, at these tids.  Of one that isn't there any more,
- * in that version or a later one, the callback doesn't hear.  The index isn't
- * walked down again, and the guard is called once for a row, not twice.
+ * STORE_UPDATE: all were stored, at these tids.  Of one that isn't there any
+ * more, in that version or a later one, the callback doesn't hear.  The index
+ * isn't walked down again, and the guard is called once for a row, not twice.
  *
  * Locks: the rows written and those that win, until the end of the
  * transaction.
@@ -559,6 +563,10 @@ run(SPIPlanPtr plan, const SPIExecuteOptions *options)
 	return SPI_processed;
 }
 
+/*
+ * The statement's plan, which is generic, made when it is first needed and
+ * kept until the session ends.  SPI is connected.
+ */
 static SPIPlanPtr
 get_plan(StoreStatement *statement)
 {
@@ -597,6 +605,7 @@ begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)
 	docsync_guard_begin_statement();
 }
 
+/* receiveSlot of a DestReceiver: passes a row on to the callback. */
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
@@ -616,6 +625,10 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	return more;
 }
 
+/*
+ * RowCallback: passes a row of STORED_COLUMNS on as a document, which points
+ * into it.
+ */
 static bool
 receive_stored(TupleTableSlot *slot, void *arg)
 {
@@ -637,6 +650,10 @@ receive_stored(TupleTableSlot *slot, void *arg)
 	return receiver->callback == NULL || receiver->callback(&stored, receiver->arg);
 }
 
+/*
+ * RowCallback: passes on a row of RETURNING, with what the guard has seen of
+ * it.
+ */
 static bool
 receive_written(TupleTableSlot *slot, void *arg)
 {

@@ -155,8 +155,8 @@ make_tag(const Position *position)
 }
 
 /*
- * Would the client be given the cursor that it has?  Then it has passed nothing,
- * its own documents neither, and keeps it.
+ * Would the client be given the cursor that it has?  Then it has passed
+ * nothing, its own documents neither, and keeps it.
  */
 static bool
 has_nothing_new(const Request *request, const Download *download)
@@ -171,8 +171,8 @@ has_nothing_new(const Request *request, const Download *download)
 }
 
 /*
- * "cursor", "more", what else is to be said of the position, and "state", if that
- * is asked for and the end reached
+ * "cursor", "more", what else is to be said of the position, and "state", if
+ * that is asked for and the end reached
  */
 void
 docsync_sync_append_position(StringInfo buf, const Sync *sync)
@@ -229,8 +229,8 @@ append_stamp(StringInfo buf, TimestampTz stamp)
 
 /*
  * "received": n, "results": [{"id", "outcome", "clientVersion",
- * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}], of an upload or,
- * if it is NULL, of none
+ * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}], of an upload
+ * or, if it is NULL, of none
  */
 void
 docsync_sync_append_upload(StringInfo buf, const Upload *upload)
@@ -292,6 +292,7 @@ docsync_sync_begin_documents(Sync *sync, StringInfo buf, int max_size)
 	appendStringInfoChar(buf, '[');
 }
 
+/* Download's put: appends a document; false if that fills the array. */
 static bool
 put_document(const StoredDocument *stored, void *arg)
 {

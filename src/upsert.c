@@ -38,7 +38,9 @@
 
 PG_FUNCTION_INFO_V1(docsync_upsert);
 
-/* Documents written by one statement, and bytes: few enough to stay in memory. */
+/*
+ * Documents written by one statement, and bytes: few enough to stay in memory.
+ */
 #define WRITE_DOCUMENTS		500
 #define WRITE_SIZE			(1024 * 1024)
 
@@ -118,8 +120,8 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 }
 
 /*
- * Applies one of a request's uploads to several collections.  What is wrong with
- * this one alone is its "refusal", and then nothing of it is applied.
+ * Applies one of a request's uploads to several collections.  What is wrong
+ * with this one alone is its "refusal", and then nothing of it is applied.
  *
  * The caller takes the collections in the order of their names, as bytes: then
  * uploads lock rows in the order of (collection, id), and never deadlock.
@@ -136,6 +138,10 @@ docsync_upsert_apply_one(text *client_id, text *collection, Batch *batch,
 	return upload;
 }
 
+/*
+ * Applies an upload whose "spent" and "is_one_of_many" are set.  What is wrong
+ * with the upload is an error, or, if it is one of many, its "refusal".
+ */
 static void
 upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 		   bool atomic)
@@ -171,6 +177,7 @@ upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 		docsync_schema_check_caller(ACL_SELECT);
 }
 
+/* How many documents were sent, those that are refused included */
 int
 docsync_upsert_count(const Upload *upload)
 {
@@ -211,6 +218,7 @@ docsync_upsert_result(const Upload *upload, int i)
 	return result;
 }
 
+/* Prepares the groups, the outcomes and the division. */
 static void
 upload_begin(Upload *upload)
 {
@@ -240,8 +248,9 @@ upload_begin(Upload *upload)
 }
 
 /*
- * Applies the rule to all, before anything is written.  False if that wasn't to
- * be done, since a policy's function has failed for one of the stored documents.
+ * Applies the rule to all, before anything is written.  False if that wasn't
+ * to be done, since a policy's function has failed for one of the stored
+ * documents.
  */
 static bool
 upload_judge_all(Upload *upload)
@@ -381,6 +390,9 @@ upload_refuse(int which, ErrorData *error, void *arg)
 	return is_left;
 }
 
+/*
+ * Division's leave: what hasn't been judged, or was to be written, is untried.
+ */
 static void
 upload_leave(int from, int to, void *arg)
 {
@@ -418,7 +430,8 @@ upload_look_up(Upload *upload, int from, int to)
 }
 
 /*
- * Writes what won, in the order of ids.  as_judged: nothing has been tried yet.
+ * Writes what won, in the order of ids.  as_judged: nothing has been tried
+ * yet.
  */
 static void
 upload_write(Upload *upload, int from, int to, bool as_judged)
@@ -473,18 +486,19 @@ upload_write(Upload *upload, int from, int to, bool as_judged)
 
 /*
  * Chooses the fastest way to write documents, given what was stored when we
- * looked.  It may turn out that others have been faster.  Then a single document
- * is written in another way.  Of several, some are locked by then, and one that
- * comes before them would be locked after them: all is rolled back, and begun
- * again with that which can't fail.  So it is chosen where nothing has been tried
- * yet, for several are tried in a subtransaction (divide.c).
+ * looked.  It may turn out that others have been faster.  Then a single
+ * document is written in another way.  Of several, some are locked by then,
+ * and one that comes before them would be locked after them: all is rolled
+ * back, and begun again with that which can't fail.  So it is chosen where
+ * nothing has been tried yet, for several are tried in a subtransaction
+ * (divide.c).
  *
  * An UPDATE isn't held to the policies for INSERT, as the other way is, and no
- * trigger or rule for INSERT hears of it; so only where there are none.  (Where
- * there are policies no tid is known, probe.c.)  The right to INSERT is needed,
- * whatever is stored; but none to see tids, which a right to read docsync's columns
- * doesn't include.  And where the guard may not fire an INSERT fails for want of a
- * stamp, but an UPDATE would keep the old one.
+ * trigger or rule for INSERT hears of it; so only where there are none.
+ * (Where there are policies no tid is known, probe.c.)  The right to INSERT is
+ * needed, whatever is stored; but none to see tids, which a right to read
+ * docsync's columns doesn't include.  And where the guard may not fire an
+ * INSERT fails for want of a stamp, but an UPDATE would keep the old one.
  */
 static StoreWrite
 choose_write(UploadGroup **groups, int count, bool as_judged)
@@ -556,6 +570,7 @@ upload_statements(Upload *upload, UploadGroup **groups, int count,
 	docsync_stamp_forget();
 }
 
+/* Adds a row for each document to the function's result. */
 static void
 put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 {
@@ -595,6 +610,7 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 	MemoryContextDelete(row_context);
 }
 
+/* A refusal as HTTP's errors are, {"code", "message", "details", "hint"} */
 static Datum
 refusal_as_jsonb(const Refusal *refusal)
 {

@@ -97,7 +97,8 @@ docsync_value_name(JsonTokenType type)
 }
 
 /*
- * A number as an integer of 64 bits.
+ * A number as an integer of 64 bits.  What is stored in *integer means nothing
+ * unless VALUE_INTEGER is returned.
  */
 ValueInteger
 docsync_value_integer(const SentValue *value, int64 *integer)
@@ -162,9 +163,9 @@ is_plain_integer(const char *number, int len)
 }
 
 /*
- * How many digits a JSON number takes when it is written out, as jsonb does: of
- * its integer part, at least one, and of its scale.  Without writing them; what
- * is more than INT_MAX / 4 is that.
+ * How many digits a JSON number takes when it is written out, as jsonb does:
+ * of its integer part, at least one, and of its scale.  Without writing them;
+ * what is more than INT_MAX / 4 is that.
  *
  * 1.50e3 is 1500, 1.50e-2 is 0.0150; and jsonb drops a scale below zero.
  */

@@ -3,14 +3,14 @@
  * fuzz.c
  *	  libFuzzer in a backend: what clients send, given to what reads it.
  *
- * In a server rather than beside it, since what docsync's reading is held to is
- * PostgreSQL's own: jsonb_in(), numeric, the server's output of jsonb.  The
- * library is all of docsync, compiled by clang with coverage and checks for what
- * is undefined in C, and this file; it is no extension, and has no store.  See
- * run.
+ * In a server rather than beside it, since what docsync's reading is held to
+ * is PostgreSQL's own: jsonb_in(), numeric, the server's output of jsonb.  The
+ * library is all of docsync, compiled by clang with coverage and checks for
+ * what is undefined in C, and this file; it is no extension, and has no store.
+ * See run.
  *
- * ASAN can't be had: the server hangs in it before main() is done.  Instead the
- * input ends where a page does behind which there is none.
+ * ASAN can't be had: the server hangs in it before main() is done.  Instead
+ * the input ends where a page does behind which there is none.
  *
  *-------------------------------------------------------------------------
  */
@@ -119,8 +119,8 @@ call(const uint8 *data, size_t size)
 }
 
 /*
- * An array of documents: what is read of it as text is what docsync makes of the
- * jsonb that jsonb_in() makes of it.
+ * An array of documents: what is read of it as text is what docsync makes of
+ * the jsonb that jsonb_in() makes of it.
  */
 static void
 fuzz_batch(const char *data, int len)
@@ -144,6 +144,7 @@ fuzz_batch(const char *data, int len)
 	compare_bodies(read);
 }
 
+/* What docsync reads of a request's bytes; NULL if it refuses all of them. */
 static Batch *
 read_batch(const char *data, int len)
 {
@@ -168,6 +169,9 @@ read_batch(const char *data, int len)
 	return batch;
 }
 
+/*
+ * What docsync makes of the jsonb that the server does; NULL if either fails.
+ */
 static Batch *
 parse_batch(const char *data, int len)
 {
@@ -195,7 +199,8 @@ parse_batch(const char *data, int len)
 }
 
 /*
- * Of a key that comes twice jsonb knows the last; a limit is for the first, too.
+ * Of a key that comes twice jsonb knows the last; a limit is for the first,
+ * too.
  */
 static void
 compare_documents(const SentDocument *read, const SentDocument *parsed)
@@ -235,8 +240,8 @@ compare_documents(const SentDocument *read, const SentDocument *parsed)
 }
 
 /*
- * A body is written as the server writes it, is measured at that, and read again
- * is the same.
+ * A body is written as the server writes it, is measured at that, and read
+ * again is the same.
  */
 static void
 check_body(const SentDocument *sent)
@@ -335,6 +340,7 @@ fuzz_request(const char *data, int len)
 	HOLDS(is_json(data, len));
 }
 
+/* Does the server take it for JSON? */
 static bool
 is_json(const char *data, int len)
 {
@@ -416,7 +422,8 @@ fuzz_query(const char *data, int len)
 }
 
 /*
- * What is a cursor is written as it was read, or as an older version would have.
+ * What is a cursor is written as it was read, or as an older version would
+ * have.
  */
 static void
 fuzz_cursor(const char *data, int len)

@@ -118,7 +118,7 @@ SET docsync.max_document_size = '17MB';
 -- Of a key that comes twice the last counts.
 --
 SELECT r, pg_temp.send(r) FROM unnest(ARRAY['[{"id": "w", "id": "x", "clientVersion": 1, "clientVersion": 2, "body": 1, "body": {"a": 1, "a": 2}, "baseVersion": null}]', '[{"id": 1, "body": 1, "id": "x", "clientVersion": "1", "clientVersion": 3, "baseVersion": null}]',
-	'[{"id": "x", "id": 1, "clientVersion": 1, "body": 1}]', '[{"id": "\u0078", "id": "\u0079", "id": "\u0078", "clientVersion": 4, "body": "last", "baseVersion": null}]', '[{"id": "x", "clientVersion": 5, "body": 1e400, "body": 1}]', '[{"id": "x", "clientVersion": 5, "body": "\u0000", "body": 1}]',
+	'[{"id": "x", "id": 1, "clientVersion": 1, "body": 1}]', '[{"id": "\u0078", "id": "\u0079", "id": "\u0078", "clientVersion": 4, "body": "last", "baseVersion": null}]', '[{"id": "x", "clientVersion": 5, "body": 1e400, "body": 1}]', '[{"id": "\u0077", "id": 1, "clientVersion": 5, "body": 1e400}]', '[{"id": "x", "clientVersion": 5, "body": "\u0000", "body": 1}]',
 	'{"clientId": "a", "clientId": "c", "documents": [{"id": "w", "clientVersion": 1, "body": 1}], "documents": [{"id": "x", "clientVersion": 6, "body": "second", "baseVersion": null}]}', '{"clientId": 1, "documents": []}', '{"clientId": "a", "clientId": null, "documents": []}']) AS r;
 
 --
