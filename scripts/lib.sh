@@ -78,12 +78,18 @@ choose_work_dir()
 
 # Makes the private copy of PostgreSQL, or brings it up to date when packages changed, and sets PG_CONFIG to its
 # pg_config. pg_config, postgres and PGXS find everything relative to where they lie. What was installed into the copy
-# stays there. --remove-destination, because the files may be in use by running servers.
+# stays there. --remove-destination, because the files may be in use by running servers. DOCSYNC_POSTGRES names another
+# PostgreSQL, by the directory where it was installed; what is installed goes there then.
 private_postgres()
 {
 	local tree=$WORK/pg from=/usr/lib/postgresql/$PG_MAJOR state
 
 	[ -n "${WORK:-}" ] || choose_work_dir
+	if [ -n "${DOCSYNC_POSTGRES:-}" ]; then
+		PG_CONFIG=$DOCSYNC_POSTGRES/bin/pg_config
+		export PG_CONFIG
+		return
+	fi
 	tree=$WORK/pg
 	PG_CONFIG=$tree/lib/postgresql/$PG_MAJOR/bin/pg_config
 	export PG_CONFIG

@@ -6,6 +6,19 @@
 -- of the functions holds.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- It does as a superuser what its caller might not, to a store that may be
+-- anybody's.
+DO $$
+BEGIN
+	IF NOT (SELECT rolsuper FROM pg_roles
+			 WHERE rolname = CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END) THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = 'permission denied to update docsync from version 0.1',
+			HINT = 'A superuser does it: ALTER EXTENSION docsync UPDATE;';
+	END IF;
+END
+$$;
+
 -- Waits for all who have written, prepared transactions included: what is
 -- stamped is settled then.
 LOCK TABLE docsync.document, docsync.purged IN ACCESS EXCLUSIVE MODE;
@@ -98,6 +111,20 @@ COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
 'Begins an epoch: all clients compare what they have with the store, or begin again.
 For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
 
+CREATE FUNCTION @extschema@.docsync_hand_over() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_hand_over() IS
+'Before the store moves to another server or database: waits for who has written, and from then on nothing is written here. Where the store has moved to clients go on without comparing.
+For the store''s owner. docsync_new_epoch() takes it back.';
+
+CREATE FUNCTION @extschema@.docsync_take_over() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_take_over() IS
+'Where a store has moved to that was handed over: it goes on here, or an error says why clients would have to compare.
+For the store''s owner. The first upload does it as well.';
+
 CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -170,7 +197,9 @@ BEGIN
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
 		COMMENT ON SEQUENCE docsync.clock IS
 		'The last LastUpdateUtc issued, in microseconds since 1970-01-01 UTC. Never goes back. Moved by docsync alone.';
-		PERFORM setval('docsync.clock', (date_part('epoch', greatest(clock_timestamp(), (SELECT max(last_update_utc) FROM docsync.document))) * 1000000)::int8);
+		-- If documents have later stamps, the epoch moves it beyond them. They aren't
+		-- asked here: to read a table is to run what its owner has in its indexes.
+		PERFORM setval('docsync.clock', (date_part('epoch', clock_timestamp()) * 1000000)::int8);
 	END IF;
 
 	IF to_regclass('docsync.purged') IS NULL THEN
@@ -213,7 +242,7 @@ BEGIN
 		COMMENT ON COLUMN docsync.history.number IS 'The order of the rows; the highest is the present.';
 		COMMENT ON COLUMN docsync.history.epoch IS
 		'The random id of an epoch, part of each cursor. A cursor of another than the present epoch leads to a comparison.';
-		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system().';
+		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system(). 0: the store has been handed over, and is at no place.';
 		COMMENT ON COLUMN docsync.history.database IS 'The database''s oid.';
 		COMMENT ON COLUMN docsync.history.document IS 'The oid of docsync.document.';
 		COMMENT ON COLUMN docsync.history.timeline IS 'The timeline: another one after each promotion and recovery to a point in time.';
@@ -261,7 +290,7 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
 'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
-For a superuser, the database''s owner or the extension''s. The first upload of one of these does it, too.';
+For a superuser or the database''s owner. The first upload of one of these does it, too.';
 
 ------------------------------------------------------------------------------
 -- functions

@@ -34,6 +34,7 @@
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "rewrite/prs2lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -97,14 +98,14 @@ static const struct
 	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0}
 };
 
-static void check_owner(const char *kind, const char *name, Oid owner,
-						Oid extension_owner);
+static void check_owner(const char *kind, const char *name, Oid owner);
 static void check_relation(Store *store, StoreRelation which);
+static void check_rules(Relation rel);
 static AttrNumber check_column(Relation rel, const NeededColumn *column);
 static Oid	check_primary_key(Relation rel, const AttrNumber *attnums,
 							  int count, const char *columns);
-static void check_triggers(Store *store, Relation rel, Oid extension);
-static bool is_guard(const Trigger *trigger, Oid extension);
+static void check_triggers(Store *store, Relation rel);
+static bool is_guard(const Trigger *trigger, Oid extension, Oid namespace);
 static bool is_subscribed(const Store *store);
 
 /*
@@ -114,7 +115,6 @@ static bool is_subscribed(const Store *store);
 void
 docsync_check_run(Store *store)
 {
-	Oid			extension = docsync_check_find_extension(NULL, NULL);
 	Relation	rel;
 
 	docsync_check_owners(store);
@@ -124,7 +124,7 @@ docsync_check_run(Store *store)
 	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
 	store->document_index = check_primary_key(rel, store->attnums[STORE_DOCUMENT],
 											  2, "collection, id");
-	check_triggers(store, rel, extension);
+	check_triggers(store, rel);
 	if (find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -153,24 +153,21 @@ docsync_check_name(StoreRelation which)
 /*
  * Whoever owns the store may run what he likes as anybody who uploads, by a
  * trigger.  So it may be nobody's who couldn't become a superuser, or the
- * owner of the database or of the extension, anyway.  Else whoever has CREATE
- * on the database would make it first, and wait for the next superuser.
+ * owner of the database, anyway.  Else whoever has CREATE on the database
+ * would make it first, and wait for the next superuser.  To own the extension
+ * isn't enough: it is trusted, so CREATE is all that takes.
  */
 void
 docsync_check_owners(const Store *store)
 {
-	Oid			extension_owner;
 	Oid			namespace = get_namespace_oid(DOCSYNC_SCHEMA, true);
 	HeapTuple	tuple;
-
-	docsync_check_find_extension(&extension_owner, NULL);
 
 	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
 	if (HeapTupleIsValid(tuple))
 	{
 		check_owner("SCHEMA", DOCSYNC_SCHEMA,
-					((Form_pg_namespace) GETSTRUCT(tuple))->nspowner,
-					extension_owner);
+					((Form_pg_namespace) GETSTRUCT(tuple))->nspowner);
 		ReleaseSysCache(tuple);
 	}
 
@@ -181,8 +178,7 @@ docsync_check_owners(const Store *store)
 		{
 			check_owner(needed[i].relkind == RELKIND_SEQUENCE ? "SEQUENCE" : "TABLE",
 						psprintf(DOCSYNC_SCHEMA ".%s", needed[i].name),
-						((Form_pg_class) GETSTRUCT(tuple))->relowner,
-						extension_owner);
+						((Form_pg_class) GETSTRUCT(tuple))->relowner);
 			ReleaseSysCache(tuple);
 		}
 	}
@@ -193,23 +189,23 @@ docsync_check_owners(const Store *store)
  * keyword that ALTER has for it, name its name; the error shows both.
  */
 static void
-check_owner(const char *kind, const char *name, Oid owner, Oid extension_owner)
+check_owner(const char *kind, const char *name, Oid owner)
 {
-	if (!docsync_check_may_own(owner, extension_owner))
+	if (!docsync_check_may_own(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("\"%s\" belongs to somebody who may not own docsync's store", name),
-				 errdetail("Its owner is \"%s\", who is no superuser, nor owns the database or the extension.",
+				 errdetail("Its owner is \"%s\", who is no superuser, nor owns the database.",
 						   GetUserNameFromId(owner, true)),
 				 errhint("If nothing in it is a trap - triggers, rules, policies, defaults run as whoever uploads - ALTER %s %s OWNER TO one of these.", kind, name)));
 }
 
 /*
  * May a role own the store?  A superuser may, and so may the owner of the
- * database or of the extension, or whoever has that role's rights.
+ * database, or whoever can become that.
  */
 bool
-docsync_check_may_own(Oid role, Oid extension_owner)
+docsync_check_may_own(Oid role)
 {
 	HeapTuple	tuple;
 	Oid			database_owner;
@@ -223,16 +219,15 @@ docsync_check_may_own(Oid role, Oid extension_owner)
 	database_owner = ((Form_pg_database) GETSTRUCT(tuple))->datdba;
 	ReleaseSysCache(tuple);
 
-	return is_member_of_role_nosuper(role, database_owner) ||
-		is_member_of_role_nosuper(role, extension_owner);
+	return is_member_of_role_nosuper(role, database_owner);
 }
 
 /*
- * The extension, its owner and its schema.  There is one as long as one of its
- * functions runs.
+ * The extension and its schema.  There is one as long as one of its functions
+ * runs.
  */
 Oid
-docsync_check_find_extension(Oid *owner, Oid *namespace)
+docsync_check_find_extension(Oid *namespace)
 {
 	Oid			extension = get_extension_oid("docsync", false);
 	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
@@ -246,10 +241,7 @@ docsync_check_find_extension(Oid *owner, Oid *namespace)
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find extension %u", extension);
-	if (owner != NULL)
-		*owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
-	if (namespace != NULL)
-		*namespace = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	*namespace = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 
@@ -286,7 +278,29 @@ check_relation(Store *store, StoreRelation which)
 	for (int i = 0; i < needed[which].ncolumns; i++)
 		store->attnums[which][i] = check_column(rel, &needed[which].columns[i]);
 
+	check_rules(rel);
+
 	relation_close(rel, NoLock);
+}
+
+/*
+ * Refuses a rule that does something else instead: docsync's statements
+ * wouldn't do what they say.
+ */
+static void
+check_rules(Relation rel)
+{
+	for (int i = 0; rel->rd_rules != NULL && i < rel->rd_rules->numLocks; i++)
+	{
+		if (rel->rd_rules->rules[i]->isInstead)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("\"docsync.%s\" has an INSTEAD rule",
+							RelationGetRelationName(rel)),
+					 errdetail("Documents, or what is to be known of them, would go elsewhere."),
+					 errhint("DROP RULE ... ON docsync.%s. A BEFORE trigger can change what is written.",
+							 RelationGetRelationName(rel))));
+	}
 }
 
 /*
@@ -375,11 +389,13 @@ check_primary_key(Relation rel, const AttrNumber *attnums, int count,
  * the order of their names.
  */
 static void
-check_triggers(Store *store, Relation rel, Oid extension)
+check_triggers(Store *store, Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
 	bool		has_row = false;
 	bool		has_truncate = false;
+	Oid			namespace;
+	Oid			extension = docsync_check_find_extension(&namespace);
 
 	store->is_altered = false;
 	store->is_insert_heard = rel->rd_rules != NULL;
@@ -388,7 +404,9 @@ check_triggers(Store *store, Relation rel, Oid extension)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (is_guard(trigger, extension))
+		bool		guards = is_guard(trigger, extension, namespace);
+
+		if (guards)
 		{
 			if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW, TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_INSERT) &&
 				TRIGGER_FOR_UPDATE(trigger->tgtype) &&
@@ -414,7 +432,7 @@ check_triggers(Store *store, Relation rel, Oid extension)
 		}
 
 		/* Not of those that are fired for rows that have been inserted */
-		if (!is_guard(trigger, extension) && TRIGGER_FOR_INSERT(trigger->tgtype) &&
+		if (!guards && TRIGGER_FOR_INSERT(trigger->tgtype) &&
 			!(TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_AFTER(trigger->tgtype)))
 			store->is_insert_heard = true;
 	}
@@ -427,9 +445,13 @@ check_triggers(Store *store, Relation rel, Oid extension)
 				 errhint("SELECT docsync_create_store(); it attaches the triggers again.")));
 }
 
-/* Without a condition, on all columns, where it fires for whoever writes */
+/*
+ * Without a condition, on all columns, where it fires for whoever writes.  The
+ * function is the one in the extension's schema: another of that name could be
+ * made a member by the extension's owner.
+ */
 static bool
-is_guard(const Trigger *trigger, Oid extension)
+is_guard(const Trigger *trigger, Oid extension, Oid namespace)
 {
 	char	   *name;
 
@@ -441,6 +463,7 @@ is_guard(const Trigger *trigger, Oid extension)
 
 	name = get_func_name(trigger->tgfoid);
 	return name != NULL && strcmp(name, "docsync_guard") == 0 &&
+		get_func_namespace(trigger->tgfoid) == namespace &&
 		getExtensionOfObject(ProcedureRelationId, trigger->tgfoid) == extension;
 }
 

@@ -35,6 +35,7 @@
 #else
 #include "miscadmin.h"
 #include "storage/shmem.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #endif
 #if PG_VERSION_NUM >= 160000
@@ -95,9 +96,7 @@ typedef struct JsonbInState
 	JsonbParseState *parseState;
 } JsonbInState;
 
-/*
- * pushJsonbValue() keeps the result in the state.
- */
+/* The result stays NULL until the outermost container ends. */
 static inline void
 compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 				  JsonbValue *value)
@@ -158,6 +157,17 @@ compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
 	makeJsonLexContextCstringLen((char *) (json), len, encoding, \
 								 need_escapes)
+
+/*
+ * Sets a search_path with nothing of a user's in it, until the caller's level
+ * of settings ends (guc.h).
+ */
+static inline void
+RestrictSearchPath(void)
+{
+	set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+					  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
 
 /*
  * From what the server has to spare of its shared memory, 100 kB.  Where that is
@@ -221,9 +231,7 @@ GetNamedDSMSegment(const char *name, size_t size,
 /* The range table itself has what was moved into entries of its own. */
 typedef RangeTblEntry RTEPermissionInfo;
 
-/*
- * Returns where the rights that a relation is needed with are to be noted.
- */
+/* The list that ExecCheckPermissions() is given here is the range table. */
 static inline RTEPermissionInfo *
 addRTEPermissionInfo(List **permissions, RangeTblEntry *rte)
 {

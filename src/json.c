@@ -100,7 +100,7 @@ docsync_json_document(const StoredDocument *stored)
 
 	push_key(&state, "LastUpdateUtc");
 	push_string(&state, WJB_VALUE, stamp,
-				docsync_stamp_format(stored->last_update_utc, stamp));
+				docsync_utc_format(stored->last_update_utc, stamp));
 
 	push_key(&state, "deleted");
 	value.type = jbvBool;
@@ -132,7 +132,7 @@ docsync_json_append_document(StringInfo buf, const StoredDocument *stored)
 	p = put_string(&out, p, VARDATA_ANY(stored->client_id),
 				   VARSIZE_ANY_EXHDR(stored->client_id));
 	p = put_literal(p, ",\"LastUpdateUtc\":\"");
-	p += docsync_stamp_format(stored->last_update_utc, p);
+	p += docsync_utc_format(stored->last_update_utc, p);
 	p = put_room(&out, p, 0);
 	if (stored->deleted)
 		p = put_literal(p, "\",\"deleted\":true,\"body\":");
@@ -182,7 +182,7 @@ void
 docsync_json_append_stamp(StringInfo buf, TimestampTz stamp)
 {
 	char		stamped[DOCSYNC_STAMP_LEN];
-	int			len = docsync_stamp_format(stamp, stamped);
+	int			len = docsync_utc_format(stamp, stamped);
 
 	appendStringInfoChar(buf, '"');
 	appendBinaryStringInfo(buf, stamped, len);

@@ -111,7 +111,7 @@ docsync_sync_prepare(const Request *request)
 	if (request->may_write && !XactReadOnly && !RecoveryInProgress())
 	{
 		docsync_schema_open(STORE_WRITE);
-		docsync_history_notice();
+		docsync_epoch_notice();
 	}
 }
 

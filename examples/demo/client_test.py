@@ -1015,7 +1015,7 @@ class History:
             self.happened[action] += 1
         except ConnectionError:
             self.happened['broken'] += 1
-        except Refused as refusal:
+        except Refused:
             self.happened['refused'] += 1
             raise
         if action not in ('back', 'clone'):

@@ -25,7 +25,7 @@ CREATE TEMP VIEW member AS
 -- and the defaults.
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get',
-	'docsync_new_epoch', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence'],
+	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
 SELECT tables_are('docsync', ARRAY['document', 'purged', 'history']);
@@ -56,6 +56,7 @@ SELECT results_eq($$
 	('docsync_docs_sync', 'bytea', 'api."*/*"'),
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
+	('docsync_hand_over', '', 'void'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
 		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state text DEFAULT NULL::text, '
@@ -67,6 +68,7 @@ SELECT results_eq($$
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000, '
 		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true, atomic boolean DEFAULT true', 'api."*/*"'),
+	('docsync_take_over', '', 'void'),
 	('docsync_unset_fence', '', 'xid8'),
 	('docsync_unset_stamp', '', 'timestamp with time zone'),
 	('docsync_upsert', 'client_id text, documents jsonb, collection text DEFAULT ''default''::text, atomic boolean DEFAULT true',
@@ -88,11 +90,13 @@ SELECT results_eq($$
 	('docsync_docs_sync', 'v', 'u', false, false, false),
 	('docsync_grant', 'v', 'u', false, false, false),
 	('docsync_guard', 'v', 'u', false, false, false),
+	('docsync_hand_over', 'v', 'u', false, false, false),
 	('docsync_new_epoch', 'v', 'u', false, false, false),
 	('docsync_pull', 's', 'r', false, false, false),
 	('docsync_purge', 'v', 'u', false, false, false),
 	('docsync_query_since', 's', 'r', false, false, false),
 	('docsync_sync', 'v', 'u', false, false, false),
+	('docsync_take_over', 'v', 'u', false, false, false),
 	('docsync_unset_fence', 'i', 's', false, false, false),
 	('docsync_unset_stamp', 'i', 's', false, false, false),
 	('docsync_upsert', 'v', 'u', false, false, false)$$,
@@ -102,7 +106,7 @@ SELECT results_eq($$
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
 	  FROM unnest('{docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
-		'docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_upsert}'::text[]) AS name$$,
+		'docsync_hand_over,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
 	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}',

@@ -134,6 +134,7 @@ UPDATE docsync.history SET epoch = CASE number WHEN 1 THEN epoch ELSE number END
 SELECT pg_temp.short(docsync_pull('tablet', c, 'page', reconcile => true)) FROM unnest('{5f3a9c0d1e2b4a77.978307204000000,0000000000000002.978307204000000,0000000000000003.978307204000000,0000000000000004.978307204000000}'::text[]) AS c;
 UPDATE docsync.history SET lost_after = '2001-01-01 00:00:07+00'::timestamptz WHERE number = 2;
 SELECT pg_temp.short(docsync_pull('tablet', '5f3a9c0d1e2b4a77.978307204000000', 'page', reconcile => true));
+-- Nothing, where it was handed over: the position goes on.
 UPDATE docsync.history SET lost_after = 'infinity' WHERE number > 1;
 SELECT pg_temp.short(docsync_pull('tablet', '5f3a9c0d1e2b4a77.978307204000000', 'page', reconcile => true));
 -- In a gap: what was issued after what has survived is of a history that is lost, but for stamps that a document bears.
