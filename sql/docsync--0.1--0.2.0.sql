@@ -133,6 +133,7 @@ AS $$
 DECLARE
 	adopted bool;
 	doubtful bool := false;
+	command text;
 BEGIN
 	-- Waits for another who makes it just now; then the work is found done.
 	PERFORM @extschema@.docsync_check_store_owner();
@@ -280,6 +281,17 @@ BEGIN
 			BEFORE TRUNCATE ON docsync.document
 			FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.docsync_guard();
 	END IF;
+
+	-- What a superuser has mended is the owner's like the rest.
+	FOR command IN
+		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
+		  FROM pg_class AS part, pg_class AS document
+		 WHERE document.oid = 'docsync.document'::regclass AND part.relowner <> document.relowner
+		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass)
+		   AND part.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user AND rolsuper)
+	LOOP
+		EXECUTE command;
+	END LOOP;
 
 	PERFORM @extschema@.docsync_check_store();
 
@@ -477,7 +489,6 @@ $$;
 
 DO $$
 DECLARE
-	owner regrole := (SELECT relowner FROM pg_class WHERE oid = 'docsync.document'::regclass);
 	id int8 := (SELECT last_value FROM docsync.epoch);
 	microseconds int8 := (SELECT last_value FROM docsync.clock);
 	-- In two steps, which floating point has the digits for
@@ -486,7 +497,6 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.docsync_create_store();
 	ALTER EXTENSION docsync DROP TABLE docsync.history;
-	EXECUTE format('ALTER TABLE docsync.history OWNER TO %s', owner);
 
 	-- The epoch goes on: clients have its id in their cursors. Nothing has been
 	-- lost, and all stamps up to the clock, not only those of the documents that

@@ -90,6 +90,7 @@ AS $$
 DECLARE
 	adopted bool;
 	doubtful bool := false;
+	command text;
 BEGIN
 	-- Waits for another who makes it just now; then the work is found done.
 	PERFORM @extschema@.docsync_check_store_owner();
@@ -237,6 +238,17 @@ BEGIN
 			BEFORE TRUNCATE ON docsync.document
 			FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.docsync_guard();
 	END IF;
+
+	-- What a superuser has mended is the owner's like the rest.
+	FOR command IN
+		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
+		  FROM pg_class AS part, pg_class AS document
+		 WHERE document.oid = 'docsync.document'::regclass AND part.relowner <> document.relowner
+		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass)
+		   AND part.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user AND rolsuper)
+	LOOP
+		EXECUTE command;
+	END LOOP;
 
 	PERFORM @extschema@.docsync_check_store();
 

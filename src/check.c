@@ -84,6 +84,16 @@ static const NeededColumn history_columns[] = {
 	[HISTORY_ARRIVED] = {"arrived", BOOLOID, true}
 };
 
+/* Each column has its place in Store.attnums, and each place a column. */
+StaticAssertDecl(lengthof(document_columns) == DOCUMENT_FENCE + 1 &&
+				 lengthof(purged_columns) == PURGED_OTHERS_UTC + 1 &&
+				 lengthof(history_columns) == HISTORY_ARRIVED + 1,
+				 "a column is missing");
+StaticAssertDecl(lengthof(document_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(purged_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(history_columns) <= STORE_COLUMNS_MAX,
+				 "Store.attnums has no room for all columns");
+
 /* The store's relations, in the order in which they are locked */
 static const struct
 {

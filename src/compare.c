@@ -3,10 +3,10 @@
  * compare.c
  *	  Is a body, as it was sent, the same as a jsonb that is stored?
  *
- * JSON is looked at as it came, so that no jsonb has to be made of what is sent
- * again, which would be most of the time it takes to find out that nothing has
- * changed.  Keys may come in any order, and numbers are compared by their
- * value, as compareJsonbContainers() does.
+ * JSON is looked at as it came, so that no jsonb has to be made of what is
+ * sent again, which would be most of the time it takes to find out that
+ * nothing has changed.  Keys may come in any order, and numbers are compared
+ * by their value, as compareJsonbContainers() does.
  *
  * The answer is yes or maybe: of a key that comes twice the last counts, and
  * that isn't known when the first is found to differ.

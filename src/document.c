@@ -265,7 +265,7 @@ check_keys(const Batch *batch, SentDocument *sent, const Keys *keys,
 
 /*
  * Fills in the id.  One of the wrong length is filled in, too, so that the
- * refusal can name it.
+ * result can name it.
  */
 static void
 check_id(const Batch *batch, SentDocument *sent, const SentValue *value)

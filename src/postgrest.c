@@ -3,8 +3,8 @@
  * postgrest.c
  *	  What PostgREST says of a request, in settings.
  *
- * request.method, request.headers, request.jwt.claims.  Where there are none it
- * isn't PostgREST that asks.
+ * request.method, request.headers, request.jwt.claims.  Where there are none
+ * it isn't PostgREST that asks.
  *
  *-------------------------------------------------------------------------
  */

@@ -137,7 +137,7 @@ docsync_refuse_locate(const SentDocument *sent, const char *key,
 	return locate(&place, fact);
 }
 
-/* A place as JSON, palloc'd, with a text that may be NULL */
+/* A place as JSON, palloc'd, with what else there is to say, or NULL */
 static char *
 locate(const RefusePlace *place, const char *fact)
 {

@@ -20,7 +20,8 @@ int			docsync_max_version_lead;
 int			docsync_max_page_size;
 
 /*
- * Declares the settings, and the prefix as ours: one that isn't here is an error.
+ * Declares the settings, and the prefix as ours: one that isn't here is an
+ * error.
  */
 void
 docsync_settings_init(void)

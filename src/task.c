@@ -3,8 +3,8 @@
  * task.c
  *	  The upload or purge that is under way, and which rows are its own.
  *
- * Between who has a task's statement run (store.c, purge.c) and the trigger that
- * its rows come by (guard.c).
+ * Between who has a task's statement run (store.c, purge.c) and the trigger
+ * that its rows come by (guard.c).
  *
  *-------------------------------------------------------------------------
  */

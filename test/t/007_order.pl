@@ -148,6 +148,8 @@ sub writer_is_stopped
 		sub { $other->do('COMMIT') },
 		sub { goes_on($writer); $writer->do('COMMIT') });
 
+	# Where the store is has been noted by then, which takes the clock's page, too.
+	$writer->upload('w', "before $collection", document('first', $_, '1')) for 1, 2;
 	$writer->do('BEGIN');
 	$other->do('BEGIN');
 	my $stopped = stops($writer, $call,
@@ -173,6 +175,8 @@ sub checkpoint_comes_between
 	my ($writer, $other, $checkpoint) = map { connect_to($node) } 1 .. 3;
 	my $name = "checkpoint before $call";
 
+	# Nothing covers what comes after the first upload of a start.
+	$other->upload('o', 'start', document($call, 1, '1'));
 	$writer->do('BEGIN');
 	$checkpoint->do('CHECKPOINT');
 	$other->upload('o', 'checkpoint', document($call, 1, '1'));

@@ -226,6 +226,9 @@ sub superuser_mends_what_is_hostile
 		is($sprung->(), 0, 'without running what its owner has put there');
 	}
 
+	is($superuser->value("SELECT string_agg(DISTINCT relowner::regrole::text, ' ') FROM pg_class WHERE relnamespace = 'docsync'::regnamespace"), 'owner', 'and it is all the owner\'s');
+	is($owner->sqlstate_of("CALL docsync_purge('0')"), '', 'who purges');
+
 	# Backups and maintenance, too
 	system_or_bail('pg_dump', '-f', "$dir/hostile.sql", '-d', $node->connstr('hostile'));
 	$superuser->do("VACUUM ANALYZE docsync.$_", "REINDEX TABLE docsync.$_") for qw(document purged history);
