@@ -27,8 +27,12 @@ use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;
 use DocsyncTest::Session;
 
-# From PostgreSQL 19 on PostgreSQL::Test::Utils ends the test at whatever dies, be it expected.
-$SIG{__DIE__} = 'DEFAULT';    ## no critic: for all of them
+# From PostgreSQL 19 on PostgreSQL::Test::Utils takes what dies for the test's end,
+# be it a statement's handle whose server has been killed.
+INIT
+{
+	$SIG{__DIE__} = 'DEFAULT';    ## no critic (it is for all of the test)
+}
 
 our @EXPORT = qw(
   new_node
