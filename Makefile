@@ -2,8 +2,11 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-versions	the same on each PostgreSQL that docsync is built for
+#   make test-package	the Debian package, built and tried out
 #   make test-cassert	the same on a server with assertions and sanitizers, which it builds: an hour
 #   make bench		speed, as ratios against rivals
+#   make dist		what is committed, as build/docsync-VERSION.zip
 #   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to
 
 EXTENSION = docsync
@@ -13,15 +16,15 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "docsync - service side of an offline-first document store"
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql))
-REGRESS_OPTS = --inputdir=test
+REGRESS_OPTS = --inputdir=test --encoding=UTF8
 ISOLATION = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
-ISOLATION_OPTS = --inputdir=test --outputdir=.
+ISOLATION_OPTS = --inputdir=test --outputdir=. --encoding=UTF8
 
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test test-cassert bench indent check-symbols
+.PHONY: demo demo-stop test test-versions test-package test-cassert bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -30,10 +33,21 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-versions:
+	@scripts/versions
+test-package:
+	@scripts/test-package
 test-cassert:
 	@scripts/cassert
 bench:
 	@bench/run
+
+# What PGXN takes. The version stands in docsync.control.
+DISTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'$$/\1/p" docsync.control)
+DIST = build/docsync-$(DISTVERSION).zip
+dist:
+	@mkdir -p $(dir $(DIST))
+	git archive --format zip --prefix docsync-$(DISTVERSION)/ --output $(DIST) HEAD
 
 # As pgindent does it: its flags, and a single space in "Type *" above a function
 INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 \
@@ -45,6 +59,9 @@ indent:
 		if cmp -s $$file.indent $$file; then rm $$file.indent; \
 		else echo "indented $$file"; mv $$file.indent $$file; fi || exit 1; \
 	done
+
+typedefs: all
+	scripts/typedefs >src/typedefs.list.new && mv src/typedefs.list.new src/typedefs.list
 
 # The server exports all its symbols; ours must not meddle with them.
 check-symbols: docsync.so

@@ -4,10 +4,18 @@ Part of measure.py. What is slow in Python isn't used: requests are made beforeh
 read into memory that is there already and not looked at.
 """
 
+import json
+import os
+import re
 import socket
+import statistics
+import subprocess
 import threading
+import time
 
-from common import *
+from common import (BODY, Batch, DOCSYNCS, PAGE, PLAIN, QUICK, connect, count_rounds, fresh, in_turn,
+                    make_id, run_pgbench, show, store, take_turns)
+from libpq import Connection
 
 DIRECT = 'called directly'
 ROOT = os.environ['ROOT']

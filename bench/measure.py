@@ -6,9 +6,11 @@ the median of these, so what slows the whole machine down for a while slows all 
 
 import os
 import re
+import statistics
 
 import answers
-from common import *
+from common import (BODY, Batch, COPY, DOCSYNCS, PAGE, PRELOADED, Policy, QUICK, STORED, UPLOADS, administrate,
+                    connect, count_rounds, fresh, in_turn, machine, pgbench, show, show_head, store, take_turns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

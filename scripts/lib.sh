@@ -7,7 +7,16 @@
 set -eu
 umask 022								# user postgres must be able to read what root makes
 
-PG_MAJOR=15
+# What this release of Debian has. PG_MAJOR chooses another PostgreSQL, one of which there are packages.
+# shellcheck source=/dev/null
+case $(. /etc/os-release 2>/dev/null && printf %s "${VERSION_CODENAME:-}") in
+	trixie) DEBIAN_PG=17 CLANG_MAJOR=19 ;;
+	forky | sid) DEBIAN_PG=18 CLANG_MAJOR=21 ;;
+	*) DEBIAN_PG=15 CLANG_MAJOR=14 ;;
+esac
+PG_MAJOR=${PG_MAJOR:-$DEBIAN_PG}
+[[ $PG_MAJOR =~ ^[0-9]+$ ]] || { printf 'PG_MAJOR is a number, such as %s\n' "$DEBIAN_PG" >&2; exit 2; }
+export PG_MAJOR CLANG_MAJOR
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 export ROOT
 
@@ -104,10 +113,11 @@ private_postgres()
 # npm_package NAME VERSION SHA256: fetches a package by npm, the first time, and sets NPM_PACKAGE to its tarball.
 npm_package()
 {
-	local name=$1 version=$2 sum=$3
+	local name=$1 version=$2 sum=$3 file
 
 	[ -n "${WORK:-}" ] || choose_work_dir
-	NPM_PACKAGE=$WORK/npm/$name-$version.tgz
+	file=${name#@}									# as npm pack calls it
+	NPM_PACKAGE=$WORK/npm/${file//\//-}-$version.tgz
 	if ! sha256sum --check --status <<<"$sum  $NPM_PACKAGE" 2>/dev/null; then
 		command -v npm >/dev/null || "$ROOT/scripts/packages" npm
 		say "fetching $name $version by npm"

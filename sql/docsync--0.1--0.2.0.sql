@@ -111,6 +111,20 @@ COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
 'Begins an epoch: all clients compare what they have with the store, or begin again.
 For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
 
+CREATE FUNCTION @extschema@.docsync_hand_over() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_hand_over() IS
+'Before the store moves to another server or database: waits for who has written, and from then on nothing is written here. Where the store has moved to clients go on without comparing.
+For the store''s owner. docsync_new_epoch() takes it back.';
+
+CREATE FUNCTION @extschema@.docsync_take_over() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_take_over() IS
+'Where a store has moved to that was handed over: it goes on here, or an error says why clients would have to compare.
+For the store''s owner. The first upload does it as well.';
+
 CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -229,7 +243,7 @@ BEGIN
 		COMMENT ON COLUMN docsync.history.number IS 'The order of the rows; the highest is the present.';
 		COMMENT ON COLUMN docsync.history.epoch IS
 		'The random id of an epoch, part of each cursor. A cursor of another than the present epoch leads to a comparison.';
-		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system().';
+		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system(). 0: the store has been handed over, and is at no place.';
 		COMMENT ON COLUMN docsync.history.database IS 'The database''s oid.';
 		COMMENT ON COLUMN docsync.history.document IS 'The oid of docsync.document.';
 		COMMENT ON COLUMN docsync.history.timeline IS 'The timeline: another one after each promotion and recovery to a point in time.';

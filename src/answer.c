@@ -20,17 +20,6 @@ static void set_headers(const char *tag);
 static void set_local(const char *name, const char *value);
 
 /*
- * Is it PostgREST that asks?
- */
-bool
-docsync_answer_is_over_http(void)
-{
-	const char *method = GetConfigOption("request.method", true, false);
-
-	return method != NULL && *method != '\0';
-}
-
-/*
  * The answer is written behind the header of the value it becomes, so that it
  * needn't be copied.
  */
@@ -70,8 +59,8 @@ docsync_answer_end_unchanged(StringInfo buf, const char *tag)
 bool
 docsync_answer_is_had(const char *tag)
 {
-	text	   *tags = docsync_answer_is_over_http() ?
-	docsync_request_header("if-none-match") : NULL;
+	text	   *tags = docsync_postgrest_is_asking() ?
+	docsync_postgrest_header("if-none-match") : NULL;
 
 	return tags != NULL && strstr(text_to_cstring(tags), tag) != NULL;
 }
@@ -87,7 +76,7 @@ set_headers(const char *tag)
 	const char *headers;
 	StringInfoData buf;
 
-	if (!docsync_answer_is_over_http() || IsInParallelMode())
+	if (!docsync_postgrest_is_asking() || IsInParallelMode())
 		return;
 	headers = GetConfigOption("response.headers", true, false);
 	if (headers != NULL && *headers != '\0')

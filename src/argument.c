@@ -89,9 +89,9 @@ static bool is_of_body(const Field *field);
 static Request *read_collections(JsonReader *reader, int *count);
 static bool *read_buckets(JsonReader *reader);
 static Datum *read_ids(JsonReader *reader, int *count);
-static void refuse_many(const char *message, const char *detail) pg_attribute_noreturn();
-static void refuse(const RefusePlace *place, const char *message,
-				   const char *detail, const char *hint) pg_attribute_noreturn();
+pg_noreturn static void refuse_many(const char *message, const char *detail);
+pg_noreturn static void refuse(const RefusePlace *place, const char *message,
+							   const char *detail, const char *hint);
 
 /*
  * Reads the body of a request, the one argument of docsync_docs(bytea) and the
@@ -288,7 +288,7 @@ take_value(const Field *field, const SentValue *value, Request *request)
 				request->state = is_true ? cstring_to_text("true") : NULL;
 				return true;
 			}
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case FIELD_TEXT:
 			if (value->type != JSON_TOKEN_STRING)
 				return false;

@@ -25,7 +25,7 @@ static SentDocument *add(Batch *batch, int before);
 static Batch *finish(Batch *batch);
 static int	compare_documents(const void *a, const void *b);
 static int64 get_max_version(void);
-static void refuse_array(const Batch *batch, JsonTokenType type) pg_attribute_noreturn();
+pg_noreturn static void refuse_array(const Batch *batch, JsonTokenType type);
 
 /*
  * Reads a batch out of a request, in the current memory context.  Documents
@@ -177,9 +177,9 @@ finish(Batch *batch)
 		SentDocument *sent = sorted[i];
 
 		if (group == NULL ||
-			docsync_batch_compare_ids(group->documents[0]->id,
-									  group->documents[0]->id_len,
-									  sent->id, sent->id_len) != 0)
+			docsync_text_compare(group->documents[0]->id,
+								 group->documents[0]->id_len,
+								 sent->id, sent->id_len) != 0)
 		{
 			group = &batch->groups[batch->ngroups++];
 			group->documents = &sorted[i];
@@ -199,8 +199,8 @@ compare_documents(const void *a, const void *b)
 	const SentDocument *second = *(SentDocument *const *) b;
 	int			cmp;
 
-	cmp = docsync_batch_compare_ids(first->id, first->id_len,
-									second->id, second->id_len);
+	cmp = docsync_text_compare(first->id, first->id_len,
+							   second->id, second->id_len);
 
 	return cmp != 0 ? cmp : first->ordinal - second->ordinal;
 }
@@ -242,8 +242,8 @@ docsync_batch_find(Batch *batch, const text *id)
 		SentDocument *sent = batch->groups[middle].documents[0];
 		int			cmp;
 
-		cmp = docsync_batch_compare_ids(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
-										sent->id, sent->id_len);
+		cmp = docsync_text_compare(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
+								   sent->id, sent->id_len);
 		if (cmp == 0)
 		{
 			batch->next = (middle + 1) % batch->ngroups;
@@ -266,47 +266,4 @@ docsync_batch_id(const BatchGroup *group)
 {
 	return PointerGetDatum(cstring_to_text_with_len(group->documents[0]->id,
 													group->documents[0]->id_len));
-}
-
-/*
- * The order of ids: that of their bytes, which is collation "C".
- */
-int
-docsync_batch_compare_ids(const char *a, int a_len, const char *b, int b_len)
-{
-	int			cmp = memcmp(a, b, Min(a_len, b_len));
-
-	return cmp != 0 ? cmp : a_len - b_len;
-}
-
-/* Are two texts the same, byte by byte?  Neither may be NULL. */
-bool
-docsync_batch_same_text(const text *a, const text *b)
-{
-	return docsync_batch_compare_ids(VARDATA_ANY(a), VARSIZE_ANY_EXHDR(a),
-									 VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b)) == 0;
-}
-
-/*
- * Refuses a client_id or a collection that is NULL, empty or too long.
- * max_len is in bytes.
- */
-void
-docsync_batch_check_name(const text *value, const char *name, int max_len)
-{
-	int			len;
-
-	if (value == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s is null", name),
-				 errhint("Give a text of 1 to %d bytes.", max_len)));
-
-	len = VARSIZE_ANY_EXHDR(value);
-	if (len == 0 || len > max_len)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg(len == 0 ? "%s is empty" : "%s is too long", name),
-				 errdetail("It has %d bytes.", len),
-				 errhint("Give a text of 1 to %d bytes.", max_len)));
 }

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * body.c
- *	  A document's body: what it may be, the jsonb made of it, and whether
- *	  two are the same.
+ *	  A document's body: what it may be, and the jsonb made of it.
  *
  * A body may be so large, in bytes of JSON; nested so deep, since a dump can't
  * be restored and clients can't read what is nested by the thousand; and a
@@ -14,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -37,7 +35,6 @@ typedef struct Measure
 static BodyFault measure(Measure *measured, const JsonbContainer *container,
 						 int depth);
 static BodyFault measure_value(Measure *measured, const JsonbValue *value);
-static Size largest_jsonb(const SentDocument *sent);
 static bool is_long_number(Numeric number);
 static int64 written_len(const char *string, int len);
 
@@ -142,78 +139,6 @@ docsync_body_make(const SentDocument *sent)
 	MemoryContextDelete(context);
 
 	return body;
-}
-
-/*
- * Is the sent body the same as a jsonb, which may be toasted?
- *
- * A small request could have gigabytes read, so what is too large to be the
- * same isn't.
- */
-bool
-docsync_body_is_same(const SentDocument *sent, Datum other)
-{
-	JsonbContainer *container;
-	int			len;
-	Jsonb	   *stored;
-	Jsonb	   *body = NULL;
-	bool		same;
-
-	if (toast_raw_datum_size(other) > largest_jsonb(sent))
-		return false;
-
-	stored = DatumGetJsonbP(other);
-	if (sent->json != NULL &&
-		docsync_compare_is_same(sent->json, sent->json_len, stored))
-		same = true;
-	else
-	{
-		if (sent->json == NULL && sent->body.type == jbvBinary)
-		{
-			container = sent->body.val.binary.data;
-			len = sent->body.val.binary.len;
-		}
-		else
-		{
-			body = docsync_body_make(sent);
-			container = &body->root;
-			len = VARSIZE(body) - VARHDRSZ;
-		}
-
-		/* Unchanged bytes are the common case; numbers may differ in scale. */
-		same = (len == (int) VARSIZE(stored) - VARHDRSZ &&
-				memcmp(&stored->root, container, len) == 0) ||
-			compareJsonbContainers(&stored->root, container) == 0;
-	}
-
-	if (body != NULL)
-		pfree(body);
-	if ((Pointer) stored != DatumGetPointer(other))
-		pfree(stored);
-	return same;
-}
-
-/*
- * No jsonb that is the same as the sent body has more bytes.  In text an array
- * of digits is densest: two bytes each, where a jsonb takes twelve.
- */
-static Size
-largest_jsonb(const SentDocument *sent)
-{
-	Size		len;
-
-	if (sent->json != NULL)
-		len = sent->json_len;
-	else if (sent->body.type == jbvBinary)
-		len = sent->body.val.binary.len;
-	else if (sent->body.type == jbvString)
-		len = sent->body.val.string.len;
-	else if (sent->body.type == jbvNumeric)
-		len = VARSIZE_ANY(sent->body.val.numeric);
-	else
-		len = 0;
-
-	return 8 * len + 64;
 }
 
 /*

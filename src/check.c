@@ -346,7 +346,7 @@ check_column(Relation rel, const NeededColumn *column)
 							   psprintf(" with the collation \"%s\"",
 										get_collation_name(attr->attcollation))),
 					 errhint(DOCSYNC_HINT_MEND)));
-		if (column->not_null && !attr->attnotnull)
+		if (column->not_null && !compat_is_not_null(desc, i))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" of \"docsync.%s\" may be null",
@@ -371,7 +371,7 @@ static Oid
 check_primary_key(Relation rel, const AttrNumber *attnums, int count,
 				  const char *columns)
 {
-	Oid			oid = RelationGetPrimaryKeyIndex(rel);
+	Oid			oid = RelationGetPrimaryKeyIndex(rel, false);
 	bool		same = OidIsValid(oid);
 
 	if (same)

@@ -57,12 +57,6 @@
 #define CLOCK_END \
 	(END_TIMESTAMP - DOCSYNC_UNIX_OFFSET - CLOCK_LOG_AHEAD)
 
-/*
- * The magic number in the special space of a sequence's page, as sequence.c
- * has it
- */
-#define SEQUENCE_MAGIC		0x1717
-
 typedef struct ClockPage
 {
 	Relation	rel;
@@ -212,7 +206,7 @@ clock_open(ClockPage *clock, int latchmode)
 	LockBuffer(clock->buffer, latchmode);
 
 	page = BufferGetPage(clock->buffer);
-	if (*(uint32 *) PageGetSpecialPointer(page) != SEQUENCE_MAGIC)
+	if (*(uint32 *) PageGetSpecialPointer(page) != SEQ_MAGIC)
 		elog(ERROR, "bad magic number in sequence \"docsync.clock\": %08X",
 			 *(uint32 *) PageGetSpecialPointer(page));
 
@@ -282,7 +276,7 @@ clock_move(ClockPage *clock, int64 value)
 		clock->data->log_cnt = 0;
 		clock->data->is_called = false;
 
-		record.node = clock->rel->rd_node;
+		record.locator = clock->rel->rd_locator;
 
 		XLogBeginInsert();
 		XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);

@@ -184,8 +184,8 @@ make_parts(Parts *parts, const Request *request)
 		const Part *part = parts->by_name[i];
 		RefusePlace place = {.collection = part->place,.offset = -1};
 
-		if (docsync_batch_same_text(part->request.collection,
-									parts->by_name[i - 1]->request.collection))
+		if (docsync_text_is_same(part->request.collection,
+								 parts->by_name[i - 1]->request.collection))
 			docsync_refuse_raise(docsync_refuse_describe(&place, ERRCODE_INVALID_PARAMETER_VALUE,
 														 "comes twice",
 														 psprintf("It is that of collection %d.",
@@ -202,10 +202,10 @@ compare_names(const void *a, const void *b)
 	const Part *second = *(Part *const *) b;
 	const text *name = first->request.collection;
 	const text *other = second->request.collection;
-	int			cmp = docsync_batch_compare_ids(VARDATA_ANY(name),
-												VARSIZE_ANY_EXHDR(name),
-												VARDATA_ANY(other),
-												VARSIZE_ANY_EXHDR(other));
+	int			cmp = docsync_text_compare(VARDATA_ANY(name),
+										   VARSIZE_ANY_EXHDR(name),
+										   VARDATA_ANY(other),
+										   VARSIZE_ANY_EXHDR(other));
 
 	return cmp != 0 ? cmp : first->place - second->place;
 }

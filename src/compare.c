@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * compare.c
- *	  Does JSON, as it was sent, say what a jsonb holds?
+ *	  Is a body, as it was sent, the same as a jsonb that is stored?
  *
- * So that no jsonb has to be made of what is sent again, which would be most
- * of the time it takes to find out that nothing has changed.  Keys may come in
- * any order, and numbers are compared by their value, as
- * compareJsonbContainers() does.
+ * JSON is looked at as it came, so that no jsonb has to be made of what is
+ * sent again, which would be most of the time it takes to find out that
+ * nothing has changed.  Keys may come in any order, and numbers are compared
+ * by their value, as compareJsonbContainers() does.
  *
  * The answer is yes or maybe: of a key that comes twice the last counts, and
  * that isn't known when the first is found to differ.
@@ -15,12 +15,14 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
 #include "docsync.h"
 
+static Size largest_jsonb(const SentDocument *sent);
 static bool is_same(JsonReader *reader, const JsonbContainer *container,
 					int index, uint32 offset);
 static bool is_same_container(JsonReader *reader,
@@ -30,6 +32,55 @@ static bool is_same_object(JsonReader *reader, const JsonbContainer *object);
 static bool is_same_number(JsonReader *reader, Numeric number);
 static const char *get_data(const JsonbContainer *container);
 static int	find_key(const JsonbContainer *object, const char *key, int len);
+
+/*
+ * Is the sent body the same as a jsonb, which may be toasted?
+ *
+ * A small request could have gigabytes read, so what is too large to be the
+ * same isn't.
+ */
+bool
+docsync_compare_is_same_body(const SentDocument *sent, Datum other)
+{
+	JsonbContainer *container;
+	int			len;
+	Jsonb	   *stored;
+	Jsonb	   *body = NULL;
+	bool		same;
+
+	if (toast_raw_datum_size(other) > largest_jsonb(sent))
+		return false;
+
+	stored = DatumGetJsonbP(other);
+	if (sent->json != NULL &&
+		docsync_compare_is_same(sent->json, sent->json_len, stored))
+		same = true;
+	else
+	{
+		if (sent->json == NULL && sent->body.type == jbvBinary)
+		{
+			container = sent->body.val.binary.data;
+			len = sent->body.val.binary.len;
+		}
+		else
+		{
+			body = docsync_body_make(sent);
+			container = &body->root;
+			len = VARSIZE(body) - VARHDRSZ;
+		}
+
+		/* Unchanged bytes are the common case; numbers may differ in scale. */
+		same = (len == (int) VARSIZE(stored) - VARHDRSZ &&
+				memcmp(&stored->root, container, len) == 0) ||
+			compareJsonbContainers(&stored->root, container) == 0;
+	}
+
+	if (body != NULL)
+		pfree(body);
+	if ((Pointer) stored != DatumGetPointer(other))
+		pfree(stored);
+	return same;
+}
 
 /*
  * Is a body, which has been read without a refusal, the same as a jsonb for
@@ -49,6 +100,29 @@ docsync_compare_is_same(const char *json, int len, const Jsonb *jsonb)
 	docsync_lexer_end(&reader);
 
 	return same;
+}
+
+/*
+ * No jsonb that is the same as the sent body has more bytes.  In text an array
+ * of digits is densest: two bytes each, where a jsonb takes twelve.
+ */
+static Size
+largest_jsonb(const SentDocument *sent)
+{
+	Size		len;
+
+	if (sent->json != NULL)
+		len = sent->json_len;
+	else if (sent->body.type == jbvBinary)
+		len = sent->body.val.binary.len;
+	else if (sent->body.type == jbvString)
+		len = sent->body.val.string.len;
+	else if (sent->body.type == jbvNumeric)
+		len = VARSIZE_ANY(sent->body.val.numeric);
+	else
+		len = 0;
+
+	return 8 * len + 64;
 }
 
 /*

@@ -3,31 +3,161 @@
  * compat.h
  *	  What differs between PostgreSQL's major versions, and nothing else.
  *
- * No other file mentions PG_VERSION_NUM.
+ * No other file mentions PG_VERSION_NUM.  Callers write what the newest version
+ * has; for the older ones it is made of what they have.  A macro of the name
+ * of a function is no more than that: arguments which an older version doesn't
+ * know are dropped.
  *
- * To come with later versions:
- *
- * 16	ExecCheckPermissions() is given an RTEPermissionInfo beside the range table
- *		(docsync_schema_check_columns() in schema.c).
- * 17	GetNamedDSMSegment() gives what sessions share without taking it from
- *		what the server has to spare (open_cache() in state.c).
+ * Minor versions need nothing here: docsync calls no function that was added to
+ * a major version later, not even by way of an inline function of the headers.
+ * heap_getattr() is such a one (heap_deform_tuple() does the same).
  *
  *-------------------------------------------------------------------------
  */
 #ifndef DOCSYNC_COMPAT_H
 #define DOCSYNC_COMPAT_H
 
-#include "utils/guc.h"
-
-#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 160000
-#error "this docsync is built for PostgreSQL 15"
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 200000
+#error "this docsync is built for PostgreSQL 15 to 19"
 #endif
 
 #ifndef USE_FLOAT8_BYVAL
 #error "docsync passes timestamps by value: it needs a 64-bit server"
 #endif
 
-#if PG_VERSION_NUM < 170000
+/* All headers come before the macros. */
+#include "storage/lwlock.h"
+#if PG_VERSION_NUM >= 190000
+#include "commands/sequence_xlog.h"
+#endif
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
+#else
+#include "miscadmin.h"
+#include "storage/shmem.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#endif
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/*
+ * 19
+ */
+#if PG_VERSION_NUM >= 190000
+
+/* planner_hook */
+#define PLANNER_PARAMETERS \
+	Query *parse, const char *query_string, int cursor_options, \
+	ParamListInfo params, struct ExplainState *explain
+#define PLANNER_ARGUMENTS \
+	parse, query_string, cursor_options, params, explain
+
+/* GetNamedDSMSegment()'s callback */
+#define DSM_INIT_PARAMETERS		void *segment, void *arg
+
+/* A tranche has the name that it was made with. */
+#define compat_name_tranche(tranche, name)	((void) 0)
+
+#else
+
+#define PLANNER_PARAMETERS \
+	Query *parse, const char *query_string, int cursor_options, \
+	ParamListInfo params
+#define PLANNER_ARGUMENTS \
+	parse, query_string, cursor_options, params
+#define DSM_INIT_PARAMETERS		void *segment
+
+/* Each process names the tranches that it uses. */
+#define LWLockNewTrancheId(name) \
+	LWLockNewTrancheId()
+#define compat_name_tranche(tranche, name) \
+	LWLockRegisterTranche(tranche, name)
+
+/* GNU C's, as in all that has one; it is for the compiler's warnings only. */
+#ifdef __GNUC__
+#define pg_fallthrough		__attribute__((fallthrough))
+#else
+#define pg_fallthrough
+#endif
+
+#define SO_NONE				0
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, \
+						flags) \
+	compat_index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys)
+
+/* The magic number of a sequence's page, as sequence.c has it */
+#define SEQ_MAGIC			0x1717
+
+typedef struct JsonbInState
+{
+	JsonbValue *result;
+	JsonbParseState *parseState;
+} JsonbInState;
+
+/* The result stays NULL until the outermost container ends. */
+static inline void
+compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
+				  JsonbValue *value)
+{
+	state->result = pushJsonbValue(&state->parseState, token, value);
+}
+
+#define pushJsonbValue(state, token, value) \
+	compat_push_jsonb(state, token, value)
+
+#endif
+
+/*
+ * 18
+ */
+#if PG_VERSION_NUM >= 180000
+
+/* Does a NOT NULL hold for all rows? */
+#define compat_is_not_null(desc, i) \
+	(TupleDescAttr(desc, i)->attnotnull && \
+	 TupleDescCompactAttr(desc, i)->attnullability != ATTNULLABLE_INVALID)
+
+#define compat_index_beginscan(heap, index, snapshot, instrument, nkeys, \
+							   norderbys) \
+	index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys)
+
+#else
+
+#define pg_noreturn			pg_attribute_noreturn()
+#define PG_MODULE_MAGIC_EXT(...)	PG_MODULE_MAGIC
+#define compat_index_beginscan(heap, index, snapshot, instrument, nkeys, \
+							   norderbys) \
+	index_beginscan(heap, index, snapshot, nkeys, norderbys)
+#define RelationGetPrimaryKeyIndex(rel, deferrable_ok) \
+	RelationGetPrimaryKeyIndex(rel)
+
+/* NOT NULL holds for all rows: it can't be NOT VALID. */
+#define compat_is_not_null(desc, i)	(TupleDescAttr(desc, i)->attnotnull)
+
+#endif
+
+/*
+ * 17
+ */
+#if PG_VERSION_NUM >= 170000
+
+#define MyLocalTransactionId	(MyProc->vxid.lxid)
+#if PG_VERSION_NUM < 190000
+#define GetNamedDSMSegment(name, size, init_callback, found, arg) \
+	GetNamedDSMSegment(name, size, init_callback, found)
+#endif
+
+#else
+
+#define MyLocalTransactionId	(MyProc->lxid)
+#define LockHeldByMe(tag, mode, orstronger) \
+	LockHeldByMe(tag, mode)
+#define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
+	makeJsonLexContextCstringLen((char *) (json), len, encoding, \
+								 need_escapes)
+
 /*
  * Sets a search_path with nothing of a user's in it, until the caller's level
  * of settings ends (guc.h).
@@ -38,6 +168,80 @@ RestrictSearchPath(void)
 	set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 					  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
+
+/*
+ * From what the server has to spare of its shared memory, 100 kB.  Where that is
+ * gone, each process has a segment of its own.
+ */
+static inline void *
+GetNamedDSMSegment(const char *name, size_t size,
+				   void (*init_callback) (void *segment), bool *found,
+				   void *arg)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	void	   *volatile segment = NULL;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	PG_TRY();
+	{
+		segment = ShmemInitStruct(name, size, found);
+	}
+	PG_CATCH();
+	{
+		/*
+		 * It has left nothing behind: it raises an error for want of memory
+		 * only, and last of all.  With an error interrupts are let in, which
+		 * a lock that is still held must not see.
+		 */
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(oldcontext);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (segment == NULL)
+	{
+		segment = MemoryContextAlloc(TopMemoryContext, size);
+		*found = false;
+	}
+	if (!*found)
+		init_callback(segment);
+	LWLockRelease(AddinShmemInitLock);
+
+	return segment;
+}
+
+#endif
+
+/*
+ * 16
+ */
+#if PG_VERSION_NUM < 160000
+
+#define rd_locator			rd_node
+#define locator				node	/* of an xl_seq_rec */
+#define JSON_UNICODE_UNTRANSLATABLE JSON_UNICODE_HIGH_ESCAPE
+
+/* Of relations and of schemas: there is a function for each class. */
+#define object_ownercheck(class_id, relation, role) \
+	pg_class_ownercheck(relation, role)
+#define object_aclcheck(class_id, namespace, role, mode) \
+	pg_namespace_aclcheck(namespace, role, mode)
+
+/* The range table itself has what was moved into entries of its own. */
+typedef RangeTblEntry RTEPermissionInfo;
+
+/* The list that ExecCheckPermissions() is given here is the range table. */
+static inline RTEPermissionInfo *
+addRTEPermissionInfo(List **permissions, RangeTblEntry *rte)
+{
+	*permissions = lappend(*permissions, rte);
+	return rte;
+}
+
+#define ExecCheckPermissions(range_table, permissions, ereport_on_violation) \
+	ExecCheckRTPerms(permissions, ereport_on_violation)
+
 #endif
 
 #endif							/* DOCSYNC_COMPAT_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.c
- *	  Cursors and times as text: where a client goes on from.
+ *	  Cursors: where a client goes on from, as text.
  *
  * Pure: no table, no lock.
  *
@@ -17,12 +17,9 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
 #include "common/int.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
-#include "utils/datetime.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
@@ -35,8 +32,6 @@ static char *put_hex(char *p, uint64 value, int digits);
 static int	digit_of(char c, int base);
 static bool scan_stamp(const char **from, TimestampTz *stamp);
 static bool scan_number(const char **from, int base, int64 *value);
-static bool scan_digits(const char **from, int count, int *value);
-static bool scan_offset(const char **from, int *seconds);
 
 /*
  * Writes a position and returns its length in bytes.  buf has
@@ -188,101 +183,4 @@ put_hex(char *p, uint64 value, int digits)
 	while (digits-- > 0)
 		*p++ = "0123456789abcdef"[value >> (4 * digits) & 0xF];
 	return p;
-}
-
-/*
- * Reads an ISO 8601 time with "Z" or an offset:
- *
- *	  2026-11-22T10:11:12.123456Z	2026-11-22T11:11:12+01:00
- *
- * No other form: a time without an offset would depend on a setting that the
- * caller may choose.  Digits beyond microseconds are cut off, which at worst
- * gives a document twice.  A space for the sign of the offset is the "+" that
- * somebody didn't escape in a URL.  Returns false if it is something else.
- */
-bool
-docsync_cursor_parse_utc(const char *from, TimestampTz *time)
-{
-	struct pg_tm tm = {0};
-	fsec_t		microseconds = 0;
-	int			offset;
-
-	if (!scan_digits(&from, 4, &tm.tm_year) || *from++ != '-' ||
-		!scan_digits(&from, 2, &tm.tm_mon) || *from++ != '-' ||
-		!scan_digits(&from, 2, &tm.tm_mday) || *from++ != 'T' ||
-		!scan_digits(&from, 2, &tm.tm_hour) || *from++ != ':' ||
-		!scan_digits(&from, 2, &tm.tm_min) || *from++ != ':' ||
-		!scan_digits(&from, 2, &tm.tm_sec))
-		return false;
-
-	if (*from == '.')
-	{
-		int			unit = USECS_PER_SEC;
-
-		from++;
-
-		if (!isdigit((unsigned char) *from))
-			return false;
-		for (; isdigit((unsigned char) *from); from++)
-		{
-			unit /= 10;
-			microseconds += (*from - '0') * unit;
-		}
-	}
-
-	if (!scan_offset(&from, &offset) || *from != '\0')
-		return false;
-
-	if (ValidateDate(DTK_DATE_M, false, false, false, &tm) != 0 ||
-		tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 59)
-		return false;
-
-	/* tm2timestamp() counts offsets westward */
-	offset = -offset;
-	return tm2timestamp(&tm, microseconds, &offset, time) == 0;
-}
-
-/* Reads exactly count decimal digits; false if there are fewer. */
-static bool
-scan_digits(const char **from, int count, int *value)
-{
-	*value = 0;
-	for (int i = 0; i < count; i++, (*from)++)
-	{
-		if (!isdigit((unsigned char) **from))
-			return false;
-		*value = *value * 10 + (**from - '0');
-	}
-	return true;
-}
-
-/*
- * "Z", "+HH:MM" or "+HHMM", as seconds east of UTC.
- */
-static bool
-scan_offset(const char **from, int *seconds)
-{
-	char		sign = *(*from)++;
-	int			hours;
-	int			minutes;
-
-	*seconds = 0;
-	if (sign == 'Z')
-		return true;
-	if (sign != '+' && sign != '-' && sign != ' ')
-		return false;
-
-	if (!scan_digits(from, 2, &hours))
-		return false;
-	if (**from == ':')
-		(*from)++;
-	if (!scan_digits(from, 2, &minutes))
-		return false;
-	if (hours > MAX_TZDISP_HOUR || minutes > 59)
-		return false;
-
-	*seconds = hours * SECS_PER_HOUR + minutes * SECS_PER_MINUTE;
-	if (sign == '-')
-		*seconds = -*seconds;
-	return true;
 }

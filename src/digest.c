@@ -105,7 +105,7 @@ docsync_digest_add(Digest *digest, const text *id, int64 client_version,
 	*p++ = ',';
 	p += pg_lltoa(client_version, p);
 	*p++ = ',';
-	p += docsync_stamp_format(last_update_utc, p);
+	p += docsync_utc_format(last_update_utc, p);
 
 	sum->high += docsync_digest_hash(buf, p - buf, SEED_HIGH);
 	sum->low += docsync_digest_hash(buf, p - buf, SEED_LOW);

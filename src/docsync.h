@@ -35,6 +35,9 @@
 
 #define DOCSYNC_SCHEMA			"docsync"
 
+/* As docsync.control has it */
+#define DOCSYNC_VERSION			"0.2.0"
+
 /* The trigger that is the guard; its name makes it the last to fire. */
 #define DOCSYNC_GUARD_NAME		"zz_docsync_guard"
 
@@ -50,13 +53,15 @@
 #define DOCSYNC_LOCK_STATE		0xD0C9	/* sums up a collection: 0 or 1 */
 
 /*
- * docsync.c: settings
+ * settings.c: settings
  */
 extern int	docsync_max_batch;	/* documents */
 extern int	docsync_max_document_size;	/* bytes of a body, as JSON */
 extern int	docsync_max_depth;	/* arrays and objects within each other */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
+
+extern void docsync_settings_init(void);
 
 /*
  * schema.c: the store in the catalogs
@@ -155,6 +160,14 @@ extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
+ * postgrest.c: what PostgREST says of a request
+ */
+extern bool docsync_postgrest_is_asking(void);
+extern text *docsync_postgrest_header(const char *name);
+extern Jsonb *docsync_postgrest_setting(const char *setting);
+extern text *docsync_postgrest_field(Jsonb *object, const char *key);
+
+/*
  * refuse.c: how it is said what is wrong
  */
 typedef struct Batch Batch;
@@ -190,7 +203,7 @@ extern void docsync_refuse_note(const Batch *batch, SentDocument *sent,
 extern Refusal *docsync_refuse_describe(const RefusePlace *place, int sqlstate,
 										const char *message,
 										const char *detail, const char *hint);
-extern void docsync_refuse_raise(const Refusal *refusal) pg_attribute_noreturn();
+pg_noreturn extern void docsync_refuse_raise(const Refusal *refusal);
 extern RefusePlace docsync_refuse_place(const SentDocument *sent,
 										const char *key);
 extern char *docsync_refuse_locate(const SentDocument *sent, const char *key,
@@ -202,7 +215,30 @@ extern Refusal *docsync_refuse_of_error(const ErrorData *error);
 extern void docsync_refuse_append(StringInfo buf, const Refusal *refusal);
 extern const char *docsync_refuse_quote(const char *value, int len);
 extern int	docsync_refuse_sqlstate(int sqlstate);
-extern void docsync_refuse_request(int status, const Refusal *refusal) pg_attribute_noreturn();
+pg_noreturn extern void docsync_refuse_request(int status, const Refusal *refusal);
+
+/*
+ * utc.c: times as text
+ */
+
+/* "YYYY-MM-DDTHH:MM:SS.ffffffZ" and a terminator; years may have six digits */
+#define DOCSYNC_STAMP_LEN		32
+
+/* From PostgreSQL's time, since 2000-01-01, to Unix time, in microseconds */
+#define DOCSYNC_UNIX_OFFSET \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+extern int	docsync_utc_format(TimestampTz stamp, char *buf);
+extern bool docsync_utc_parse(const char *from, TimestampTz *time);
+
+/*
+ * text.c: names and ids
+ */
+extern int	docsync_text_compare(const char *a, int a_len,
+								 const char *b, int b_len);
+extern bool docsync_text_is_same(const text *a, const text *b);
+extern void docsync_text_check_name(const text *value, const char *name,
+									int max_len);
 
 /*
  * value.c: the value of a key
@@ -266,8 +302,8 @@ extern void docsync_lexer_end(JsonReader *reader);
 extern void docsync_lexer_next(JsonReader *reader);
 extern void docsync_lexer_check_size(JsonReader *reader);
 extern void docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault);
-extern void docsync_lexer_refuse_syntax(JsonReader *reader,
-										JsonParseErrorType error) pg_attribute_noreturn();
+pg_noreturn extern void docsync_lexer_refuse_syntax(JsonReader *reader,
+													JsonParseErrorType error);
 
 /*
  * reader.c: and its grammar
@@ -335,11 +371,12 @@ extern BodyFault docsync_body_check_number(const JsonbValue *value);
 extern Refusal *docsync_body_describe(const RefusePlace *place,
 									  BodyFault fault);
 extern Jsonb *docsync_body_make(const SentDocument *sent);
-extern bool docsync_body_is_same(const SentDocument *sent, Datum other);
 
 /*
  * compare.c: JSON as it was sent, and jsonb
  */
+extern bool docsync_compare_is_same_body(const SentDocument *sent,
+										 Datum other);
 extern bool docsync_compare_is_same(const char *json, int len,
 									const Jsonb *jsonb);
 
@@ -373,11 +410,6 @@ extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
 extern const Refusal *docsync_batch_make_atomic(Batch *batch);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
-extern int	docsync_batch_compare_ids(const char *a, int a_len,
-									  const char *b, int b_len);
-extern bool docsync_batch_same_text(const text *a, const text *b);
-extern void docsync_batch_check_name(const text *value, const char *name,
-									 int max_len);
 
 /*
  * rule.c: who wins
@@ -432,13 +464,6 @@ extern void docsync_clock_set_noted(void);
  * stamp.c: the writer's side
  */
 
-/* "YYYY-MM-DDTHH:MM:SS.ffffffZ" and a terminator; years may have six digits */
-#define DOCSYNC_STAMP_LEN		32
-
-/* From PostgreSQL's time, since 2000-01-01, to Unix time, in microseconds */
-#define DOCSYNC_UNIX_OFFSET \
-	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
-
 extern void docsync_stamp_init(void);
 extern void docsync_stamp_expect(int count);
 extern void docsync_stamp_take(const text *collection, TimestampTz *stamp,
@@ -451,7 +476,6 @@ extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
 extern uint32 docsync_stamp_hash(const text *collection);
-extern int	docsync_stamp_format(TimestampTz stamp, char *buf);
 
 /*
  * digest.c: hashes that clients compute, too
@@ -481,7 +505,7 @@ extern void docsync_digest_add(Digest *digest, const text *id,
 extern DigestSum docsync_digest_total(const Digest *digest);
 
 /*
- * cursor.c: where a client goes on from, and times as text
+ * cursor.c: where a client goes on from
  */
 #define DOCSYNC_CURSOR_LEN		96
 
@@ -500,16 +524,15 @@ extern int	docsync_cursor_format(const Position *position, char *buf);
 extern bool docsync_cursor_parse(const char *from, Position *position);
 extern uint32 docsync_cursor_bind(const text *collection,
 								  const text *client_id, char origin);
-extern bool docsync_cursor_parse_utc(const char *from, TimestampTz *time);
 
 /*
- * history.c: epochs, and starts after a crash
+ * history.c: what has happened to the store
  */
 typedef struct HistoryEntry
 {
 	int64		number;
 	uint64		epoch;
-	uint64		system_identifier;
+	uint64		system_identifier;	/* 0: handed over, it is at no place */
 	Oid			database;
 	Oid			document;
 	TimeLineID	timeline;
@@ -526,13 +549,12 @@ typedef struct History
 	HistoryEntry *entries;		/* in their order */
 } History;
 
-extern void docsync_history_init(void);
-extern void docsync_history_notice(void);
 extern History *docsync_history_read(Snapshot snapshot);
 extern const HistoryEntry *docsync_history_newest(const History *history);
 extern uint64 docsync_history_epoch(const History *history);
 extern bool docsync_history_knows(const History *history, uint64 epoch);
-extern bool docsync_history_is_present(const History *history);
+extern bool docsync_history_goes_on(const History *history, uint64 epoch);
+extern bool docsync_history_is_here(const HistoryEntry *entry);
 extern bool docsync_history_is_beginning(const History *history,
 										 TimestampTz stamp);
 extern TimestampTz docsync_history_lost_after(const History *history,
@@ -542,6 +564,12 @@ extern const HistoryEntry *docsync_history_find_gap(const History *history,
 extern FullTransactionId docsync_history_fence(const History *history,
 											   TimestampTz stamp,
 											   FullTransactionId fence);
+
+/*
+ * epoch.c: and who notes it
+ */
+extern void docsync_epoch_init(void);
+extern void docsync_epoch_notice(void);
 
 /*
  * settle.c: the reader's side
@@ -622,7 +650,7 @@ typedef enum StoreWrite
 #define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
-#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (guard.c);
+#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
 										 * it has RETURNING */
 
 typedef struct StoreStatement
@@ -634,7 +662,6 @@ typedef struct StoreStatement
 	struct _SPI_plan *plan;		/* kept; NULL at first */
 } StoreStatement;
 
-extern void docsync_store_make(void);
 extern uint64 docsync_store_execute(StoreStatement *statement,
 									const Datum *args,
 									RowCallback callback, void *arg);
@@ -653,6 +680,36 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+
+/*
+ * task.c: the upload or purge that is under way
+ */
+typedef enum Task
+{
+	TASK_NONE,
+	TASK_UPLOAD,
+	TASK_PURGE
+} Task;
+
+typedef struct TaskFrame
+{
+	Task		task;
+	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
+	ReplaceCallback may_replace;	/* of an upload */
+	void	   *arg;
+	bool		has_replaced;
+	StoredDocument replaced;	/* by the row being written */
+	bool		has_written;
+	StoredDocument written;		/* what that row has become */
+} TaskFrame;
+
+extern TaskFrame docsync_task_enter(Task task,
+									ReplaceCallback may_replace, void *arg);
+extern void docsync_task_leave(const TaskFrame *outer);
+extern void docsync_task_begin_statement(void);
+extern TaskFrame *docsync_task_of_row(Task task);
+extern const StoredDocument *docsync_task_replaced(void);
+extern const StoredDocument *docsync_task_written(void);
 
 /*
  * probe.c: look-ups without a statement
@@ -681,35 +738,6 @@ typedef struct Horizon
 extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
 										  const text *collection,
 										  const text *client_id);
-
-/*
- * guard.c: the trigger
- */
-typedef enum GuardTask
-{
-	GUARD_NOTHING,
-	GUARD_UPLOAD,
-	GUARD_PURGE
-} GuardTask;
-
-typedef struct GuardFrame
-{
-	GuardTask	task;
-	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
-	ReplaceCallback may_replace;	/* of an upload */
-	void	   *arg;
-	bool		has_replaced;
-	StoredDocument replaced;	/* by the row being written */
-	bool		has_written;
-	StoredDocument written;		/* what that row has become */
-} GuardFrame;
-
-extern GuardFrame docsync_guard_enter(GuardTask task,
-									  ReplaceCallback may_replace, void *arg);
-extern void docsync_guard_leave(const GuardFrame *outer);
-extern void docsync_guard_begin_statement(void);
-extern const StoredDocument *docsync_guard_replaced(void);
-extern const StoredDocument *docsync_guard_written(void);
 
 /*
  * divide.c: one bad document doesn't stop the rest
@@ -900,7 +928,7 @@ extern void docsync_position_judge_next(Download *download);
 extern void docsync_position_judge_more(Download *download);
 extern const Horizon *docsync_position_horizon(Download *download);
 extern const Refusal *docsync_position_describe(ResyncReason reason);
-extern void docsync_position_refuse(ResyncReason reason) pg_attribute_noreturn();
+pg_noreturn extern void docsync_position_refuse(ResyncReason reason);
 
 /*
  * json.c: documents as JSON
@@ -947,7 +975,6 @@ extern bool docsync_request_get_bool(FunctionCallInfo fcinfo, int n,
 extern void docsync_request_need_client_id(const Request *request);
 extern Position docsync_request_parse_cursor(const Request *request,
 											 QueryOrigin origin);
-extern text *docsync_request_header(const char *name);
 extern void docsync_request_resolve(Request *request);
 extern void docsync_request_check_claim(const text *client_id);
 extern void docsync_request_check_max(int max_documents);
@@ -970,7 +997,6 @@ extern void docsync_url_read(Request *request, const char *const *keys);
 /*
  * answer.c: what it is answered, around the documents
  */
-extern bool docsync_answer_is_over_http(void);
 extern void docsync_answer_begin(StringInfo buf);
 extern Datum docsync_answer_end(StringInfo buf, const char *tag);
 extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);

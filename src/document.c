@@ -265,7 +265,7 @@ check_keys(const Batch *batch, SentDocument *sent, const Keys *keys,
 
 /*
  * Fills in the id.  One of the wrong length is filled in, too, so that the
- * refusal can name it.
+ * result can name it.
  */
 static void
 check_id(const Batch *batch, SentDocument *sent, const SentValue *value)
@@ -336,8 +336,8 @@ check_base_utc(const Batch *batch, SentDocument *sent, const SentValue *value)
 	if (value->type != JSON_TOKEN_STRING)
 		refuse_type(batch, sent, KEY_BASE_UTC, value,
 					"A baseUtc is the LastUpdateUtc received.");
-	else if (!docsync_cursor_parse_utc(pnstrdup(value->text, value->len),
-									   &sent->base_utc))
+	else if (!docsync_utc_parse(pnstrdup(value->text, value->len),
+								&sent->base_utc))
 		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
 								key_names[KEY_BASE_UTC],
 								"not an ISO 8601 time", NULL,

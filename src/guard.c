@@ -24,7 +24,6 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -50,8 +49,7 @@ typedef struct Row
 	bool	   *isnull;
 } Row;
 
-static void note_written(const Row *new);
-static bool is_part_of(GuardTask task);
+static void note_written(TaskFrame *frame, const Row *new);
 static void guard_insert(Row *new);
 static void clamp_fence(Row *new, FullTransactionId fence);
 static bool guard_update(const Row *old, Row *new);
@@ -69,20 +67,6 @@ static void check_body(const Row *old, const Row *new);
 static void check_length(const Row *new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
-
-/*
- * The task that is under way: an upload, to whose rows the rule has been
- * applied already, or a purge, whose rows may go.
- *
- * Only the rows of its own statement are the task's.  While that runs, others'
- * code may write to docsync.document, too: triggers, but also functions in
- * policies, constraints, defaults, at the very same depth of triggers.  The
- * statements that they run have each a snapshot of their own, which is the
- * active one while their rows come by; so the statement's own snapshot tells.
- * The address does, as long as the statement runs: it isn't another's before
- * that has ended.
- */
-static GuardFrame current_frame = {.task = GUARD_NOTHING};
 
 /* As the row now being looked at finds it */
 static const Store *store;
@@ -129,7 +113,7 @@ docsync_guard(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
 		/* What an upload replaces is known until the row has been returned. */
-		old = read_row(rel, is_part_of(GUARD_UPLOAD) ?
+		old = read_row(rel, docsync_task_of_row(TASK_UPLOAD) != NULL ?
 					   heap_copytuple(trigdata->tg_trigtuple) :
 					   trigdata->tg_trigtuple);
 		new = read_row(rel, trigdata->tg_newtuple);
@@ -137,7 +121,7 @@ docsync_guard(PG_FUNCTION_ARGS)
 		return PointerGetDatum(guard_update(&old, &new) ? new.tuple : NULL);
 	}
 
-	if (is_part_of(GUARD_PURGE))
+	if (docsync_task_of_row(TASK_PURGE) != NULL)
 		return PointerGetDatum(trigdata->tg_trigtuple);
 
 	/* The row stays, as a tombstone. */
@@ -147,88 +131,20 @@ docsync_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * Says that the next statement flagged STATEMENT_OF_TASK is a task's.  Others'
- * code may begin another task meanwhile, hence the frame, which the caller
- * hands back when the statement is done, even if there is an error.
- */
-GuardFrame
-docsync_guard_enter(GuardTask task, ReplaceCallback may_replace, void *arg)
-{
-	GuardFrame	outer = current_frame;
-
-	current_frame.task = task;
-	current_frame.snapshot = NULL;
-	current_frame.may_replace = may_replace;
-	current_frame.arg = arg;
-	current_frame.has_replaced = false;
-	current_frame.has_written = false;
-
-	return outer;
-}
-
-/* Goes back to what docsync_guard_enter() returned.  Raises no error. */
-void
-docsync_guard_leave(const GuardFrame *outer)
-{
-	current_frame = *outer;
-}
-
-/*
- * Says that the task's statement, which has been planned and started, runs
- * from now on, with the active snapshot.
- */
-void
-docsync_guard_begin_statement(void)
-{
-	current_frame.snapshot = GetActiveSnapshot();
-}
-
-/*
- * What the row that an upload has just written replaces; NULL if nothing.  The
- * trigger fires for INSERT, if the statement is one, then for UPDATE if there
- * is a stored one, and then the row is returned.
- */
-const StoredDocument *
-docsync_guard_replaced(void)
-{
-	return current_frame.has_replaced ? &current_frame.replaced : NULL;
-}
-
-/*
- * What the row that an upload has just written is now, if a trigger may have
- * changed it; NULL if there is none.
- */
-const StoredDocument *
-docsync_guard_written(void)
-{
-	return current_frame.has_written ? &current_frame.written : NULL;
-}
-
-/*
  * Notes what an upload is about to write.  We are the last of the BEFORE
  * triggers.
  */
 static void
-note_written(const Row *new)
+note_written(TaskFrame *frame, const Row *new)
 {
-	current_frame.has_written = store->is_altered;
+	frame->has_written = store->is_altered;
 	if (store->is_altered)
 	{
 		/* The tuple that we were given doesn't last for as long. */
 		Row			row = read_row(new->rel, new->tuple);
 
-		get_document(&row, &current_frame.written);
+		get_document(&row, &frame->written);
 	}
-}
-
-/*
- * Is the row that the trigger is fired for the task's?
- */
-static bool
-is_part_of(GuardTask task)
-{
-	return current_frame.task == task &&
-		current_frame.snapshot == GetActiveSnapshot();
 }
 
 /*
@@ -238,6 +154,7 @@ is_part_of(GuardTask task)
 static void
 guard_insert(Row *new)
 {
+	TaskFrame  *frame = docsync_task_of_row(TASK_UPLOAD);
 	bool		no_stamp;
 	bool		no_fence;
 	TimestampTz last_update_utc;
@@ -252,15 +169,15 @@ guard_insert(Row *new)
 	{
 		check_body(NULL, new);
 		restamp(new, RESTAMP_ONLY, 0);
-		if (is_part_of(GUARD_UPLOAD))
+		if (frame != NULL)
 		{
-			current_frame.has_replaced = false;
-			note_written(new);
+			frame->has_replaced = false;
+			note_written(frame, new);
 		}
 		return;
 	}
 
-	if (!pg_class_ownercheck(RelationGetRelid(new->rel), GetUserId()))
+	if (!object_ownercheck(RelationRelationId, RelationGetRelid(new->rel), GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set a stamp"),
@@ -317,6 +234,7 @@ clamp_fence(Row *new, FullTransactionId fence)
 static bool
 guard_update(const Row *old, Row *new)
 {
+	TaskFrame  *frame = docsync_task_of_row(TASK_UPLOAD);
 	bool		isnull;
 	int64		old_version;
 	Datum		new_version;
@@ -334,14 +252,14 @@ guard_update(const Row *old, Row *new)
 										 &isnull));
 	new_version = get_attr(new, DOCUMENT_CLIENT_VERSION, &isnull);
 
-	if (is_part_of(GUARD_UPLOAD))
+	if (frame != NULL)
 	{
-		get_document(old, &current_frame.replaced);
-		current_frame.has_replaced = true;
-		if (!current_frame.may_replace(&current_frame.replaced, current_frame.arg))
+		get_document(old, &frame->replaced);
+		frame->has_replaced = true;
+		if (!frame->may_replace(&frame->replaced, frame->arg))
 			return false;
 		restamp(new, RESTAMP_ONLY, 0);
-		note_written(new);
+		note_written(frame, new);
 		return true;
 	}
 
@@ -445,15 +363,15 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 		return;
 
 	/* What was reserved is for the upload's own rows. */
-	if (is_part_of(GUARD_UPLOAD))
+	if (docsync_task_of_row(TASK_UPLOAD) != NULL)
 	{
 		if (!docsync_stamp_is_reserved(collection))
-			docsync_history_notice();
+			docsync_epoch_notice();
 		docsync_stamp_take_reserved(collection, &last_update_utc, &fence);
 	}
 	else
 	{
-		docsync_history_notice();
+		docsync_epoch_notice();
 		docsync_stamp_take(collection, &last_update_utc, &fence);
 	}
 
@@ -560,7 +478,7 @@ is_same_text(const Row *old, const Row *new, int column)
 	text	   *was = get_text(old, column);
 	text	   *is = get_text(new, column);
 
-	return is != NULL && docsync_batch_same_text(was, is);
+	return is != NULL && docsync_text_is_same(was, is);
 }
 
 /*
@@ -603,7 +521,7 @@ check_body(const Row *old, const Row *new)
 	JsonbValue	value;
 	BodyFault	fault;
 
-	if (isnull || is_part_of(GUARD_UPLOAD))
+	if (isnull || docsync_task_of_row(TASK_UPLOAD) != NULL)
 		return;
 	if (old != NULL)
 	{
@@ -626,10 +544,10 @@ check_length(const Row *new, int column, int max_len)
 	text	   *value = get_text(new, column);
 
 	if (value != NULL)
-		docsync_batch_check_name(value,
-								 NameStr(TupleDescAttr(RelationGetDescr(new->rel),
-													   store->attnums[STORE_DOCUMENT][column] - 1)->attname),
-								 max_len);
+		docsync_text_check_name(value,
+								NameStr(TupleDescAttr(RelationGetDescr(new->rel),
+													  store->attnums[STORE_DOCUMENT][column] - 1)->attname),
+								max_len);
 }
 
 /*

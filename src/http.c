@@ -208,8 +208,8 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 
 	docsync_url_read(&request, keys);
 	if (request.since_utc != NULL &&
-		!docsync_cursor_parse_utc(text_to_cstring(request.since_utc),
-								  &download->position.stamp))
+		!docsync_utc_parse(text_to_cstring(request.since_utc),
+						   &download->position.stamp))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"sinceUtc\" is not an ISO 8601 time"),

@@ -53,10 +53,10 @@ typedef struct Level
 /* More of them take memory. */
 #define LEVELS				8
 
-static void push_key(JsonbParseState **state, const char *name);
-static void push_string(JsonbParseState **state, JsonbIteratorToken token,
+static void push_key(JsonbInState *state, const char *name);
+static void push_string(JsonbInState *state, JsonbIteratorToken token,
 						const char *string, int len);
-static void push_body(JsonbParseState **state, Jsonb *body);
+static void push_body(JsonbInState *state, Jsonb *body);
 static inline char *open_output(Output *out, StringInfo buf);
 static inline void close_output(Output *out, char *p);
 static inline char *put_room(Output *out, char *p, Size size);
@@ -79,7 +79,7 @@ static inline bool copy_short(char *to, const char *from, int len);
 Jsonb *
 docsync_json_document(const StoredDocument *stored)
 {
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 	JsonbValue	value;
 	char		stamp[DOCSYNC_STAMP_LEN];
 
@@ -100,7 +100,7 @@ docsync_json_document(const StoredDocument *stored)
 
 	push_key(&state, "LastUpdateUtc");
 	push_string(&state, WJB_VALUE, stamp,
-				docsync_stamp_format(stored->last_update_utc, stamp));
+				docsync_utc_format(stored->last_update_utc, stamp));
 
 	push_key(&state, "deleted");
 	value.type = jbvBool;
@@ -110,7 +110,8 @@ docsync_json_document(const StoredDocument *stored)
 	push_key(&state, "body");
 	push_body(&state, stored->has_body ? DatumGetJsonbP(stored->body) : NULL);
 
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /*
@@ -131,7 +132,7 @@ docsync_json_append_document(StringInfo buf, const StoredDocument *stored)
 	p = put_string(&out, p, VARDATA_ANY(stored->client_id),
 				   VARSIZE_ANY_EXHDR(stored->client_id));
 	p = put_literal(p, ",\"LastUpdateUtc\":\"");
-	p += docsync_stamp_format(stored->last_update_utc, p);
+	p += docsync_utc_format(stored->last_update_utc, p);
 	p = put_room(&out, p, 0);
 	if (stored->deleted)
 		p = put_literal(p, "\",\"deleted\":true,\"body\":");
@@ -181,7 +182,7 @@ void
 docsync_json_append_stamp(StringInfo buf, TimestampTz stamp)
 {
 	char		stamped[DOCSYNC_STAMP_LEN];
-	int			len = docsync_stamp_format(stamp, stamped);
+	int			len = docsync_utc_format(stamp, stamped);
 
 	appendStringInfoChar(buf, '"');
 	appendBinaryStringInfo(buf, stamped, len);
@@ -524,14 +525,14 @@ copy_short(char *to, const char *from, int len)
 
 /* Adds a key to the object being made.  name isn't copied. */
 static void
-push_key(JsonbParseState **state, const char *name)
+push_key(JsonbInState *state, const char *name)
 {
 	push_string(state, WJB_KEY, name, strlen(name));
 }
 
 /* Adds a string of len bytes, which isn't copied before the jsonb is made. */
 static void
-push_string(JsonbParseState **state, JsonbIteratorToken token,
+push_string(JsonbInState *state, JsonbIteratorToken token,
 			const char *string, int len)
 {
 	JsonbValue	value;
@@ -544,7 +545,7 @@ push_string(JsonbParseState **state, JsonbIteratorToken token,
 
 /* Adds a body as a key's value: null if it is NULL. */
 static void
-push_body(JsonbParseState **state, Jsonb *body)
+push_body(JsonbInState *state, Jsonb *body)
 {
 	JsonbValue	value;
 

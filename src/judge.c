@@ -221,8 +221,8 @@ held_as(Upload *upload, const StoredDocument *stored)
 		.exists = true,
 		.client_version = stored->client_version,
 		.last_update_utc = stored->last_update_utc,
-		.same_client = docsync_batch_same_text(stored->client_id,
-											   upload->client_id),
+		.same_client = docsync_text_is_same(stored->client_id,
+											upload->client_id),
 		.deleted = stored->deleted,
 		.has_body = stored->has_body,
 		.body = stored->body
@@ -241,8 +241,8 @@ find_writing(Upload *upload, const text *id)
 	{
 		const SentDocument *first = upload->groups[i].sent->documents[0];
 
-		if (docsync_batch_compare_ids(first->id, first->id_len, VARDATA_ANY(id),
-									  VARSIZE_ANY_EXHDR(id)) == 0)
+		if (docsync_text_compare(first->id, first->id_len, VARDATA_ANY(id),
+								 VARSIZE_ANY_EXHDR(id)) == 0)
 			return &upload->groups[i];
 	}
 	ereport(ERROR,

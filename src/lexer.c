@@ -71,7 +71,7 @@ docsync_lexer_begin(JsonReader *reader, const char *json, int len,
 		}
 	}
 
-	reader->lex = makeJsonLexContextCstringLen((char *) json, len,
+	reader->lex = makeJsonLexContextCstringLen(NULL, json, len,
 											   GetDatabaseEncoding(), false);
 	reader->lex->token_terminator += skip;
 	if (!is_text && GetDatabaseEncoding() == PG_UTF8)
@@ -143,9 +143,9 @@ docsync_lexer_next(JsonReader *reader)
 static bool
 lex_common(JsonLexContext *lex)
 {
-	char	   *p = lex->token_terminator;
-	char	   *end = lex->input + lex->input_length;
-	char	   *start;
+	const char *p = lex->token_terminator;
+	const char *end = lex->input + lex->input_length;
+	const char *start;
 
 	while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
 		p++;
@@ -193,8 +193,8 @@ lex_common(JsonLexContext *lex)
 	}
 
 	lex->prev_token_terminator = lex->token_terminator;
-	lex->token_start = start;
-	lex->token_terminator = p;
+	lex->token_start = unconstify(char *, start);
+	lex->token_terminator = unconstify(char *, p);
 	return true;
 }
 
@@ -219,7 +219,7 @@ unescape(JsonReader *reader)
 		/* It is kept, whatever the caller does with what it has read. */
 		MemoryContext oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(reader->lex));
 
-		lex = makeJsonLexContextCstringLen(NULL, 0,
+		lex = makeJsonLexContextCstringLen(NULL, NULL, 0,
 										   reader->lex->input_encoding, true);
 		reader->escapes = lex;
 		MemoryContextSwitchTo(oldcontext);
@@ -359,7 +359,8 @@ describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error
 {
 	RefusePlace place = place_at(reader, lex->token_start);
 	bool		is_unsupported = error == JSON_UNICODE_CODE_POINT_ZERO ||
-	error == JSON_UNICODE_HIGH_ESCAPE;
+	error == JSON_UNICODE_HIGH_ESCAPE ||
+	error == JSON_UNICODE_UNTRANSLATABLE;
 	JsonLexContext quoted = *lex;
 
 	/* It would quote a token of any length, and of any bytes. */
@@ -390,6 +391,6 @@ place_at(const JsonReader *reader, const char *at)
 
 	if (reader->has_offsets)
 		place.offset = at != NULL ? at - reader->lex->input :
-			reader->lex->input_length;
+			(int) reader->lex->input_length;
 	return place;
 }

@@ -39,8 +39,7 @@ static List *pinned = NIL;
 /* Is it one of these that is being planned? */
 static bool is_pinning = false;
 
-static PlannedStmt *plan(Query *parse, const char *query_string,
-						 int cursor_options, ParamListInfo params);
+static PlannedStmt *plan(PLANNER_PARAMETERS);
 static void set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 							 RangeTblEntry *rte);
 static bool is_of_store(Oid relation);
@@ -50,7 +49,7 @@ static void keep_index_paths(PlannerInfo *root, RelOptInfo *rel);
 void
 docsync_pin_init(void)
 {
-	next_planner = planner_hook;
+	next_planner = planner_hook != NULL ? planner_hook : standard_planner;
 	planner_hook = plan;
 	next_set_rel_pathlist = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = set_rel_pathlist;
@@ -74,22 +73,19 @@ docsync_pin_add(const char *query_string)
  * made of their own, and may fail.
  */
 static PlannedStmt *
-plan(Query *parse, const char *query_string, int cursor_options,
-	 ParamListInfo params)
+plan(PLANNER_PARAMETERS)
 {
-	planner_hook_type planner = next_planner != NULL ? next_planner :
-	standard_planner;
 	bool		is_pinned = list_member_ptr(pinned, query_string);
 	bool		was_pinning = is_pinning;
 	PlannedStmt *result;
 
 	if (!is_pinned && !is_pinning)
-		return planner(parse, query_string, cursor_options, params);
+		return next_planner(PLANNER_ARGUMENTS);
 
 	is_pinning = is_pinned;
 	PG_TRY();
 	{
-		result = planner(parse, query_string, cursor_options, params);
+		result = next_planner(PLANNER_ARGUMENTS);
 	}
 	PG_FINALLY();
 	{
@@ -117,8 +113,13 @@ set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 	if (next_set_rel_pathlist != NULL)
 		next_set_rel_pathlist(root, rel, rti, rte);
 
-	/* Tables in a policy's subquery are none of ours. */
-	if (is_pinning && rte->rtekind == RTE_RELATION && is_of_store(rte->relid))
+	/*
+	 * Tables in a policy's subquery are none of ours.  And what has been
+	 * proven empty, as where row-level security leaves nothing, has lost its
+	 * conditions.
+	 */
+	if (is_pinning && rte->rtekind == RTE_RELATION && !IS_DUMMY_REL(rel) &&
+		is_of_store(rte->relid))
 		keep_index_paths(root, rel);
 }
 

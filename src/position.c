@@ -129,7 +129,8 @@ is_of_other_history(Download *download)
 	const HistoryEntry *gap = docsync_history_find_gap(download->history,
 													   position->stamp);
 
-	if (position->epoch != docsync_history_epoch(download->history))
+	if (position->epoch != docsync_history_epoch(download->history) &&
+		!docsync_history_goes_on(download->history, position->epoch))
 	{
 		download->lost_after = docsync_history_lost_after(download->history,
 														  position->epoch);
@@ -200,7 +201,7 @@ is_behind(const Download *download)
 	if (!RecoveryInProgress())
 		return position->epoch == docsync_history_epoch(download->history) &&
 			is_above_clock(position->stamp) &&
-			!docsync_history_is_present(download->history);
+			!docsync_history_is_here(docsync_history_newest(download->history));
 
 	if (position->epoch == docsync_history_epoch(download->history))
 		return position->lsn > download->lsn;

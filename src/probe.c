@@ -90,7 +90,8 @@ docsync_probe_find(text *collection, Datum *ids, int count,
 	if (is_usable(index))
 	{
 		slot = table_slot_create(rel, NULL);
-		scan = index_beginscan(rel, index, GetActiveSnapshot(), lengthof(keys), 0);
+		scan = index_beginscan(rel, index, GetActiveSnapshot(), NULL, lengthof(keys),
+							   0, SO_NONE);
 		for (size_t i = 0; i < lengthof(keys); i++)
 			ScanKeyEntryInitialize(&keys[i], 0, i + 1, BTEqualStrategyNumber,
 								   InvalidOid, C_COLLATION_OID, F_TEXTEQ,

@@ -210,8 +210,8 @@ docsync_purge(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		purge.only = DatumGetTextPCopy(PG_GETARG_DATUM(1));
-		docsync_batch_check_name(purge.only, "collection",
-								 DOCSYNC_COLLECTION_LEN);
+		docsync_text_check_name(purge.only, "collection",
+								DOCSYNC_COLLECTION_LEN);
 	}
 	PreventCommandIfReadOnly("docsync_purge()");
 
@@ -280,7 +280,6 @@ look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		isnull;
 
 	ScanKeyEntryInitialize(&key, 0, attnums[PURGED_COLLECTION],
 						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
@@ -289,18 +288,21 @@ look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
-		text	   *of = DatumGetTextPP(heap_getattr(tuple,
-													 attnums[PURGED_CLIENT_ID],
-													 desc, &isnull));
+		Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+		bool	   *isnull = palloc(sizeof(bool) * desc->natts);
+		text	   *of;
 
-		horizon->all = DatumGetTimestampTz(heap_getattr(tuple,
-														attnums[PURGED_LAST_UPDATE_UTC],
-														desc, &isnull));
+		/* None of them is null (check.c). */
+		heap_deform_tuple(tuple, desc, values, isnull);
+		of = DatumGetTextPP(values[attnums[PURGED_CLIENT_ID] - 1]);
+		horizon->all =
+			DatumGetTimestampTz(values[attnums[PURGED_LAST_UPDATE_UTC] - 1]);
 		horizon->others = horizon->all;
-		if (client_id != NULL && docsync_batch_same_text(of, client_id))
-			horizon->others = DatumGetTimestampTz(heap_getattr(tuple,
-															   attnums[PURGED_OTHERS_UTC],
-															   desc, &isnull));
+		if (client_id != NULL && docsync_text_is_same(of, client_id))
+			horizon->others =
+				DatumGetTimestampTz(values[attnums[PURGED_OTHERS_UTC] - 1]);
+		pfree(values);
+		pfree(isnull);
 	}
 	systable_endscan(scan);
 }
@@ -354,7 +356,7 @@ take_step(Purge *purge)
 	bool		more;
 
 	check_rights();
-	docsync_history_notice();
+	docsync_epoch_notice();
 	docsync_schema_push_snapshot();
 
 	more = purge->collection != NULL || find_next_collection(purge);
@@ -405,7 +407,7 @@ remove_step(Step *step)
 		const Tombstone *tombstone = &step->tombstones[i];
 
 		if (top.client_id != NULL &&
-			!docsync_batch_same_text(tombstone->client_id, top.client_id))
+			!docsync_text_is_same(tombstone->client_id, top.client_id))
 			others = Max(others, tombstone->last_update_utc);
 	}
 
@@ -435,20 +437,20 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 		PointerGetDatum(tombstone->id),
 		TimestampTzGetDatum(tombstone->last_update_utc)
 	};
-	GuardFrame	frame;
+	TaskFrame	frame;
 	volatile bool removed = false;
 
 	if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0)
 		return false;
 
-	frame = docsync_guard_enter(GUARD_PURGE, NULL, NULL);
+	frame = docsync_task_enter(TASK_PURGE, NULL, NULL);
 	PG_TRY();
 	{
 		removed = docsync_store_execute(&delete_tombstone, args, NULL, NULL) > 0;
 	}
 	PG_FINALLY();
 	{
-		docsync_guard_leave(&frame);
+		docsync_task_leave(&frame);
 	}
 	PG_END_TRY();
 
@@ -462,8 +464,8 @@ compare_tombstones(const void *a, const void *b)
 	const text *id_a = ((const Tombstone *) a)->id;
 	const text *id_b = ((const Tombstone *) b)->id;
 
-	return docsync_batch_compare_ids(VARDATA_ANY(id_a), VARSIZE_ANY_EXHDR(id_a),
-									 VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
+	return docsync_text_compare(VARDATA_ANY(id_a), VARSIZE_ANY_EXHDR(id_a),
+								VARDATA_ANY(id_b), VARSIZE_ANY_EXHDR(id_b));
 }
 
 /*

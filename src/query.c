@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "docsync.h"
 
@@ -108,11 +109,11 @@ void
 docsync_query_check(const Download *download)
 {
 	if (download->client_id != NULL || download->origin != ORIGIN_ANY)
-		docsync_batch_check_name(download->client_id, "client_id",
-								 DOCSYNC_CLIENT_ID_LEN);
+		docsync_text_check_name(download->client_id, "client_id",
+								DOCSYNC_CLIENT_ID_LEN);
 	docsync_request_check_claim(download->client_id);
-	docsync_batch_check_name(download->collection, "collection",
-							 DOCSYNC_COLLECTION_LEN);
+	docsync_text_check_name(download->collection, "collection",
+							DOCSYNC_COLLECTION_LEN);
 	if (download->position.stamp == DT_NOEND)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -256,7 +257,7 @@ is_wanted(const Download *download, const StoredDocument *stored)
 	if (download->origin == ORIGIN_ANY)
 		return true;
 
-	own = docsync_batch_same_text(stored->client_id, download->client_id);
+	own = docsync_text_is_same(stored->client_id, download->client_id);
 	return own == (download->origin == ORIGIN_OWN);
 }
 

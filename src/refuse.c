@@ -137,7 +137,7 @@ docsync_refuse_locate(const SentDocument *sent, const char *key,
 	return locate(&place, fact);
 }
 
-/* A place as JSON, palloc'd, with a text that may be NULL */
+/* A place as JSON, palloc'd, with what else there is to say, or NULL */
 static char *
 locate(const RefusePlace *place, const char *fact)
 {
@@ -332,7 +332,7 @@ docsync_refuse_quote(const char *value, int len)
 int
 docsync_refuse_sqlstate(int sqlstate)
 {
-	if (!docsync_answer_is_over_http())
+	if (!docsync_postgrest_is_asking())
 		return sqlstate;
 
 	switch (sqlstate)
@@ -357,7 +357,7 @@ docsync_refuse_request(int status, const Refusal *refusal)
 {
 	StringInfoData buf;
 
-	if (!docsync_answer_is_over_http())
+	if (!docsync_postgrest_is_asking())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s", refusal->message),

@@ -3,9 +3,8 @@
  * request.c
  *	  On whose behalf an HTTP request is made, and what for.
  *
- * What PostgREST says of a request it says in settings: request.method,
- * request.headers, request.jwt.claims.  Where there are none, arguments alone
- * count.
+ * Arguments come before what PostgREST says (postgrest.c), and where that says
+ * nothing they alone count.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +17,6 @@
 
 #define DEFAULT_COLLECTION		"default"
 
-static Jsonb *get_setting(const char *setting);
-static text *get_field(Jsonb *object, const char *key);
 
 /*
  * Fills in who asks, and for what.
@@ -32,15 +29,15 @@ static text *get_field(Jsonb *object, const char *key);
 void
 docsync_request_resolve(Request *request)
 {
-	Jsonb	   *claims = get_setting("request.jwt.claims");
+	Jsonb	   *claims = docsync_postgrest_setting("request.jwt.claims");
 
 	if (request->client_id == NULL)
-		request->client_id = docsync_request_header("x-client-id");
+		request->client_id = docsync_postgrest_header("x-client-id");
 	if (request->client_id == NULL)
-		request->client_id = get_field(claims, "client_id");
+		request->client_id = docsync_postgrest_field(claims, "client_id");
 
 	if (request->collection == NULL)
-		request->collection = get_field(claims, "collection");
+		request->collection = docsync_postgrest_field(claims, "collection");
 	if (request->collection == NULL)
 		request->collection = cstring_to_text(DEFAULT_COLLECTION);
 
@@ -65,65 +62,15 @@ docsync_request_resolve(Request *request)
 void
 docsync_request_check_claim(const text *client_id)
 {
-	text	   *claim = get_field(get_setting("request.jwt.claims"),
-								  "client_id");
+	Jsonb	   *claims = docsync_postgrest_setting("request.jwt.claims");
+	text	   *claim = docsync_postgrest_field(claims, "client_id");
 
 	if (claim != NULL && client_id != NULL &&
-		!docsync_batch_same_text(claim, client_id))
+		!docsync_text_is_same(claim, client_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("\"clientId\" is not the token's"),
 				 errhint("Leave it out, or send the token's claim client_id.")));
-}
-
-/*
- * A header of the request, its name in lower case; NULL if there is none.
- */
-text *
-docsync_request_header(const char *name)
-{
-	return get_field(get_setting("request.headers"), name);
-}
-
-/*
- * A setting that PostgREST makes of the request, as jsonb; NULL if there is
- * none, or the empty string that is left of it on a connection used again.
- */
-static Jsonb *
-get_setting(const char *setting)
-{
-	const char *value = GetConfigOption(setting, true, false);
-
-	if (value == NULL || *value == '\0')
-		return NULL;
-
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-											  CStringGetDatum(value)));
-}
-
-/*
- * A text field of an object; NULL if it isn't there.
- */
-static text *
-get_field(Jsonb *object, const char *key)
-{
-	JsonbValue	value;
-
-	if (object == NULL || !JB_ROOT_IS_OBJECT(object) ||
-		getKeyJsonValueFromContainer(&object->root, key, strlen(key),
-									 &value) == NULL ||
-		value.type == jbvNull)
-		return NULL;
-
-	if (value.type != jbvString)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\": wrong type", key),
-				 errdetail("It is %s.",
-						   docsync_value_name(docsync_value_type_of_jsonb(&value)))));
-
-	return cstring_to_text_with_len(value.val.string.val,
-									value.val.string.len);
 }
 
 /*
@@ -164,8 +111,8 @@ docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 void
 docsync_request_need_client_id(const Request *request)
 {
-	docsync_batch_check_name(request->client_id, "\"clientId\"",
-							 DOCSYNC_CLIENT_ID_LEN);
+	docsync_text_check_name(request->client_id, "\"clientId\"",
+							DOCSYNC_CLIENT_ID_LEN);
 }
 
 /*

@@ -35,10 +35,10 @@ same_body(const RuleHeld *held, const SentDocument *sent)
 	if (!held->has_body)
 		return true;
 	if (held->sent == NULL)
-		return docsync_body_is_same(sent, held->body);
+		return docsync_compare_is_same_body(sent, held->body);
 
 	body = docsync_body_make(held->sent);
-	same = docsync_body_is_same(sent, JsonbPGetDatum(body));
+	same = docsync_compare_is_same_body(sent, JsonbPGetDatum(body));
 	pfree(body);
 	return same;
 }

@@ -33,9 +33,13 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
+#include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -62,7 +66,7 @@ static LocalTransactionId opened_in = InvalidLocalTransactionId;
 
 static bool find_relations(void);
 static void lock_relations(bool unlock);
-static void refuse_missing(void) pg_attribute_noreturn();
+pg_noreturn static void refuse_missing(void);
 static void make_store(void);
 static void check_rewritten(void);
 static void on_relation(Datum arg, Oid relid);
@@ -143,7 +147,7 @@ docsync_schema_init(void)
 const Store *
 docsync_schema_open(StoreUse use)
 {
-	if (is_valid && opened_in == MyProc->lxid)
+	if (is_valid && opened_in == MyLocalTransactionId)
 		return &store;
 
 	for (;;)
@@ -160,7 +164,7 @@ docsync_schema_open(StoreUse use)
 		lock_relations(false);
 		if (is_valid)
 		{
-			opened_in = MyProc->lxid;
+			opened_in = MyLocalTransactionId;
 			return &store;
 		}
 
@@ -179,7 +183,7 @@ docsync_schema_open(StoreUse use)
 				is_valid = before == changes;
 				if (is_valid)
 				{
-					opened_in = MyProc->lxid;
+					opened_in = MyLocalTransactionId;
 					return &store;
 				}
 			}
@@ -262,6 +266,8 @@ docsync_schema_check_columns(AclMode mode)
 {
 	const AttrNumber *attnums = store.attnums[STORE_DOCUMENT];
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	List	   *permissions = NIL;
+	RTEPermissionInfo *needed;
 	Bitmapset  *columns = NULL;
 	Oid			namespace = get_rel_namespace(store.relations[STORE_DOCUMENT]);
 
@@ -279,14 +285,15 @@ docsync_schema_check_columns(AclMode mode)
 	rte->relid = store.relations[STORE_DOCUMENT];
 	rte->relkind = RELKIND_RELATION;
 	rte->rellockmode = AccessShareLock;
-	rte->requiredPerms = mode;
+	needed = addRTEPermissionInfo(&permissions, rte);
+	needed->requiredPerms = mode;
 	if (mode == ACL_SELECT)
-		rte->selectedCols = columns;
+		needed->selectedCols = columns;
 	else
-		rte->insertedCols = columns;
-	ExecCheckRTPerms(list_make1(rte), true);
+		needed->insertedCols = columns;
+	ExecCheckPermissions(list_make1(rte), permissions, true);
 
-	if (pg_namespace_aclcheck(namespace, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+	if (object_aclcheck(NamespaceRelationId, namespace, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, DOCSYNC_SCHEMA);
 }
 
@@ -373,11 +380,21 @@ refuse_missing(void)
 static void
 make_store(void)
 {
+	List	   *name;
+
 	if (!docsync_check_may_own(GetUserId()))
 		refuse_missing();
 
 	PreventCommandIfReadOnly("docsync_create_store()");
-	docsync_store_make();
+
+	/*
+	 * Not by a statement, which would be store.c's to run, above us.  Who may
+	 * own the store needs no right to call the function.
+	 */
+	name = list_make2(makeString(get_namespace_name(docsync_schema_of_functions())),
+					  makeString("docsync_create_store"));
+	OidFunctionCall0(LookupFuncName(name, 0, NULL, false));
+
 	ereport(NOTICE,
 			(errmsg("docsync has made its store, schema docsync"),
 			 errhint("docsync_grant() lets roles in.")));

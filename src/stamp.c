@@ -29,9 +29,7 @@
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "pgtime.h"
 #include "storage/lock.h"
-#include "utils/builtins.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -67,7 +65,6 @@ static SubTransactionId marked_in[MARKS_MAX + 1];	/* and that of all */
 
 static TimestampTz issue(const text *collection, int count,
 						 FullTransactionId *fence);
-static int	format_minute(TimestampTz stamp, char *buf);
 static void mark(TransactionId xid, uint32 collection_hash);
 static void mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
 					 uint16 class);
@@ -194,73 +191,6 @@ docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash)
 }
 
 /*
- * Writes a stamp as text, UTC, and returns its length in bytes.  buf has
- * DOCSYNC_STAMP_LEN bytes.  What is no time, as a stamp that the store's owner
- * has written past the guard may be, is an error.
- *
- * Stamps come in their order, so the next is likely to be of the same minute.
- */
-int
-docsync_stamp_format(TimestampTz stamp, char *buf)
-{
-	static TimestampTz minute;
-	static char prefix[DOCSYNC_STAMP_LEN];
-	static int	prefix_len = 0; /* 0: none yet */
-	TimestampTz within;
-	char	   *p;
-
-	if (prefix_len == 0 || stamp < minute || stamp >= minute + USECS_PER_MINUTE)
-	{
-		prefix_len = 0;
-		prefix_len = format_minute(stamp, prefix);
-		minute = stamp - stamp % USECS_PER_MINUTE;
-		if (minute > stamp)
-			minute -= USECS_PER_MINUTE;
-	}
-	within = stamp - minute;
-
-	memcpy(buf, prefix, prefix_len);
-	p = buf + prefix_len;
-	p = pg_ultostr_zeropad(p, (uint32) (within / USECS_PER_SEC), 2);
-	*p++ = '.';
-	p = pg_ultostr_zeropad(p, (uint32) (within % USECS_PER_SEC), 6);
-	*p++ = 'Z';
-	*p = '\0';
-
-	return p - buf;
-}
-
-/* The stamp up to the colon before the seconds */
-static int
-format_minute(TimestampTz stamp, char *buf)
-{
-	struct pg_tm tm;
-	fsec_t		microseconds;
-	char	   *p = buf;
-
-	if (!IS_VALID_TIMESTAMP(stamp) ||
-		timestamp2tm(stamp, NULL, &tm, &microseconds, NULL, NULL) != 0 ||
-		tm.tm_year < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("timestamp out of range")));
-
-	/* By hand: snprintf() would be what a download spends most time on. */
-	p = pg_ultostr_zeropad(p, tm.tm_year, 4);
-	*p++ = '-';
-	p = pg_ultostr_zeropad(p, tm.tm_mon, 2);
-	*p++ = '-';
-	p = pg_ultostr_zeropad(p, tm.tm_mday, 2);
-	*p++ = 'T';
-	p = pg_ultostr_zeropad(p, tm.tm_hour, 2);
-	*p++ = ':';
-	p = pg_ultostr_zeropad(p, tm.tm_min, 2);
-	*p++ = ':';
-
-	return p - buf;
-}
-
-/*
  * Issues count consecutive stamps of a collection, and returns the first.
  */
 static TimestampTz
@@ -268,8 +198,8 @@ issue(const text *collection, int count, FullTransactionId *fence)
 {
 	TransactionId xid = GetTopTransactionId();
 
-	docsync_batch_check_name(collection, "collection",
-							 DOCSYNC_COLLECTION_LEN);
+	docsync_text_check_name(collection, "collection",
+							DOCSYNC_COLLECTION_LEN);
 
 	/*
 	 * What was stamped before by others is in the clock.  After the mark
@@ -294,7 +224,7 @@ mark(TransactionId xid, uint32 collection_hash)
 	LOCKTAG		tag;
 
 	mark_tag(&tag, xid, collection_hash, DOCSYNC_LOCK_COLLECTION);
-	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock))
+	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock, false))
 		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 
 	/*

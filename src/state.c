@@ -40,7 +40,6 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -56,8 +55,12 @@
  */
 #define CACHE_NAME			"docsync state 1"
 
+/* Of the lock, in pg_stat_activity */
+#define TRANCHE_NAME		"docsync"
+
 /*
- * Collections; with 2.3 kB each they fit well into what servers have to spare.
+ * Collections; with 2.3 kB each they fit well into what servers before 17 have
+ * to spare.
  */
 #define CACHE_STATES		8
 
@@ -89,7 +92,6 @@ typedef struct Cache
 } Cache;
 
 static Cache *cache = NULL;
-static bool cache_is_shared;
 
 static StoreStatement sum_up = {
 	/* By stamp: about the order in which the rows lie in the table */
@@ -104,6 +106,7 @@ static bool may_share(const Download *download);
 static bool sees_all_or_nothing(void);
 static bool looks_beyond(Node *node, void *collection);
 static void open_cache(void);
+static void init_cache(DSM_INIT_PARAMETERS);
 static bool find_cached(const Download *download, Digest *digest);
 static void keep_cached(const Download *download, const Digest *digest);
 static bool is_same(const CachedState *cached, const Download *download);
@@ -254,48 +257,29 @@ looks_beyond(Node *node, void *collection)
 
 /*
  * Finds the sums that sessions share, or makes room for them with the first
- * call since the server started.  Nothing has reserved it: a server has 100 kB
- * of shared memory to spare for such as us.  Where they are gone, each session
- * has what it has summed up itself.
+ * call since the server started: nothing has reserved it.
  */
 static void
 open_cache(void)
 {
-	MemoryContext oldcontext = CurrentMemoryContext;
 	bool		found;
 
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	PG_TRY();
-	{
-		cache = ShmemInitStruct(CACHE_NAME, sizeof(Cache), &found);
-		cache_is_shared = true;
-	}
-	PG_CATCH();
-	{
-		/*
-		 * It has left nothing behind: it raises an error for want of memory
-		 * only, and last of all.  With an error interrupts are let in, which
-		 * a lock that is still held must not see.
-		 */
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(oldcontext);
-		FlushErrorState();
-		cache_is_shared = found = false;
-	}
-	PG_END_TRY();
+	cache = GetNamedDSMSegment(CACHE_NAME, sizeof(Cache), init_cache, &found,
+							   NULL);
+	compat_name_tranche(cache->lock.tranche, TRANCHE_NAME);
+}
 
-	if (!cache_is_shared)
-		cache = MemoryContextAlloc(TopMemoryContext, sizeof(Cache));
-	if (!found)
-	{
-		memset(cache, 0, sizeof(Cache));
-		LWLockInitialize(&cache->lock, cache_is_shared ?
-						 LWLockNewTrancheId() : LWTRANCHE_FIRST_USER_DEFINED);
-		ConditionVariableInit(&cache->summed_up);
-	}
-	LWLockRelease(AddinShmemInitLock);
-	if (cache_is_shared)
-		LWLockRegisterTranche(cache->lock.tranche, "docsync");
+/*
+ * GetNamedDSMSegment()'s callback: nothing is summed up yet.
+ */
+static void
+init_cache(DSM_INIT_PARAMETERS)
+{
+	Cache	   *new = (Cache *) segment;
+
+	memset(new, 0, sizeof(Cache));
+	LWLockInitialize(&new->lock, LWLockNewTrancheId(TRANCHE_NAME));
+	ConditionVariableInit(&new->summed_up);
 }
 
 /*
@@ -405,7 +389,7 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 
 	INSTR_TIME_SET_CURRENT(begun);
 	while (!(is_turn = try_lock(download, share, tag)) &&
-		   cache_is_shared && left > 0 &&
+		   left > 0 &&
 		   !(share && find_cached(download, digest)))
 	{
 		/* At first it only begins to listen, so that nothing is missed. */

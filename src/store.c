@@ -363,7 +363,7 @@ docsync_store_write(text *collection, text *client_id,
 					const Datum *tids, WrittenCallback callback,
 					ReplaceCallback may_replace, void *arg)
 {
-	GuardFrame	frame;
+	TaskFrame	frame;
 	WrittenReceiver receiver = {callback, arg};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "docsync write",
@@ -421,14 +421,14 @@ docsync_store_write(text *collection, text *client_id,
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	frame = docsync_guard_enter(GUARD_UPLOAD, may_replace, arg);
+	frame = docsync_task_enter(TASK_UPLOAD, may_replace, arg);
 	PG_TRY();
 	{
 		docsync_store_execute(statement, args, receive_written, &receiver);
 	}
 	PG_FINALLY();
 	{
-		docsync_guard_leave(&frame);
+		docsync_task_leave(&frame);
 	}
 	PG_END_TRY();
 
@@ -445,25 +445,6 @@ docsync_store_bury(Datum collection, Datum id)
 
 	return docsync_store_execute(&statements[STATEMENT_BURY], args, NULL,
 								 NULL) > 0;
-}
-
-/*
- * Has docsync_create_store() make the store, as the caller.
- */
-void
-docsync_store_make(void)
-{
-	const char *namespace =
-	quote_identifier(get_namespace_name(docsync_schema_of_functions()));
-	int			result;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	result = SPI_execute(psprintf("SELECT %s.docsync_create_store()", namespace),
-						 false, 0);
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
-	SPI_finish();
 }
 
 /*
@@ -607,7 +588,7 @@ get_plan(StoreStatement *statement)
 static void
 begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)
 {
-	docsync_guard_begin_statement();
+	docsync_task_begin_statement();
 }
 
 /* receiveSlot of a DestReceiver: passes a row on to the callback. */
@@ -668,8 +649,8 @@ receive_written(TupleTableSlot *slot, void *arg)
 		.id = DatumGetTextPP(values[0]),
 		.client_version = DatumGetInt64(values[1]),
 		.last_update_utc = DatumGetTimestampTz(values[2]),
-		.replaced = docsync_guard_replaced(),
-		.stored = docsync_guard_written()
+		.replaced = docsync_task_replaced(),
+		.stored = docsync_task_written()
 	};
 
 	receiver->callback(&written, receiver->arg);

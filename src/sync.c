@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include <inttypes.h>
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
@@ -109,7 +111,7 @@ docsync_sync_prepare(const Request *request)
 	if (request->may_write && !XactReadOnly && !RecoveryInProgress())
 	{
 		docsync_schema_open(STORE_WRITE);
-		docsync_history_notice();
+		docsync_epoch_notice();
 	}
 }
 
@@ -148,7 +150,7 @@ docsync_sync_compare_before(Sync *sync)
 static char *
 make_tag(const Position *position)
 {
-	return psprintf("W/\"%" INT64_MODIFIER "x." INT64_FORMAT ".%x\"",
+	return psprintf("W/\"%" PRIx64 "." INT64_FORMAT ".%x\"",
 					position->epoch, position->stamp, position->binding);
 }
 

@@ -32,6 +32,7 @@
 #include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "docsync.h"
 
@@ -145,8 +146,8 @@ static void
 upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 		   bool atomic)
 {
-	docsync_batch_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
-	docsync_batch_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	docsync_text_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
+	docsync_text_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
 	if (batch == NULL)
 		ereport(ERROR,
@@ -325,7 +326,7 @@ upload_write_all(Upload *upload, bool again)
 	if (!upload->batch->atomic || upload->is_one_of_many || to - from > 1)
 	{
 		docsync_schema_check_caller(ACL_INSERT);
-		docsync_history_notice();
+		docsync_epoch_notice();
 		docsync_stamp_mark(upload->collection);
 	}
 

@@ -37,7 +37,7 @@ static char *decode(const char *value, int len);
 void
 docsync_url_read(Request *request, const char *const *keys)
 {
-	text	   *header = docsync_request_header("x-query-string");
+	text	   *header = docsync_postgrest_header("x-query-string");
 	bool		seen[MAX_PARAMETERS] = {false};
 	char	   *pair;
 

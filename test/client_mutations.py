@@ -55,12 +55,13 @@ MUTATIONS = {
     # client.py: twins
     'no-twins': ('client.py', "            rename=not self.bound,", "            rename=0,"),
     'sent-is-not-noted': ('client.py', 'SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1', 'SET sent = sent + 0 * ?1, unanswered = 1'),
-    'same-name': ('client.py', 'clientId=str(uuid.uuid4()), cursor', 'cursor'),
-    'cursor-of-the-old-name': ('client.py', 'clientId=str(uuid.uuid4()), cursor=None', 'clientId=str(uuid.uuid4())'),
-    'new-name-before-the-end': ('client.py', "        self.download()\n        if self.reached_end and self.differing:",
-                                "        if self.store.state()['rename']:\n            self._take_new_name()\n"
-                                "            self.store.set_state(unheard=0)\n"
-                                "        self.download()\n        if self.reached_end and self.differing:"),
+    'same-name': ('client.py', 'clientId=name, cursor', 'cursor'),
+    'cursor-of-the-old-name': ('client.py', 'clientId=name, cursor=None', 'clientId=name'),
+    'new-name-before-the-end': ('client.py', "        self.download()\n        if self.reached_end:\n            self.reconcile()",
+                                "        if self.store.state()['rename']:\n"
+                                "            self.store.set_state(clientId=str(uuid.uuid4()), cursor=None, rename=0)\n"
+                                "            self.store.db.execute('UPDATE document SET sent = NULL, unanswered = 0')\n"
+                                "        self.download()\n        if self.reached_end:\n            self.reconcile()"),
     # client.py: edits, upload
     'edit-is-lower': ('client.py', 'version = max(version, document.clientVersion + 1)', 'pass'),
     'edit-meanwhile-is-acknowledged': ('client.py', 'if document.clientVersion == sent.clientVersion:\n            document.becomes',
@@ -87,6 +88,29 @@ MUTATIONS = {
     'set-aside-is-sent': ('client.py', 'AND {which} AND error IS NULL AND', 'AND {which} AND'),
     'edit-stays-aside': ('client.py', 'document.unsent, document.error = EDIT, None', 'document.unsent = EDIT'),
     'no-bases': ('client.py', "                document.rebase(told)\n                document.unsent", "                document.unsent"),
+    # several.py
+    'several-refused-stops-all': ('several.py', "        if 'error' in answer:\n            self.go_alone()",
+                                  "        if 'error' in answer:\n            raise Refused(400, '22023', '')"),
+    'several-refused-is-left': ('several.py', 'self.ended = self.alone = True', 'self.ended = True'),
+    'several-a-winner-stops-all': ('several.py', '            self.go_alone()         # a winner', '            raise      # a winner'),
+    'several-unknown-to-the-service': ('several.py', '            if refusal.retry:', '            if True:'),
+    'several-first-page-only': ('several.py', "answer['more'] or is_due", 'is_due'),
+    'several-no-comparison': ('several.py', "answer['more'] or is_due", "answer['more']"),
+    'several-lists-nothing': ('several.py', 'not turn.alone], Client.reconcile, refused)', 'not turn.alone], lambda client: None, refused)'),
+    'several-marks-are-left': ('several.py', 'if turn.client.reached_end], Client.send_marks, refused)', 'if False], Client.send_marks, refused)'),
+    'several-untried-is-left': ('several.py', 'self.again = self.client.take_results(', 'self.client.take_results('),
+    'several-untried-for-ever': ('several.py', 'turn.again = []     # none', 'pass                # none'),
+    'several-refused-for-ever': ('several.py', " or self.outcomes['refused'] >= MAX_REFUSED:\n            return []", ':\n            return []'),
+    'several-batches-for-each': ('several.py', 'turn.choose(left, left_bytes)', 'turn.choose(batch, BATCH_BYTES)'),
+    'several-no-tombstones': ('several.py', 'tombstones or needs_tombstones', 'needs_tombstones'),
+    'several-names-of-their-own': ('several.py', 'client.take_new_name(name), refused)', 'client.take_new_name(str(uuid.uuid4())), refused)'),
+    'several-one-new-name': ('several.py', "done = self._each(done, lambda client: client.take_new_name(name), refused)",
+                             "self._each([turn for turn in done if turn.client.store.state()['rename']], lambda client: client.take_new_name(name), refused)"),
+    'several-names-mixed': ('several.py', ' if turn.client.client_id == client_id]', ']'),
+    'several-new-stores-first': ('several.py', 'key=lambda name: not os.path.exists(paths[name])', 'key=names.index'),
+    'several-more-than-may-be': ('several.py', '[:MAX_COLLECTIONS]', ''),
+    'several-behind-is-asked-on': ('several.py', "self.ended = bool(answer.get('behind'))", 'self.ended = False'),
+    'several-answers-mixed': ('several.py', 'list(answers) != list(parts)', 'False'),
     # store.py
     'counted-twice': ('store.py', 'for counted, sign in ((before, -1), (now, 1)):', 'for counted, sign in ((now, 1),):'),
     'tombstones-count': ('store.py', 'if self.baseUtc is not None and not self.baseDeleted', 'if self.baseUtc is not None'),
@@ -98,8 +122,10 @@ MUTATIONS = {
     'nul-is-sent': ('jsontext.py', 'if ESCAPED_NUL.search(text):', 'if False:'),
 }
 
-TESTS = {'random': ['RandomTest'],
-         'single': ['ClientTest', 'ReconcileTest', 'TwinTest', 'MigrationTest', 'DigestTest', 'JsonTextTest', 'RuleTest', 'HttpTest']}
+TESTS = {'random': ['client_test.RandomTest'],
+         'random, several': ['several_test.RandomSeveralTest'],
+         'single': [f'client_test.{test}' for test in ('ClientTest', 'ReconcileTest', 'TwinTest', 'MigrationTest', 'DigestTest',
+                                                       'JsonTextTest', 'RuleTest', 'HttpTest')] + ['several_test.SeveralTest']}
 
 
 def notices(directory, test):
@@ -122,7 +148,7 @@ def main(names):
             with open(os.path.join(copy, file), 'w') as source:
                 source.write(text.replace(old, new))
             try:
-                noticed = [name for name, tests in TESTS.items() if any(notices(copy, f'client_test.{test}') for test in tests)]
+                noticed = [name for name, tests in TESTS.items() if any(notices(copy, test) for test in tests)]
             except subprocess.TimeoutExpired:
                 noticed = ['no end']
         print(f'{name:32} {", ".join(noticed) or "SURVIVES"}', flush=True)

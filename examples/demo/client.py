@@ -27,8 +27,11 @@ atomic, the batch is halved until the one is found.
 
 **Bodies are texts** to the sync, see jsontext.py: none that a parser can't read stops it.
 
-Files: client.py (edits, upload, download), reconcile.py (the comparison), store.py (SQLite), digest.py, jsontext.py;
-transports: transport_http.py, transport_sql.py.
+Upload and download are each in two halves, what is asked for and what is done with the answer: client.py plays them one after
+the other, several.py for several collections in one request.
+
+Files: client.py (edits, upload, download), reconcile.py (the comparison), several.py (several collections at once), store.py
+(SQLite), digest.py, jsontext.py; transports: transport_http.py, transport_sql.py.
 """
 
 import collections
@@ -45,6 +48,7 @@ from reconcile import Reconciler, Stale, earlier, is_later
 from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
+BEGINNING = MIN_VERSION, ''     # (clientVersion, id), before all
 BATCH_BYTES = 8_000_000     # of bodies in an upload, about
 UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent once more, and it comes then
 MAX_REFUSED = 32            # documents refused in one upload(), about
@@ -107,14 +111,15 @@ class Client:
 
     clock gives milliseconds since 1970. The clientId is made with the store and dies with it: a client that lost its store
     has to be a new one, or it would not be sent the documents that it once uploaded itself. Only where the service's tokens
-    name the client (claim client_id) it is given, and kept in spite of a twin.
+    name the client (claim client_id) it is given, and kept in spite of a twin. first_id: the one that a new store begins with,
+    instead of a random one of its own.
     """
 
-    def __init__(self, path, transport, clock=now_ms, client_id=None, waits=None, chance=None):
+    def __init__(self, path, transport, clock=now_ms, client_id=None, waits=None, chance=None, first_id=None):
         self.transport, self.clock = transport, clock
         self.waits, self.chance = waits or Waits(), chance or random.Random()
         self.bound = client_id is not None
-        self.store = Store(path, client_id)
+        self.store = Store(path, client_id, first_id)
         with self.store.transaction():
             if self.store.is_copy():
                 self.store.set_state(compareAt=0)
@@ -203,14 +208,13 @@ class Client:
 
     def _receive(self):
         self.download()
-        if self.reached_end and self.differing:
-            self._reconcile()
+        if self.reached_end:
+            self.reconcile()
         # After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
         if self.reached_end and self.store.state()['rename']:
-            self._take_new_name()
-            self.download()
+            self.take_new_name(str(uuid.uuid4()))
         if self.reached_end:
-            self._send_marks()
+            self.send_marks()
 
     def compare(self):
         """Lets the next sync compare, whenever it would have been due."""
@@ -225,24 +229,28 @@ class Client:
 
     def _send(self, unsent, which, batch=1000, watch=None):
         """Sends each document once: what has to be sent again is left for the next time."""
-        outcomes, after = collections.Counter(), (MIN_VERSION, '')
+        outcomes, after = collections.Counter(), BEGINNING
         self.accepted = False
-        while documents := self.store.batch(
-                f'unsent = {unsent} AND {which} AND error IS NULL AND (clientVersion, id) > (?, ?) ORDER BY clientVersion, id',
-                after, batch, BATCH_BYTES):
+        while documents := self.next_batch(unsent, which, after, batch, BATCH_BYTES):
             after = documents[-1].clientVersion, documents[-1].id
             self._send_batch(documents, outcomes, watch)
         return outcomes
 
+    def next_batch(self, unsent, which, after, limit, limit_bytes):
+        """What is sent next, behind `after`, (clientVersion, id): up to so many documents, and bytes of bodies, about."""
+        return self.store.batch(
+            f'unsent = {unsent} AND {which} AND error IS NULL AND (clientVersion, id) > (?, ?) ORDER BY clientVersion, id',
+            after, limit, limit_bytes)
+
     def _send_batch(self, documents, outcomes, watch):
         if outcomes['refused'] >= MAX_REFUSED:
             return      # the others with the next sync: who may write nothing any more shouldn't try each at once
-        self._note_sent(documents)
+        sent = self.to_send(documents)
         try:
-            results = self.transport.upload(self.client_id, [self._as_sent(document) for document in documents])['results']
+            results = self.transport.upload(self.client_id, sent)['results']
         except Refused as refusal:
             if not refusal.retry:
-                self._note_answered(documents)
+                self.note_answered(documents)
             if not refusal.about_documents:
                 raise
             if len(documents) > 1:
@@ -253,8 +261,18 @@ class Client:
                 self._refused_alone(documents[0], refusal)
                 outcomes['refused'] += 1
             return
+        untried = self.take_results(documents, results, outcomes)
+        if watch:
+            watch(results)
+        if 0 < len(untried) < len(documents):
+            self._send_batch(untried, outcomes, watch)
+
+    def take_results(self, documents, results, outcomes):
+        """What became of documents that were sent; counted in outcomes. Returns those that weren't tried."""
         if [result['id'] for result in results] != [document.id for document in documents]:
             raise BadAnswer('a result for each document was expected')
+        if not documents:
+            return []
         self.accepted = True
         winners = self._winners(results)
         with self.store.transaction():
@@ -262,12 +280,8 @@ class Client:
                 self._answered(sent, result, winners.get(sent.id))
             self.store.db.execute('UPDATE client SET lastUploadClientVersion = max(?1, ifnull(lastUploadClientVersion, ?1))',
                                   (max(sent.clientVersion for sent in documents),))
-        untried = [sent for sent, result in zip(documents, results) if result['outcome'] == 'untried']
         outcomes.update(result['outcome'] for result in results if result['outcome'] != 'untried')
-        if watch:
-            watch(results)
-        if 0 < len(untried) < len(documents):
-            self._send_batch(untried, outcomes, watch)
+        return [sent for sent, result in zip(documents, results) if result['outcome'] == 'untried']
 
     def _as_sent(self, document):
         sent = {'id': document.id, 'clientVersion': document.clientVersion}
@@ -278,14 +292,16 @@ class Client:
                 sent['baseUtc'] = document.baseUtc      # version 0 stays 0 when it is written again
         return sent
 
-    def _note_sent(self, documents):
-        """Before it is sent: whatever happens then, the own versions are known from another store's."""
+    def to_send(self, documents):
+        """The documents as they are sent. Noted before: whatever happens then, the own versions are known from another store's."""
         with self.store.transaction():
             self.store.db.executemany(
                 'UPDATE document SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1 WHERE id = ?2',
                 [(document.clientVersion, document.id) for document in documents])
+        return [self._as_sent(document) for document in documents]
 
-    def _note_answered(self, documents):
+    def note_answered(self, documents):
+        """None of them was applied."""
         with self.store.transaction():
             self.store.db.executemany('UPDATE document SET unanswered = 0 WHERE id = ?',
                                       [(document.id,) for document in documents])
@@ -365,32 +381,45 @@ class Client:
     def download(self, page=1000, watch=None):
         """Fetches what other clients changed. Returns how many documents of the store that changed."""
         changed = 0
-        self.reached_end, self.differing = False, None
+        self.begin_download()
         while not self.reached_end:
             answer = self._pull(page)
-            with self.store.transaction():
-                changed += self._apply(answer)
+            changed += self.take_page(answer)
             if watch:
                 watch(answer['documents'])
             if answer.get('behind'):
                 return changed      # a server that lags; asked again with the next sync
-            self.reached_end = not answer['more']
         return changed
 
+    def begin_download(self):
+        self.reached_end, self.differing = False, None
+
     def _pull(self, page):
-        state, now = self.store.state(), self.clock()
-        tombstones = state['cursor'] is not None or self._has_told()     # a first download needs none
-        primary = state['behindSince'] is not None and now >= state['behindSince'] + self.waits.primary
-        # What the service may have or not would differ for nothing.
-        self.asked = self._is_due(state) and not self.store.select('unanswered LIMIT 1')
-        digest = self.store.digest()[1] if self.asked else None
+        state = self.store.state()
+        primary = state['behindSince'] is not None and self.clock() >= state['behindSince'] + self.waits.primary
+        cursor, digest, tombstones = self.next_page()
         try:
-            return self.transport.pull(self.client_id, state['cursor'], page, digest, tombstones, primary)
+            return self.transport.pull(self.client_id, cursor, page, digest, tombstones, primary)
         except Refused as refusal:
-            if refusal.status != 410 or state['cursor'] is None:
+            if refusal.status != 410 or cursor is None:
                 raise
             self._begin_from_null(refusal)
         return self._pull(page)
+
+    def next_page(self):
+        """What the next page is asked for with: the cursor, the digest if one is to be compared, whether tombstones are needed."""
+        cursor = self.store.state()['cursor']
+        tombstones = cursor is not None or self._has_told()     # a first download needs none
+        # What the service may have or not would differ for nothing.
+        self.asked = self.is_due() and not self.store.select('unanswered LIMIT 1')
+        return cursor, self.store.digest()[1] if self.asked else None, tombstones
+
+    def take_page(self, answer):
+        """Returns how many documents of the store it changed."""
+        with self.store.transaction():
+            changed = self._apply(answer)
+        self.reached_end = not (answer['more'] or answer.get('behind'))
+        return changed
 
     def _has_told(self):
         """Whether there are documents that the service had once."""
@@ -451,9 +480,10 @@ class Client:
 
     # Comparing
 
-    def _is_due(self, state):
+    def is_due(self):
+        """Whether it is time to compare."""
         # A clock that was set back must not put it off for longer than it ever is.
-        return not self.clock() < state['compareAt'] <= self.clock() + max(self.waits.compare, self.waits.told)
+        return not self.clock() < self.store.state()['compareAt'] <= self.clock() + max(self.waits.compare, self.waits.told)
 
     def _told(self, lost_after):
         state = self.store.state()
@@ -489,7 +519,10 @@ class Client:
         for document in self.store.select('deleted AND NOT unsent AND lastUpdateUtc < ?', f'{limit:%Y-%m-%dT%H:%M:%S.%fZ}'):
             self.store.remove(document)
 
-    def _reconcile(self):
+    def reconcile(self):
+        """After a download that has reached the end: repairs what it found to differ."""
+        if not self.differing:
+            return
         try:
             Reconciler(self).run(self.differing)
         except Refused as refusal:
@@ -504,7 +537,7 @@ class Client:
             raise Stale
         return answer
 
-    def _send_marks(self):
+    def send_marks(self):
         """What the service has lost. Own documents at once; those of others after a random wait, since many clients hold the
         same: most come back by download meanwhile."""
         own, others = 'clientId = (SELECT clientId FROM client)', 'clientId IS NOT (SELECT clientId FROM client)'
@@ -535,8 +568,9 @@ class Client:
             document.sent = told['clientVersion']       # said once
             self.store.save(document)
 
-    def _take_new_name(self):
+    def take_new_name(self, name):
         """And begins from null, with the store's documents: it has seen nothing of what the other has written."""
         with self.store.transaction():
-            self.store.set_state(clientId=str(uuid.uuid4()), cursor=None, unheard=1, newestKnownServiceRecordUtc=None, rename=0)
+            self.store.set_state(clientId=name, cursor=None, unheard=1, newestKnownServiceRecordUtc=None, rename=0)
             self.store.db.execute('UPDATE document SET sent = NULL, unanswered = 0')
+        self.download()

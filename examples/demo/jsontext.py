@@ -101,6 +101,13 @@ def documents_text(documents):
         for document in documents) + ']'
 
 
+def sync_text(parts, **arguments):
+    """A sync of several collections. parts: {collection: (cursor, documents, digest or None)}."""
+    texts = [json.dumps({'collection': collection, 'cursor': cursor, 'state': digest}, ensure_ascii=False)[:-1]
+             + f', "documents": {documents_text(documents)}}}' for collection, (cursor, documents, digest) in parts.items()]
+    return f'{json.dumps(arguments)[:-1]}, "collections": [{",".join(texts)}]}}'
+
+
 def read_answer(text, *keys):
     """The service's answer, an object with these keys; the bodies of its documents and winners are texts (None where null
     stands, as for tombstones). BadAnswer if it isn't that."""

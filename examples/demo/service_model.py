@@ -1,5 +1,6 @@
-"""service_model.py - what the service promises, in memory, for the tests of the client: one collection with stamps, pages and
-cursors, state, reconcile, get, purge, transactions that commit late, losses, servers that lag, refusals, a trigger.
+"""service_model.py - what the service promises, in memory, for the tests of the client: a collection (Service) with stamps, pages
+and cursors, state, reconcile, get, purge, transactions that commit late, losses, servers that lag, refusals, a trigger; and
+several of them in one request (Services).
 
 A history that was lost is not forgotten here (`ever_purged`), so that a test can tell a deletion from a loss.
 """
@@ -278,6 +279,50 @@ class Service:
         survived = max([row['LastUpdateUtc'] for row in line.rows.values()] + [line.horizon, stamp(0)])
         self.line.epochs.append((line.epochs[-1][0] + 1, f'e{next(self.ids)}', back(survived)))
         self.time += 60
+
+
+class Services:
+    """Collections, {name: Service}."""
+
+    def __init__(self, services):
+        self.services = services
+        self.forbidden = set()      # names of those that nobody may write
+        self.knows_collections = True
+        self.max_refusals = 32      # of a request
+        self.max_batch = 10_000
+
+    def sync(self, client_id, parts, max_documents, tombstones=True):
+        if not self.knows_collections:
+            raise Refused(400, '22023', 'unknown key in the body')
+        if not 0 < len(parts) <= 60 or sum(len(documents) for _, documents, _ in parts.values()) > self.max_batch:
+            raise Refused(413, 'PT413', 'too many collections, or documents')
+        left, answers = self.max_refusals, {}
+        for name, (cursor, documents, _) in sorted(parts.items()):
+            service = self.services[name]
+            try:
+                service.pull(client_id, cursor, 1, None, tombstones, True)      # who can't go on isn't let upload
+                if documents and name in self.forbidden:
+                    raise Refused(403, '42501', 'permission denied for table document')
+                of_its_own, service.max_refusals = service.max_refusals, min(left, service.max_refusals)
+                try:
+                    results = service.upload(client_id, documents)['results']
+                finally:
+                    service.max_refusals = of_its_own
+                left -= sum(result['outcome'] == 'refused' for result in results)
+                answers[name] = {'received': len(documents), 'results': results}
+            except Refused as refusal:
+                answers[name] = refusal
+        share = max(max_documents // len(parts), 1)
+        for name, (cursor, _, sent) in parts.items():
+            try:
+                if isinstance(answers[name], Refused):
+                    raise answers[name]
+                answers[name] |= self.services[name].pull(client_id, cursor, share, sent, tombstones, True)
+                del answers[name]['serverUtc']
+            except Refused as refusal:
+                answers[name] = {'error': {'code': refusal.code, 'message': refusal.message, 'details': None, 'hint': None}}
+        return {'collections': [{'collection': name, **answers[name]} for name in parts],
+                'serverUtc': max(stamp(self.services[name].time) for name in parts)}
 
 
 def back(utc):

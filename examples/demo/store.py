@@ -99,7 +99,7 @@ class Document:
 
 
 class Store:
-    def __init__(self, path, client_id=None):
+    def __init__(self, path, client_id=None, first_id=None):
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.execute('PRAGMA journal_mode = wal')
         with self.transaction():
@@ -107,7 +107,7 @@ class Store:
             if version > SCHEMA_VERSION:
                 raise ValueError(f'{path} was made by a later version of this client')
             if version < SCHEMA_VERSION:
-                self._create(client_id or str(uuid.uuid4()))
+                self._create(client_id or first_id or str(uuid.uuid4()))
         if client_id and client_id != self.state()['clientId']:
             raise ValueError(f'{path} is the store of another clientId')
 

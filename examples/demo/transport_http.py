@@ -6,12 +6,13 @@
     notes = Client('notes.sqlite', HttpTransport('http://127.0.0.1:8080', token))
 """
 
+import copy
 import http.client
 import json
 import urllib.parse
 
 from client import Refused
-from jsontext import BadAnswer, documents_text, read_answer
+from jsontext import BadAnswer, documents_text, read_answer, sync_text
 
 
 class HttpTransport:
@@ -29,6 +30,12 @@ class HttpTransport:
             self.headers['Authorization'] = f'Bearer {token}'
         self.collection = {'collection': collection} if collection else {}
         self.bytes_sent = self.bytes_received = 0
+
+    def on(self, collection):
+        """To another collection, over the same connection."""
+        other = copy.copy(self)
+        other.collection = {'collection': collection}
+        return other
 
     def _request(self, method, path, keys, body=None):
         status, text = self._exchange(method, self.path + path, body)
@@ -88,6 +95,11 @@ class HttpTransport:
                                         for key, value in {**self.collection, **arguments}.items()},
                                        quote_via=urllib.parse.quote)
         return self._request('GET', f'/Docs/Pull?{query}', keys)
+
+    def sync(self, client_id, parts, max_documents, tombstones=True):
+        """Several collections, whichever this is to."""
+        text = sync_text(parts, clientId=client_id, maxDocuments=max_documents, reconcile=True, atomic=False, tombstones=tombstones)
+        return self._request('POST', '/Docs/Sync', ['collections', 'serverUtc'], text.encode())
 
     def reconcile(self, client_id, cursor, buckets, after, max_documents):
         return self._post('/Docs/Reconcile', ['rows', 'after', 'more', 'purgedThrough'], clientId=client_id, cursor=cursor,

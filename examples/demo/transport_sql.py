@@ -3,12 +3,13 @@
     notes = Client('notes.sqlite', SqlTransport(psycopg2.connect('dbname=app user=anna'), collection='user-42/notes'))
 """
 
+import copy
 import json
 
 import psycopg2
 
 from client import Refused
-from jsontext import documents_text, read_answer
+from jsontext import documents_text, read_answer, sync_text
 
 # HTTP's status for an SQLSTATE or its first two characters; others may go away by themselves
 STATUS = {'42883': 404, '22': 400, '23': 400, '44': 400, 'P0': 400, '42': 403, '54': 413, '55': 410, '25': 405, '0A': 405}
@@ -23,10 +24,19 @@ class SqlTransport:
         self.collection = collection
         self.bytes_sent = self.bytes_received = 0
 
+    def on(self, collection):
+        """To another collection, over the same connection."""
+        other = copy.copy(self)
+        other.collection = collection
+        return other
+
     def _call(self, function, keys, documents=None, **arguments):
         text = json.dumps({'collection': self.collection, **arguments})
         if documents is not None:
             text = f'{text[:-1]}, "documents": {documents_text(documents)}}}'
+        return self._call_with(function, keys, text)
+
+    def _call_with(self, function, keys, text):
         try:
             with self.connection.cursor() as cursor:
                 cursor.execute(f'SELECT {function}(%s)::text', (text.encode(),))
@@ -45,6 +55,11 @@ class SqlTransport:
     def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
         return self._call('docsync_docs_sync', ['documents', 'cursor', 'more'], [], clientId=client_id, cursor=cursor,
                           maxDocuments=max_documents, reconcile=True, state=digest or False, tombstones=tombstones)
+
+    def sync(self, client_id, parts, max_documents, tombstones=True):
+        """Several collections, whichever this is to."""
+        text = sync_text(parts, clientId=client_id, maxDocuments=max_documents, reconcile=True, atomic=False, tombstones=tombstones)
+        return self._call_with('docsync_docs_sync', ['collections', 'serverUtc'], text)
 
     def reconcile(self, client_id, cursor, buckets, after, max_documents):
         return self._call('docsync_docs_reconcile', ['rows', 'after', 'more', 'purgedThrough'], clientId=client_id, cursor=cursor,

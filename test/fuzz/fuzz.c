@@ -218,7 +218,7 @@ compare_documents(const SentDocument *read, const SentDocument *parsed)
 	if (read->refusal != NULL || parsed->refusal != NULL)
 		return;
 
-	HOLDS(docsync_batch_compare_ids(read->id, read->id_len, parsed->id,
+	HOLDS(docsync_text_compare(read->id, read->id_len, parsed->id,
 									parsed->id_len) == 0);
 	HOLDS(read->client_version == parsed->client_version);
 	HOLDS(read->deleted == parsed->deleted);
@@ -232,8 +232,8 @@ compare_documents(const SentDocument *read, const SentDocument *parsed)
 		return;
 
 	body = docsync_body_make(parsed);
-	HOLDS(docsync_body_is_same(read, body));
-	HOLDS(docsync_body_is_same(parsed, docsync_body_make(read)));
+	HOLDS(docsync_compare_is_same_body(read, body));
+	HOLDS(docsync_compare_is_same_body(parsed, docsync_body_make(read)));
 	HOLDS(VARSIZE(body) == VARSIZE(docsync_body_make(read)) &&
 		  memcmp(body, docsync_body_make(read), VARSIZE(body)) == 0);
 	check_body(parsed);
@@ -450,10 +450,10 @@ fuzz_time(const char *data, int len)
 	TimestampTz time;
 	TimestampTz again;
 
-	if (!docsync_cursor_parse_utc(pnstrdup(data, len), &time))
+	if (!docsync_utc_parse(pnstrdup(data, len), &time))
 		return;
 	HOLDS(!TIMESTAMP_NOT_FINITE(time));
-	docsync_stamp_format(time, stamp);
-	HOLDS(docsync_cursor_parse_utc(stamp, &again));
+	docsync_utc_format(time, stamp);
+	HOLDS(docsync_utc_parse(stamp, &again));
 	HOLDS(again == time);
 }

@@ -34,7 +34,7 @@ BEGIN
 		WHEN 'null' THEN new.filled := NULL;
 		WHEN 'no body' THEN new.body := NULL;
 		WHEN 'divide' THEN PERFORM 1 / 0;
-		WHEN 'no function' THEN PERFORM no_such_function();
+		WHEN 'no table' THEN PERFORM FROM no_such_table;
 		WHEN 'no table' THEN PERFORM FROM no_such_table;
 		WHEN 'no right' THEN INSERT INTO audit VALUES (new.id);
 		WHEN 'twice' THEN PERFORM (SELECT 1 FROM generate_series(1, 2));
@@ -161,7 +161,7 @@ END
 $$;
 SELECT is(pg_temp.error_as('regress_docsync_uploader', format('SELECT docsync_upsert(%L, %L, %L, %L)', 'c', pg_temp.batch(count, 1, body), 'other', atomic)), error,
 	format('%s, of %s, atomic => %s', body, count, atomic))
-  FROM (VALUES ('{"before": "no function"}'::jsonb, '42883 function no_such_function() does not exist'),
+  FROM (VALUES ('{"before": "no table"}'::jsonb, '42P01 relation "no_such_table" does not exist'),
 			   ('{"before": "no table"}', '42P01 relation "no_such_table" does not exist'),
 			   ('{"before": "no right"}', '42501 permission denied for table audit'),
 			   ('{"before": "twice"}', '21000 more than one row returned by a subquery used as an expression'),

@@ -96,7 +96,7 @@ RESET docsync.max_batch;
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	CASE new.body ->> 'raise'
-		WHEN 'no function' THEN PERFORM no_such_function();
+		WHEN 'no table' THEN PERFORM FROM no_such_table;
 		ELSE RAISE 'not this one' USING ERRCODE = new.body ->> 'raise';
 	END CASE;
 	RETURN new;
@@ -126,7 +126,7 @@ SELECT is(pg_temp.sync(jsonb_build_array(pg_temp.part('one/a'), pg_temp.part('on
 SELECT is(pg_temp.error_of(jsonb_build_object('clientId', 'c', 'collections', jsonb_build_array(pg_temp.part('all/a', pg_temp.docs('1')), pg_temp.part('all/b', pg_temp.bad(raise))))::text),
 		message, 'but this ends the request: ' || raise)
   FROM (VALUES ('40001', '40001 / not this one'), ('55P03', '55P03 / not this one'), ('53400', '53400 / not this one'), ('55000', '55000 / not this one'),
-			   ('no function', '42883 / function no_such_function() does not exist')) AS r(raise, message);
+			   ('no table', '42P01 / relation "no_such_table" does not exist')) AS r(raise, message);
 SELECT is(pg_temp.stored('all/%'), 0::bigint, 'and nothing is stored');
 
 -- Not atomic

@@ -143,7 +143,8 @@ SET LOCAL enable_indexscan = off;
 SELECT pg_temp.few('force_custom_plan and enable_indexscan = off');
 SET LOCAL plan_cache_mode = auto;
 SET LOCAL enable_indexscan = on;
-SET LOCAL force_parallel_mode = on;
+SELECT name AS force_parallel FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \gset
+SET LOCAL :"force_parallel" = on;
 SET LOCAL parallel_setup_cost = 0;
 SET LOCAL cpu_index_tuple_cost = 1000;
 SET LOCAL seq_page_cost = 0;
@@ -154,7 +155,7 @@ SET LOCAL cpu_index_tuple_cost = 20000;
 SET LOCAL enable_indexscan = off;
 DISCARD PLANS;
 SELECT cmp_ok(pg_temp.rows_read($$SELECT count(*) FROM docsync_query_since('reader', max_documents => 10)$$), '<', 1000::bigint, 'costs that favour sorting it');
-RESET force_parallel_mode;
+RESET :"force_parallel";
 RESET parallel_setup_cost;
 RESET cpu_index_tuple_cost;
 RESET enable_indexscan;

@@ -12,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(128);
+SELECT plan(132);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -91,6 +91,8 @@ SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the
 	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
 	$$SELECT "Sync; Api".docsync_docs('{"clientId": "tablet", "documents": []}')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
+	$$SELECT "Sync; Api".docsync_hand_over()$$,
+	$$SELECT "Sync; Api".docsync_take_over()$$,
 	$$SELECT "Sync; Api".docsync_create_store()$$,
 	$$SELECT "Sync; Api".docsync_check_store_owner()$$,
 	$$CALL "Sync; Api".docsync_purge()$$,
@@ -179,6 +181,8 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$CALL "Sync; Api".docsync_purge('1 day', 'default')$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
 	$$SELECT "Sync; Api".docsync_new_epoch()$$,
+	$$SELECT "Sync; Api".docsync_hand_over()$$,
+	$$SELECT "Sync; Api".docsync_take_over()$$,
 	$$SELECT "Sync; Api".docsync_create_store()$$,
 	$$SELECT FROM docsync.history$$,
 	$$INSERT INTO docsync.history SELECT * FROM docsync.history$$,

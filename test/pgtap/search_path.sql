@@ -142,6 +142,9 @@ INSERT INTO docsync.document (collection, id, client_id, last_update_utc, delete
 	('old', 'o4', 'x', '2001-02-06', true, '3'), ('old', 'o5', 'x', '2001-02-07', true, '3'), ('old', 'o6', 'y', '2001-02-08', true, '3');
 CALL api.docsync_purge('1 day', NULL, NULL) \gset purged3_
 SELECT api.docsync_new_epoch() AS begun \gset
+SELECT api.docsync_hand_over() AS handed_over \gset
+UPDATE docsync.history SET database = 1 WHERE database OPERATOR(pg_catalog.<>) 0;
+SELECT api.docsync_take_over() AS taken_over \gset
 SELECT pg_catalog.count(*) AS none FROM api.docsync_query_since(NULL, '2001-01-01', 'any', 'none') \gset
 SET LOCAL search_path = public, pg_catalog;
 
@@ -171,7 +174,7 @@ SELECT is(ARRAY[:'purged_removed', :'purged2_removed', :'purged3_removed'], '{2,
 SELECT results_eq('SELECT * FROM docsync.purged ORDER BY 1',
 	$$VALUES ('old' COLLATE "C", '2001-02-06'::timestamptz, 'x' COLLATE "C", '2001-02-05'::timestamptz),
 		('older', '2001-02-02', 'server', '-infinity')$$, '... and notes how far it went');
-SELECT results_eq('SELECT number FROM docsync.history ORDER BY 1', 'VALUES (1::bigint), (2)', 'epochs begin');
+SELECT results_eq('SELECT number FROM docsync.history ORDER BY 1', 'VALUES (1::bigint), (2), (3), (4)', 'epochs begin');
 SELECT is((SELECT count(*) FROM docsync.history WHERE lost_after < '2000-01-01'), 1::bigint, '... of which the first alone had nothing to lose');
 SELECT is(:none, 0, 'a download that has to look at it');
 SELECT results_eq('SELECT id, client_version FROM hostile.document', $$VALUES ('hostile', 99::bigint)$$, 'the other table "document" is untouched');

@@ -110,7 +110,9 @@ SELECT n, left(pg_temp.try('"' || repeat('\n', n / 2 - 1) || '"'), 60), left(pg_
 -- 788 kB of numbers as they are sent take more than 1 MB as jsonb.
 SELECT left(pg_temp.try('[' || string_agg('[' || i || '.5,' || i || '.25]', ',') || ']'), 40), sum(length(i::text) * 2 + 8) + 1 AS bytes FROM generate_series(1, 40000) AS i;
 -- Of more it can't be said that a jsonb can be made of it.
+\set VERBOSITY sqlstate
 SET docsync.max_document_size = '17MB';
+\set VERBOSITY default
 
 --
 -- Of a key that comes twice the last counts.

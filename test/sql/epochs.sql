@@ -178,7 +178,7 @@ SELECT pg_sleep(0.2);
 SELECT docsync_sync('laptop', cursor => :'ahead', reconcile => true) -> 'reconcile';
 SELECT docsync_sync('laptop', '[{"id": "k", "clientVersion": 1, "body": 1}]', cursor => :'ahead', reconcile => true) -> 'reconcile';
 
--- What has survived is what there is, not what somebody may see; a prepared transaction may bring what is older.
+-- What has survived is what there is, not what somebody may see.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE docsync.history ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY few ON docsync.document USING (id = 'a');
@@ -191,19 +191,91 @@ INSERT INTO docsync.document (collection, id, body) SELECT 'c' || i, 'x', '1' FR
 INSERT INTO docsync.document (collection, id, body, last_update_utc, fence) VALUES ('c50', 'ahead', '1', clock_timestamp() + interval '1 hour', '3');
 SELECT docsync_new_epoch();
 SELECT survived = (SELECT last_update_utc FROM docsync.document WHERE id = 'ahead') AS highest, clock >= survived AS clock, lost_after = survived - interval '1 day' AS margin FROM docsync.history WHERE number = 3;
+
+-- Handed over: what is there stays, is read, and is written no more.
+DELETE FROM docsync.history WHERE number > 1;
+UPDATE docsync.history SET timeline = (pg_control_checkpoint()).timeline_id;
+:again
+SELECT docsync_take_over();
+SELECT docsync_pull('laptop') ->> 'cursor' AS cursor \gset
 BEGIN;
-INSERT INTO docsync.document (collection, id, body) VALUES ('prepared', 'x', '1');
-PREPARE TRANSACTION 'regress_docsync';
-SELECT docsync_new_epoch();
-SELECT lost_after = (SELECT prepared FROM pg_prepared_xacts WHERE gid = 'regress_docsync') - interval '1 day' AS before_prepared FROM docsync.history WHERE number = 4;
-ROLLBACK PREPARED 'regress_docsync';
--- A transaction that begins one may be prepared, too.
+INSERT INTO docsync.document (id, body) VALUES ('moves the clock', '1');
+ROLLBACK;
+SELECT docsync_hand_over();
+SELECT docsync_hand_over();
+SELECT number, same_epoch, is_here, survived, lost_after, arrived FROM pg_temp.rows();
+SELECT (SELECT clock FROM docsync.history WHERE number = 2) = 'epoch'::timestamptz + last_value % 1000000 * interval '1 us' + last_value / 1000000 * interval '1 s' AS clock FROM docsync.clock;
+INSERT INTO docsync.document (id, body) VALUES ('handed over', '1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT docsync_upsert('tablet', '[{"id": "handed over", "clientVersion": 1, "body": 1}]');
+SELECT docsync_upsert('tablet', '[{"id": "handed over", "clientVersion": 1, "body": 1}]', atomic => false);
+SELECT docsync_sync('laptop');
+CALL docsync_purge();
+SELECT docsync_take_over();
+SELECT json_array_length(docsync_pull('laptop', :'cursor') -> 'documents');
+-- unless it is taken back
 BEGIN;
 SELECT docsync_new_epoch();
-PREPARE TRANSACTION 'regress_docsync';
-SELECT count(*) FROM docsync.history;
-COMMIT PREPARED 'regress_docsync';
-SELECT count(*) FROM docsync.history;
+INSERT INTO docsync.document (id, body) VALUES ('taken back', '1');
+SELECT docsync_pull('laptop', :'cursor', reconcile => true) -> 'reconcile';
+ROLLBACK;
+-- or it was only said
+BEGIN;
+SELECT docsync_new_epoch();
+SAVEPOINT s;
+SELECT docsync_hand_over();
+ROLLBACK TO s;
+INSERT INTO docsync.document (id, body) VALUES ('not handed over', '1');
+ROLLBACK;
+-- It has arrived elsewhere: where all has come that was there it goes on,
+UPDATE docsync.history SET database = 1 WHERE number = 1;
+:again
+BEGIN;
+SET LOCAL session_replication_role = replica;
+DELETE FROM docsync.document WHERE last_update_utc = (SELECT max(last_update_utc) FROM docsync.document);
+SAVEPOINT s;
+SELECT docsync_take_over();
+\echo :LAST_ERROR_SQLSTATE
+ROLLBACK TO s;
+RESET session_replication_role;
+INSERT INTO docsync.document (id, body) VALUES ('some are missing', '1');
+SELECT number, same_epoch, is_here, survived, lost_after, clock, arrived FROM pg_temp.rows() WHERE number = 3;
+SELECT docsync_pull('laptop', :'cursor', reconcile => true) -> 'reconcile';
+ROLLBACK;
+SELECT setval('docsync.clock', (SELECT extract(epoch FROM max(last_update_utc)) * 1000000 FROM docsync.document)::bigint) \g /dev/null
+:again
+SELECT docsync_take_over();
+SELECT docsync_take_over();
+SELECT number, same_epoch, is_here, survived, lost_after, arrived FROM pg_temp.rows();
+SELECT bool_and(h.clock = handed.clock) FROM docsync.history AS h, docsync.history AS handed WHERE h.number = 3 AND handed.number = 2;
+SELECT json_array_length(docsync_pull('laptop', :'cursor') -> 'documents');
+INSERT INTO docsync.document (id, body) VALUES ('taken over', '1');
+SELECT d ->> 'id' AS id FROM docsync_pull('laptop', :'cursor') AS p, json_array_elements(p -> 'documents') AS d;
+-- also after a crash, and once more handed over, which the first upload finds
+SELECT setval('docsync.clock', last_value, false) FROM docsync.clock \g /dev/null
+:again
+INSERT INTO docsync.document (id, body) VALUES ('started', '1');
+SELECT docsync_hand_over();
+UPDATE docsync.history SET document = 1 WHERE document <> 0;
+:again
+INSERT INTO docsync.document (id, body) VALUES ('twice', '1');
+SELECT number, is_here, arrived FROM pg_temp.rows();
+SELECT d ->> 'id' AS id FROM docsync_pull('laptop', :'cursor') AS p, json_array_elements(p -> 'documents') AS d;
+-- but not behind an epoch in which something may have been lost.
+SELECT docsync_new_epoch();
+SELECT docsync_pull('laptop', :'cursor', reconcile => true) -> 'reconcile';
+SELECT docsync_take_over();
+-- For the store's owner
+SET ROLE regress_docsync_deleter;
+SELECT docsync_hand_over();
+SELECT docsync_take_over();
+RESET ROLE;
+BEGIN READ ONLY;
+SELECT docsync_hand_over();
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT docsync_take_over();
+ROLLBACK;
 
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;

@@ -3,10 +3,16 @@
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;
-\dx docsync
-\dx+ docsync
+SELECT extname, extversion, extnamespace::regnamespace, extrelocatable FROM pg_extension WHERE extname = 'docsync';
+SELECT pg_describe_object(classid, objid, 0) AS member
+  FROM pg_depend
+ WHERE refclassid = 'pg_extension'::regclass
+   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'docsync')
+   AND deptype = 'e'
+   AND NOT (classid = 'pg_type'::regclass AND objid::regtype::text LIKE '%[]')
+ ORDER BY pg_describe_object(classid, objid, 0) COLLATE "C";
 \d docsync_change
-\dD "*/*"
+SELECT oid::regtype AS domain, typbasetype::regtype AS of, typnotnull, typdefault FROM pg_type WHERE typname = '*/*';
 SELECT oid::regprocedure AS function, pg_get_function_result(oid) AS returns,
        provolatile, proparallel, proisstrict, prosecdef, prorows, prokind
   FROM pg_proc

@@ -80,8 +80,9 @@ CREATE TABLE pg_temp.cursor AS
 SELECT count(*), count(DISTINCT substring(cursor FROM '[^.]*$')) AS bindings FROM pg_temp.cursor;
 SELECT pg_temp.mask(cursor) FROM pg_temp.cursor ORDER BY collection DESC, client_id, origin LIMIT 3;
 -- for itself it is good, for any other it is not
+SELECT * FROM (
 SELECT a.client_id = b.client_id AND a.collection = b.collection AND a.origin = b.origin AS same, left(pg_temp.try(format('SELECT docsync_pull(%L, %L, %L, %L)', a.client_id, b.cursor, a.collection, a.origin)), 83) AS answer, count(*)
-  FROM pg_temp.cursor AS a, pg_temp.cursor AS b WHERE a.client_id IS NOT NULL AND b.client_id IS NOT NULL GROUP BY 1, 2 ORDER BY 1;
+  FROM pg_temp.cursor AS a, pg_temp.cursor AS b WHERE a.client_id IS NOT NULL AND b.client_id IS NOT NULL GROUP BY 1, 2) AS answers ORDER BY same, answer COLLATE "C";
 SELECT pg_temp.try(format('SELECT docsync_pull(%L, %L, %L, %L)', client_id, cursor, collection, origin)) FROM pg_temp.cursor WHERE client_id IS NULL AND collection = 'page';
 SELECT pg_temp.try(format('SELECT docsync_pull(%L, %L, %L)', 'phone', cursor, collection)) FROM pg_temp.cursor WHERE client_id IS NULL AND collection = 'page';
 -- by each call, and nothing is stored
@@ -133,6 +134,7 @@ UPDATE docsync.history SET epoch = CASE number WHEN 1 THEN epoch ELSE number END
 SELECT pg_temp.short(docsync_pull('tablet', c, 'page', reconcile => true)) FROM unnest('{5f3a9c0d1e2b4a77.978307204000000,0000000000000002.978307204000000,0000000000000003.978307204000000,0000000000000004.978307204000000}'::text[]) AS c;
 UPDATE docsync.history SET lost_after = '2001-01-01 00:00:07+00'::timestamptz WHERE number = 2;
 SELECT pg_temp.short(docsync_pull('tablet', '5f3a9c0d1e2b4a77.978307204000000', 'page', reconcile => true));
+-- Nothing, where it was handed over: the position goes on.
 UPDATE docsync.history SET lost_after = 'infinity' WHERE number > 1;
 SELECT pg_temp.short(docsync_pull('tablet', '5f3a9c0d1e2b4a77.978307204000000', 'page', reconcile => true));
 -- In a gap: what was issued after what has survived is of a history that is lost, but for stamps that a document bears.

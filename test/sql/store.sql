@@ -24,7 +24,8 @@ AS $$
 		(12, 'purge', $c$CALL docsync_purge()$c$),
 		(13, 'new_epoch', $c$SELECT docsync_new_epoch()$c$),
 		(14, 'check_store', $c$SELECT docsync_check_store()$c$),
-		(15, 'grant', $c$SELECT docsync_grant(current_user::regrole)$c$)
+		(15, 'grant', $c$SELECT docsync_grant(current_user::regrole)$c$),
+		(16, 'hand_over', $c$SELECT docsync_hand_over()$c$)
 $$;
 CREATE FUNCTION pg_temp.say(command text) RETURNS text
 	LANGUAGE plpgsql

@@ -148,6 +148,8 @@ sub writer_is_stopped
 		sub { $other->do('COMMIT') },
 		sub { goes_on($writer); $writer->do('COMMIT') });
 
+	# Where the store is has been noted by then, which takes the clock's page, too.
+	$writer->upload('w', "before $collection", document('first', $_, '1')) for 1, 2;
 	$writer->do('BEGIN');
 	$other->do('BEGIN');
 	my $stopped = stops($writer, $call,

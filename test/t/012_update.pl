@@ -1,4 +1,5 @@
-# ALTER EXTENSION docsync UPDATE from 0.1: the store leaves the extension with
+# ALTER EXTENSION docsync UPDATE: from each version there has been it leads to
+# what an install makes.  From 0.1 the store leaves the extension with
 # all that its users have made of it, and clients go on.
 
 use strict;
@@ -40,15 +41,18 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# A session with a new database that has 0.1 in schema api, and documents.
+# A session with a new database that has an old version, 0.1, in schema api, and
+# a store.  Options: owner, version
 sub old_store
 {
-	my ($database, $owner) = @_;
+	my ($database, %options) = @_;
+	my $version = $options{version} // '0.1';
 
-	$admin->do("CREATE DATABASE $database" . ($owner ? " OWNER $owner" : ''));
+	$admin->do("CREATE DATABASE $database" . ($options{owner} ? " OWNER $options{owner}" : ''));
 	my $session = connect_to($node, $database);
-	$session->do('CREATE SCHEMA api', "CREATE EXTENSION docsync VERSION '0.1' SCHEMA api",
+	$session->do('CREATE SCHEMA api', "CREATE EXTENSION docsync VERSION '$version' SCHEMA api",
 		"ALTER DATABASE $database SET search_path = public, api", 'SET search_path = public, api');
+	$session->do('SELECT docsync_create_store()') if $version ne '0.1';
 	return $session;
 }
 
@@ -197,38 +201,54 @@ sub dump_of
 	return slurp_file("$dir/$database.sql") =~ s/^\\(?:un)?restrict .*//mgr;
 }
 
+# From each version that there has been
 sub what_is_new_is_as_installed
 {
-	my $updated = old_store('updated');
+	my @versions = map { /docsync--([^-]+)--/ } glob "$FindBin::RealBin/../../sql/docsync--*--*.sql";
+
+	is_deeply([ $admin->column(q{SELECT source FROM pg_extension_update_paths('docsync'), pg_available_extensions
+								 WHERE name = 'docsync' AND target = default_version AND path IS NULL}) ],
+		[], 'each version has a way to the present one');
+	cmp_ok(scalar @versions, '>', 0, 'there are some');
 
 	$admin->do('CREATE DATABASE installed');
 	my $installed = connect_to($node, 'installed');
 	$installed->do('CREATE SCHEMA api', 'CREATE EXTENSION docsync SCHEMA api',
 		'ALTER DATABASE installed SET search_path = public, api', 'SET search_path = public, api',
 		'SELECT docsync_create_store()');
+	updated_is_as_installed($_, $installed) for @versions;
+	return;
+}
+
+sub updated_is_as_installed
+{
+	my ($version, $installed) = @_;
+	my $database = "updated_$version" =~ tr/./_/r;
+	my $updated = old_store($database, version => $version);
+	my %installed = map { $_ => 1 } catalogs($installed);
 
 	# A role that has been granted all, and has gone, leaves nothing behind.
-	$updated->do("SELECT docsync_grant('ops')", 'GRANT EXECUTE ON FUNCTION docsync_new_epoch() TO ops',
-		'GRANT USAGE ON TYPE docsync.change TO ops', 'ALTER EXTENSION docsync UPDATE', 'DROP OWNED BY ops');
+	$updated->do("SELECT docsync_grant('ops')", 'GRANT EXECUTE ON FUNCTION docsync_new_epoch() TO ops');
+	$updated->do('GRANT USAGE ON TYPE docsync.change TO ops') if $version eq '0.1';
+	$updated->do('ALTER EXTENSION docsync UPDATE', 'DROP OWNED BY ops');
 	my @updated = catalogs($updated);
-	cmp_ok(scalar @updated, '>', 200, 'there is something to compare');
-	my %installed = map { $_ => 1 } catalogs($installed);
-	is(join("\n", grep { !delete $installed{$_} } @updated), '', 'the extension and its store are as installed');
-	is(join("\n", sort keys %installed), '', 'and nothing is missing');
-	is(dump_of('updated'), dump_of('installed'), 'and dumped as such');
+	cmp_ok(scalar @updated, '>', 200, "$version: there is something to compare");
+	is(join("\n", grep { !delete $installed{$_} } @updated), '', "$version: the extension and its store are as installed");
+	is(join("\n", sort keys %installed), '', "$version: and nothing is missing");
+	is(dump_of($database), dump_of('installed'), "$version: and dumped as such");
 	is($updated->value('SELECT count(*) FROM pg_init_privs WHERE EXISTS (SELECT FROM aclexplode(initprivs) WHERE grantee = ?::regrole)', 'ops'),
-		0, 'nor is a role among what the extension was installed with');
+		0, "$version: nor is a role among what the extension was installed with");
 
 	# What is written there is the first, as in a new store.
-	is(join(' ', map { $_->{outcome} } $updated->upload('c', 'default', document('d', 1, '1'))), 'created', 'an empty store works');
-	is_deeply([ $updated->settled('default') ], ['d'], 'and gives what it has');
-	is($updated->sqlstate_of('SELECT docsync_check_store()'), '', 'nothing is wrong with it');
+	is(join(' ', map { $_->{outcome} } $updated->upload('c', 'default', document('d', 1, '1'))), 'created', "$version: an empty store works");
+	is_deeply([ $updated->settled('default') ], ['d'], "$version: and gives what it has");
+	is($updated->sqlstate_of('SELECT docsync_check_store()'), '', "$version: nothing is wrong with it");
 	return;
 }
 
 sub what_is_the_users_stays
 {
-	my $session = old_store('users', 'owner');
+	my $session = old_store('users', owner => 'owner');
 
 	fill($session);
 	$session->do(

@@ -38,7 +38,7 @@ my %CALLS = map { /(\w+)/ => $_ } (
 	"docsync_docs_query(\"clientId\" => 'c', collection => 'anna')",
 	'docsync_docs_reconcile(\'{"clientId": "c", "collection": "anna"}\')',
 	'docsync_docs_get(\'{"clientId": "c", "collection": "anna", "ids": ["a1"]}\')',
-	"docsync_grant('anna')", 'docsync_new_epoch()', 'docsync_check_store()');
+	"docsync_grant('anna')", 'docsync_new_epoch()', 'docsync_hand_over()', 'docsync_take_over()', 'docsync_check_store()');
 
 for my $node ($old, $new)
 {
@@ -423,6 +423,16 @@ sub template
 	replayed($original, connect_to($standby));
 	is_deeply([ connect_to($standby, 'clone')->settled('anna') ], [ $original->settled('anna') ], 'TEMPLATE: a standby has all of it');
 	apart('TEMPLATE', { map { $_ => as_tenant($new, 'clone', $_) } @TENANTS });
+
+	# Who is ahead of a clone, in which nothing has been written yet
+	$_->close for $clone, $original;
+	connect_to($new)->do('CREATE DATABASE clone2 TEMPLATE custom', 'ALTER DATABASE clone2 OWNER TO owner');
+	($clone, $original) = map { as_tenant($new, $_, 'anna') } 'clone2', 'custom';
+	$original->upload('laptop', 'anna', document('not at the clone', 1, '1'));
+	my $ahead = $original->pull('phone', undef, 'anna')->{cursor};
+	is_deeply([ @{ $clone->pull('phone', $ahead, 'anna') }{qw(documents behind cursor)} ], [ [], JSON::PP::true, $ahead ], 'TEMPLATE: a clone says that it is behind');
+	$clone->upload('laptop', 'anna', document('at the clone', 1, '"here"'));
+	told('ahead of a clone', $clone, 'phone', $ahead, 'anna', ['at the clone']);
 	return;
 }
 

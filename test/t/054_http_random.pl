@@ -1,6 +1,7 @@
 # Four clients, each with a store of its own, edit the same documents over HTTP
 # while answers get lost and PostgREST and PostgreSQL are killed and started
-# again.  In the end all have the same documents, and so has the table.
+# again.  Two of them hold two more collections, and synchronise all three in one
+# request.  In the end all have the same documents, and so has the table.
 #
 # DOCSYNC_RANDOM_SECONDS: how long.  DOCSYNC_RANDOM_SEED: repeat one run, as
 # far as the clients go.
@@ -22,6 +23,8 @@ use DocsyncTest::Http;
 my $SECONDS = $ENV{DOCSYNC_RANDOM_SECONDS} // 40;
 my $SEED = $ENV{DOCSYNC_RANDOM_SEED} // int rand 1_000_000;
 my @NAMES = qw(one two three four);
+my @COLLECTIONS = qw(anna/random anna/second anna/third);
+my %HOLDS = (one => 0, two => 0, three => 2, four => 2);		# up to which
 
 my $node = new_node('main');
 my $http = DocsyncTest::Http->new($node);
@@ -46,7 +49,8 @@ for my $name (@NAMES)
 {
 	$pids{$name} = fork // die "fork: $!";
 	next if $pids{$name};
-	exec '/usr/bin/python3', '-B', 'test/t/http_client.py', $http->url(''), $token, $dir, $name, "$SEED $name"
+	exec '/usr/bin/python3', '-B', 'test/t/http_client.py', $http->url(''), $token, $dir, $name, "$SEED $name",
+	  @COLLECTIONS[ 0 .. $HOLDS{$name} ]
 	  or POSIX::_exit(127);
 }
 
@@ -93,20 +97,25 @@ for my $name (@NAMES)
 	$store{$name} = decode("$dir/$name.json") if -e "$dir/$name.json";
 }
 
-my $table = DocsyncTest::Http::value_of({ content => $http->session->value(
-	q{SELECT json_object_agg(id, json_build_array(client_version::text, deleted::int, body)) FROM docsync.document
-	   WHERE collection = 'anna/random'}) });
+my %table = map {
+	$_ => DocsyncTest::Http::value_of({ content => $http->session->value(
+		qq{SELECT json_object_agg(id, json_build_array(client_version::text, deleted::int, body)) FROM docsync.document
+		    WHERE collection = '$_'}) })
+} @COLLECTIONS;
 
 for my $name (@NAMES)
 {
-	my %documents = map {
-		my ($id, $version, $deleted, $body, $unsent) = @$_;
+	for my $collection (@COLLECTIONS[ 0 .. $HOLDS{$name} ])
+	{
+		my %documents = map {
+			my ($id, $version, $deleted, $body, $unsent) = @$_;
 
-		($id => [ "$version", $deleted, defined $body ? DocsyncTest::Http::value_of({ content => $body }) : undef ])
-	} @{ $store{$name}{documents} };
+			($id => [ "$version", $deleted, defined $body ? DocsyncTest::Http::value_of({ content => $body }) : undef ])
+		} @{ $store{$name}{stores}{$collection} };
 
-	is_deeply(\%documents, $table, "client $name has what the table has");
-	is(scalar(grep { $_->[4] } @{ $store{$name}{documents} }), 0, 'and nothing left to send');
+		is_deeply(\%documents, $table{$collection}, "client $name has what the table has of $collection");
+		is(scalar(grep { $_->[4] } @{ $store{$name}{stores}{$collection} }), 0, 'and nothing left to send');
+	}
 	is_deeply([ grep { $_->[0] !~ /^bad $name [0-4]$/ || $_->[2] !~ /^(P0001 refused|23514 )/ } @{ $store{$name}{problems} } ], [],
 		'nor set aside but what is refused');
 	cmp_ok(scalar @{ $store{$name}{problems} }, '>', 0, '... which is something');
@@ -118,11 +127,13 @@ for my $name (@NAMES)
 	cmp_ok($store{$name}{happened}{'told: reconcile'} // 0, '<=', 2, 'and it was told to compare as good as never');
 	diag "$name: " . join ', ', map { "$_ $store{$name}{happened}{$_}" } sort keys %{ $store{$name}{happened} };
 }
-cmp_ok(scalar keys %$table, '>', 100, 'many documents');
+cmp_ok(scalar keys %{ $table{$_} }, '>', 50, "many documents in $_") for @COLLECTIONS;
 for my $event ('answer lost', 'told: state', qw(created updated discarded unchanged refused taken))
 {
-	cmp_ok(max(map { $store{$_}{happened}{$event} // 0 } @NAMES), '>', 0, "it has happened: $event");
+	cmp_ok(max(map { $store{$_}{happened}{$event} // 0 } @$_), '>', 0, "it has happened: $event") for [ grep { !$HOLDS{$_} } @NAMES ], [ grep { $HOLDS{$_} } @NAMES ];
 }
+cmp_ok($store{$_}{happened}{sync}, '>', 10, "$_ has synchronised its collections together") for grep { $HOLDS{$_} } @NAMES;
+is($store{$_}{happened}{'refused collection'}, 0, '... and none was refused') for grep { $HOLDS{$_} } @NAMES;
 cmp_ok($killed{$_}, '>', 0, "$_ was killed, $killed{$_} times") for sort keys %killed;
 
 done_testing();

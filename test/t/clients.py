@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples
 
 from client import Client, Refused, Waits, now_ms   # noqa: E402
 from jsontext import from_json, to_json             # noqa: E402
+from several import Several                         # noqa: E402
 from store import EDIT, Document                    # noqa: E402
 from transport_http import HttpTransport, refused   # noqa: E402
 
@@ -204,6 +205,93 @@ class Driven:
         return [digest['count'], digest['digest']]
 
 
+class Notes:
+    """A transport that notes its calls, with the collections: "sync a b", "pull a"."""
+
+    def __init__(self, transport, log, name=None):
+        self.transport, self.log, self.name = transport, log, name
+
+    def on(self, collection):
+        return Notes(self.transport.on(collection), self.log, collection)
+
+    def sync(self, client_id, parts, *arguments):
+        self.log.append(' '.join(['sync', *parts]))
+        return self.transport.sync(client_id, parts, *arguments)
+
+    def _call(self, call, *arguments):
+        self.log.append(f'{call} {self.name}')
+        return getattr(self.transport, call)(*arguments)
+
+    def upload(self, *arguments):
+        return self._call('upload', *arguments)
+
+    def pull(self, *arguments):
+        return self._call('pull', *arguments)
+
+    def reconcile(self, *arguments):
+        return self._call('reconcile', *arguments)
+
+    def get(self, *arguments):
+        return self._call('get', *arguments)
+
+
+class Joint:
+    """A client of examples/demo's that holds several collections; with a dsn it comes by SQL."""
+
+    def __init__(self, directory, name, url, token, *names, dsn=None):
+        if dsn:
+            import psycopg2
+            from transport_sql import SqlTransport
+            transport = SqlTransport(psycopg2.connect(dsn, options='-c search_path=api'))
+        else:
+            transport = HttpTransport(url, token)
+        self.calls = []
+        self.clients = Several.open(os.path.join(directory, name), Notes(transport, self.calls), names, chance=random.Random(name),
+                                    waits=Waits(told=0, others=0, compare=FOREVER, again=0, primary=0))
+
+    def sync(self, page=1000):
+        """{collection: what it is refused for}"""
+        return {name: f'{refusal.status} {refusal.code}' for name, refusal in self.clients.sync(page=page).items()}
+
+    def put(self, collection, id, body):
+        self.clients[collection].put(id, body)
+
+    def put_all(self, collection, documents):
+        self.clients[collection].put_all(documents.items())
+
+    def delete(self, collection, id):
+        self.clients[collection].delete(id)
+
+    def content(self):
+        return {name: {document.id: from_json(document.body) for document in client.store.select('NOT deleted')}
+                for name, client in self.clients.items()}
+
+    def problems(self):
+        return {name: [id for id, _, _ in client.problems()] for name, client in self.clients.items() if client.problems()}
+
+    def compare(self):
+        for client in self.clients.values():
+            client.compare()
+
+    def equal(self):
+        """How many have been found to be the same as the service's, since it was last asked."""
+        equal = sum(client.status()['equalAt'] is not None for client in self.clients.values())
+        for client in self.clients.values():
+            with client.store.transaction():
+                client.store.set_state(equalAt=None)
+        return equal
+
+    def spoil_cursor(self, collection, other):
+        """Its cursor is another collection's."""
+        with self.clients[collection].store.transaction():
+            self.clients[collection].store.set_state(cursor=self.clients[other].store.state()['cursor'])
+
+    def log(self):
+        """What has happened since it was last asked."""
+        log, self.calls[:] = list(self.calls), []
+        return log
+
+
 class Plain:
     """A client that speaks only POST /Docs and POST /Docs/Query, and goes by stamps: doc/protocol.md."""
 
@@ -341,7 +429,7 @@ def main(directory):
             if method == 'new':
                 if 'copy_of' in named:
                     named['copy_of'] = clients[named['copy_of']]
-                kind = Plain if named.pop('plain', False) else Driven
+                kind = Plain if named.pop('plain', False) else Joint if named.pop('joint', False) else Driven
                 clients[name] = kind(directory, name, *arguments, **named)
                 result = None
             else:

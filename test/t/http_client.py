@@ -1,9 +1,10 @@
 """http_client.py - one of the clients of 054_http_random.pl: edits at random over a line that breaks at random.
 
-    http_client.py URL TOKEN DIRECTORY NAME SEED
+    http_client.py URL TOKEN DIRECTORY NAME SEED COLLECTION ...
 
 Edits and syncs until the file DIRECTORY/stop is there, then syncs until nothing is left to send, writes NAME.done, waits for
-DIRECTORY/last, syncs until the service's digest is its own and prints its store to NAME.json, with what happened.
+DIRECTORY/last, syncs until the service's digests are its own and prints its stores to NAME.json, with what happened. Several
+collections are synchronised in one request.
 """
 
 import collections
@@ -16,8 +17,9 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', '..', 'examples', 'demo'))
 
-from client import Client, Refused, Waits, now_ms   # noqa: E402
+from client import Refused, Waits, now_ms           # noqa: E402
 from jsontext import BadAnswer                      # noqa: E402
+from several import Several                         # noqa: E402
 from transport_http import HttpTransport            # noqa: E402
 
 IDS = 150       # few enough for all clients to write to the same
@@ -27,9 +29,13 @@ WAITS = Waits(told=0, others=500, compare=2000, again=500)      # milliseconds
 class BadLine:
     """Loses requests and answers, and is late."""
 
+    bad = True      # all of them
+
     def __init__(self, transport, chance, happened):
         self.transport, self.chance, self.happened = transport, chance, happened
-        self.bad = True
+
+    def on(self, collection):
+        return BadLine(self.transport.on(collection), self.chance, self.happened)
 
     def _call(self, name, *arguments):
         self.happened[name] += 1
@@ -50,8 +56,20 @@ class BadLine:
 
     def pull(self, *arguments):
         answer = self._call('pull', *arguments)
+        self._note_told(answer)
+        return answer
+
+    def _note_told(self, answer):
         for key in 'reconcile', 'behind', 'state':
             self.happened[f'told: {key}'] += bool(answer.get(key))
+
+    def sync(self, *arguments):
+        answer = self._call('sync', *arguments)
+        for part in answer['collections']:
+            self._note_told(part)
+            self.happened['refused collection'] += 'error' in part
+            self.happened.update(result['outcome'] for result in part.get('results', ()))
+            self.happened['taken'] += len(part.get('documents', ()))
         return answer
 
     def reconcile(self, *arguments):
@@ -61,18 +79,18 @@ class BadLine:
         return self._call('get', *arguments)
 
 
-def main(url, token, directory, name, seed):
+def main(url, token, directory, name, seed, *names):
     chance = random.Random(seed)
     happened = collections.Counter()
-    line = BadLine(HttpTransport(url, token, 'anna/random'), chance, happened)
     ahead = chance.choice((0, -2000, 2000))         # milliseconds
-    client = Client(os.path.join(directory, f'{name}.sqlite'), line, lambda: now_ms() + ahead, waits=WAITS)
+    clients = Several.open(os.path.join(directory, name), BadLine(HttpTransport(url, token), chance, happened), names,
+                           clock=lambda: now_ms() + ahead, waits=WAITS)
 
     def there(file):
         return os.path.exists(os.path.join(directory, file))
 
     def edit():
-        id = f'd{chance.randrange(IDS)}'
+        id, client = f'd{chance.randrange(IDS)}', clients[chance.choice(names)]
         if chance.random() < 0.2:
             client.delete(id)
         elif chance.random() < 0.1:
@@ -85,6 +103,11 @@ def main(url, token, directory, name, seed):
     def sync():
         """Whether it went through."""
         try:
+            if len(names) > 1:
+                for refusal in clients.sync(chance.randint(1, 40), chance.randint(1, 40)).values():
+                    raise refusal
+                return True
+            client = clients[names[0]]
             happened.update(client.upload(batch=chance.randint(1, 40)))
             happened['taken'] += client.download(page=chance.randint(1, 40))
             client.sync()
@@ -101,17 +124,18 @@ def main(url, token, directory, name, seed):
         return False
 
     def is_equal():
-        """Whether the service's digest is the store's."""
-        before = client.status()['equalAt']
-        client.compare()
-        return sync() and client.status()['equalAt'] != before
+        """Whether the service's digests are the stores'."""
+        before = [client.status()['equalAt'] for client in clients.values()]
+        for client in clients.values():
+            client.compare()
+        return sync() and all(client.status()['equalAt'] != then for client, then in zip(clients.values(), before))
 
     while not there('stop'):
         for _ in range(chance.randrange(8)):
             edit()
         if not sync():
             time.sleep(0.05)
-    line.bad = False
+    BadLine.bad = False
     while not sync():
         time.sleep(0.05)
     open(os.path.join(directory, f'{name}.done'), 'w').close()
@@ -121,10 +145,12 @@ def main(url, token, directory, name, seed):
     while not is_equal() and tries < 200:
         tries += 1
         time.sleep(0.05)
-    rows = [(document.id, document.clientVersion, document.deleted, document.body, document.unsent)
-            for document in client.store.select("id NOT LIKE 'bad %' ORDER BY id")]
+    stores = {collection: [(document.id, document.clientVersion, document.deleted, document.body, document.unsent)
+                           for document in client.store.select("id NOT LIKE 'bad %' ORDER BY id")]
+              for collection, client in clients.items()}
+    problems = [problem for client in clients.values() for problem in client.problems()]
     with open(os.path.join(directory, f'{name}.json'), 'w') as file:
-        json.dump({'documents': rows, 'happened': happened, 'equal': tries < 200, 'problems': client.problems()}, file)
+        json.dump({'stores': stores, 'happened': happened, 'equal': tries < 200, 'problems': problems}, file)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ package DocsyncTest;
 use strict;
 use warnings;
 
+use Cwd qw(abs_path);
 use DBI;
 use Exporter 'import';
 use File::Basename qw(dirname);
@@ -26,8 +27,15 @@ use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;
 use DocsyncTest::Session;
 
+# From PostgreSQL 19 on PostgreSQL::Test::Utils ends the test at whatever dies, be it expected.
+$SIG{__DIE__} = 'DEFAULT';    ## no critic: for all of them
+
 our @EXPORT = qw(
   new_node
+  new_server
+  old_node
+  is_same_version
+  server_options
   add_build
   add_jitter
   connect_to
@@ -54,16 +62,41 @@ END
 # PostgreSQL::Test::Cluster->init, and conf, text for postgresql.conf.
 sub new_node
 {
+	my $node = new_server(@_);
+
+	$node->safe_psql('postgres', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
+	return $node;
+}
+
+# The same without it.  One more option: install_path, the server's installation.
+sub new_server
+{
 	my ($name, %options) = @_;
 	my $conf = delete $options{conf} // '';
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, delete %options{install_path});
 
 	$node->init(allows_streaming => 1, %options);
 	$node->append_conf('postgresql.conf', $SETTINGS . $conf);
 	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
 	return $node;
 }
+
+# A server that a store moves from.  DOCSYNC_OLD_PG_CONFIG names the pg_config of
+# an older PostgreSQL, which has docsync; without it the server is of the version
+# that is tested.
+sub old_node
+{
+	my ($name, %options) = @_;
+
+	note 'from the same version: DOCSYNC_OLD_PG_CONFIG, an older pg_config, is not given' if is_same_version();
+	$options{install_path} = dirname(dirname(abs_path($ENV{DOCSYNC_OLD_PG_CONFIG}))) if !is_same_version();
+	return new_server($name, extra => [ server_options() ], %options);
+}
+
+sub is_same_version { return !$ENV{DOCSYNC_OLD_PG_CONFIG} }
+
+# What initdb has had different defaults for, and pg_upgrade wants to be the same
+sub server_options { return qw(--data-checksums --encoding=UTF8 --locale=C.UTF-8) }
 
 # Lets a node use a docsync that is compiled with test/jitter.h, instead of
 # the one that is installed.

@@ -15,17 +15,19 @@ my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my ($pid, $in, $out);
 my %environment;
 
-# A client of the collection and service given.  Options: those of Driven in
-# clients.py; claims for its token.
+# A client of the collection and service given, or of several, a reference.
+# Options: those of Driven, or Joint, in clients.py; claims for its token.
 sub new
 {
 	my ($class, $name, $http, $collection, %options) = @_;
 	my $claims = delete $options{claims} // {};
 	my $self = bless { name => $name, collection => $collection }, $class;
+	my @collections = ref $collection ? @$collection : $collection;
 
 	$options{copy_of} = $options{copy_of}{name} if $options{copy_of};
 	$options{read_url} = $options{read_url}->url('') if $options{read_url};
-	$self->call('new', [ $http->url(''), DocsyncTest::Http::token(DocsyncTest::Http::claims(%$claims)), $collection ], %options);
+	$self->call('new', [ $http->url(''), DocsyncTest::Http::token(DocsyncTest::Http::claims(%$claims)), @collections ],
+		%options, ref $collection ? (joint => 1) : ());
 	return $self;
 }
 
@@ -45,7 +47,7 @@ sub call
 
 for my $method (
 	qw(sync upload download put put_all put_zero delete get version versions compare later cut mend page edit_meanwhile log content unsent
-	problems status digest held back_up restore begin_again))
+	problems status digest held back_up restore begin_again equal spoil_cursor))
 {
 	no strict 'refs';
 	*$method = sub {

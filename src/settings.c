@@ -1,0 +1,70 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The settings docsync.*, and what is said of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#include "docsync.h"
+
+int			docsync_max_batch;
+int			docsync_max_document_size;
+int			docsync_max_depth;
+int			docsync_max_version_lead;
+int			docsync_max_page_size;
+
+/*
+ * Declares the settings, and the prefix as ours: one that isn't here is an
+ * error.
+ */
+void
+docsync_settings_init(void)
+{
+	DefineCustomIntVariable("docsync.max_batch",
+							"Sets the most documents one upload may have.",
+							NULL,
+							&docsync_max_batch,
+							10000, 1, INT_MAX / 2,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_document_size",
+							"Sets the largest body a document may have.",
+							"In bytes of JSON, as it is sent.",
+							&docsync_max_document_size,
+							1024 * 1024, 1, DOCSYNC_DOCUMENT_MAX,
+							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_depth",
+							"Sets how deep arrays and objects may be nested in a body.",
+							NULL,
+							&docsync_max_depth,
+							100, 0, DOCSYNC_DEPTH_MAX,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_version_lead",
+							"Sets how far a clientVersion may be ahead of the server's clock.",
+							"For clientVersions in milliseconds since 1970. -1 means no limit.",
+							&docsync_max_version_lead,
+							-1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.max_page_size",
+							"Sets the size of the documents in an answer over HTTP after which it ends.",
+							"The client gets the rest with the next one.",
+							&docsync_max_page_size,
+							64 * 1024 * 1024, 1, 512 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("docsync");
+}

@@ -1,0 +1,144 @@
+# A store that was handed over moves with clients in the midst of their work: by
+# pg_upgrade, by a dump, by promotion of a standby, by a template.  From an older
+# PostgreSQL, where one is given, or to another server of the same.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use DocsyncTest::Movers;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+upgraded('copy');
+upgraded('link', '--link');
+dumped();
+if (is_same_version())
+{
+	promoted();
+	copied();
+}
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+# The old server's bin directory
+sub old_bindir
+{
+	my ($node) = @_;
+
+	return ($node->config_data('--bindir'))[0];
+}
+
+sub upgraded
+{
+	my ($name, @options) = @_;
+	my $old = old_node("old_$name");
+	my $new = PostgreSQL::Test::Cluster->new("new_$name");
+	my $clients = DocsyncTest::Movers->new($old);
+
+	$clients->hand_over;
+	$old->stop;
+	$new->init(allows_streaming => 1, extra => [ server_options() ]);
+	chdir $dir or die "$dir: $!";
+	command_ok([ 'pg_upgrade', @options, '-b', old_bindir($old), '-B', old_bindir($new), '-d', $old->data_dir, '-D', $new->data_dir,
+			'-p', $old->port, '-P', $new->port, '-s', $old->host ], "pg_upgrade, $name");
+	chdir $FindBin::RealBin . '/../..' or die $!;
+	$new->start;
+
+	my $standby = standby_of($new, "standby_$name");
+	connect_to($new)->do('SELECT docsync_take_over()');
+	$clients->have_moved("pg_upgrade, $name", $new, $standby);
+	$_->stop for $standby, $new;
+	return;
+}
+
+# Without docsync_take_over(): the first upload does it.
+sub dumped
+{
+	my $old = old_node('old_dump');
+	my $new = new_server('new_dump');
+	my $standby = standby_of($new, 'standby_dump');
+	my $clients = DocsyncTest::Movers->new($old);
+
+	DocsyncTest::Movers::make_roles($new);
+	$clients->hand_over;
+	system_or_bail('pg_dump', '-Fc', '-f', "$dir/dump", '-d', $old->connstr('postgres'));
+	$old->stop;
+	command_ok([ 'pg_restore', '--exit-on-error', '-d', $new->connstr('postgres'), "$dir/dump" ], 'dump: restored');
+	is(join(' ', map { $_->{outcome} } connect_to($new)->upload('laptop', 'else', document('first', 1, '1'))), 'created', 'dump: an upload');
+	my $session = connect_to($new);
+	$session->do('SELECT docsync_take_over()', 'SET session_replication_role = replica', "DELETE FROM docsync.document WHERE collection = 'else'");
+	$clients->have_moved('dump', $new, $standby);
+	$_->stop for $standby, $new;
+	return;
+}
+
+sub standby_of
+{
+	my ($node, $name) = @_;
+	my $standby = PostgreSQL::Test::Cluster->new($name);
+
+	$node->backup('base');
+	$standby->init_from_backup($node, 'base', has_streaming => 1);
+	$standby->start;
+	return $standby;
+}
+
+# On purpose
+sub promoted
+{
+	my $old = old_node('primary');
+	my $new = standby_of($old, 'standby');
+	my $clients = DocsyncTest::Movers->new($old);
+
+	$clients->hand_over;
+	replayed(connect_to($old), connect_to($new));
+	$new->promote;
+	$old->stop;
+	connect_to($new)->do('SELECT docsync_take_over()');
+	$clients->have_moved('promotion', $new);
+	$new->stop;
+	return;
+}
+
+# A copy of a store takes it over, and the other one doesn't; of one that wasn't
+# handed over no copy does.
+sub copied
+{
+	my $node = new_server('copies');
+	my $session = connect_to($node);
+
+	$session->do('CREATE DATABASE original');
+	my $clients = DocsyncTest::Movers->new($node, database => 'original');
+	$clients->session->close;
+	$session->do('CREATE DATABASE before TEMPLATE original');
+	my $before = connect_to($node, 'before');
+	is($before->sqlstate_of('SELECT docsync_take_over()'), '55000', 'a copy of what was not handed over does not take it over');
+	$clients->{session} = connect_to($node, 'original');
+	$clients->hand_over;
+
+	$session->do("CREATE DATABASE $_ TEMPLATE original") for 'copy1', 'copy2';
+	for my $database ('copy1', 'copy2')
+	{
+		$clients->{database} = $database;
+		connect_to($node, $database)->do('SELECT docsync_take_over()');
+		$clients->have_moved("template, $database", $node);
+	}
+	my ($copy1, $copy2, $original) = map { connect_to($node, $_) } 'copy1', 'copy2', 'original';
+	my %cursors = map { $_->[0] => $_->[1]->pull('phone', undef, 'anna')->{cursor} } [ copy1 => $copy1 ], [ copy2 => $copy2 ];
+	is($copy1->sqlstate_of("SELECT docsync_pull('phone', '$cursors{copy2}', 'anna')"), '55000', "a copy's cursors are not the other's");
+	is($copy2->sqlstate_of("SELECT docsync_pull('phone', '$cursors{copy1}', 'anna')"), '55000', 'neither way');
+	is($original->sqlstate_of("SELECT docsync_pull('phone', '$cursors{copy1}', 'anna')"), '55000', "nor the original's");
+	is($original->sqlstate_of('SELECT docsync_take_over()'), '55000', 'the original has been handed over');
+	like($original->errstr, qr/docsync_new_epoch/, 'and says how it would go on');
+	is($original->sqlstate_of("INSERT INTO docsync.document (id, body) VALUES ('d', '1')"), '55000', 'and is written no more');
+	$node->stop;
+	return;
+}
