@@ -235,7 +235,7 @@ mark(TransactionId xid, uint32 collection_hash)
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
 	{
-		Assert(marks < lengthof(marked_in));
+		Assert(marks < (int) lengthof(marked_in));
 		marked_in[marks++] = GetCurrentSubTransactionId();
 	}
 	CurrentResourceOwner = owner;
