@@ -5,8 +5,8 @@
 #
 # docsync is created in the first database (POSTGRES_DB); elsewhere it is CREATE EXTENSION docsync.
 
-ARG PG_MAJOR=15
-ARG DEBIAN=bookworm
+ARG PG_MAJOR=17
+ARG DEBIAN=trixie
 
 FROM postgres:${PG_MAJOR}-${DEBIAN} AS build
 ARG PG_MAJOR

@@ -47,7 +47,7 @@ DISTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'$$/\1/p" docsync.cont
 DIST = build/docsync-$(DISTVERSION).zip
 dist:
 	@mkdir -p $(dir $(DIST))
-	git archive --format zip --prefix docsync-$(DISTVERSION)/ --output $(DIST) HEAD
+	git -c safe.directory='$(CURDIR)' archive --format zip --prefix docsync-$(DISTVERSION)/ --output $(DIST) HEAD
 
 # As pgindent does it: its flags, and a single space in "Type *" above a function
 INDENT = pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 \

@@ -139,3 +139,51 @@ postgrest()
 		mv "$POSTGREST.new" "$POSTGREST"
 	fi
 }
+
+# debian_system ARCHIVE SUITES OPTION...: has mmdebstrap make a small system of a release of Debian, with these options, as an
+# archive (.tar.zst), from where this machine's apt has Debian from. SUITES: the release, and what else packages may come from,
+# such as "trixie trixie-security" (left out where apt has none) or "sid experimental".
+debian_system()
+{
+	local archive=$1 suites=$2 targets from suite option options=() sources=()
+
+	shift 2
+	"$ROOT/scripts/packages" mmdebstrap zstd
+	# shellcheck disable=SC2016 # for apt to expand
+	targets=$(apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' | grep '^Debian ') ||
+		die "apt knows no mirror of Debian: run apt-get update"
+	for suite in $suites; do
+		case $suite in
+			*-security) from=$(awk '$2 ~ /-security$/ {print $3; exit}' <<<"$targets") ;;
+			*) from=$(awk '$2 !~ /-/ {print $3; exit}' <<<"$targets") ;;
+		esac
+		if [ -n "$from" ]; then sources+=("deb $from $suite main"); fi
+	done
+	while read -r option; do options+=("--aptopt=$option"); done < \
+		<(apt-config dump --format '%f "%v";%n' | grep -iE '^Acquire::.*::Proxy' || true)
+	if as_root mmdebstrap --variant=minbase --mode=root --format=tar "${options[@]}" \
+		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+		"$@" "${suites%% *}" - "${sources[@]}" </dev/null | zstd -q -f -3 -T0 -o "$archive.new" && [ "${PIPESTATUS[0]}" = 0 ]
+	then
+		mv "$archive.new" "$archive"
+	else
+		rm -f "$archive.new"
+		return 1
+	fi
+}
+
+# For bash -euc in namespaces of its own, with a directory and the archive of a system as the first two arguments: unpacks it
+# there, into memory, so that nothing is left whatever becomes of it. Then chroot "$root" env -i $ENVIRONMENT COMMAND.
+# shellcheck disable=SC2016,SC2034 # for that bash to expand; used by others
+UNPACK_SYSTEM='
+	root=$1 archive=$2
+	shift 2
+	umask 022
+	ENVIRONMENT="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive"
+	mount -t tmpfs -o mode=755,size=80% docsync "$root"
+	zstd -dcq "$archive" | tar -C "$root" --exclude "./dev/*" --numeric-owner -xf -
+	mount -t proc proc "$root/proc"
+	mount --rbind /dev "$root/dev"
+	mount -t tmpfs -o mode=1777 docsync "$root/dev/shm"
+	echo "127.0.0.1 localhost" >"$root/etc/hosts"
+'

@@ -166,8 +166,9 @@ docsync_clock_is_recovered(void)
 /*
  * Notes in the page that the start has been taken note of.  This is a hint.
  * It isn't logged, unless the server keeps images of pages that only hints
- * have changed.  What is logged with the next stamps takes it back (invariant
- * 4), so the next crash shows.
+ * have changed.  Such an image covers nothing: what is stamped next is logged,
+ * if an earlier record covers it or not, and that takes the hint back
+ * (invariant 4), so the next crash shows.
  */
 void
 docsync_clock_set_noted(void)
@@ -176,6 +177,7 @@ docsync_clock_set_noted(void)
 
 	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
 	clock.data->is_called = true;
+	clock.data->log_cnt = 0;
 	MarkBufferDirtyHint(clock.buffer, true);
 	clock_close(&clock);
 }

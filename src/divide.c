@@ -54,14 +54,15 @@ static void find_suspects(const Division *division, int from, int to, int *first
  * Returns what the database has refused, or NULL.  What has to do with no
  * document is an error.
  *
- * In a subtransaction, unless it is one document and the batch atomic: then it
- * makes no difference, and the caller has to raise what is returned.
+ * In a subtransaction, unless it is one document of an atomic batch whose
+ * refusal ends the transaction: then it makes no difference, and the caller
+ * has to raise what is returned.
  */
 ErrorData *
 docsync_divide_try(Division *division, int from, int to, int steps)
 {
 	return attempt(division, from, to, steps,
-				   !division->atomic || to - from > 1);
+				   !division->atomic || division->is_apart || to - from > 1);
 }
 
 /*

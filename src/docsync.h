@@ -757,6 +757,7 @@ typedef struct UploadSpent
 typedef struct Division
 {
 	bool		atomic;			/* a refusal ends it all */
+	bool		is_apart;		/* but not the transaction */
 
 	/* Looks up, or writes, or both, from the first to before the last */
 	void		(*apply) (int from, int to, int steps, void *arg);

@@ -114,9 +114,9 @@ set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 		next_set_rel_pathlist(root, rel, rti, rte);
 
 	/*
-	 * Tables in a policy's subquery are none of ours.  And what has been
-	 * proven empty, as where row-level security leaves nothing, has lost its
-	 * conditions.
+	 * Tables in a policy's subquery are none of ours.  And of what has been
+	 * proven empty, as where row-level security leaves nothing, PostgreSQL 17
+	 * has dropped the conditions: paths made anew would give all rows.
 	 */
 	if (is_pinning && rte->rtekind == RTE_RELATION && !IS_DUMMY_REL(rel) &&
 		is_of_store(rte->relid))

@@ -388,8 +388,7 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 	instr_time	waited;
 
 	INSTR_TIME_SET_CURRENT(begun);
-	while (!(is_turn = try_lock(download, share, tag)) &&
-		   left > 0 &&
+	while (!(is_turn = try_lock(download, share, tag)) && left > 0 &&
 		   !(share && find_cached(download, digest)))
 	{
 		/* At first it only begins to listen, so that nothing is missed. */

@@ -241,6 +241,7 @@ upload_begin(Upload *upload)
 											"docsync scratch",
 											ALLOCSET_DEFAULT_SIZES);
 	upload->division.atomic = batch->atomic;
+	upload->division.is_apart = upload->is_one_of_many;
 	upload->division.apply = upload_apply;
 	upload->division.refuse = upload_refuse;
 	upload->division.leave = upload_leave;

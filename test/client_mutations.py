@@ -51,8 +51,9 @@ MUTATIONS = {
     'void-cursor-is-an-answer': ('client.py', "if answer.get('behind') or answer.get('reconcile'):\n            raise",
                                  "if answer.get('behind'):\n            raise"),
     'nulls-for-ever': ('client.py', "if theirs is None and state['nulls'] < 2:", 'if theirs is None:'),
-    'compared-before-the-end': ('client.py', "elif self.asked and not answer['more']:", 'elif self.asked:'),
+    'compared-before-the-end': ('client.py', "elif asked.digest is not None and not answer['more']:", 'elif asked.digest is not None:'),
     # client.py: twins
+    'page-of-the-other-name': ('client.py', 'if (self.client_id, self.store.state()[\'cursor\']) != (asked.client_id, asked.cursor):', 'if False:'),
     'no-twins': ('client.py', "            rename=not self.bound,", "            rename=0,"),
     'sent-is-not-noted': ('client.py', 'SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1', 'SET sent = sent + 0 * ?1, unanswered = 1'),
     'same-name': ('client.py', 'clientId=name, cursor', 'cursor'),

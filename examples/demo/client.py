@@ -40,6 +40,7 @@ import datetime
 import json
 import random
 import time
+import typing
 import uuid
 
 from digest import BUCKETS
@@ -89,6 +90,14 @@ class VersionsExhausted(OverflowError):
     """The document has the highest clientVersion there is; it can't be edited any more."""
 
 
+class Asked(typing.NamedTuple):
+    """What a page is asked for with."""
+    client_id: str
+    cursor: str | None
+    digest: str | None      # None: nothing is to be compared
+    tombstones: bool        # whether they are needed
+
+
 @dataclasses.dataclass
 class Waits:
     """In milliseconds. Random ones are up to so long: many clients are told, or find the same, at once."""
@@ -126,7 +135,7 @@ class Client:
             elif self.store.state()['compareAt'] is None:
                 self.store.set_state(compareAt=self._within(self.waits.compare))
 
-        self.reached_end = self.asked = self.accepted = False       # of the last download, page, upload
+        self.reached_end = self.accepted = False       # of the last download, upload
         self.differing = None                                       # the buckets that are to be listed
 
     @property
@@ -383,8 +392,8 @@ class Client:
         changed = 0
         self.begin_download()
         while not self.reached_end:
-            answer = self._pull(page)
-            changed += self.take_page(answer)
+            asked, answer = self._pull(page)
+            changed += self.take_page(asked, answer)
             if watch:
                 watch(answer['documents'])
             if answer.get('behind'):
@@ -397,27 +406,30 @@ class Client:
     def _pull(self, page):
         state = self.store.state()
         primary = state['behindSince'] is not None and self.clock() >= state['behindSince'] + self.waits.primary
-        cursor, digest, tombstones = self.next_page()
+        asked = self.next_page()
         try:
-            return self.transport.pull(self.client_id, cursor, page, digest, tombstones, primary)
+            return asked, self.transport.pull(asked.client_id, asked.cursor, page, asked.digest, asked.tombstones, primary)
         except Refused as refusal:
-            if refusal.status != 410 or cursor is None:
+            if refusal.status != 410 or asked.cursor is None:
                 raise
             self._begin_from_null(refusal)
         return self._pull(page)
 
     def next_page(self):
-        """What the next page is asked for with: the cursor, the digest if one is to be compared, whether tombstones are needed."""
+        """What the next page is asked for with."""
         cursor = self.store.state()['cursor']
         tombstones = cursor is not None or self._has_told()     # a first download needs none
         # What the service may have or not would differ for nothing.
-        self.asked = self.is_due() and not self.store.select('unanswered LIMIT 1')
-        return cursor, self.store.digest()[1] if self.asked else None, tombstones
+        compares = self.is_due() and not self.store.select('unanswered LIMIT 1')
+        return Asked(self.client_id, cursor, self.store.digest()[1] if compares else None, tombstones)
 
-    def take_page(self, answer):
-        """Returns how many documents of the store it changed."""
+    def take_page(self, asked, answer):
+        """Returns how many documents of the store it changed: none, if another sync of the same store, in another thread
+        or process, has got further meanwhile, or has given it another name. The cursor would be of what it was."""
         with self.store.transaction():
-            changed = self._apply(answer)
+            if (self.client_id, self.store.state()['cursor']) != (asked.client_id, asked.cursor):
+                return 0
+            changed = self._apply(asked, answer)
         self.reached_end = not (answer['more'] or answer.get('behind'))
         return changed
 
@@ -433,7 +445,7 @@ class Client:
             if not lost:
                 self._told(None)
 
-    def _apply(self, answer):
+    def _apply(self, asked, answer):
         """A page, in a transaction."""
         state, now = self.store.state(), self.clock()
         if answer.get('behind'):
@@ -449,7 +461,7 @@ class Client:
             self._told(answer.get('lostAfter', '-infinity'))
         elif unheard:
             self._told('-infinity')
-        elif self.asked and not answer['more']:
+        elif asked.digest is not None and not answer['more']:
             self._compare(answer)
         return changed
 

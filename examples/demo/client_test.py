@@ -876,7 +876,7 @@ class ReconcileTest(Case):
             self.a.upload()
         self.a.download()
         self.assertIsNone(self.a.differing)
-        self.assertFalse(self.a.asked)
+        self.assertIsNone(self.a.next_page().digest)
 
     def test_old_tombstones_are_forgotten(self):
         self.a.delete('a0')
@@ -1196,6 +1196,18 @@ class TwinTest(Case):
         self.assertSame(self.a, self.b, twin)
         self.assertEqual((twin.get('note'), twin.get('new'), self.a.get('other')), ('v2', 'of the original', 'of the copy'))
         self.assertTrue(self.a.status()['twin'] or twin.status()['twin'])
+
+    def test_new_name_while_a_page_is_on_its_way(self):
+        """Of two syncs of one store the other was faster: the page's cursor is of the name that the store had."""
+        self.in_step()
+        for n in range(3):
+            self.b.put(f'b{n}', n)
+        self.b.sync()
+        self.a.transport.amid, self.a.transport.meanwhile = 'pull', lambda: self.a.take_new_name('another')
+        self.a.sync()
+        self.a.sync()
+        self.assertEqual(self.a.client_id, 'another')
+        self.assertSame(self.a, self.b)
 
     def test_found_before_a_loss_is_told(self):
         """The old name's cursor is the only one that the loss is told to; and a purge since would make it look like a deletion."""

@@ -75,8 +75,8 @@ class Several(dict):
             documents = turn.choose(left, left_bytes)
             left, left_bytes = left - len(documents), left_bytes - sum(len(document.body or '') for document in documents)
             sent = turn.client.to_send(documents)       # before the digest: with documents on their way none is asked for
-            cursor, digest, needs_tombstones = turn.client.next_page()
-            parts[turn.name], tombstones = (cursor, sent, digest), tombstones or needs_tombstones
+            turn.asked = turn.client.next_page()
+            parts[turn.name], tombstones = (turn.asked.cursor, sent, turn.asked.digest), tombstones or turn.asked.tombstones
         try:
             answer = self.transport.sync(client_id, parts, page, tombstones)
         except Refused as refusal:
@@ -117,6 +117,7 @@ class Turn:
         self.after, self.outcomes = BEGINNING, collections.Counter()
         self.documents = []         # that are on their way
         self.again = []             # that weren't tried
+        self.asked = None           # of the page that is on its way
         client.begin_download()
 
     def goes_on(self):
@@ -141,14 +142,14 @@ class Turn:
         is_due = bool(self.documents) and self.client.is_due()
         try:
             self.again = self.client.take_results(self.documents, answer['results'], self.outcomes)
-            self.client.take_page(answer)
+            self.client.take_page(self.asked, answer)
         except Refused:
             self.go_alone()         # a winner was left out, and isn't to be had
             return
         if self.outcomes['refused'] >= MAX_REFUSED:
             self.again = []
         self.ended = bool(answer.get('behind'))
-        self.receives = answer['more'] or is_due    # to compare: once more, without documents
+        self.receives = not self.client.reached_end or is_due    # to compare: once more, without documents
 
     def go_alone(self):
         """By itself it finds out what was refused, and does what can be done."""

@@ -1,5 +1,5 @@
 -- Epochs and prepared transactions. There is a second result for servers that have none (max_prepared_transactions = 0).
-\set SHOW_CONTEXT never
+\set VERBOSITY terse
 \pset null (null)
 \pset format unaligned
 \pset tuples_only on

@@ -406,9 +406,29 @@ SELECT * FROM docsync_upsert('regress_docsync_client', '[
 \echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
 SELECT array_agg(id) FROM docsync.document;
+-- A policy's function that fails for a stored document, of one of several
+-- collections: the request goes on, so nothing of the look-up may be left.
+CREATE FUNCTION regress_docsync_look(id text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	IF id = 'looked at' THEN
+		RAISE 'not to be looked at';
+	END IF;
+	RETURN true;
+END
+$$;
+DROP POLICY own_name ON docsync.document;
+CREATE POLICY look ON docsync.document TO regress_docsync_client USING (regress_docsync_look(id)) WITH CHECK (true);
+SELECT id, outcome FROM docsync_upsert('somebody', '[{"id": "looked at", "clientVersion": 1, "body": 1}]', 'first');
+SET ROLE regress_docsync_client;
+SELECT answer ->> 'collection' AS collection, answer -> 'error' ->> 'message' AS message, answer -> 'received' AS received
+  FROM json_array_elements(docsync_docs_sync('{"clientId": "c", "collections": [
+	{"collection": "first", "documents": [{"id": "looked at", "clientVersion": 2, "body": 2}]},
+	{"collection": "second", "documents": [{"id": "other", "clientVersion": 2, "body": 2}]}]}') -> 'collections') AS answer;
+RESET ROLE;
 
 SET client_min_messages = warning;
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;
+DROP FUNCTION regress_docsync_look;
 DROP OWNED BY regress_docsync_client, regress_docsync_stranger;
 DROP ROLE regress_docsync_client, regress_docsync_stranger;

@@ -22,8 +22,10 @@ my $READERS = 2;
 my $node = new_node('crash', conf => <<'END');
 restart_after_crash = on
 max_wal_size = 64MB
+wal_log_hints = on
 END
 
+a_hint_covers_nothing();
 one_record_covers_a_second();
 first_change_after_a_checkpoint_is_logged();
 prepared_transaction_keeps_its_mark();
@@ -54,6 +56,32 @@ sub one_record_covers_a_second
 	cmp_ok($second->{stamp}, '<', $first->{stamp} + 1000, 'the stamp was covered by the record for an earlier one');
 	cmp_ok($clock, '>=', $second->{stamp}, 'after a crash the clock is not behind a stamp that was not logged itself');
 	cmp_ok($clock, '<=', $second->{stamp} + 1_000_000, 'after a crash the clock is a second ahead at the most');
+	return;
+}
+
+# That a start has been noted is a hint in the clock's page, which may come to
+# WAL as an image of the page.  It isn't the record that has to be there for what
+# is stamped after the checkpoint.
+sub a_hint_covers_nothing
+{
+	crash($node);
+
+	my ($early, $first, $other) = map { connect_to($node) } 1 .. 3;
+	$early->do('BEGIN');
+	$first->do('BEGIN');
+	my ($noting) = $first->upload('c', 'hint', document('a', 1, '1'));
+	$other->do('CHECKPOINT');
+	$first->do('COMMIT');
+	my ($covered) = $early->upload('c', 'hint', document('b', 1, '1'));
+	$early->do('COMMIT');
+	my @before = $early->history;
+	crash($node);
+
+	cmp_ok($covered->{stamp}, '<', $noting->{stamp} + 1000, 'the stamp was covered by a record before the checkpoint');
+	cmp_ok(clock(), '>=', $covered->{stamp}, 'the clock is not behind a stamp issued after a hint');
+	my $session = connect_to($node);
+	$session->upload('c', 'hint', document('c', 1, '1'));
+	is(scalar $session->history, @before + 1, 'and the next start is noted');
 	return;
 }
 

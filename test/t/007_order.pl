@@ -175,6 +175,8 @@ sub checkpoint_comes_between
 	my ($writer, $other, $checkpoint) = map { connect_to($node) } 1 .. 3;
 	my $name = "checkpoint before $call";
 
+	# Nothing covers what comes after the first upload of a start.
+	$other->upload('o', 'start', document($call, 1, '1'));
 	$writer->do('BEGIN');
 	$checkpoint->do('CHECKPOINT');
 	$other->upload('o', 'checkpoint', document($call, 1, '1'));

@@ -75,8 +75,8 @@ sub run_command_of_page
 	$text =~ s/CONNECTION '.*?'/CONNECTION '@{[$old->connstr('postgres') =~ s{'}{''}gr]}'/;
 	if ($language eq 'sh')
 	{
-		local @ENV{qw(OLD NEW)} = map { $_->connstr('postgres') } $old, $new;
-		is(system('bash', '-c', "set -o pipefail\n$text"), 0, "runs: $text");
+		local @ENV{qw(OLD NEW PATH)} = ((map { $_->connstr('postgres') } $old, $new), bindir($old) . ":$ENV{PATH}");
+		is(system('bash', '-c', "set -o pipefail\n$text"), 0, "runs: $text") or die;
 		return;
 	}
 	my $node = $server eq 'old' ? $old : $new;
@@ -84,13 +84,13 @@ sub run_command_of_page
 
 	if ($wait)
 	{
-		ok($node->poll_query_until('postgres', $text), 'what is waited for comes');
+		ok($node->poll_query_until('postgres', $text), 'what is waited for comes') or die;
 		my $session = connect_to($node);
 		is($session->sqlstate_of('SELECT docsync_take_over()'), '55000', 'it is not taken over while more might come');
 		like($session->errstr, qr/A subscription still fills it/, 'which is said');
 		return;
 	}
-	is($node->psql('postgres', $text, on_error_stop => 1, stderr => \$stderr), 0, "runs: $text") or diag $stderr;
+	is($node->psql('postgres', $text, on_error_stop => 1, stderr => \$stderr), 0, "runs: $text") or die $stderr;
 	return;
 }
 

@@ -117,7 +117,7 @@ sub new_process
 
 	$session->value("SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE $mine");
 	wait_for('a new connection', sub { $http->post('/Docs?clientId=c&collection=anna', '[]')->{status} == 200 });
-	return $session->value("SELECT pid FROM pg_stat_activity WHERE $mine");
+	return $session->value("SELECT pid FROM pg_stat_activity WHERE $mine ORDER BY state_change DESC LIMIT 1");
 }
 
 sub status_of

@@ -27,13 +27,18 @@ use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;
 use DocsyncTest::Session;
 
-# From PostgreSQL 19 on PostgreSQL::Test::Utils ends the test at whatever dies, be it expected.
-$SIG{__DIE__} = 'DEFAULT';    ## no critic: for all of them
+# From PostgreSQL 19 on PostgreSQL::Test::Utils takes what dies for the test's end,
+# be it a statement's handle whose server has been killed.
+INIT
+{
+	$SIG{__DIE__} = 'DEFAULT';    ## no critic (it is for all of the test)
+}
 
 our @EXPORT = qw(
   new_node
   new_server
   old_node
+  bindir
   is_same_version
   server_options
   add_build
@@ -77,6 +82,9 @@ sub new_server
 
 	$node->init(allows_streaming => 1, %options);
 	$node->append_conf('postgresql.conf', $SETTINGS . $conf);
+
+	# Which PostgreSQL::Test::Cluster 18 and later give to older servers, too
+	$node->adjust_conf('postgresql.conf', 'autovacuum_worker_slots', undef) if $node->install_path;
 	$node->start;
 	return $node;
 }
@@ -91,6 +99,14 @@ sub old_node
 	note 'from the same version: DOCSYNC_OLD_PG_CONFIG, an older pg_config, is not given' if is_same_version();
 	$options{install_path} = dirname(dirname(abs_path($ENV{DOCSYNC_OLD_PG_CONFIG}))) if !is_same_version();
 	return new_server($name, extra => [ server_options() ], %options);
+}
+
+# Where a node's programs are
+sub bindir
+{
+	my ($node) = @_;
+
+	return ($node->config_data('--bindir'))[0];
 }
 
 sub is_same_version { return !$ENV{DOCSYNC_OLD_PG_CONFIG} }
