@@ -397,11 +397,16 @@ check_primary_key(Relation rel, const AttrNumber *attnums, int count,
  * The guard must be there for every way of writing, and nothing may change
  * what it has let pass: it is the last of the BEFORE triggers, which fire in
  * the order of their names.
+ *
+ * They are looked at in a copy.  To look up whose function one calls may have
+ * us hear of a change of the table, and then what the cache has of it is made
+ * anew.  t/010_rewrites.pl fails without it on a server with assertions, which
+ * writes over what it frees.
  */
 static void
 check_triggers(Store *store, Relation rel)
 {
-	TriggerDesc *triggers = rel->trigdesc;
+	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
 	bool		has_row = false;
 	bool		has_truncate = false;
 	Oid			namespace;

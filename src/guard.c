@@ -320,14 +320,17 @@ static void
 check_cascade(Relation rel)
 {
 	const char *constraint = NULL;
+	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
+	List	   *keys = copyObject(RelationGetFKeyList(rel));
 	ListCell   *cell;
 
-	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
+	/* Copies: what the cache has may go whenever something is looked up. */
+	for (int i = 0; i < triggers->numtriggers; i++)
 	{
-		if (rel->trigdesc->triggers[i].tgfoid == F_RI_FKEY_CASCADE_DEL)
-			constraint = get_constraint_name(rel->trigdesc->triggers[i].tgconstraint);
+		if (triggers->triggers[i].tgfoid == F_RI_FKEY_CASCADE_DEL)
+			constraint = get_constraint_name(triggers->triggers[i].tgconstraint);
 	}
-	foreach(cell, RelationGetFKeyList(rel))
+	foreach(cell, keys)
 	{
 		Oid			oid = lfirst_node(ForeignKeyCacheInfo, cell)->conoid;
 		HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(oid));

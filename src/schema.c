@@ -152,6 +152,8 @@ docsync_schema_open(StoreUse use)
 
 	for (;;)
 	{
+		CHECK_FOR_INTERRUPTS();
+
 		if (!is_valid && !find_relations())
 		{
 			if (use != STORE_WRITE ||

@@ -26,7 +26,7 @@ SELECT plan(21);
 CREATE FUNCTION pg_temp.peak() RETURNS int
 	LANGUAGE sql
 AS $$
-	SELECT (regexp_match(pg_read_file('/proc/self/status'), 'VmPeak:\s+(\d+) kB'))[1]::int / 1024
+	SELECT ((regexp_match(pg_read_file('/proc/self/status'), 'VmPeak:\s+(\d+) kB'))[1]::bigint / 1024)::int
 $$;
 CREATE TEMP TABLE memory AS SELECT pg_temp.peak() AS start;
 

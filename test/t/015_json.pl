@@ -195,7 +195,11 @@ sub take_pages
 		my $reader = connect_to($node);
 		my @faults = map { $reader->dbh->selectall_arrayref($page); faults($reader->pid) } 1 .. 10;
 
-		cmp_ok($faults[9] - $faults[4], '<', 5 * 20, "five pages take no new memory: $page");
+	  SKIP:
+		{
+			skip 'AddressSanitizer keeps what is freed', 1 if ($ENV{DOCSYNC_CFLAGS} // '') =~ /address/;
+			cmp_ok($faults[9] - $faults[4], '<', 5 * 20, "five pages take no new memory: $page");
+		}
 		$reader->dbh->disconnect;
 	}
 	return;
