@@ -1180,6 +1180,20 @@ class RandomTest(unittest.TestCase):
             happened += history.happened
 
 
+class TieTest(Case):
+    def test_deletion_and_edit_with_one_version(self):
+        """Both are one above a version of somebody whose clock is ahead: the service keeps the one that came first."""
+        self.c = self.client(ahead=10_000)
+        self.c.put('note', 'from the future')
+        self.in_step(self.c, self.a, self.b)
+        self.a.delete('note')
+        self.b.put('note', 'edited')
+        self.assertEqual(self.a.store.find('note').clientVersion, self.b.store.find('note').clientVersion)
+        self.in_step(self.a, self.b, self.c)
+        self.assertTrue(self.b.store.find('note').deleted)
+        self.assertSame(self.a, self.b, self.c)
+
+
 class TwinTest(Case):
     def test_cloned_store(self):
         self.a.put('note', 'v1')
