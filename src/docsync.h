@@ -555,6 +555,9 @@ extern uint64 docsync_history_epoch(const History *history);
 extern bool docsync_history_knows(const History *history, uint64 epoch);
 extern bool docsync_history_goes_on(const History *history, uint64 epoch);
 extern bool docsync_history_is_here(const HistoryEntry *entry);
+extern bool docsync_history_is_handed_over(const HistoryEntry *entry);
+extern bool docsync_history_is_gone(const History *history);
+extern bool docsync_history_is_taken_over(const History *history);
 extern bool docsync_history_is_beginning(const History *history,
 										 TimestampTz stamp);
 extern TimestampTz docsync_history_lost_after(const History *history,

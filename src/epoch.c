@@ -124,10 +124,7 @@ static StoreStatement add_entry = {
 static const Store *open_owned(const char *function);
 static History *read_latest(void);
 static bool is_noted(const Store *store, const History *history);
-static bool is_handed_over(const HistoryEntry *entry);
-static bool is_gone(const History *history);
 static void refuse_handed_over(const History *history);
-static bool is_taken_over(const History *history);
 static const char *find_hindrance(const Store *store,
 								  const HistoryEntry *newest,
 								  TimestampTz survived);
@@ -191,7 +188,7 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 	LockRelationOid(document, ShareLock);
 	lock_history(true);
 	history = read_latest();
-	if (is_gone(history))
+	if (docsync_history_is_gone(history))
 		PG_RETURN_VOID();
 
 	/* Where it is now; the row that says so may have been deleted since. */
@@ -238,7 +235,7 @@ docsync_take_over(PG_FUNCTION_ARGS)
 
 	lock_history(true);
 	history = read_latest();
-	if (is_taken_over(history))
+	if (docsync_history_is_taken_over(history))
 		PG_RETURN_VOID();
 
 	refuse_handed_over(history);
@@ -295,7 +292,7 @@ docsync_epoch_notice(void)
 	 * which the other one moves the clock.  Spec take-over.
 	 */
 	clock = docsync_clock_read_fence(&next);
-	if (!lock_history(is_handed_over(docsync_history_newest(history))))
+	if (!lock_history(docsync_history_is_handed_over(docsync_history_newest(history))))
 		return;
 
 	/* Who had the lock before may have done it. */
@@ -354,53 +351,18 @@ is_noted(const Store *store, const History *history)
 }
 
 /*
- * Is it the row of docsync_hand_over(), so that the store is at no place?
- */
-static bool
-is_handed_over(const HistoryEntry *entry)
-{
-	return entry != NULL && entry->system_identifier == 0;
-}
-
-/*
- * Has the store been handed over from here?
- */
-static bool
-is_gone(const History *history)
-{
-	return is_handed_over(docsync_history_newest(history)) &&
-		history->count > 1 &&
-		docsync_history_is_here(&history->entries[history->count - 2]);
-}
-
-/*
  * Keeps whoever would write from a store that was handed over from here: what
  * he writes would be lost to those who go on elsewhere.
  */
 static void
 refuse_handed_over(const History *history)
 {
-	if (is_gone(history))
+	if (docsync_history_is_gone(history))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("docsync's store has been handed over"),
 				 errdetail("Nothing is written here any more: what was here goes on elsewhere."),
 				 errhint("If it is to go on here after all: SELECT docsync_new_epoch(); clients compare what they have then.")));
-}
-
-/*
- * Has the present epoch begun where the store had been handed over?
- */
-static bool
-is_taken_over(const History *history)
-{
-	const HistoryEntry *entry = docsync_history_newest(history);
-
-	if (!docsync_history_is_here(entry))
-		return false;
-	while (entry > history->entries && entry->epoch == entry[-1].epoch)
-		entry--;
-	return entry > history->entries && TIMESTAMP_IS_NOEND(entry->lost_after);
 }
 
 /*
@@ -413,7 +375,7 @@ static const char *
 find_hindrance(const Store *store, const HistoryEntry *newest,
 			   TimestampTz survived)
 {
-	if (!is_handed_over(newest))
+	if (!docsync_history_is_handed_over(newest))
 		return "It has not been handed over, or docsync.history has not arrived yet.";
 	if (store->is_subscribed)
 		return "A subscription still fills it.";
