@@ -600,7 +600,38 @@ extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 								FullTransactionId fence);
 
 /*
- * store.c: the table
+ * statement.c: statements are run
+ */
+
+/*
+ * Called for each row, in the caller's memory context.  What it is given
+ * lasts for the call.  Returning false ends the statement.
+ */
+typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
+
+/* How a statement is run */
+#define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
+#define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
+#define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
+#define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
+#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
+										 * it has RETURNING */
+
+typedef struct Statement
+{
+	const char *text;
+	int			nargs;
+	Oid			argtypes[11];
+	int			flags;
+	struct _SPI_plan *plan;		/* kept; NULL at first */
+} Statement;
+
+extern uint64 docsync_statement_run(Statement *statement,
+									const Datum *args,
+									RowCallback callback, void *arg);
+
+/*
+ * store.c: the table of documents
  */
 typedef struct StoredDocument
 {
@@ -627,10 +658,8 @@ typedef struct WrittenDocument
 } WrittenDocument;
 
 /*
- * Called for each row, in the caller's memory context.  What it is given
- * lasts for the call.  Returning false ends the scan.
+ * Called for each row, as RowCallback is.  Returning false ends the scan.
  */
-typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
 typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
 
@@ -648,26 +677,6 @@ typedef enum StoreWrite
 	STORE_UPDATE				/* all are, at places that are known */
 } StoreWrite;
 
-/* How a statement is run */
-#define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
-#define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
-#define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
-#define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
-#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
-										 * it has RETURNING */
-
-typedef struct StoreStatement
-{
-	const char *text;
-	int			nargs;
-	Oid			argtypes[11];
-	int			flags;
-	struct _SPI_plan *plan;		/* kept; NULL at first */
-} StoreStatement;
-
-extern uint64 docsync_store_execute(StoreStatement *statement,
-									const Datum *args,
-									RowCallback callback, void *arg);
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
 								 StoredCallback callback, void *arg);
 extern void docsync_store_get(text *collection, Datum *ids, int count,

@@ -84,7 +84,7 @@ static SubTransactionId pending_in;
 static bool is_told = false;
 static bool is_told_in_vain = false;
 
-static StoreStatement find_survived = {
+static Statement find_survived = {
 
 	/*
 	 * The highest stamp of each collection, from one collection to the next;
@@ -105,14 +105,14 @@ static StoreStatement find_survived = {
 	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_DOCUMENT, NULL
 };
 
-static StoreStatement find_prepared = {
+static Statement find_prepared = {
 	"SELECT COALESCE(pg_catalog.min(prepared), 'infinity')"
 	"  FROM pg_catalog.pg_prepared_xacts"
 	" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
 	0, {InvalidOid}, STATEMENT_OF_HISTORY, NULL
 };
 
-static StoreStatement add_entry = {
+static Statement add_entry = {
 	"INSERT INTO docsync.history (number, epoch, system_identifier, database,"
 	" document, timeline, begun, survived, lost_after, clock, next_xid, arrived)"
 	" VALUES ($1, $2, $3, $4, $5, $6, pg_catalog.clock_timestamp(),"
@@ -133,7 +133,7 @@ static void begin(const Store *store, const History *history, bool by_hand,
 				  TimestampTz clock, FullTransactionId next);
 static void add(const HistoryEntry *entry);
 pg_noreturn static void refuse_lost_row(void);
-static TimestampTz find_time(StoreStatement *statement, TimestampTz arg);
+static TimestampTz find_time(Statement *statement, TimestampTz arg);
 static bool put_time(TupleTableSlot *slot, void *arg);
 static void at_xact(XactEvent event, void *arg);
 static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
@@ -483,7 +483,7 @@ add(const HistoryEntry *entry)
 	args[8] = TimestampTzGetDatum(entry->clock);
 	args[9] = FullTransactionIdGetDatum(entry->next);
 	args[10] = BoolGetDatum(entry->arrived);
-	if (docsync_store_execute(&add_entry, args, NULL, NULL) == 0)
+	if (docsync_statement_run(&add_entry, args, NULL, NULL) == 0)
 		refuse_lost_row();
 }
 
@@ -504,12 +504,12 @@ refuse_lost_row(void)
  * Runs a statement that returns one time.
  */
 static TimestampTz
-find_time(StoreStatement *statement, TimestampTz arg)
+find_time(Statement *statement, TimestampTz arg)
 {
 	TimestampTz time = DT_NOBEGIN;
 	Datum		value = TimestampTzGetDatum(arg);
 
-	docsync_store_execute(statement, &value, put_time, &time);
+	docsync_statement_run(statement, &value, put_time, &time);
 	return time;
 }
 

@@ -402,8 +402,8 @@ make_store(void)
 	PreventCommandIfReadOnly("docsync_create_store()");
 
 	/*
-	 * Not by a statement, which would be store.c's to run, above us; so the
-	 * right to call it is asked for here.
+	 * Not by a statement, which would be statement.c's to run, above us; so
+	 * the right to call it is asked for here.
 	 */
 	name = list_make2(makeString(get_namespace_name(docsync_schema_of_functions())),
 					  makeString("docsync_create_store"));
