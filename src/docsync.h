@@ -841,6 +841,19 @@ extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
 extern void docsync_judge_written(const WrittenDocument *written, void *arg);
 
 /*
+ * write.c: what won is written
+ */
+
+/* Documents written by one statement, at the most */
+#define WRITE_DOCUMENTS			500
+
+/* From so many new documents on INSERT alone is tried. */
+#define CREATE_DOCUMENTS		50
+
+extern void docsync_write_groups(Upload *upload, int from, int to,
+								 bool as_judged);
+
+/*
  * upsert.c: upload
  */
 typedef struct UploadResult
