@@ -42,6 +42,7 @@
 #include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "utils/acl.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -174,15 +175,24 @@ docsync_schema_open(StoreUse use)
 		{
 			Store		found = store;
 			uint64		before;
+			uint64		messages;
 
 			if (find_relations() &&
 				memcmp(found.relations, store.relations,
 					   sizeof(found.relations)) == 0)
 			{
 				before = changes;
+				messages = SharedInvalidMessageCounter;
 				docsync_check_run(&store);
 				store.version = changes + 1;
-				is_valid = before == changes;
+
+				/*
+				 * Nothing has changed of which nobody told us: with
+				 * debug_discard_caches the caches are thrown away at each
+				 * look-up, and to check again would never end.
+				 */
+				is_valid = before == changes ||
+					messages == SharedInvalidMessageCounter;
 				if (is_valid)
 				{
 					opened_in = MyLocalTransactionId;
