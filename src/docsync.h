@@ -149,6 +149,8 @@ extern void docsync_schema_check_readable(void);
 extern void docsync_schema_check_caller(AclMode mode);
 extern void docsync_schema_check_columns(AclMode mode);
 extern Oid	docsync_schema_of_functions(void);
+extern Oid	docsync_schema_find_function(Oid namespace, const char *name,
+										 int nargs, const Oid *argtypes);
 
 /*
  * check.c: what a store must be like
