@@ -191,8 +191,7 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 	if (docsync_history_is_gone(history))
 		PG_RETURN_VOID();
 
-	/* Where it is now; the row that says so may have been deleted since. */
-	noted_version = 0;
+	/* Where it is now */
 	docsync_epoch_notice();
 	newest = docsync_history_newest(read_latest());
 	if (newest == NULL)
@@ -302,7 +301,9 @@ docsync_epoch_notice(void)
 }
 
 /*
- * Opens the store for a function that is its owner's, and writes.
+ * Opens the store for a function that is its owner's, and writes.  What has
+ * been found noted is looked at again: since then the owner may have deleted
+ * rows, or have brought others from elsewhere.
  */
 static const Store *
 open_owned(const char *function)
@@ -314,6 +315,7 @@ open_owned(const char *function)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
+	noted_version = 0;
 	return store;
 }
 
