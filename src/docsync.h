@@ -21,6 +21,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
 #include "utils/jsonb.h"
+#include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 #include "compat.h"
@@ -737,6 +738,12 @@ extern int	docsync_probe_find(text *collection, Datum *ids, int count,
  */
 extern void docsync_pin_init(void);
 extern void docsync_pin_add(const char *query_string);
+
+/*
+ * revive.c: what was deleted is inserted again
+ */
+extern bool docsync_revive(Relation rel, text *collection, text *id,
+						   int64 *version);
 
 /*
  * purge.c: tombstones go, and what is remembered of them
