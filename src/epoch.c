@@ -354,17 +354,21 @@ is_noted(const Store *store, const History *history)
 
 /*
  * Keeps whoever would write from a store that was handed over from here: what
- * he writes would be lost to those who go on elsewhere.
+ * he writes would be lost to those who go on elsewhere.  Over HTTP it is a
+ * service that isn't there just now, as clients will be sent elsewhere.
  */
 static void
 refuse_handed_over(const History *history)
 {
+	static const Refusal handed_over = {
+		.code = "handed_over",
+		.message = "docsync's store has been handed over",
+		.detail = "Nothing is written here any more: what was here goes on elsewhere.",
+		.hint = "If it is to go on here after all: SELECT docsync_new_epoch(); clients compare what they have then."
+	};
+
 	if (docsync_history_is_gone(history))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("docsync's store has been handed over"),
-				 errdetail("Nothing is written here any more: what was here goes on elsewhere."),
-				 errhint("If it is to go on here after all: SELECT docsync_new_epoch(); clients compare what they have then.")));
+		docsync_refuse_request(503, &handed_over);
 }
 
 /*
