@@ -1,6 +1,6 @@
 # docsync: the service side of an offline-first document store, in PostgreSQL
 #
-#   make demo		on a fresh machine: set everything up, play the protocol
+#   make demo		on a fresh machine: set everything up, play the protocol (GATEWAY=1: over the gateway)
 #   make test		on a fresh machine: set everything up, run all tests
 #   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make test-package	the Debian package, built and tried out

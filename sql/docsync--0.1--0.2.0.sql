@@ -416,6 +416,22 @@ COMMENT ON FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea) IS
 'Documents by id: {"clientId", "collection", "cursor", "origin", "ids"}.
 Answers {"documents", "more", "serverUtc"}.';
 
+CREATE FUNCTION @extschema@.docsync_call(
+	function		pg_catalog.text,
+	role			pg_catalog.text,
+	claims			pg_catalog.text,
+	method			pg_catalog.text,
+	headers			pg_catalog.text,
+	body			pg_catalog.bytea,
+	OUT status		pg_catalog.text,
+	OUT response_headers pg_catalog.text,
+	OUT answer		@extschema@."*/*")
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS
+'A whole HTTP request in one statement: as a role, with the claims of its token, its method and headers, calls one of the functions for HTTP.
+For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction. Answers with the value, and the status and headers that were set for it.';
+
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -482,6 +498,10 @@ BEGIN
 	END LOOP;
 END
 $$;
+
+-- But for the one that makes a request: to whoever has a token and no SQL it
+-- would be a way to other claims than the token's.
+REVOKE ALL ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) FROM PUBLIC;
 
 ------------------------------------------------------------------------------
 -- the store: what is new in it

@@ -17,7 +17,6 @@
 #include "docsync.h"
 
 static void set_headers(const char *tag);
-static void set_local(const char *name, const char *value);
 
 /*
  * The answer is written behind the header of the value it becomes, so that it
@@ -48,7 +47,7 @@ Datum
 docsync_answer_end_unchanged(StringInfo buf, const char *tag)
 {
 	if (!IsInParallelMode())
-		set_local("response.status", "304");
+		docsync_answer_set("response.status", "304");
 	buf->len = VARHDRSZ;
 	return docsync_answer_end(buf, tag);
 }
@@ -91,12 +90,15 @@ set_headers(const char *tag)
 		appendStringInfoChar(&buf, '}');
 	}
 	appendStringInfoChar(&buf, ']');
-	set_local("response.headers", buf.data);
+	docsync_answer_set("response.headers", buf.data);
 }
 
-/* Sets a setting for the rest of the transaction. */
-static void
-set_local(const char *name, const char *value)
+/*
+ * Gives a setting a value until the end of the transaction, with all that it
+ * checks, as set_config(name, value, true) does.
+ */
+void
+docsync_answer_set(const char *name, const char *value)
 {
 	set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 					  GUC_ACTION_LOCAL, true, 0, false);

@@ -222,11 +222,13 @@ GetNamedDSMSegment(const char *name, size_t size,
 #define locator				node	/* of an xl_seq_rec */
 #define JSON_UNICODE_UNTRANSLATABLE JSON_UNICODE_HIGH_ESCAPE
 
-/* Of relations and of schemas: there is a function for each class. */
+/* Of relations; of schemas and functions: each class has a function. */
 #define object_ownercheck(class_id, relation, role) \
 	pg_class_ownercheck(relation, role)
-#define object_aclcheck(class_id, namespace, role, mode) \
-	pg_namespace_aclcheck(namespace, role, mode)
+#define object_aclcheck(class_id, object, role, mode) \
+	((class_id) == NamespaceRelationId ? \
+	 pg_namespace_aclcheck(object, role, mode) : \
+	 pg_proc_aclcheck(object, role, mode))
 
 /* The range table itself has what was moved into entries of its own. */
 typedef RangeTblEntry RTEPermissionInfo;

@@ -1002,6 +1002,7 @@ extern void docsync_answer_begin(StringInfo buf);
 extern Datum docsync_answer_end(StringInfo buf, const char *tag);
 extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
 extern bool docsync_answer_is_had(const char *tag);
+extern void docsync_answer_set(const char *name, const char *value);
 
 /*
  * sync.c: an upload and a download

@@ -135,6 +135,7 @@ static bool lock_history(bool wait);
 static void begin(const Store *store, const History *history, bool by_hand,
 				  TimestampTz clock, FullTransactionId next);
 static void add(const HistoryEntry *entry);
+pg_noreturn static void refuse_lost_row(void);
 static TimestampTz find_time(StoreStatement *statement, TimestampTz arg);
 static bool put_time(TupleTableSlot *slot, void *arg);
 static void at_xact(XactEvent event, void *arg);
@@ -184,6 +185,7 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 	const Store *store = open_owned("docsync_hand_over()");
 	Oid			document = store->relations[STORE_DOCUMENT];
 	History    *history;
+	const HistoryEntry *newest;
 	HistoryEntry entry;
 
 	LockRelationOid(document, ShareLock);
@@ -192,10 +194,14 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 	if (is_gone(history))
 		PG_RETURN_VOID();
 
-	/* Where it is now */
+	/* Where it is now; the row that says so may have been deleted since. */
+	noted_version = 0;
 	docsync_epoch_notice();
-	entry = *docsync_history_newest(read_latest());
+	newest = docsync_history_newest(read_latest());
+	if (newest == NULL)
+		refuse_lost_row();
 
+	entry = *newest;
 	entry.number++;
 	entry.system_identifier = 0;
 	entry.database = InvalidOid;
@@ -515,7 +521,21 @@ add(const HistoryEntry *entry)
 	args[8] = TimestampTzGetDatum(entry->clock);
 	args[9] = FullTransactionIdGetDatum(entry->next);
 	args[10] = BoolGetDatum(entry->arrived);
-	docsync_store_execute(&add_entry, args, NULL, NULL);
+	if (docsync_store_execute(&add_entry, args, NULL, NULL) == 0)
+		refuse_lost_row();
+}
+
+/*
+ * Raises the error for a row that has been added and isn't there.  Without it
+ * clients would go on as if nothing had happened to the store.
+ */
+static void
+refuse_lost_row(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a row of \"docsync.history\" was not stored"),
+			 errdetail("A trigger on the table may have suppressed or removed it.")));
 }
 
 /*

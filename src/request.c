@@ -17,7 +17,6 @@
 
 #define DEFAULT_COLLECTION		"default"
 
-
 /*
  * Fills in who asks, and for what.
  *
@@ -48,7 +47,8 @@ docsync_request_resolve(Request *request)
 		if (strcmp(state, "false") == 0)
 			request->state = NULL;
 		else if (strcmp(state, "true") != 0 &&
-				 strspn(state, "0123456789abcdef") != DOCSYNC_DIGEST_LEN - 1)
+				 (strlen(state) != DOCSYNC_DIGEST_LEN - 1 ||
+				  strspn(state, "0123456789abcdef") != strlen(state)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"state\" is neither true nor a digest"),

@@ -34,6 +34,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -393,6 +394,7 @@ static void
 make_store(void)
 {
 	List	   *name;
+	Oid			function;
 
 	if (!docsync_check_may_own(GetUserId()))
 		refuse_missing();
@@ -400,12 +402,17 @@ make_store(void)
 	PreventCommandIfReadOnly("docsync_create_store()");
 
 	/*
-	 * Not by a statement, which would be store.c's to run, above us.  Who may
-	 * own the store needs no right to call the function.
+	 * Not by a statement, which would be store.c's to run, above us; so the
+	 * right to call it is asked for here.
 	 */
 	name = list_make2(makeString(get_namespace_name(docsync_schema_of_functions())),
 					  makeString("docsync_create_store"));
-	OidFunctionCall0(LookupFuncName(name, 0, NULL, false));
+	function = LookupFuncName(name, 0, NULL, false);
+	if (object_aclcheck(ProcedureRelationId, function, GetUserId(),
+						ACL_EXECUTE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
+					   "docsync_create_store");
+	OidFunctionCall0(function);
 
 	ereport(NOTICE,
 			(errmsg("docsync has made its store, schema docsync"),

@@ -109,7 +109,9 @@ static void open_cache(void);
 static void init_cache(DSM_INIT_PARAMETERS);
 static bool find_cached(const Download *download, Digest *digest);
 static void keep_cached(const Download *download, const Digest *digest);
-static bool is_same(const CachedState *cached, const Download *download);
+static Oid	get_document(void);
+static bool is_same(const CachedState *cached, const Download *download,
+					Oid document);
 static bool is_fresh(TimestampTz begun);
 static bool wait_for_turn(const Download *download, bool share, Digest *digest,
 						  LOCKTAG *tag);
@@ -289,6 +291,7 @@ init_cache(DSM_INIT_PARAMETERS)
 static bool
 find_cached(const Download *download, Digest *digest)
 {
+	Oid			document = get_document();
 	bool		found = false;
 
 	LWLockAcquire(&cache->lock, LW_SHARED);
@@ -296,7 +299,7 @@ find_cached(const Download *download, Digest *digest)
 	{
 		const CachedState *cached = &cache->states[i];
 
-		if (is_same(cached, download) && cached->last == download->last &&
+		if (is_same(cached, download, document) && cached->last == download->last &&
 			cached->epoch == docsync_history_epoch(download->history) &&
 			is_fresh(cached->begun))
 		{
@@ -314,6 +317,7 @@ find_cached(const Download *download, Digest *digest)
 static void
 keep_cached(const Download *download, const Digest *digest)
 {
+	Oid			document = get_document();
 	CachedState *cached;
 	TimestampTz begun = GetCurrentTransactionStartTimestamp();
 
@@ -324,7 +328,7 @@ keep_cached(const Download *download, const Digest *digest)
 	cached = &cache->states[0];
 	for (int i = 0; i < CACHE_STATES; i++)
 	{
-		if (is_same(&cache->states[i], download))
+		if (is_same(&cache->states[i], download, document))
 		{
 			cached = &cache->states[i];
 			break;
@@ -335,7 +339,7 @@ keep_cached(const Download *download, const Digest *digest)
 
 	cached->begun = begun;
 	cached->database = MyDatabaseId;
-	cached->document = docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT];
+	cached->document = document;
 	cached->epoch = docsync_history_epoch(download->history);
 	cached->last = download->last;
 	cached->collection_len = VARSIZE_ANY_EXHDR(download->collection);
@@ -346,15 +350,26 @@ keep_cached(const Download *download, const Digest *digest)
 }
 
 /*
+ * The table that sums are known by.  Asked for before the cache is locked: to
+ * open the store may take locks and read catalogs, which nobody is to wait for
+ * who holds an LWLock.
+ */
+static Oid
+get_document(void)
+{
+	return docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT];
+}
+
+/*
  * Are they of the same collection, whatever its state?
  */
 static bool
-is_same(const CachedState *cached, const Download *download)
+is_same(const CachedState *cached, const Download *download, Oid document)
 {
 	const text *collection = download->collection;
 
 	return cached->database == MyDatabaseId &&
-		cached->document == docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT] &&
+		cached->document == document &&
 		cached->collection_len == (int) VARSIZE_ANY_EXHDR(collection) &&
 		memcmp(cached->collection, VARDATA_ANY(collection),
 			   cached->collection_len) == 0;

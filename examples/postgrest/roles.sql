@@ -18,25 +18,33 @@ CREATE EXTENSION docsync SCHEMA api;
 SELECT api.docsync_create_store() \g /dev/null
 
 -- PostgREST connects as docsync_authenticator, which may do nothing but become one of the other two: docsync_user with a
--- token that says so, docsync_anon without. Roles are the server's, not the database's: they may be there already.
+-- token that says so, docsync_anon without. So does the gateway, as docsync_gateway. Roles are the server's, not the
+-- database's: they may be there already.
 SELECT format('CREATE ROLE %s', role)
-  FROM unnest(ARRAY['docsync_authenticator LOGIN NOINHERIT', 'docsync_anon NOLOGIN', 'docsync_user NOLOGIN']) AS role
+  FROM unnest(ARRAY['docsync_authenticator LOGIN NOINHERIT', 'docsync_gateway LOGIN NOINHERIT', 'docsync_anon NOLOGIN',
+					'docsync_user NOLOGIN']) AS role
  WHERE to_regrole(split_part(role, ' ', 1)) IS NULL
 \gexec
-GRANT docsync_anon, docsync_user TO docsync_authenticator;
+GRANT docsync_anon, docsync_user TO docsync_authenticator, docsync_gateway;
 
 -- The functions, and what they need of the store. docsync_anon has no right at all: who comes without a token is told 401.
 GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
 
+-- The gateway becomes one of them by this function. Nobody else may call it: not docsync_user, to whom tokens lead.
+GRANT USAGE ON SCHEMA api TO docsync_gateway;
+GRANT EXECUTE ON FUNCTION api.docsync_call TO docsync_gateway;
+
 -- A request that takes longer, maybe since it waits for a transaction that was left prepared, shouldn't keep its connection
 -- from others. Of the role that PostgREST connects as: it looks for settings of the others only with db-config = true. And
 -- shorter than nginx waits: who is answered by nginx leaves a request behind.
 ALTER ROLE docsync_authenticator SET statement_timeout = '55s';
+ALTER ROLE docsync_gateway SET statement_timeout = '55s';
 
 -- Nor one that waits for a row that somebody holds, in psql perhaps: as many of these as PostgREST has connections, and nobody
 -- else is served. It ends with a 500, and the client tries again later.
 ALTER ROLE docsync_authenticator SET lock_timeout = '3s';
+ALTER ROLE docsync_gateway SET lock_timeout = '3s';
 
 -- One policy for reading and writing. A collection belongs to the tenant who is named in front of its first "/".
 -- (SELECT ...) is evaluated once a query, not once a row. The claims are empty outside PostgREST: no tenant, no row.

@@ -24,7 +24,7 @@ CREATE TEMP VIEW member AS
 -- docsync_check_store and its like are those of docsync_create_store, the trigger
 -- and the defaults.
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
-	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get',
+	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
 	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
@@ -45,7 +45,9 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C", pg_get_function_result(oid) COLLATE "C"
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_check_store'::name COLLATE "C", '' COLLATE "C", 'void' COLLATE "C"),
+	('docsync_call'::name COLLATE "C", ('function text, role text, claims text, method text, headers text, body bytea, '
+		'OUT status text, OUT response_headers text, OUT answer api."*/*"') COLLATE "C", 'record' COLLATE "C"),
+	('docsync_check_store', '', 'void'),
 	('docsync_check_store_owner', '', 'void'),
 	('docsync_create_store', '', 'void'),
 	('docsync_docs', 'bytea', 'api."*/*"'),
@@ -80,7 +82,8 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", provolatile, proparallel, proisstrict, prosecdef, proleakproof
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_check_store'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
+	('docsync_call'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
+	('docsync_check_store', 'v', 'u', false, false, false),
 	('docsync_check_store_owner', 'v', 'u', false, false, false),
 	('docsync_create_store', 'v', 'u', false, false, false),
 	('docsync_docs', 'v', 'u', false, false, false),
@@ -105,7 +108,7 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", prosrc COLLATE "C" FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
-	  FROM unnest('{docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
+	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
 		'docsync_hand_over,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),

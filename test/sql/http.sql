@@ -465,6 +465,16 @@ SELECT pg_temp.ids(docsync_pull(collection => 'purged', cursor => '5f3a9c0d1e2b4
 SELECT dblink_disconnect('other');
 DROP EXTENSION dblink;
 
+-- A request in one statement: what it sets lasts no longer.  The next one has claims of its own.
+CREATE ROLE regress_docsync_caller;
+SELECT docsync_grant('regress_docsync_caller') \g /dev/null
+SELECT pg_temp.mask(answer::text) FROM docsync_call('docsync_docs', 'regress_docsync_caller', '{"client_id": "watch", "collection": "call"}', 'POST', '{}', '[{"id": "x", "clientVersion": 1, "body": 1}]');
+SELECT pg_temp.ids(answer -> 'documents') FROM docsync_call('docsync_pull', 'regress_docsync_caller', '{"client_id": "phone", "collection": "call"}', 'GET', '{}', '');
+SELECT current_user = session_user AS same, current_setting('request.jwt.claims', true) AS claims, current_setting('request.method', true) AS method,
+	current_setting('response.headers', true) AS headers, current_setting('transaction_read_only') AS read_only, current_setting('search_path') AS search_path;
+DROP OWNED BY regress_docsync_caller;
+DROP ROLE regress_docsync_caller;
+
 -- Nothing is left in the session.
 SELECT name, setting FROM pg_settings WHERE name ~ '^(docsync\.|enable_(seqscan|sort|bitmapscan|indexscan)$|jit$)' AND source = 'session';
 DROP VIEW pg_temp.differs;

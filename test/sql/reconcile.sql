@@ -217,7 +217,7 @@ SELECT pg_temp.short(docsync_pull('watch', NULL, 'page', "maxDocuments" => 2, st
 SELECT pg_temp.short(docsync_sync('watch', '[]', NULL, 'page', state => 'true'));
 SELECT pg_temp.short(docsync_docs_sync(pg_temp.bytes(jsonb_build_object('clientId', 'watch', 'collection', 'page', 'state', s)))) FROM unnest('{true,false,null,"true"}'::jsonb[]) AS s;
 SELECT pg_temp.try(format('SELECT docsync_docs_sync(%L)', jsonb_build_object('clientId', 'watch', 'collection', 'page', 'state', s))) FROM unnest(ARRAY['1', '[]', '{}', '""', '"x"']::jsonb[]) AS s;
-SELECT pg_temp.try(format('SELECT docsync_pull(state => %L)', s)) FROM unnest(ARRAY['', 'TRUE', '0', '0123456789abcde', '0123456789abcdef0', '0123456789ABCDEF', '0123456789abcdeg', repeat('0', 1000)]) AS s;
+SELECT pg_temp.try(format('SELECT docsync_pull(state => %L)', s)) FROM unnest(ARRAY['', 'TRUE', '0', '0123456789abcde', '0123456789abcdef0', '0123456789ABCDEF', '0123456789abcdeg', '0123456789abcdefg', '0123456789abcdef ', repeat('0', 1000)]) AS s;
 -- It is that of the live documents of all clients, whatever the origin.
 SELECT count(*), count(DISTINCT state::text), min((state ->> 'count')::int), (SELECT count(*) FROM docsync.document WHERE collection = 'page' AND NOT deleted)
   FROM (SELECT docsync_pull('tablet', NULL, 'page', origin, state => 'true') -> 'state' AS state FROM unnest('{other,own,any}'::text[]) AS origin) AS s;

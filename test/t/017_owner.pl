@@ -32,6 +32,8 @@ stamps_that_are_no_times();
 rows_past_the_guard();
 ddl_while_it_is_planned();
 epoch_that_begins_itself();
+history_that_is_gone();
+not_to_be_called();
 settings();
 unlike(slurp_file($node->logfile), qr/terminated by signal/, 'no process of the server has crashed');
 done_testing();
@@ -413,6 +415,57 @@ sub epoch_that_begins_itself
 		'CREATE TRIGGER again BEFORE INSERT ON docsync.history FOR EACH ROW EXECUTE FUNCTION again()');
 	like($anna->sqlstate_of(q{SELECT docsync_upsert('y', '[{"id": "d", "clientVersion": 1, "body": 1}]')}), qr/^(54001|)$/, 'a trigger that begins the epoch again, and again');
 	is($anna->value('SELECT 1'), 1, 'the session has lived');
+	return;
+}
+
+# The row that says where the store is, taken away as soon as it is there
+sub history_that_is_gone
+{
+	my ($owner) = own_store('gone');
+	my $gone = qr/row of "docsync\.history" was not stored/;
+
+	# In a session that has found it noted
+	$owner->upload('c', 'c', document('d', $_, '1')) for 1, 2;
+	$owner->do('DELETE FROM docsync.history');
+	is($owner->sqlstate_of('SELECT docsync_hand_over()'), '', 'a store without a history is handed over');
+	is($owner->value(q{SELECT string_agg((system_identifier = 0)::text, ' ' ORDER BY number) FROM docsync.history}), 'false true', 'with one that begins now');
+	$owner->do('SELECT docsync_new_epoch()');
+
+	for my $trap ([ 'BEFORE', 'RETURN NULL' ], [ 'AFTER', 'DELETE FROM docsync.history; RETURN NULL' ])
+	{
+		my ($when, $what) = @$trap;
+
+		$owner->do('DELETE FROM docsync.history', "CREATE OR REPLACE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN $what; END\$\$",
+			"CREATE TRIGGER suppress $when INSERT ON docsync.history FOR EACH ROW EXECUTE FUNCTION suppress()");
+		is($owner->sqlstate_of('SELECT docsync_hand_over()'), '55000', "$when: one that loses its rows isn't");
+		like($owner->errstr, $gone, 'which says why');
+		$owner->do('DROP TRIGGER suppress ON docsync.history');
+	}
+
+	$owner->do(q{CREATE OR REPLACE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$},
+		'CREATE TRIGGER suppress BEFORE INSERT ON docsync.history FOR EACH ROW EXECUTE FUNCTION suppress()');
+	for my $call ('docsync_new_epoch()', q{docsync_upsert('c', '[{"id": "e", "clientVersion": 1, "body": 1}]', atomic => false)})
+	{
+		my $session = as('owner', 'gone');
+
+		is($session->sqlstate_of("SELECT $call"), '55000', "nor does an epoch begin: $call");
+		like($session->errstr, $gone, 'which says why');
+	}
+	return;
+}
+
+# A superuser may keep everybody from making a store, by an upload as well.
+sub not_to_be_called
+{
+	my ($owner, $superuser) = own_database('denied');
+	my $upload = q{SELECT docsync_upsert('c', '[{"id": "d", "clientVersion": 1, "body": 1}]')};
+
+	$owner->do('CREATE EXTENSION docsync');
+	$superuser->do('REVOKE EXECUTE ON FUNCTION docsync_create_store() FROM PUBLIC');
+	is($owner->sqlstate_of($upload), '42501', 'who may not call docsync_create_store() makes no store by uploading');
+	like($owner->errstr, qr/permission denied for function docsync_create_store/, 'which says why');
+	$superuser->do('GRANT EXECUTE ON FUNCTION docsync_create_store() TO owner');
+	is($owner->sqlstate_of($upload), '', 'who may does');
 	return;
 }
 

@@ -150,7 +150,8 @@ refused('another payload', forged(), 401);
 refused('no role', token_of(role => undef), 401);
 refused('the anonymous role', token_of(role => 'docsync_anon'), 401);
 refused('the role of a superuser', token_of(role => 'postgres'), 403);
-refused('the role of PostgREST', token_of(role => 'docsync_authenticator'), 403);
+refused("the role of $_", token_of(role => "docsync_$_"), 403) for 'authenticator', 'gateway';
+refused('no role at all', token_of(role => 'none'), 403);
 refused('no tenant', token_of(tenant => undef), 403);
 refused('an empty tenant', token_of(tenant => ''), 403);
 refused('the tenant a list', token_of(tenant => ['anna']), 403);
@@ -219,23 +220,7 @@ is($http->post('/Docs?clientId=a1', \@secret, token => token_of(collection => $_
 # What is not there to be called
 #-----------------------------------------------------------------------------
 
-for my $path (qw(/rpc/docsync_guard /rpc/docsync_purge /rpc/setval /document /clock))
-{
-	like($http->post("http://127.0.0.1:$http->{rest_port}$path", { role => 'docsync_user' }, token => $token{bert})->{status},
-		qr/^40[34]$/, "PostgREST has no $path for bert");
-}
-for my $function (qw(docsync_grant docsync_new_epoch docsync_create_store docsync_check_store_owner))
-{
-	my $answer = $http->post("http://127.0.0.1:$http->{rest_port}/rpc/$function",
-		$function eq 'docsync_grant' ? { role => 'docsync_anon' } : {}, token => $token{bert});
-
-	is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '403 42501', "$function is not for bert");
-}
-for my $profile (qw(docsync pg_catalog public))
-{
-	is($http->get('/rpc/docsync_pull?collection=anna', token => $token{anna}, headers => { 'accept-profile' => $profile })->{status},
-		406, "PostgREST has no schema $profile");
-}
+call_what_is_not_there() if $http->has_rpc;
 
 done_testing();
 
@@ -310,4 +295,52 @@ sub sender
 	return $answer->{status} if $answer->{status} != 200;
 	return $http->session->value(
 		"SELECT client_id FROM docsync.document WHERE collection = 'anna' AND id = 'sent' AND client_version = ?", $version);
+}
+
+sub call_what_is_not_there
+{
+	for my $path (qw(/rpc/docsync_guard /rpc/docsync_purge /rpc/setval /document /clock))
+	{
+		like($http->post("http://127.0.0.1:$http->{rest_port}$path", { role => 'docsync_user' }, token => $token{bert})->{status},
+			qr/^40[34]$/, "PostgREST has no $path for bert");
+	}
+	for my $function (qw(docsync_grant docsync_new_epoch docsync_create_store docsync_check_store_owner))
+	{
+		my $answer = $http->post("http://127.0.0.1:$http->{rest_port}/rpc/$function",
+			$function eq 'docsync_grant' ? { role => 'docsync_anon' } : {}, token => $token{bert});
+
+		is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '403 42501', "$function is not for bert");
+	}
+	# A whole request, with claims of one's own: for the gateway's role alone.  Nor where somebody has given all functions away.
+	for my $given (0, 1)
+	{
+		my %call = (function => 'docsync_pull', role => 'docsync_user', claims => '{"tenant": "anna", "collection": "anna"}', method => 'GET', headers => '{}', body => '');
+		my $query = join '&', map { "$_=" . $call{$_} =~ s/([^a-z])/sprintf '%%%02x', ord $1/ger } sort keys %call;
+
+		if ($given)
+		{
+			$http->session->do('GRANT USAGE ON SCHEMA api TO docsync_anon', 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA api TO docsync_user, docsync_anon');
+			is($http->post('/rpc/docsync_pull', {}, token => undef)->{status}, 401, 'the store is still out of reach without a token');
+		}
+		for my $case ([ $token{bert}, 403 ], [ undef, 401 ])
+		{
+			my ($token, $status) = @$case;
+			my $message = $given ? 'permission denied to make a request within a request' : 'permission denied for (function docsync_call|schema api)';
+
+			for my $answer ($http->post('/rpc/docsync_call', \%call, token => $token), $http->get("/rpc/docsync_call?$query", token => $token))
+			{
+				is($answer->{status}, $status, "docsync_call is not for who has " . ($token ? 'a token' : 'none') . ($given ? ', even if it is given to all' : ''));
+				like($answer->{content}, qr/"message":"$message"/, '... for that reason');
+			}
+		}
+		unlike($http->get("http://127.0.0.1:$http->{rest_port}/", token => $token{bert}, headers => { accept => 'application/openapi+json' })->{content}, qr/docsync_call/,
+			'nor does PostgREST tell of it') unless $given;
+		is($http->post('/docsync_call', {}, token => $token{bert})->{status}, 404, 'there is no path to it');
+	}
+	for my $profile (qw(docsync pg_catalog public))
+	{
+		is($http->get('/rpc/docsync_pull?collection=anna', token => $token{anna}, headers => { 'accept-profile' => $profile })->{status},
+			406, "PostgREST has no schema $profile");
+	}
+	return;
 }

@@ -1,7 +1,8 @@
 # Four clients, each with a store of its own, edit the same documents over HTTP
-# while answers get lost and PostgREST and PostgreSQL are killed and started
-# again.  Two of them hold two more collections, and synchronise all three in one
-# request.  In the end all have the same documents, and so has the table.
+# while answers get lost and PostgREST (or the gateway) and PostgreSQL are killed
+# and started again.  Two of them hold two more collections, and synchronise all
+# three in one request.  In the end all have the same documents, and so has the
+# table.
 #
 # DOCSYNC_RANDOM_SECONDS: how long.  DOCSYNC_RANDOM_SEED: repeat one run, as
 # far as the clients go.
@@ -30,7 +31,7 @@ my $node = new_node('main');
 my $http = DocsyncTest::Http->new($node);
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims());
-my %killed = (PostgREST => 0, PostgreSQL => 0);
+my %killed = ($http->layer => 0, PostgreSQL => 0);
 
 note "seed $SEED, $SECONDS s";
 srand $SEED;
@@ -60,10 +61,10 @@ while (time < $end)
 	sleep 1 + rand 3;
 	if (rand() < 0.5)
 	{
-		$http->stop_postgrest(rand() < 0.5 ? 'KILL' : 'TERM');
+		$http->stop_layer(rand() < 0.5 ? 'KILL' : 'TERM');
 		sleep rand 0.5;
-		$http->start_postgrest;
-		$killed{PostgREST}++;
+		$http->start_layer;
+		$killed{ $http->layer }++;
 	}
 	else
 	{

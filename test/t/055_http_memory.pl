@@ -27,7 +27,7 @@ fsync = off
 wal_compression = off
 max_wal_size = 10GB
 END
-my $http = DocsyncTest::Http->new($node, PGRST_DB_POOL => 1);
+my $http = DocsyncTest::Http->new($node, PGRST_DB_POOL => 1, DOCSYNC_POOL => 1);
 my $session = $http->session;
 
 # PostgREST reads its schema cache twice at its start, with connections of their own.
@@ -110,10 +110,10 @@ for my $case (
 
 done_testing();
 
-# PostgREST's connection, made anew: what it has had before it may have kept.
+# The layer's connection, made anew: what it has had before it may have kept.
 sub new_process
 {
-	my $mine = q{usename = 'docsync_authenticator' AND query !~ 'LISTEN'};
+	my $mine = q{usename ~ '^docsync_(authenticator|gateway)$' AND query !~ 'LISTEN'};
 
 	$session->value("SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE $mine");
 	wait_for('a new connection', sub { $http->post('/Docs?clientId=c&collection=anna', '[]')->{status} == 200 });

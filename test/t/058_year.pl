@@ -347,9 +347,9 @@ sub crash_primary
 {
 	before();
 	$service->leave_session;
-	$service->http->stop_postgrest;
+	$service->http->stop_layer;
 	$service->with_clock(sub { DocsyncTest::crash($service->primary) });
-	$service->http->start_postgrest;
+	$service->http->start_layer;
 	return;
 }
 

@@ -138,7 +138,7 @@ sub fail_over
 	$self->leave_session;
 	if (!$options{lives})
 	{
-		$self->{http}->stop_postgrest;
+		$self->{http}->stop_layer;
 		$old->kill9;
 	}
 	$self->{primary} = delete $self->{standby};
@@ -166,7 +166,7 @@ sub stop_all
 	my ($self) = @_;
 
 	$self->leave_session;
-	$self->{http}->stop_postgrest;
+	$self->{http}->stop_layer;
 	for my $node (delete @$self{qw(standby primary)})
 	{
 		next unless $node;

@@ -1,7 +1,9 @@
-# PostgREST and nginx in front of a server, with the configuration of
-# examples/postgrest as it is: only ports, paths and the secret are the test's.
+# HTTP in front of a server: PostgREST and nginx, with the configuration of
+# examples/postgrest as it is, but for ports, paths and the secret; or the
+# gateway, if DOCSYNC_HTTP says so.
 #
-# A path that begins with /rpc/ goes to PostgREST itself, any other to nginx.
+# A path that begins with /rpc/ goes to PostgREST itself, any other to nginx;
+# what a test does by it is left out where there is no PostgREST (has_rpc).
 
 package DocsyncTest::Http;
 
@@ -24,15 +26,19 @@ my $EXAMPLES = "$ENV{TESTDIR}/examples/postgrest";
 my $DATABASE = 'docsync';
 my $SECRET = 'only tests are signed with this secret';
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
+my $IS_GATEWAY = ($ENV{DOCSYNC_HTTP} // 'postgrest') eq 'gateway';
 my @started;
 
-# Starts both.  The database is made by roles.sql if it isn't there.  env: more
-# settings for PostgREST.
+# Starts it.  The database is made by roles.sql if it isn't there.  env: more
+# settings for PostgREST or the gateway; and layer, which of them it is, if not
+# the one that DOCSYNC_HTTP says.
 sub new
 {
 	my ($class, $node, %env) = @_;
+	my $layer = delete $env{layer};
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $self = bless {
+		is_gateway => defined $layer ? $layer eq 'gateway' : $IS_GATEWAY,
 		node => $node,
 		dir => $dir,
 		rest_port => PostgreSQL::Test::Cluster::get_free_port(),
@@ -49,11 +55,26 @@ sub new
 	}
 
 	$self->{env} = {
-		PGRST_DB_URI => uri_of($node),
+		PGRST_DB_URI => uri_of($node, 'authenticator'),
 		PGRST_JWT_SECRET => $SECRET,
 		PGRST_SERVER_PORT => $self->{rest_port},
+		DOCSYNC_DATABASE_URI => uri_of($node, 'gateway'),
+		DOCSYNC_JWT_SECRET => $SECRET,
+		DOCSYNC_LISTEN => "127.0.0.1:$self->{port}",
+		DOCSYNC_ADMIN_LISTEN => "$dir/admin.sock",
 		%env
 	};
+	push @started, $self;
+	$self->start_nginx unless $self->{is_gateway};
+	$self->start_layer;
+	return $self;
+}
+
+# nginx, which answers for PostgREST as long as that isn't there
+sub start_nginx
+{
+	my ($self) = @_;
+	my $dir = $self->{dir};
 
 	make_path("$dir/temp");
 	for my $name (qw(nginx.conf docsync.conf postgrest.conf))
@@ -65,46 +86,57 @@ sub new
 		append_to_file("$dir/$name", $text);
 	}
 
-	push @started, $self;
-	$self->start_postgrest;
 	$self->start_process('nginx', 'nginx', '-p', $dir, '-c', 'nginx.conf', '-e', 'error.log', '-g', 'daemon off;');
-	wait_for('nginx', sub { $self->post('/')->{status} == 404 });
-	return $self;
+	return wait_for('nginx', sub { $self->post('/')->{status} == 404 });
 }
 
-sub start_postgrest
+# What stands between HTTP and the database: PostgREST, or the gateway
+sub start_layer
 {
 	my ($self) = @_;
 
-	$self->start_process('postgrest', $ENV{DOCSYNC_POSTGREST} // 'postgrest', "$self->{dir}/postgrest.conf");
-	wait_for('PostgREST', sub { $self->get('/rpc/docsync_pull', token => undef)->{status} == 401 });
-	return;
+	if ($self->{is_gateway})
+	{
+		unlink $self->{env}{DOCSYNC_ADMIN_LISTEN};
+		$self->start_process('layer', $ENV{DOCSYNC_NODE} // 'node', $ENV{DOCSYNC_GATEWAY} // "$ENV{TESTDIR}/gateway/docsync-gateway.js");
+	}
+	else
+	{
+		$self->start_process('layer', $ENV{DOCSYNC_POSTGREST} // 'postgrest', "$self->{dir}/postgrest.conf");
+	}
+	return wait_for($self->layer, sub { $self->get('/Docs/Pull', token => undef)->{status} == 401 });
 }
 
-sub stop_postgrest
+sub stop_layer
 {
 	my ($self, $signal) = @_;
 
-	return $self->stop_process('postgrest', $signal // 'TERM');
+	return $self->stop_process('layer', $signal // 'TERM');
 }
+
+sub layer { return $_[0]{is_gateway} ? 'the gateway' : 'PostgREST' }
+
+# Can PostgREST's functions be called by their names?
+sub has_rpc { return !$_[0]{is_gateway} }
 
 # Goes to another server from now on.
 sub move_to
 {
 	my ($self, $node) = @_;
 
-	$self->stop_postgrest;
+	$self->stop_layer;
 	$self->{node} = $node;
-	$self->{env}{PGRST_DB_URI} = uri_of($node);
+	$self->{env}{PGRST_DB_URI} = uri_of($node, 'authenticator');
+	$self->{env}{DOCSYNC_DATABASE_URI} = uri_of($node, 'gateway');
 	delete $self->{session};
-	return $self->start_postgrest;
+	return $self->start_layer;
 }
 
 sub uri_of
 {
-	my ($node) = @_;
+	my ($node, $role) = @_;
 
-	return sprintf 'postgresql://docsync_authenticator@/%s?host=%s&port=%d', $DATABASE, $node->host, $node->port;
+	return sprintf 'postgresql://docsync_%s@/%s?host=%s&port=%d', $role, $DATABASE, $node->host, $node->port;
 }
 
 sub start_process

@@ -1,0 +1,294 @@
+// server.js - the service: requests in, one statement each, answers out.
+//
+// What is written here stands in for nginx and PostgREST, and is as they are: the same requests, statuses, bodies; of headers Content-Type,
+// Content-Encoding (answers below 1,000 bytes are never compressed), ETag, Cache-Control, Allow, WWW-Authenticate, Access-Control-*.
+
+import http from 'node:http';
+import { gzip } from 'node:zlib';
+import { promisify } from 'node:util';
+import { Database } from './database.js';
+import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseSetting } from './errors.js';
+import { log } from './log.js';
+import { Metrics } from './metrics.js';
+import { HEADERS_SIZE, readRequest, refuseBroken } from './requests.js';
+import { makeVerifier } from './tokens.js';
+
+const GZIP_MIN = 1000;			// bytes
+const HEADERS_MS = 20_000;		// for a request's headers to arrive
+const REQUEST_MS = 300_000;		// for the whole of it
+const IDLE_MS = 75_000;			// in which nothing is sent or received; more than a statement may take
+const KEEP_ALIVE_MS = 65_000;
+const LINGER_MS = 5000;			// for what is still arriving of a request that has been answered
+const MB = 1024 * 1024;
+const STOP_MS = 60_000;			// for requests under way when it is told to stop
+const NO_BODY = Buffer.alloc(0);
+
+// The headers of each answer; and of what a browser asks first
+const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*', 'Access-Control-Expose-Headers', 'ETag'];
+const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
+	'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id', 'Access-Control-Max-Age', '86400'];
+const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync says it
+
+const compress = promisify(gzip);
+const before = Symbol('the request before, of the same connection');
+
+// Starts a gateway; it runs when this resolves. Its stop() lets the requests under way finish.
+export async function startGateway(config) {
+	const gateway = new Gateway(config, await makeVerifier(config));
+
+	await gateway.start();
+	return gateway;
+}
+
+class Gateway {
+	constructor(config, verify) {
+		Object.assign(this, { config, verify, buffered: 0, stopping: false, sockets: new Set() });
+		this.database = new Database(config);
+		this.metrics = new Metrics(this.database, this);
+		this.server = http.createServer({
+			maxHeaderSize: HEADERS_SIZE, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, keepAliveTimeout: KEEP_ALIVE_MS,
+			connectionsCheckingInterval: 5000, requireHostHeader: false,
+		}, (request, response) => this.serve(request, response));
+		this.server.on('checkContinue', (request, response) => this.serve(request, response, true));
+		this.server.on('checkExpectation', (request, response) => this.serve(request, response));
+		this.server.on('clientError', answerBroken);
+		this.server.on('connection', (socket) => {
+			this.sockets.add(socket);
+			socket.once('close', () => this.sockets.delete(socket));
+		});
+		this.server.setTimeout(IDLE_MS, (socket) => socket.destroy());
+		this.admin = http.createServer((request, response) => this.serveOperator(request, response));
+	}
+
+	async start() {
+		const { listen: address, adminListen } = this.config;
+
+		await listen(this.server, address);
+		if (adminListen) await listen(this.admin, adminListen);
+		log('info', 'listening', { address, adminAddress: adminListen || undefined, pid: process.pid });
+	}
+
+	async stop() {
+		const close = (server) => new Promise((resolve) => { server.close(resolve); });
+		const closed = Promise.all([this.server, this.admin].map(close));
+		const timer = setTimeout(() => this.server.closeAllConnections(), STOP_MS);
+
+		this.stopping = true;
+		this.admin.closeAllConnections();
+		for (const socket of this.sockets) {
+			if (socket[before] === undefined) socket.destroySoon();		// nothing is under way on it
+		}
+		await closed;
+		clearTimeout(timer);
+		await this.database.stop();
+	}
+
+	// Answers a request, after those that came before on its connection. Never throws.
+	async serve(request, response, isExpecting = false) {
+		const { socket } = request;
+		const begun = performance.now();
+		const call = { request, response, name: 'none', isExpecting, status: 0, size: 0, buffered: 0 };
+		const turn = socket[before];
+
+		socket[before] = call.done = (async () => {
+			if (turn !== undefined) await turn;
+			try {
+				this.send(call, await this.answer(call));
+			} catch (error) {		// in headers that a trigger has set, if nowhere else
+				log('error', 'a request failed here', { function: call.name, error: error.stack });
+				this.send(call, refuse(500));
+			}
+		})();
+		await call.done;
+		if (socket[before] === call.done) socket[before] = undefined;
+		this.buffered -= call.buffered;
+
+		const seconds = (performance.now() - begun) / 1000;
+		this.metrics.note(call.name, call.status, seconds);
+		if (this.config.logRequests || call.status >= 500) {
+			log(call.status >= 500 ? 'warning' : 'info', 'request', {
+				function: call.name, method: request.method, status: call.status, code: call.code, ms: Math.round(seconds * 1e6) / 1000,
+				received: call.buffered, sent: call.size,
+			});
+		}
+	}
+
+	// What a request is answered with: status, body, headers, or a refusal, which has these, too.
+	async answer(call) {
+		try {
+			const asked = readRequest(call.request);
+
+			if (asked === null) return { status: 204, body: '', headers: {}, general: PREFLIGHT };
+			call.name = asked.route.name;
+
+			const verified = this.verify(call.request.headers.authorization);
+			const who = verified instanceof Promise ? await verified : verified;
+			const body = hasBody(call.request) ? await this.readBody(call, asked.route) : NO_BODY;
+
+			return await this.respond(call, await this.run(call, asked, who, body));
+		} catch (error) {
+			if (error instanceof Refusal) return error;
+			throw error;
+		}
+	}
+
+	// Runs a request in the database.
+	async run(call, asked, who, body) {
+		const { route } = asked;
+		const key = collectionOf(asked, who, body);
+		const values = [route.name, who.role, who.claims, route.method ?? call.request.method, headersOf(asked), route.takesBody ? body : NO_BODY];
+
+		try {
+			return await this.database.call(key, values);
+		} catch (error) {
+			if (error instanceof Refusal) throw error;
+			call.code = error.code;
+			throw refuseDatabase(error, who.role === this.config.anonRole);
+		}
+	}
+
+	// The body. Refused while it arrives if it is larger than it may be, or more than there is memory for.
+	readBody(call, route) {
+		const { request, response, isExpecting } = call;
+		const chunks = [];
+		let size = 0;
+
+		if (isExpecting) response.writeContinue();
+		return new Promise((resolve, reject) => {
+			const stop = (refusal) => {
+				request.removeAllListeners('data');
+				request.resume();
+				reject(refusal);
+			};
+
+			request.on('data', (chunk) => {
+				size += chunk.length;
+				call.buffered += chunk.length;
+				this.buffered += chunk.length;
+				chunks.push(chunk);
+				if (size > route.bodyMax) stop(refuse(413));
+				else if (this.buffered > this.config.maxBufferedMb * MB) stop(refuseForNow());
+			});
+			request.on('end', () => resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)));
+			request.on('close', () => reject(GONE));
+		});
+	}
+
+	// The answer that docsync_call() has returned.
+	async respond(call, [gucStatus, gucHeaders, answer]) {
+		const headers = gucHeaders === JSON_HEADERS ? { 'Content-Type': 'application/json; charset=utf-8' } : readHeaders(gucHeaders);
+		const status = gucStatus === null ? 200 : Number(/^\d+/.exec(gucStatus)?.[0]);
+
+		if (!isStatus(status)) throw refuseSetting('status');
+		let body = answer;
+		if (body.length >= GZIP_MIN) {
+			headers.Vary = 'Accept-Encoding';
+			body = Buffer.from(body);
+			if (/(^|,\s*)gzip\s*(;\s*q=(?!0(\.0*)?\s*(,|$))[\d.]+\s*)?(,|$)/i.test(call.request.headers['accept-encoding'] ?? '')) {
+				body = await compress(body, { level: 2 });
+				headers['Content-Encoding'] = 'gzip';
+			}
+		}
+		return { status, body, headers };
+	}
+
+	// Sends an answer, if it can still be sent, and sees to what is still arriving of the request.
+	send(call, { status, body, headers, general = HEADERS }) {
+		const { request, response } = call;
+		const all = [...general];
+
+		call.status = status;
+		call.size = typeof body === 'string' ? Buffer.byteLength(body) : body.length;
+		if (response.destroyed) return;
+		for (const name in headers) {
+			for (const value of [].concat(headers[name])) all.push(name, value);
+		}
+		if (status !== 204 && status !== 304) all.push('Content-Length', String(call.size));
+		if (this.stopping) all.push('Connection', 'close');
+		response.writeHead(status, all);
+		response.end(body);
+
+		if (!request.complete) {
+			const timer = setTimeout(() => request.socket.destroy(), LINGER_MS);
+
+			request.once('close', () => clearTimeout(timer));
+			request.resume();
+		}
+	}
+
+	// For operators, on an address of its own
+	async serveOperator({ method, url }, response) {
+		const text = (status, body, type = 'text/plain') => response
+			.writeHead(status, { 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) }).end(method === 'HEAD' ? '' : body);
+
+		if (url === '/health') text(200, 'ok\n');
+		else if (url === '/ready') text(...!this.stopping && await this.database.isReady() ? [200, 'ready\n'] : [503, 'not ready\n']);
+		else if (url === '/metrics') text(200, await this.metrics.registry.metrics(), this.metrics.registry.contentType);
+		else text(404, 'there are /health, /ready and /metrics\n');
+	}
+}
+
+function listen(server, address) {
+	const [, host, port] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
+
+	return new Promise((resolve, reject) => {
+		server.once('error', reject);
+		server.listen(port === undefined ? { path: address } : { host, port: Number(port) }, resolve);
+	});
+}
+
+const hasBody = ({ headers }) => headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+
+// What docsync reads of the headers, as PostgREST hands it on. They are UTF-8, in characters of a byte each.
+function headersOf({ args, clientId, etags }) {
+	if (args === '' && clientId === '' && etags === '') return '{}';
+	const headers = {};
+
+	if (args !== '') headers['x-query-string'] = args;
+	if (clientId !== '') headers['x-client-id'] = clientId;
+	if (etags !== '') headers['if-none-match'] = etags;
+	return Buffer.from(JSON.stringify(headers), 'latin1').toString();
+}
+
+// Whose turn it is: the collection that a request is about, as far as that can be told without reading all of it. It is good for nothing
+// but to share the connections.
+function collectionOf({ args, route }, who, body) {
+	return /(?:^|&)collection=([^&]+)/.exec(args)?.[1]
+		?? (route.takesBody ? /"collection"\s*:\s*"([^"]+)"/.exec(body.toString('latin1', 0, 512))?.[1] : undefined)
+		?? who.collection ?? 'default';
+}
+
+function readHeaders(text) {
+	const headers = { 'Content-Type': 'application/octet-stream' };
+	let list;
+
+	if (text === null) return headers;
+	try {
+		list = JSON.parse(text);
+		if (!Array.isArray(list)) throw new Error('not an array');
+		for (const item of list) {
+			const [[name, value], ...more] = Object.entries(item);
+
+			if (more.length > 0 || typeof value !== 'string') throw new Error('not a header');
+			if (name.toLowerCase() === 'content-type') headers['Content-Type'] = value;
+			else headers[name] = name in headers ? [].concat(headers[name], value) : value;
+		}
+		return headers;
+	} catch {
+		throw refuseSetting('headers');
+	}
+}
+
+// What isn't HTTP, or not of the form that node:http takes, is refused as JSON, too.
+function answerBroken(error, socket) {
+	if (error.code === 'ECONNRESET' || error.code === 'ERR_HTTP_REQUEST_TIMEOUT' || !socket.writable || socket[before] || socket.bytesWritten > 0 && socket._httpMessage) {
+		socket.destroy();
+		return;
+	}
+	const { status, body, headers } = refuseBroken(error, error.rawPacket?.toString('latin1') ?? '');
+	const lines = [`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`, `Content-Length: ${body.length}`, 'Connection: close'];
+
+	for (let i = 0; i < HEADERS.length; i += 2) lines.push(`${HEADERS[i]}: ${HEADERS[i + 1]}`);
+	for (const name in headers) lines.push(`${name}: ${headers[name]}`);
+	socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`);
+}

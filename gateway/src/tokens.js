@@ -1,0 +1,110 @@
+// tokens.js - who asks: tokens (JWT), verified once and remembered until they expire.
+
+import { decodeProtectedHeader, createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify } from 'jose';
+import { refuseToken } from './errors.js';
+
+const SYMMETRIC = ['HS256', 'HS384', 'HS512'];
+const ASYMMETRIC = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'];
+const SKEW = 30;				// seconds that clocks may differ, as PostgREST has it
+const KEPT_MS = 600_000;		// longer no token is taken unseen: its key may have been withdrawn
+const KEPT_SIZE = 16_000_000;	// characters of tokens and claims, altogether
+
+// Returns a function that takes the header Authorization and returns, or promises, { role, claims, collection }: the role that a
+// request runs as, the claims as text, and the collection that they name. Throws, or rejects, with a refusal.
+export async function makeVerifier(config) {
+	const { key, algorithms } = readKeys(config);
+	const path = config.jwtRoleClaim.replace(/^\./, '').split('.');
+	const anonymous = { role: config.anonRole, claims: JSON.stringify({ role: config.anonRole }), collection: undefined };
+	const kept = new Map();		// by token, in the order they came
+	let size = 0;
+
+	const forget = (token) => {
+		size -= kept.get(token).size;
+		kept.delete(token);
+	};
+
+	const verify = async (token, now) => {
+		const { payload, text } = await check(token, key, algorithms, config.jwtAudience, now);
+		const claimed = path.reduce((value, name) => value?.[name], payload);
+		const role = claimed === undefined ? config.anonRole : typeof claimed === 'string' ? claimed : JSON.stringify(claimed);
+		const who = {
+			role,
+			claims: payload.role === role ? text : JSON.stringify({ ...payload, role }),
+			collection: typeof payload.collection === 'string' ? payload.collection : undefined,
+			until: Math.min(now + KEPT_MS, ((payload.exp ?? Infinity) + SKEW) * 1000),
+			size: token.length + text.length,
+		};
+
+		if (kept.has(token)) forget(token);
+		kept.set(token, who);
+		size += who.size;
+		while (size > KEPT_SIZE) forget(kept.keys().next().value);
+		return who;
+	};
+
+	return (authorization) => {
+		const token = /^bearer\s+(.*)$/i.exec(authorization ?? '')?.[1] ?? '';
+		const now = Date.now();
+		const who = token === '' ? anonymous : kept.get(token);
+
+		if (who === undefined) return verify(token, now);
+		if (now < (who.until ?? Infinity)) return who;
+		forget(token);
+		return verify(token, now);
+	};
+}
+
+// The key, or a function that finds it, and the algorithms it is good for. A secret is never taken for a public key, nor one for a
+// secret: each has algorithms of its own.
+function readKeys({ jwtSecret, jwksUrl }) {
+	let keys;
+
+	if (jwksUrl) return { key: createRemoteJWKSet(new URL(jwksUrl)), algorithms: ASYMMETRIC };
+	try {
+		keys = JSON.parse(jwtSecret);
+	} catch {
+		keys = null;
+	}
+	if (Array.isArray(keys?.keys) && keys.keys.every(({ kty }) => kty !== 'oct')) return { key: createLocalJWKSet(keys), algorithms: ASYMMETRIC };
+	if (Array.isArray(keys?.keys) && keys.keys.length === 1) [keys] = keys.keys;
+	if (keys?.kty === 'oct') return secretKey(Buffer.from(keys.k, 'base64url'));
+	if (typeof keys?.kty === 'string') return { key: createLocalJWKSet({ keys: [keys] }), algorithms: ASYMMETRIC };
+	return secretKey(Buffer.from(jwtSecret));
+}
+
+// A secret is good for hashes that aren't longer than it is.
+function secretKey(key) {
+	if (key.length < 32) throw new Error('DOCSYNC_JWT_SECRET has less than 32 characters');
+	return { key, algorithms: SYMMETRIC.filter((name) => key.length * 8 >= Number(name.slice(2))) };
+}
+
+// The claims of a token, and their text as it came: numbers that JavaScript would round are in it as they were signed.
+async function check(token, key, algorithms, audience, now) {
+	const parts = token.split('.').length;
+	let payload;
+
+	if (parts !== 3) throw refuseToken(`JWSError (CompactDecodeError Invalid number of parts: Expected 3 parts; got ${parts})`);
+	try {
+		({ payload } = await jwtVerify(token, key, { algorithms, clockTolerance: SKEW, currentDate: new Date(now) }));
+	} catch (error) {
+		throw refuseToken(describe(error, token));
+	}
+	if (payload.iat !== undefined && !(payload.iat <= now / 1000 + SKEW)) throw refuseToken('JWTIssuedAtFuture');
+	if (audience && payload.aud !== undefined && ![].concat(payload.aud).includes(audience)) throw refuseToken('JWTNotInAudience');
+	return { payload, text: Buffer.from(token.split('.')[1], 'base64url').toString() };
+}
+
+// PostgREST's words for what is wrong with a token, where one goes by them.
+function describe(error, token) {
+	if (error instanceof errors.JWTExpired) return 'JWT expired';
+	if (error instanceof errors.JWTClaimValidationFailed && error.claim === 'nbf' && error.reason === 'check_failed') return 'JWTNotYetValid';
+	if (error instanceof errors.JWTClaimValidationFailed || error instanceof errors.JWTInvalid) return 'JWTClaimsSetDecodeError';
+	try {
+		decodeProtectedHeader(token);
+	} catch {
+		return 'JWSError (JSONDecodeError)';
+	}
+	if (error instanceof errors.JWKSNoMatchingKey) return 'JWSError JWSNoValidSignatures';
+	return error instanceof errors.JWSSignatureVerificationFailed || error instanceof errors.JOSEAlgNotAllowed
+		? 'JWSError JWSInvalidSignature' : 'JWSError (CompactDecodeError)';
+}

@@ -1,0 +1,109 @@
+// The parts that need no database: settings, the paths of requests, turns, statuses.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'node:test';
+import { HELP, readConfig } from '../src/config.js';
+import { Turnstile } from '../src/database.js';
+import { refuseDatabase } from '../src/errors.js';
+import { readRequest } from '../src/requests.js';
+
+const SECRET = 'a secret of 32 characters or more, for tests';
+
+test('settings come from the environment and a file, and the environment wins', () => {
+	const dir = mkdtempSync(join(tmpdir(), 'docsync-'));
+	const file = join(dir, 'gateway.env');
+
+	writeFileSync(join(dir, 'secret'), `${SECRET}\n`);
+	writeFileSync(file, '# a comment\nDOCSYNC_POOL=7\nDOCSYNC_LISTEN=127.0.0.1:1\nDOCSYNC_JWT_SECRET=@secret\n');
+	const config = readConfig({ DOCSYNC_LISTEN: '127.0.0.1:2' }, file);
+
+	assert.deepEqual([config.pool, config.listen, config.jwtSecret, config.schema], [7, '127.0.0.1:2', SECRET, 'api']);
+	for (const [env, message] of [
+		[{}, /JWT_SECRET or DOCSYNC_JWKS_URL must be given/], [{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_JWKS_URL: 'http://x/' }, /but one of them/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: '0' }, /^DOCSYNC_POOL is not a positive integer$/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LOG_REQUESTS: 'yes' }, /^DOCSYNC_LOG_REQUESTS is neither/],
+	]) assert.throws(() => readConfig(env), { message });
+	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
+	assert.throws(() => readConfig({}, file), /there is no setting DOCSYNC_POOLS/);
+	assert.match(HELP, /DOCSYNC_POOL_PER_COLLECTION\n.*\n +default: 10/);
+});
+
+const request = (method, url, headers = {}) => {
+	const rawHeaders = Object.entries({ host: 'x', ...headers }).flat();
+
+	return { method, url, rawHeaders, headers: { host: 'x', ...headers }, httpVersion: '1.1' };
+};
+const outcome = (...args) => {
+	try {
+		return readRequest(request(...args))?.route.name ?? 'none';
+	} catch (error) {
+		return error.status;
+	}
+};
+
+test('a path is what nginx makes of it', () => {
+	for (const path of ['/Docs', '//Docs', '/./Docs', '/x/../Docs', '/%44ocs', '/Docs?x', '/Docs#x', '/Docs?#', 'http://other/Docs', '/x%2f..%2FDocs']) {
+		assert.equal(outcome('POST', path), 'docsync_docs', path);
+	}
+	for (const path of ['/', '/docs', '/Docs/', '/Docs/.', '/Docs%00', '/../Docs', '/%zz', '*', '/Docs%3f', '/Docs%23', '/Docs/Sync/..', '/rpc/docsync_docs']) {
+		assert.match(String(outcome('POST', path)), /^40[04]$/, path);
+	}
+	assert.equal(outcome('GET', '/Docs'), 405);
+	assert.equal(outcome('POST', '/Docs/Pull'), 405);
+	assert.equal(outcome('GET', '/Docs/Pull?cursor=x'), 'docsync_pull');
+	assert.equal(outcome('OPTIONS', '/x'), 'none');
+	assert.equal(outcome('POST', '/Docs', { 'content-encoding': 'gzip' }), 415);
+	assert.equal(outcome('POST', '/Docs', { 'content-encoding': 'Identity' }), 'docsync_docs');
+	assert.equal(outcome('POST', '/Docs', { 'content-length': String(64 * 2 ** 20 + 1) }), 413);
+	assert.equal(outcome('POST', '/Docs/Query', { 'content-length': '65537' }), 413);
+	assert.equal(outcome('POST', '/Docs', { 'x-client-id': '\xe9' }), 400, 'a byte that isn\'t UTF-8');
+	assert.equal(outcome('POST', '/Docs', { 'x-client-id': 'x'.repeat(9000) }), 431);
+	assert.equal(outcome('POST', `/Docs?${'x'.repeat(9000)}`), 414);
+});
+
+test('so many at once, so many of one key, and nobody waits for another\'s', async () => {
+	const turnstile = new Turnstile(4, 2, 50);
+	const order = [];
+	const enter = async (name, key) => {
+		await turnstile.enter(key);
+		order.push(name);
+	};
+
+	await enter('a1', 'a');
+	await enter('a2', 'a');
+	const third = enter('a3', 'a');
+	const late = assert.rejects(enter('a4', 'a'), { status: 503 });
+
+	await enter('b1', 'b');
+	await enter('c1', 'c');
+	const full = enter('d1', 'd');
+
+	assert.deepEqual(order, ['a1', 'a2', 'b1', 'c1']);
+	turnstile.leave('b');
+	await full;
+	turnstile.leave('a');
+	await third;
+	assert.deepEqual(order, ['a1', 'a2', 'b1', 'c1', 'd1', 'a3']);
+	await late;
+	for (const key of ['a', 'a', 'c', 'd']) turnstile.leave(key);
+	assert.deepEqual([turnstile.running, turnstile.byKey.size, turnstile.waiting.size], [0, 0, 0], 'nothing is left of it');
+});
+
+test('statuses of SQLSTATEs', () => {
+	const status = (code, isAnonymous, more) => refuseDatabase({ severity: 'ERROR', code, message: 'm', ...more }, isAnonymous).status;
+
+	for (const [code, expected] of Object.entries({
+		22023: 400, '42P01': 404, 23505: 409, 23514: 400, P0001: 400, P0002: 500, 40001: 500, '55P03': 500, '57P01': 503, 57014: 500, 53300: 503, 54000: 413, 25006: 405,
+		PT413: 413, PT9: 500, PTxyz: 500, PT099: 500, XX000: 500, '42P17': 400, ZZ000: 400,
+	})) assert.equal(status(code), expected, code);
+	assert.deepEqual([status('42501', false), status('42501', true)], [403, 401]);
+
+	const said = refuseDatabase({ severity: 'ERROR', code: 'PGRST', message: '{"code":"c","message":"m"}', detail: '{"status":410,"headers":{"X-A":"b"}}' });
+
+	assert.deepEqual([said.status, said.body, said.headers['X-A']], [410, '{"code":"c","details":null,"hint":null,"message":"m"}', 'b']);
+	assert.equal(status('PGRST', false, { message: 'x' }), 500);
+	assert.equal(refuseDatabase(new Error('Connection terminated unexpectedly')).status, 503);
+});

@@ -1,0 +1,276 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.c
+ *	  A whole HTTP request in one statement.
+ *
+ * PostgREST needs four statements for a request: BEGIN, set_config() of what
+ * it says of it, the call, COMMIT.  docsync_call() is the middle two, so that a
+ * layer of one's own needs one statement, which is a transaction of its own.
+ * What the called function finds is what it finds under PostgREST: the role,
+ * the settings, the search_path, a transaction that is read-only where nothing
+ * is to be written.
+ *
+ * Who may call it, and what for:
+ *
+ * 1. It gives nobody a right that he hasn't got.  It runs as its caller
+ *	  (SECURITY INVOKER) and does, in the caller's name, what he could do by SET
+ *	  LOCAL ROLE, set_config() and a SELECT.  The role is set by the setting
+ *	  "role" itself, which asks whether the *session's* user is a member of it,
+ *	  and which refuses within a SECURITY DEFINER function and wherever else SET
+ *	  ROLE is refused.  Then the function is looked up, and its EXECUTE asked
+ *	  for, as the new role, as parser and executor would do it.
+ * 2. A SECURITY DEFINER function in its place would run past the policies, or
+ *	  for another user than the policies are for, at once or after a dump was
+ *	  restored by somebody else.
+ * 3. What a role may lack is SQL: whoever has nothing but a token, and calls
+ *	  functions through PostgREST.  For him a function that sets claims would
+ *	  be a forger.  So EXECUTE is revoked from PUBLIC and given to the layer's
+ *	  own role alone (roles.sql); and if it is given to others all the same, to
+ *	  all functions of the schema perhaps, it refuses where a request has been
+ *	  set up already.  PostgREST sets its claims and method for each request,
+ *	  before any call.
+ * 4. For the same reason it can be called once in a transaction.
+ * 5. The session's own role is refused, as is "none": nothing is to be run
+ *	  with the rights of the layer itself, whatever they are.
+ *
+ * All that is set is local to the transaction, and what is called is one of a
+ * list.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlog.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_call);
+
+#define TARGET_MAX_ARGS		8
+
+/* A function that can be called */
+typedef struct Target
+{
+	const char *name;
+	bool		writes;
+	int			nargs;
+	Oid			argtypes[TARGET_MAX_ARGS];
+
+	/*
+	 * The defaults of those that take no body, as the script has them: what
+	 * is asked for is in the query string.  NULL: the argument is null.
+	 */
+	const char *defaults[TARGET_MAX_ARGS];
+} Target;
+
+static const Target targets[] = {
+	{"docsync_docs", true, 1, {BYTEAOID}, {NULL}},
+	{"docsync_docs_sync", true, 1, {BYTEAOID}, {NULL}},
+	{"docsync_docs_query", false, 5,
+		{TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID},
+	{"other"}},
+	{"docsync_pull", false, 8,
+		{TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, BOOLOID, TEXTOID, BOOLOID},
+	{NULL, NULL, NULL, NULL, "1000", "false", NULL, "true"}},
+	{"docsync_docs_reconcile", false, 1, {BYTEAOID}, {NULL}},
+	{"docsync_docs_get", false, 1, {BYTEAOID}, {NULL}}
+};
+
+static const Target *find_target(const char *name);
+static bool is_set(const char *setting);
+static void set_role(const char *role);
+static Datum call_target(const Target *target, Oid namespace, Datum body);
+static Oid	look_up(const Target *target, Oid namespace);
+static Datum get_setting(const char *setting, bool *isnull);
+
+/*
+ * docsync_call(function text, role text, claims text, method text,
+ *				headers text, body bytea,
+ *				OUT status text, OUT response_headers text, OUT answer json)
+ *
+ * Calls one of the functions for whole HTTP requests, as the role, with the
+ * claims of a token and the headers (both JSON, names in lower case) of a
+ * request.  Returns its answer, and the status and headers that were set for
+ * it, null if there are none: as PostgREST reads them.
+ *
+ * An error leaves it as it was raised; all that was set is undone with the
+ * transaction, not before.
+ */
+Datum
+docsync_call(PG_FUNCTION_ARGS)
+{
+	const Target *target;
+	const char *method;
+	Oid			namespace = get_func_namespace(fcinfo->flinfo->fn_oid);
+	TupleDesc	desc;
+	Datum		values[3];
+	bool		nulls[3] = {false};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "docsync_call() must return a row");
+	for (int i = 0; i < PG_NARGS(); i++)
+	{
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument %d of a request is null", i + 1)));
+	}
+	if (is_set("request.jwt.claims") || is_set("request.method"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to make a request within a request"),
+				 errdetail("request.jwt.claims or request.method is set."),
+				 errhint("docsync_call() is for a layer of its own, once a transaction.")));
+
+	target = find_target(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	/* As BEGIN READ WRITE, with which PostgREST begins */
+	if (target->writes && RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot set transaction read-write mode during recovery")));
+
+	method = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	docsync_answer_set("search_path",
+					   quote_identifier(get_namespace_name(namespace)));
+	set_role(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	docsync_answer_set("request.jwt.claims",
+					   text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	docsync_answer_set("request.method", method);
+	docsync_answer_set("request.path", psprintf("/rpc/%s", target->name));
+	docsync_answer_set("request.headers",
+					   text_to_cstring(PG_GETARG_TEXT_PP(4)));
+	if (!target->writes || strcmp(method, "GET") == 0 ||
+		strcmp(method, "HEAD") == 0)
+		docsync_answer_set("transaction_read_only", "on");
+
+	values[2] = call_target(target, namespace, PG_GETARG_DATUM(5));
+	values[0] = get_setting("response.status", &nulls[0]);
+	values[1] = get_setting("response.headers", &nulls[1]);
+
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+													  values, nulls)));
+}
+
+/*
+ * The function of a name; whoever asks for another is refused.
+ */
+static const Target *
+find_target(const char *name)
+{
+	for (size_t i = 0; i < lengthof(targets); i++)
+	{
+		if (strcmp(targets[i].name, name) == 0)
+			return &targets[i];
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("no function for HTTP requests has this name"),
+			 errdetail("It is \"%s\".", name)));
+}
+
+/*
+ * Is it set, to anything but the empty string that a transaction leaves of it?
+ */
+static bool
+is_set(const char *setting)
+{
+	const char *value = GetConfigOption(setting, true, false);
+
+	return value != NULL && *value != '\0';
+}
+
+/*
+ * SET LOCAL ROLE, with its checks; but it must be another than the session's
+ * own.
+ */
+static void
+set_role(const char *role)
+{
+	docsync_answer_set("role", role);
+	if (GetUserId() == GetSessionUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set role \"%s\"", role),
+				 errdetail("It is the session's own.")));
+}
+
+/*
+ * Calls a function of docsync's own schema, which is given.
+ */
+static Datum
+call_target(const Target *target, Oid namespace, Datum body)
+{
+	LOCAL_FCINFO(call, TARGET_MAX_ARGS);
+	FmgrInfo	function;
+	Datum		answer;
+
+	fmgr_info(look_up(target, namespace), &function);
+	InitFunctionCallInfoData(*call, &function, target->nargs,
+							 DEFAULT_COLLATION_OID, NULL, NULL);
+	for (int i = 0; i < target->nargs; i++)
+	{
+		const char *value = target->defaults[i];
+
+		call->args[i].isnull = value == NULL && target->argtypes[i] != BYTEAOID;
+		if (target->argtypes[i] == BYTEAOID)
+			call->args[i].value = body;
+		else if (value == NULL)
+			call->args[i].value = (Datum) 0;
+		else if (target->argtypes[i] == INT4OID)
+			call->args[i].value = Int32GetDatum(atoi(value));
+		else if (target->argtypes[i] == BOOLOID)
+			call->args[i].value = BoolGetDatum(strcmp(value, "true") == 0);
+		else
+			call->args[i].value = CStringGetTextDatum(value);
+	}
+
+	answer = FunctionCallInvoke(call);
+	if (call->isnull)
+		elog(ERROR, "%s() returned NULL", target->name);
+	return answer;
+}
+
+/*
+ * Finds it as parser and executor do, for the role that is set now: the
+ * schema's USAGE is asked for (by LookupFuncName()), then the function's
+ * EXECUTE.
+ */
+static Oid
+look_up(const Target *target, Oid namespace)
+{
+	List	   *name = list_make2(makeString(get_namespace_name(namespace)),
+								  makeString(pstrdup(target->name)));
+	Oid			function = LookupFuncName(name, target->nargs,
+										  target->argtypes, false);
+
+	if (!DatumGetBool(DirectFunctionCall2(has_function_privilege_id,
+										  ObjectIdGetDatum(function),
+										  CStringGetTextDatum("EXECUTE"))))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, target->name);
+	return function;
+}
+
+/*
+ * A setting as a text; null if it isn't set
+ */
+static Datum
+get_setting(const char *setting, bool *isnull)
+{
+	*isnull = !is_set(setting);
+	return *isnull ? (Datum) 0 :
+		CStringGetTextDatum(GetConfigOption(setting, true, false));
+}
