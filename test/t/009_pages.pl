@@ -1,27 +1,56 @@
-# README's example in psql prints what README says.
+# The examples of README and doc/ print what stands below them.
+#
+# Those of doc/protocol.md are 056's, the recipe of doc/operations.md for logical
+# replication is 020's.
 use strict;
 use warnings;
-use PostgreSQL::Test::Cluster;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use DocsyncTest::Http;
+use DocsyncTest::Page;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my ($sql, $printed) = slurp_file('README.md') =~ /^## An example in psql\n\n```sql\n(.*?)```\n(.*?)^## /ms
-  or BAIL_OUT('README.md has no example');
+my $node = new_server('pages');
+my $http = DocsyncTest::Http->new($node);
 
-my $node = PostgreSQL::Test::Cluster->new('readme');
-$node->init;
-$node->start;
+# What each page takes for granted, in a database of its own
+my %prepared = (
+	'README.md' => '',
+	'doc/sql.md' => 'CREATE EXTENSION docsync; SELECT docsync_create_store()',
+	'doc/operations.md' => 'CREATE SCHEMA api; CREATE EXTENSION docsync SCHEMA api; SELECT api.docsync_create_store()');
 
-my ($stdout, $stderr);
-is($node->psql('postgres', $sql, stdout => \$stdout, stderr => \$stderr, extra_params => [ '-P', 'tuples_only=off', '-P', 'format=aligned' ]),
-	0, 'runs as written');
-like($stderr, qr/^psql:<stdin>:\d+: NOTICE:  docsync has made its store, schema docsync\nHINT: [^\n]*\n?\z/, '... without an error');
+for my $page (sort keys %prepared)
+{
+	my ($database) = map { lc } $page =~ /(\w+)\.md/;
 
-# Not how wide the columns are, nor how many rows psql counts.
-sub lines_of { return [ map { s/\s*\|\s*/|/gr =~ s/^\s+|\s+$//gr } grep { /\w/ && !/^\(\d+ rows?\)$|^CREATE EXTENSION$/ } split /\n/, shift ] }
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	$node->safe_psql($database, $prepared{$page}) if $prepared{$page};
+	check($page, $database, "anna/$database");
+}
 
-# What psql prints begins with a space or a line of dashes; a sentence doesn't.
-$printed = join '', grep { /^[ -]/ } split /^/, $printed;
-is_deeply(lines_of($stdout), lines_of($printed), '... and prints what it says');
-
+# These have the service's own.
+check('doc/tutorial.md', 'docsync', 'anna');
+check('doc/clients.md', 'docsync', 'anna/clients');
 done_testing();
+
+sub check
+{
+	my ($page, $database, $collection) = @_;
+	my $home = PostgreSQL::Test::Utils::tempdir();
+
+	DocsyncTest::Page->new($page)->check(
+		PGHOST => $node->host,
+		PGPORT => $node->port,
+		PGDATABASE => $database,
+		URL => $http->url(''),
+		TOKEN => DocsyncTest::Http::token(DocsyncTest::Http::claims(collection => $collection)),
+		PYTHONPATH => "$ENV{TESTDIR}/examples/demo",
+		PYTHONDONTWRITEBYTECODE => 1,
+		TMPDIR => $home,
+		no_proxy => '127.0.0.1');
+	return;
+}
