@@ -3,7 +3,7 @@
 import { Client } from '../src/client.js';
 import { Document, EDIT } from '../src/document.js';
 import { NoAnswer, Refused, memoryStore } from '../src/index.js';
-import { toJson } from '../src/jsontext.js';
+import { checkId, toJson } from '../src/jsontext.js';
 import { HttpTransport } from '../src/transport.js';
 
 const FOREVER = 10 ** 12;
@@ -119,7 +119,7 @@ export class Driven {
 
 	static async make(name, url, token, collection, options) {
 		const driven = new Driven();
-		const store = memoryStore();
+		const store = options.store ?? memoryStore();
 
 		store.identity = async () => name;
 		driven.line = new Line(url, token, collection, options.read_url);
@@ -158,6 +158,16 @@ export class Driven {
 		return this.client.edit(Object.entries(documents).map(([id, body]) => [id, toJson(body)]));
 	}
 
+	put_many(number, body) {
+		return this.client.edit(Array.from({ length: number }, (_, n) => [`d${n}`, toJson(body)]));
+	}
+
+	/** JSON, with what JSON.parse makes of it. */
+	async put_text(id, text) {
+		checkId(id);
+		await this.put(id, JSON.parse(text));
+	}
+
 	/** With clientVersion 0, as clients do that know of no versions. */
 	put_zero(id, body) {
 		return this.client.local.transaction(async (transaction) => {
@@ -181,8 +191,20 @@ export class Driven {
 		return document?.body ? JSON.parse(document.body) : null;
 	}
 
+	async text(id) {
+		return (await this.#find(id))?.body ?? null;
+	}
+
+	async count() {
+		return (await this.#list('.')).length;
+	}
+
 	async version(id) {
 		return (await this.#find(id)).clientVersion;
+	}
+
+	async version_text(id) {
+		return String(await this.version(id));
 	}
 
 	#find(id) {
