@@ -1,8 +1,8 @@
 # Clients with local stores that a test drives, over HTTP, all of a language in
-# one process: examples/demo's, clients.py, or with DOCSYNC_CLIENT=javascript
-# those of clients/javascript, its test/driver.js; with chromium these in a
-# browser.  What a client can do is there: each method of its is one of an object
-# of this class.
+# one process: examples/demo's, clients.py, or those of clients/javascript, its
+# test/driver.js, where DOCSYNC_CLIENT or an option says so: javascript, with
+# stores in memory, sqlite, or chromium, in a browser with IndexedDB.  What a
+# client can do is there: each method of its is one of an object of this class.
 
 package DocsyncTest::Clients;
 
@@ -20,6 +20,7 @@ my $JAVASCRIPT = $ENV{DOCSYNC_JAVASCRIPT} || 'clients/javascript';
 my %COMMANDS = (
 	python => [ '/usr/bin/python3', '-B', 'test/t/clients.py', PostgreSQL::Test::Utils::tempdir() ],
 	javascript => [ $NODE, "$JAVASCRIPT/test/driver.js" ],
+	sqlite => [ $NODE, '--no-warnings', "$JAVASCRIPT/test/driver.js", PostgreSQL::Test::Utils::tempdir() ],
 	chromium => [ $NODE, "$JAVASCRIPT/test/driver_chromium.js" ]);
 my %processes;    # language -> [pid, in, out]
 my %environment;

@@ -106,7 +106,7 @@ sub start_layer
 	if ($self->{is_gateway})
 	{
 		unlink $self->{env}{DOCSYNC_ADMIN_LISTEN};
-		$self->start_process('layer', $ENV{DOCSYNC_NODE} // 'node', $ENV{DOCSYNC_GATEWAY} // "$ENV{TESTDIR}/gateway/docsync-gateway.js");
+		$self->start_process('layer', $ENV{DOCSYNC_NODE} || 'node', $ENV{DOCSYNC_GATEWAY} // "$ENV{TESTDIR}/gateway/docsync-gateway.js");
 	}
 	else
 	{

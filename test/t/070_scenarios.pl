@@ -1,6 +1,6 @@
 # Scenarios that any client must come through, written once,
 # test/scenarios/scenarios.json, and played with each client: examples/demo's, or
-# those that DOCSYNC_CLIENTS names (see DocsyncTest::Clients).
+# those that DOCSYNC_CLIENTS names: python javascript sqlite chromium.
 #
 # A scenario has steps: [client, method, arguments, what comes of it].  A client
 # is made when it is first named; without what is to come of it a sync must go
@@ -22,7 +22,7 @@ use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my @LANGUAGES = split ' ', $ENV{DOCSYNC_CLIENTS} // 'python';
+my @LANGUAGES = split ' ', $ENV{DOCSYNC_CLIENTS} || 'python';
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my $scenarios = $JSON->decode(slurp_file("$FindBin::RealBin/../scenarios/scenarios.json"));
 my $node = new_node('main');
