@@ -109,7 +109,8 @@ export class Client {
 		try {
 			await this.upload();
 		} catch (error) {
-			if (!(error instanceof Refused)) throw error;
+			// Whoever asks to be left alone for a while means it.
+			if (!(error instanceof Refused) || error.retryAfter !== undefined) throw error;
 			refusal = error;
 		}
 		try {
