@@ -188,11 +188,11 @@ UNPACK_SYSTEM='
 	echo "127.0.0.1 localhost" >"$root/etc/hosts"
 '
 
-# nodejs [VERSION]: sets NODE to a Node.js that the servers' user can run: the system's if it is 20 (or VERSION) or later, else
-# one that npm fetches, since Debian 12 has 18.
+# nodejs VERSION: sets NODE to a Node.js that the servers' user can run: the system's if it is that or later, else one that npm
+# fetches, since Debian 12 has 18.
 nodejs()
 {
-	local least=${1:-20} version
+	local least=$1 version
 
 	NODE=$(command -v node || true)
 	# shellcheck disable=SC2016 # node's, not the shell's
@@ -232,7 +232,7 @@ gateway()
 {
 	local copy=$WORK/gateway
 
-	nodejs
+	nodejs 20
 	export GATEWAY_PROGRAM=$copy/docsync-gateway.js
 	mkdir -p "$copy"
 	(

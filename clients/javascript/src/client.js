@@ -16,7 +16,7 @@ import { Document, EDIT, MARK, MAX_VERSION } from './document.js';
 import { Download } from './download.js';
 import { Refused, Stale, VersionsExhausted } from './errors.js';
 import { toJson } from './jsontext.js';
-import { Local } from './local.js';
+import { Local, newClientId } from './local.js';
 import { Reconciler } from './reconcile.js';
 import { Upload, isOthers, isOwn } from './upload.js';
 
@@ -141,7 +141,7 @@ export class Client {
 		if (!reachedEnd) return;
 		if (differing) await this.#reconcile(differing);
 		// After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
-		if ((await this.state()).rename && !(await this.takeNewName(crypto.randomUUID())).reachedEnd) return;
+		if ((await this.state()).rename && !(await this.takeNewName(newClientId())).reachedEnd) return;
 		await this.#sendMarks();
 	}
 
