@@ -16,7 +16,7 @@ import { Document, EDIT, MARK, MAX_VERSION } from './document.js';
 import { Download } from './download.js';
 import { Refused, Stale, VersionsExhausted } from './errors.js';
 import { toJson } from './jsontext.js';
-import { Local } from './local.js';
+import { Local, newClientId } from './local.js';
 import { Reconciler } from './reconcile.js';
 import { Upload, isOthers, isOwn } from './upload.js';
 
@@ -109,7 +109,8 @@ export class Client {
 		try {
 			await this.upload();
 		} catch (error) {
-			if (!(error instanceof Refused)) throw error;
+			// Whoever asks to be left alone for a while means it.
+			if (!(error instanceof Refused) || error.retryAfter !== undefined) throw error;
 			refusal = error;
 		}
 		try {
@@ -140,7 +141,7 @@ export class Client {
 		if (!reachedEnd) return;
 		if (differing) await this.#reconcile(differing);
 		// After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
-		if ((await this.state()).rename && !(await this.takeNewName(crypto.randomUUID())).reachedEnd) return;
+		if ((await this.state()).rename && !(await this.takeNewName(newClientId())).reachedEnd) return;
 		await this.#sendMarks();
 	}
 

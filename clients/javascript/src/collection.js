@@ -84,6 +84,8 @@ export class Collection {
 	 * @param {Options} options
 	 */
 	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every = EVERY, clock = Date.now, random = Math.random }) {
+		if (!url && !transport) throw new TypeError('a collection needs the url of a service');
+		if (!store) throw new TypeError('a collection needs a store');
 		this.#name = name;
 		this.#every = every;
 		this.#random = random;

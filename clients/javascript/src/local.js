@@ -84,8 +84,8 @@ export class Transaction {
 	/** @type {Sums | null} */
 	#sums = null;
 	#sumsAreNew = false;
-	/** @type {Map<string, string>} what was shown of a document when it was found */
-	#shown = new Map();
+	/** @type {Map<string, { shown: string, wasTold: boolean }>} what a document was when it was first looked for */
+	#before = new Map();
 
 	constructor(stored, prefix, changed, keepsConflicts) {
 		this.#stored = stored;
@@ -103,7 +103,7 @@ export class Transaction {
 			let id = clientId ?? await this.#stored.read('clientId');
 
 			if (!id) {
-				id = crypto.randomUUID();
+				id = newClientId();
 				await this.#stored.write('clientId', id);
 			}
 			this.state = {
@@ -145,32 +145,38 @@ export class Transaction {
 	async find(id) {
 		const record = await this.#stored.get(this.#prefix + id);
 
-		return record ? this.#document(record) : null;
+		if (record) return this.#document(record);
+		this.#note(new Document(id));
+		return null;
 	}
 
 	#document(record) {
 		const document = new Document(record.id, record);
 
-		if (!this.#shown.has(document.id)) this.#shown.set(document.id, document.shown);
+		this.#note(document);
 		return document;
 	}
 
+	#note(document) {
+		const { id, shown, wasTold } = document;
+
+		if (!this.#before.has(id)) this.#before.set(id, { shown, wasTold });
+	}
+
 	/**
-	 * Writes a document, new or found before in this transaction.
+	 * Writes a document that was looked for before in this transaction.
 	 * @param {Document} document
 	 */
 	async save(document) {
-		const before = await this.#stored.get(this.#prefix + document.id);
-
-		await this.#count(document, document.toCount(), Number(document.wasTold) - Number(before ? new Document(document.id, before).wasTold : 0));
+		await this.#count(document, document.toCount(), document.wasTold);
 		await this.#stored.put(document.toRecord(this.#prefix));
-		if (document.shown !== this.#shown.get(document.id)) this.#changed.set(document.id, document);
+		if (document.shown !== this.#before.get(document.id)?.shown) this.#changed.set(document.id, document);
 		else this.#changed.delete(document.id);
 	}
 
 	/** @param {Document} document */
 	async remove(document) {
-		await this.#count(document, null, -Number(document.wasTold));
+		await this.#count(document, null, false);
 		await this.#stored.remove(this.#prefix + document.id);
 		this.#changed.set(document.id, new Document(document.id, { ...document.toRecord(''), deleted: true, body: null, unsent: 0, error: null, conflict: null }));
 	}
@@ -250,10 +256,13 @@ export class Transaction {
 		return /** @type {Sums} */ (this.#sums);
 	}
 
-	async #count(document, now, told) {
+	async #count(document, now, isTold) {
 		const before = document.counted;
+		const known = /** @type {{ wasTold: boolean }} */ (this.#before.get(document.id));
+		const told = Number(isTold) - Number(known.wasTold);
 
 		if (told === 0 && before?.[0] === now?.[0] && before?.[1] === now?.[1]) return;
+		known.wasTold = isTold;
 		const sums = await this.#readSums();
 
 		for (const [counted, sign] of [[before, -1], [now, 1]]) {
@@ -283,6 +292,15 @@ export class Transaction {
 
 		return hi.map((part, bucket) => sumText(part, lo[bucket]));
 	}
+}
+
+/** A random one, a UUID. (crypto.randomUUID() isn't there on a page that came by plain HTTP.) */
+export function newClientId() {
+	const bytes = crypto.getRandomValues(new Uint8Array(16));
+
+	bytes[6] = bytes[6] & 0x0f | 0x40;
+	bytes[8] = bytes[8] & 0x3f | 0x80;
+	return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
 }
 
 /**

@@ -3,11 +3,11 @@
 import { Client } from '../src/client.js';
 import { Document, EDIT } from '../src/document.js';
 import { NoAnswer, Refused, memoryStore } from '../src/index.js';
-import { toJson } from '../src/jsontext.js';
+import { checkId, toJson } from '../src/jsontext.js';
 import { HttpTransport } from '../src/transport.js';
 
 const FOREVER = 10 ** 12;
-const ALL = '\x7f\x7f\x7f';			// behind all entries
+const ALL = ['', '\x7f\x7f\x7f', 2 ** 31];		// entries
 
 class ConnectionError extends Error {
 	name = 'ConnectionError';
@@ -87,7 +87,7 @@ function* parts(name, answer, args) {
 /** All that a store has, to be put into another. */
 function contentOf(store, prefix) {
 	return store.transaction(async (transaction) => {
-		const records = new Map((await transaction.list('', ALL, Infinity)).map((record) => [record.key, record]));
+		const records = new Map((await transaction.list(...ALL)).map((record) => [record.key, record]));
 		const values = new Map();
 
 		for (const name of ['clientId', `${prefix}state`, `${prefix}sums`]) values.set(name, await transaction.read(name));
@@ -97,7 +97,7 @@ function contentOf(store, prefix) {
 
 function replace(store, { records, values }) {
 	return store.transaction(async (transaction) => {
-		for (const { key } of new Set(await transaction.list('', ALL, Infinity))) await transaction.remove(key);
+		for (const { key } of new Set(await transaction.list(...ALL))) await transaction.remove(key);
 		for (const record of records.values()) await transaction.put(record);
 		for (const [name, value] of values) await transaction.write(name, value);
 	});
@@ -119,7 +119,7 @@ export class Driven {
 
 	static async make(name, url, token, collection, options) {
 		const driven = new Driven();
-		const store = memoryStore();
+		const store = await options.store ?? memoryStore();
 
 		store.identity = async () => name;
 		driven.line = new Line(url, token, collection, options.read_url);
@@ -158,6 +158,16 @@ export class Driven {
 		return this.client.edit(Object.entries(documents).map(([id, body]) => [id, toJson(body)]));
 	}
 
+	put_many(number, body) {
+		return this.client.edit(Array.from({ length: number }, (_, n) => [`d${n}`, toJson(body)]));
+	}
+
+	/** JSON, with what JSON.parse makes of it. */
+	async put_text(id, text) {
+		checkId(id);
+		await this.put(id, JSON.parse(text));
+	}
+
 	/** With clientVersion 0, as clients do that know of no versions. */
 	put_zero(id, body) {
 		return this.client.local.transaction(async (transaction) => {
@@ -181,8 +191,20 @@ export class Driven {
 		return document?.body ? JSON.parse(document.body) : null;
 	}
 
+	async text(id) {
+		return (await this.#find(id))?.body ?? null;
+	}
+
+	async count() {
+		return (await this.#list('.')).length;
+	}
+
 	async version(id) {
 		return (await this.#find(id)).clientVersion;
+	}
+
+	async version_text(id) {
+		return String(await this.version(id));
 	}
 
 	#find(id) {

@@ -51,9 +51,9 @@ class MemoryStore {
 			this.#replace(key, record);
 		};
 
-		// Records and values are never changed in place, here or by who reads them.
+		// Records are never changed in place; values are copied.
 		return {
-			read: async (name) => this.#values.get(name),
+			read: async (name) => structuredClone(this.#values.get(name)),
 			write: async (name, value) => {
 				undo.push(restore(this.#values, name));
 				this.#values.set(name, structuredClone(value));

@@ -1,7 +1,8 @@
 # Clients with local stores that a test drives, over HTTP, all of a language in
-# one process: examples/demo's, clients.py, or with DOCSYNC_CLIENT=javascript
-# those of clients/javascript, its test/driver.js.  What a client can do is there:
-# each method of its is one of an object of this class.
+# one process: examples/demo's, clients.py, or those of clients/javascript, its
+# test/driver.js, where DOCSYNC_CLIENT or an option says so: javascript, with
+# stores in memory, sqlite, or chromium, in a browser with IndexedDB.  What a
+# client can do is there: each method of its is one of an object of this class.
 
 package DocsyncTest::Clients;
 
@@ -14,19 +15,23 @@ use PostgreSQL::Test::Utils;
 
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my $LANGUAGE = $ENV{DOCSYNC_CLIENT} // 'python';
+my $NODE = $ENV{DOCSYNC_NODE} || 'node';
+my $JAVASCRIPT = $ENV{DOCSYNC_JAVASCRIPT} || 'clients/javascript';
 my %COMMANDS = (
 	python => [ '/usr/bin/python3', '-B', 'test/t/clients.py', PostgreSQL::Test::Utils::tempdir() ],
-	javascript => [ $ENV{DOCSYNC_NODE} || 'node', 'clients/javascript/test/driver.js' ]);
+	javascript => [ $NODE, "$JAVASCRIPT/test/driver.js" ],
+	sqlite => [ $NODE, '--no-warnings', "$JAVASCRIPT/test/driver.js", PostgreSQL::Test::Utils::tempdir() ],
+	chromium => [ $NODE, "$JAVASCRIPT/test/driver_chromium.js" ]);
 my %processes;    # language -> [pid, in, out]
 my %environment;
 
 # A client of the collection and service given, or of several, a reference.
-# Options: those of Driven, or Joint, in clients.py; claims for its token.
+# Options: those of Driven, or Joint, in clients.py; claims for its token; language.
 sub new
 {
 	my ($class, $name, $http, $collection, %options) = @_;
 	my $claims = delete $options{claims} // {};
-	my $self = bless { name => $name, collection => $collection, language => $LANGUAGE }, $class;
+	my $self = bless { name => $name, collection => $collection, language => delete $options{language} // $LANGUAGE }, $class;
 	my @collections = ref $collection ? @$collection : $collection;
 
 	# In Python alone
@@ -87,7 +92,7 @@ sub start
 	local @ENV{ keys %environment } = values %environment;
 
 	# Node.js with a clock that is set waits for ever: driver.js reads the file itself.
-	delete local $ENV{LD_PRELOAD} if $language eq 'javascript';
+	delete local $ENV{LD_PRELOAD} if $language ne 'python';
 	my $pid = open2(my $out, my $in, @{ $COMMANDS{$language} });
 	return [ $pid, $in, $out ];
 }
