@@ -6,15 +6,15 @@ import { add, clear, edit, launch, notes, open, status, table, turn, until } fro
 const HERE = fileURLToPath(new URL('.', import.meta.url));
 const DOC = `${process.env.ROOT}/doc/`;
 const VIEWS = [
-	{ file: `${DOC}page.png`, width: 1080, height: 700, colorScheme: 'light' },
-	{ file: `${HERE}desktop-dark.png`, width: 1080, height: 700, colorScheme: 'dark' },
+	{ file: `${DOC}page.png`, width: 1000, height: 700, colorScheme: 'light' },
+	{ file: `${HERE}desktop-dark.png`, width: 1000, height: 700, colorScheme: 'dark' },
 	{ file: `${HERE}phone-light.png`, width: 390, height: 844, colorScheme: 'light' },
 	{ file: `${DOC}page-phone.png`, width: 390, height: 844, colorScheme: 'dark' },
 ];
 
 await clear();
 const browser = await launch();
-const context = await browser.newContext({ deviceScaleFactor: 1.5 });
+const context = await browser.newContext({ reducedMotion: 'reduce' });
 const page = await open(context);
 
 // A note that both have edited, one that is unsent, and others

@@ -6,7 +6,7 @@ import { Note } from './note.js';
 import { describe } from './words.js';
 
 export const COLLECTION = 'anna/notes';
-const EVERY = 2000;				// milliseconds between two syncs; an app asks less often
+const EVERY = 1000;				// milliseconds between two syncs; an app asks less often
 const TIMEOUT = 10_000;
 const QUIET = 1000;				// so long a status has to stand before it is read out
 

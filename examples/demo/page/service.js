@@ -3,7 +3,7 @@
 import { COLLECTION } from './device.js';
 import { versionsOf } from './merge.js';
 
-const EVERY = 3000;				// milliseconds
+const EVERY = 2000;				// milliseconds
 const TIMEOUT = 10_000;
 const ROWS = 50;
 
