@@ -51,6 +51,11 @@ export function turn(page, name, isOn) {
 	return device(page, name).getByRole('switch').setChecked(isOn);
 }
 
+/** On each device that offers it: one may have come through meanwhile. */
+export function tryNow(page) {
+	return page.getByRole('button', { name: 'Try now' }).evaluateAll((buttons) => buttons.forEach((button) => button.click()));
+}
+
 /** What a device shows: its notes, " *" behind those that are marked as unsent, the versions of one with a bar between them. */
 export function notes(page, name) {
 	return device(page, name).locator('.note').evaluateAll((items) => items.map((item) => {
@@ -61,17 +66,17 @@ export function notes(page, name) {
 	}));
 }
 
-/** And says, to those who see and to those who listen. */
-export async function status(page, name) {
-	return (await device(page, name).locator('.status .said').textContent());
+/** And says. */
+export function status(page, name) {
+	return device(page, name).locator('.status .said').textContent();
 }
 
-/** What is in the table, as the page shows it. */
+/** What the service has, as the page shows it: text and sender. */
 export function table(page) {
 	return page.locator('.service tbody tr').evaluateAll((rows) => rows.map((row) => [...row.cells].slice(0, 2).map(({ textContent }) => textContent).join(', ')));
 }
 
-/** What is in the table. */
+/** What it really has: the texts. */
 export async function stored() {
 	const { stdout } = await run('psql', ['-XAt', '-c', "SELECT body ->> 'text' FROM docsync.document WHERE collection = 'anna/notes' AND NOT deleted ORDER BY id DESC"]);
 

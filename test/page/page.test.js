@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, beforeEach, afterEach, before, test } from 'node:test';
 import axe from 'axe-core';
-import { ADDRESS, add, clear, device, edit, isKept, launch, notes, open, startService, status, stopService, stored, table, turn, until } from './browser.js';
+import { ADDRESS, add, clear, device, edit, isKept, launch, notes, open, startService, status, stopService, stored, table, tryNow, turn, until } from './browser.js';
 
 let browser;
 let context;
@@ -93,7 +93,7 @@ test('the service is stopped in between: nothing is lost, and the page opens aga
 	await until(() => both(page), { Phone: ['bread, milk *'], Laptop: ['call Ben *', 'bread'] });
 	await edit(page, 'Phone', 'bread, milk', 'bread, milk, tea');
 	await startService();
-	for (const button of await page.getByRole('button', { name: 'Try now' }).all()) await button.click();
+	await tryNow(page);
 	await until(() => both(page), equal('call Ben', 'bread, milk, tea'));
 	assert.deepEqual(await stored(), ['call Ben', 'bread, milk, tea']);
 });
@@ -138,7 +138,7 @@ test('a token that has expired, a page in the place of an answer, a full disk: w
 	await page.evaluate((token) => { location.hash = `token=${token}`; }, process.env.DOCSYNC_TOKEN);
 	await until(() => status(page, 'Phone'), /want you to sign in\? 1 change not sent yet/);
 	await page.unroute('**/Docs**');
-	await device(page, 'Phone').getByRole('button', { name: 'Try now' }).click();
+	await tryNow(page);
 	await until(() => status(page, 'Phone'), 'Everything is sent.');
 
 	await page.evaluate(() => {
