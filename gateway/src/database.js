@@ -92,7 +92,7 @@ class Call {
 // connections, and can be written to if it has to be.
 export class Database {
 	constructor(config, uri, mustWrite) {
-		const hosts = readHosts(uri);
+		const hosts = readHosts(uri, mustWrite);
 		const isChecked = mustWrite && hosts.length > 1;
 
 		Object.assign(this, { hosts, at: 0, quietUntil: hosts.map(() => 0) });

@@ -1,8 +1,8 @@
 // hosts.js - where PostgreSQL is: connection strings with several hosts, as libpq takes them. pg knows one.
 
 // The servers of a connection string, as connection strings of one each: those of the authority, host1:port1,host2:port2, or of the parameters
-// host and port. Which of them is taken is for who connects to say; of target_session_attrs only what says the same is accepted.
-export function readHosts(uri) {
+// host and port. Which of them is taken is for who connects to say (database.js); of target_session_attrs what would say otherwise is refused.
+export function readHosts(uri, mustWrite) {
 	const [, beginning, authority, path, query] = /^(postgres(?:ql)?:\/\/(?:[^@/?#]*@)?)([^/?#]*)([^?#]*)\??([^#]*)$/.exec(uri) ?? [];
 
 	if (beginning === undefined) throw new Error('DOCSYNC_DATABASE_URI and DOCSYNC_STANDBY_URI are postgresql://...');
@@ -11,7 +11,9 @@ export function readHosts(uri) {
 	const hosts = take(parameters, 'host')?.split(',');
 	const ports = take(parameters, 'port')?.split(',') ?? [];
 
-	if (!['any', 'read-write', 'primary'].includes(attributes)) throw new Error(`target_session_attrs=${attributes} isn't known to the gateway`);
+	if (!(mustWrite ? ['any', 'read-write', 'primary'] : ['any', 'prefer-standby']).includes(attributes)) {
+		throw new Error(`target_session_attrs=${attributes} isn't what the gateway does there`);
+	}
 	if (hosts === undefined) return authority.split(',').map((host) => `${beginning}${host}${path}${write(parameters)}`);
 	if (ports.length > 1 && ports.length !== hosts.length) throw new Error('there are not as many ports as hosts');
 	return hosts.map((host, n) => {

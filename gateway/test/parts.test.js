@@ -117,8 +117,9 @@ test('a connection string with several hosts is one for each, as libpq reads it'
 		['postgresql://u@/d?host=/run/a&port=1', ['postgresql://u@/d?host=%2Frun%2Fa&port=1']],
 		['postgresql://u@/d?host=/run/a,b&port=1,2&target_session_attrs=read-write', ['postgresql://u@/d?host=%2Frun%2Fa&port=1', 'postgresql://u@/d?host=b&port=2']],
 		['postgresql:///d?host=a,b&port=1', ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']],
-	]) assert.deepEqual(readHosts(uri), expected, uri);
+	]) assert.deepEqual(readHosts(uri, true), expected, uri);
 	assert.throws(() => readHosts('host=a'), /are postgresql:/);
-	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby'), /target_session_attrs=standby isn't known/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't what/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't what/);
 	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /not as many ports/);
 });

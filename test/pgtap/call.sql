@@ -8,7 +8,7 @@ DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA "Sync; Api";
 CREATE EXTENSION docsync SCHEMA "Sync; Api";
 DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
-SELECT plan(70);
+SELECT plan(71);
 
 CREATE ROLE regress_docsync_layer LOGIN NOINHERIT;
 CREATE ROLE regress_docsync_user;
@@ -109,6 +109,13 @@ SELECT pg_temp.request('docsync_pull', method => 'GET', headers => json_build_ob
 SELECT is(pg_temp.request('docsync_pull', method => 'GET', headers => json_build_object('x-query-string', 'cursor=' || :'cursor', 'if-none-match', :'etag')::text,
 	what => $$concat_ws(' ', status, length(answer))$$), '304 0', 'who has the answer is told so: the status, and an empty value');
 SELECT is(concat_ws('|', current_user, current_setting('request.method', true), current_setting('transaction_read_only')), session_user || '||off', 'nothing of it is left when it is undone');
+
+-- What a trigger says may stand in several lines; in the answer they are one.
+CREATE FUNCTION pg_temp.answer_more() RETURNS trigger LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM set_config('response.headers', E'[{"X": "1"},\r\n{"Y": "2"}]', true), set_config('response.status', '201', true); RETURN NEW; END $$;
+CREATE TRIGGER answer_more BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION pg_temp.answer_more();
+SELECT is(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": [{"id": "new", "clientVersion": 1, "body": 1}]}', what => $$status || response_headers$$), '201[{"X": "1"},  {"Y": "2"}]', 'what a trigger says of the answer');
+DROP TRIGGER answer_more ON docsync.document;
 
 ------------------------------------------------------------------------------
 -- The policies, and the privileges, are those of the role
