@@ -4,7 +4,7 @@
 #   make test		on a fresh machine: set everything up, run all tests
 #   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make test-package	the Debian package, built and tried out
-#   make test-cassert	the same on a server with assertions and sanitizers, which it builds: half an hour
+#   make test-cassert	the same on a server with assertions and sanitizers, which it builds: a quarter of an hour
 #   make bench		speed, as ratios against rivals
 #   make dist		what is committed, as build/docsync-VERSION.zip
 #   make && sudo make install	into the PostgreSQL that PG_CONFIG belongs to

@@ -45,11 +45,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/value.h"
-#include "parser/parse_func.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
@@ -91,7 +87,6 @@ static const Target *find_target(const char *name);
 static bool is_set(const char *setting);
 static void set_role(const char *role);
 static Datum call_target(const Target *target, Oid namespace, Datum body);
-static Oid	look_up(const Target *target, Oid namespace);
 static text *put_together(text *answer);
 static const char *get_line(const char *setting);
 
@@ -209,7 +204,9 @@ call_target(const Target *target, Oid namespace, Datum body)
 	FmgrInfo	function;
 	Datum		answer;
 
-	fmgr_info(look_up(target, namespace), &function);
+	fmgr_info(docsync_schema_find_function(namespace, target->name,
+										   target->nargs, target->argtypes),
+			  &function);
 	InitFunctionCallInfoData(*call, &function, target->nargs,
 							 DEFAULT_COLLATION_OID, NULL, NULL);
 	for (int i = 0; i < target->nargs; i++)
@@ -233,26 +230,6 @@ call_target(const Target *target, Oid namespace, Datum body)
 	if (call->isnull)
 		elog(ERROR, "%s() returned NULL", target->name);
 	return answer;
-}
-
-/*
- * Finds it as parser and executor do, for the role that is set now: the
- * schema's USAGE is asked for (by LookupFuncName()), then the function's
- * EXECUTE.
- */
-static Oid
-look_up(const Target *target, Oid namespace)
-{
-	List	   *name = list_make2(makeString(get_namespace_name(namespace)),
-								  makeString(pstrdup(target->name)));
-	Oid			function = LookupFuncName(name, target->nargs,
-										  target->argtypes, false);
-
-	if (!DatumGetBool(DirectFunctionCall2(has_function_privilege_id,
-										  ObjectIdGetDatum(function),
-										  CStringGetTextDatum("EXECUTE"))))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, target->name);
-	return function;
 }
 
 /*

@@ -267,9 +267,15 @@ docsync_check_find_extension(Oid *namespace)
 static void
 check_relation(Store *store, StoreRelation which)
 {
-	Relation	rel = relation_open(store->relations[which], AccessShareLock);
+	Relation	rel = try_relation_open(store->relations[which], AccessShareLock);
 	const char *name = needed[which].name;
 
+	/* The clock isn't locked yet: it may go while we wait for its lock. */
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("\"docsync.%s\" does not exist", name),
+				 errhint(DOCSYNC_HINT_MEND)));
 	if (rel->rd_rel->relkind != needed[which].relkind)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

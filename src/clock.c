@@ -20,7 +20,7 @@
  *	  covers it: replay starts at the checkpoint and wouldn't see that one,
  *	  and a page torn in writing is mended only by a record.
  * 4. What WAL says has is_called false.  So a page that comes from recovery
- *	  shows itself, until history.c has taken note of it and sets is_called in
+ *	  shows itself, until epoch.c has taken note of it and sets is_called in
  *	  the page, which is logged by nobody.
  *
  * Nobody needs a privilege on the sequence, and only this file moves it.

@@ -21,6 +21,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
 #include "utils/jsonb.h"
+#include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 #include "compat.h"
@@ -149,6 +150,8 @@ extern void docsync_schema_check_readable(void);
 extern void docsync_schema_check_caller(AclMode mode);
 extern void docsync_schema_check_columns(AclMode mode);
 extern Oid	docsync_schema_of_functions(void);
+extern Oid	docsync_schema_find_function(Oid namespace, const char *name,
+										 int nargs, const Oid *argtypes);
 
 /*
  * check.c: what a store must be like
@@ -555,6 +558,9 @@ extern uint64 docsync_history_epoch(const History *history);
 extern bool docsync_history_knows(const History *history, uint64 epoch);
 extern bool docsync_history_goes_on(const History *history, uint64 epoch);
 extern bool docsync_history_is_here(const HistoryEntry *entry);
+extern bool docsync_history_is_handed_over(const HistoryEntry *entry);
+extern bool docsync_history_is_gone(const History *history);
+extern bool docsync_history_is_taken_over(const History *history);
 extern bool docsync_history_is_beginning(const History *history,
 										 TimestampTz stamp);
 extern TimestampTz docsync_history_lost_after(const History *history,
@@ -597,7 +603,38 @@ extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 								FullTransactionId fence);
 
 /*
- * store.c: the table
+ * statement.c: statements are run
+ */
+
+/*
+ * Called for each row, in the caller's memory context.  What it is given
+ * lasts for the call.  Returning false ends the statement.
+ */
+typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
+
+/* How a statement is run */
+#define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
+#define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
+#define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
+#define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
+#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
+										 * it has RETURNING */
+
+typedef struct Statement
+{
+	const char *text;
+	int			nargs;
+	Oid			argtypes[11];
+	int			flags;
+	struct _SPI_plan *plan;		/* kept; NULL at first */
+} Statement;
+
+extern uint64 docsync_statement_run(Statement *statement,
+									const Datum *args,
+									RowCallback callback, void *arg);
+
+/*
+ * store.c: the table of documents
  */
 typedef struct StoredDocument
 {
@@ -624,10 +661,8 @@ typedef struct WrittenDocument
 } WrittenDocument;
 
 /*
- * Called for each row, in the caller's memory context.  What it is given
- * lasts for the call.  Returning false ends the scan.
+ * Called for each row, as RowCallback is.  Returning false ends the scan.
  */
-typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
 typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
 
@@ -645,26 +680,6 @@ typedef enum StoreWrite
 	STORE_UPDATE				/* all are, at places that are known */
 } StoreWrite;
 
-/* How a statement is run */
-#define STATEMENT_READ_ONLY		0x01	/* with the active snapshot */
-#define STATEMENT_PINNED		0x02	/* its plan must walk an index (pin.c) */
-#define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
-#define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
-#define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
-										 * it has RETURNING */
-
-typedef struct StoreStatement
-{
-	const char *text;
-	int			nargs;
-	Oid			argtypes[11];
-	int			flags;
-	struct _SPI_plan *plan;		/* kept; NULL at first */
-} StoreStatement;
-
-extern uint64 docsync_store_execute(StoreStatement *statement,
-									const Datum *args,
-									RowCallback callback, void *arg);
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
 								 StoredCallback callback, void *arg);
 extern void docsync_store_get(text *collection, Datum *ids, int count,
@@ -723,6 +738,12 @@ extern int	docsync_probe_find(text *collection, Datum *ids, int count,
  */
 extern void docsync_pin_init(void);
 extern void docsync_pin_add(const char *query_string);
+
+/*
+ * revive.c: what was deleted is inserted again
+ */
+extern bool docsync_revive(Relation rel, text *collection, text *id,
+						   int64 *version);
 
 /*
  * purge.c: tombstones go, and what is remembered of them
@@ -827,6 +848,19 @@ extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
 extern bool docsync_judge_stored(const StoredDocument *stored, void *arg);
 extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
 extern void docsync_judge_written(const WrittenDocument *written, void *arg);
+
+/*
+ * write.c: what won is written
+ */
+
+/* Documents written by one statement, at the most */
+#define WRITE_DOCUMENTS			500
+
+/* From so many new documents on INSERT alone is tried. */
+#define CREATE_DOCUMENTS		50
+
+extern void docsync_write_groups(Upload *upload, int from, int to,
+								 bool as_judged);
 
 /*
  * upsert.c: upload

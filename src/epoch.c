@@ -84,7 +84,7 @@ static SubTransactionId pending_in;
 static bool is_told = false;
 static bool is_told_in_vain = false;
 
-static StoreStatement find_survived = {
+static Statement find_survived = {
 
 	/*
 	 * The highest stamp of each collection, from one collection to the next;
@@ -105,14 +105,14 @@ static StoreStatement find_survived = {
 	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_DOCUMENT, NULL
 };
 
-static StoreStatement find_prepared = {
+static Statement find_prepared = {
 	"SELECT COALESCE(pg_catalog.min(prepared), 'infinity')"
 	"  FROM pg_catalog.pg_prepared_xacts"
 	" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
 	0, {InvalidOid}, STATEMENT_OF_HISTORY, NULL
 };
 
-static StoreStatement add_entry = {
+static Statement add_entry = {
 	"INSERT INTO docsync.history (number, epoch, system_identifier, database,"
 	" document, timeline, begun, survived, lost_after, clock, next_xid, arrived)"
 	" VALUES ($1, $2, $3, $4, $5, $6, pg_catalog.clock_timestamp(),"
@@ -124,10 +124,7 @@ static StoreStatement add_entry = {
 static const Store *open_owned(const char *function);
 static History *read_latest(void);
 static bool is_noted(const Store *store, const History *history);
-static bool is_handed_over(const HistoryEntry *entry);
-static bool is_gone(const History *history);
 static void refuse_handed_over(const History *history);
-static bool is_taken_over(const History *history);
 static const char *find_hindrance(const Store *store,
 								  const HistoryEntry *newest,
 								  TimestampTz survived);
@@ -136,7 +133,7 @@ static void begin(const Store *store, const History *history, bool by_hand,
 				  TimestampTz clock, FullTransactionId next);
 static void add(const HistoryEntry *entry);
 pg_noreturn static void refuse_lost_row(void);
-static TimestampTz find_time(StoreStatement *statement, TimestampTz arg);
+static TimestampTz find_time(Statement *statement, TimestampTz arg);
 static bool put_time(TupleTableSlot *slot, void *arg);
 static void at_xact(XactEvent event, void *arg);
 static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
@@ -191,11 +188,10 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 	LockRelationOid(document, ShareLock);
 	lock_history(true);
 	history = read_latest();
-	if (is_gone(history))
+	if (docsync_history_is_gone(history))
 		PG_RETURN_VOID();
 
-	/* Where it is now; the row that says so may have been deleted since. */
-	noted_version = 0;
+	/* Where it is now */
 	docsync_epoch_notice();
 	newest = docsync_history_newest(read_latest());
 	if (newest == NULL)
@@ -238,7 +234,7 @@ docsync_take_over(PG_FUNCTION_ARGS)
 
 	lock_history(true);
 	history = read_latest();
-	if (is_taken_over(history))
+	if (docsync_history_is_taken_over(history))
 		PG_RETURN_VOID();
 
 	refuse_handed_over(history);
@@ -295,7 +291,7 @@ docsync_epoch_notice(void)
 	 * which the other one moves the clock.  Spec take-over.
 	 */
 	clock = docsync_clock_read_fence(&next);
-	if (!lock_history(is_handed_over(docsync_history_newest(history))))
+	if (!lock_history(docsync_history_is_handed_over(docsync_history_newest(history))))
 		return;
 
 	/* Who had the lock before may have done it. */
@@ -305,7 +301,9 @@ docsync_epoch_notice(void)
 }
 
 /*
- * Opens the store for a function that is its owner's, and writes.
+ * Opens the store for a function that is its owner's, and writes.  What has
+ * been found noted is looked at again: since then the owner may have deleted
+ * rows, or have brought others from elsewhere.
  */
 static const Store *
 open_owned(const char *function)
@@ -317,6 +315,7 @@ open_owned(const char *function)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
+	noted_version = 0;
 	return store;
 }
 
@@ -354,53 +353,22 @@ is_noted(const Store *store, const History *history)
 }
 
 /*
- * Is it the row of docsync_hand_over(), so that the store is at no place?
- */
-static bool
-is_handed_over(const HistoryEntry *entry)
-{
-	return entry != NULL && entry->system_identifier == 0;
-}
-
-/*
- * Has the store been handed over from here?
- */
-static bool
-is_gone(const History *history)
-{
-	return is_handed_over(docsync_history_newest(history)) &&
-		history->count > 1 &&
-		docsync_history_is_here(&history->entries[history->count - 2]);
-}
-
-/*
  * Keeps whoever would write from a store that was handed over from here: what
- * he writes would be lost to those who go on elsewhere.
+ * he writes would be lost to those who go on elsewhere.  Over HTTP it is a
+ * service that isn't there just now, as clients will be sent elsewhere.
  */
 static void
 refuse_handed_over(const History *history)
 {
-	if (is_gone(history))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("docsync's store has been handed over"),
-				 errdetail("Nothing is written here any more: what was here goes on elsewhere."),
-				 errhint("If it is to go on here after all: SELECT docsync_new_epoch(); clients compare what they have then.")));
-}
+	static const Refusal handed_over = {
+		.code = "handed_over",
+		.message = "docsync's store has been handed over",
+		.detail = "Nothing is written here any more: what was here goes on elsewhere.",
+		.hint = "If it is to go on here after all: SELECT docsync_new_epoch(); clients compare what they have then."
+	};
 
-/*
- * Has the present epoch begun where the store had been handed over?
- */
-static bool
-is_taken_over(const History *history)
-{
-	const HistoryEntry *entry = docsync_history_newest(history);
-
-	if (!docsync_history_is_here(entry))
-		return false;
-	while (entry > history->entries && entry->epoch == entry[-1].epoch)
-		entry--;
-	return entry > history->entries && TIMESTAMP_IS_NOEND(entry->lost_after);
+	if (docsync_history_is_gone(history))
+		docsync_refuse_request(503, &handed_over);
 }
 
 /*
@@ -413,7 +381,7 @@ static const char *
 find_hindrance(const Store *store, const HistoryEntry *newest,
 			   TimestampTz survived)
 {
-	if (!is_handed_over(newest))
+	if (!docsync_history_is_handed_over(newest))
 		return "It has not been handed over, or docsync.history has not arrived yet.";
 	if (store->is_subscribed)
 		return "A subscription still fills it.";
@@ -521,7 +489,7 @@ add(const HistoryEntry *entry)
 	args[8] = TimestampTzGetDatum(entry->clock);
 	args[9] = FullTransactionIdGetDatum(entry->next);
 	args[10] = BoolGetDatum(entry->arrived);
-	if (docsync_store_execute(&add_entry, args, NULL, NULL) == 0)
+	if (docsync_statement_run(&add_entry, args, NULL, NULL) == 0)
 		refuse_lost_row();
 }
 
@@ -542,12 +510,12 @@ refuse_lost_row(void)
  * Runs a statement that returns one time.
  */
 static TimestampTz
-find_time(StoreStatement *statement, TimestampTz arg)
+find_time(Statement *statement, TimestampTz arg)
 {
 	TimestampTz time = DT_NOBEGIN;
 	Datum		value = TimestampTzGetDatum(arg);
 
-	docsync_store_execute(statement, &value, put_time, &time);
+	docsync_statement_run(statement, &value, put_time, &time);
 	return time;
 }
 

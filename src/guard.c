@@ -51,8 +51,10 @@ typedef struct Row
 
 static void note_written(TaskFrame *frame, const Row *new);
 static void guard_insert(Row *new);
+static void stamp_insert(Row *new);
 static void clamp_fence(Row *new, FullTransactionId fence);
 static bool guard_update(const Row *old, Row *new);
+static void check_not_highest(int64 version);
 static void guard_delete(const Row *old);
 static void restamp(Row *new, RestampEdit edit, int64 server_version);
 static Row	read_row(Relation rel, HeapTuple tuple);
@@ -168,9 +170,11 @@ guard_insert(Row *new)
 	if (no_stamp && no_fence)
 	{
 		check_body(NULL, new);
-		restamp(new, RESTAMP_ONLY, 0);
-		if (frame != NULL)
+		if (frame == NULL)
+			stamp_insert(new);
+		else
 		{
+			restamp(new, RESTAMP_ONLY, 0);
 			frame->has_replaced = false;
 			note_written(frame, new);
 		}
@@ -205,6 +209,33 @@ guard_insert(Row *new)
 	docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
 	docsync_clock_advance(last_update_utc);
 	clamp_fence(new, fence);
+}
+
+/*
+ * Stamps a row that is inserted by plain SQL.  If it was deleted before, and
+ * what was deleted has a higher version or the same, it gets one above, and
+ * the server's client_id: the client named in the row has never sent it.
+ */
+static void
+stamp_insert(Row *new)
+{
+	text	   *collection = get_text(new, DOCUMENT_COLLECTION);
+	text	   *id = get_text(new, DOCUMENT_ID);
+	bool		isnull;
+	int64		version = DatumGetInt64(get_attr(new, DOCUMENT_CLIENT_VERSION, &isnull));
+	int64		deleted_version;
+
+	/* A column's NOT NULL will say so if there is none. */
+	if (collection == NULL || id == NULL || isnull ||
+		!docsync_revive(new->rel, collection, id, &deleted_version) ||
+		version > deleted_version)
+	{
+		restamp(new, RESTAMP_ONLY, 0);
+		return;
+	}
+
+	check_not_highest(deleted_version);
+	restamp(new, RESTAMP_EDIT, deleted_version + 1);
 }
 
 /*
@@ -277,15 +308,23 @@ guard_update(const Row *old, Row *new)
 		return true;
 	}
 
-	if (old_version == PG_INT64_MAX)
+	check_not_highest(old_version);
+	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
+	restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
+	return true;
+}
+
+/*
+ * There must be a version above that of what is stored.
+ */
+static void
+check_not_highest(int64 version)
+{
+	if (version == PG_INT64_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("the document's client_version is the highest there is"),
 				 errhint("Set client_version to a lower one.")));
-
-	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
-	restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
-	return true;
 }
 
 /*

@@ -154,6 +154,41 @@ docsync_history_lost_after(const History *history, uint64 epoch)
 }
 
 /*
+ * Is it the row of docsync_hand_over(), so that the store is at no place?
+ */
+bool
+docsync_history_is_handed_over(const HistoryEntry *entry)
+{
+	return entry != NULL && entry->system_identifier == 0;
+}
+
+/*
+ * Has the store been handed over from here?
+ */
+bool
+docsync_history_is_gone(const History *history)
+{
+	return docsync_history_is_handed_over(docsync_history_newest(history)) &&
+		history->count > 1 &&
+		docsync_history_is_here(&history->entries[history->count - 2]);
+}
+
+/*
+ * Has the present epoch begun where the store had been handed over?
+ */
+bool
+docsync_history_is_taken_over(const History *history)
+{
+	const HistoryEntry *entry = docsync_history_newest(history);
+
+	if (!docsync_history_is_here(entry))
+		return false;
+	while (entry > history->entries && entry->epoch == entry[-1].epoch)
+		entry--;
+	return entry > history->entries && TIMESTAMP_IS_NOEND(entry->lost_after);
+}
+
+/*
  * No stamp up to this one has ever been issued here: who goes on from it
  * begins.
  */

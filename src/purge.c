@@ -85,14 +85,14 @@ typedef struct Step
 	bool		is_held;		/* the next isn't settled yet */
 } Step;
 
-static StoreStatement next_collection = {
+static Statement next_collection = {
 	"SELECT collection FROM docsync.document"
 	" WHERE deleted AND collection OPERATOR(pg_catalog.>) $1"
 	" ORDER BY collection LIMIT 1",
 	1, {TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
 };
 
-static StoreStatement newest = {
+static Statement newest = {
 	"SELECT id, client_id, last_update_utc FROM docsync.document"
 	" WHERE deleted AND collection OPERATOR(pg_catalog.=) $1"
 	"   AND client_id OPERATOR(pg_catalog.<>) $2"
@@ -100,7 +100,7 @@ static StoreStatement newest = {
 	2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
 };
 
-static StoreStatement old_ones = {
+static Statement old_ones = {
 	"SELECT id, client_id, last_update_utc, fence FROM docsync.document"
 	" WHERE deleted AND collection OPERATOR(pg_catalog.=) $1"
 	"   AND last_update_utc OPERATOR(pg_catalog.>) $2"
@@ -118,12 +118,12 @@ static StoreStatement old_ones = {
 	"   AND id OPERATOR(pg_catalog.=) $2" \
 	"   AND last_update_utc OPERATOR(pg_catalog.=) $3"
 
-static StoreStatement lock_tombstone = {
+static Statement lock_tombstone = {
 	"SELECT 1 FROM docsync.document" THE_TOMBSTONE " FOR UPDATE SKIP LOCKED",
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED, NULL
 };
 
-static StoreStatement delete_tombstone = {
+static Statement delete_tombstone = {
 	"DELETE FROM docsync.document" THE_TOMBSTONE " RETURNING 1",
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 };
@@ -132,7 +132,7 @@ static StoreStatement delete_tombstone = {
  * Merges exactly: the highest stamp with its client, and the highest of all
  * other clients.
  */
-static StoreStatement raise_horizon = {
+static Statement raise_horizon = {
 	"INSERT INTO docsync.purged AS p"
 	" (collection, last_update_utc, client_id, others_utc)"
 	" VALUES ($1, $2, $3, $4)"
@@ -420,7 +420,7 @@ remove_step(Step *step)
 			TimestampTzGetDatum(others)
 		};
 
-		docsync_store_execute(&raise_horizon, args, NULL, NULL);
+		docsync_statement_run(&raise_horizon, args, NULL, NULL);
 	}
 
 	return removed;
@@ -440,13 +440,13 @@ remove_tombstone(text *collection, const Tombstone *tombstone)
 	TaskFrame	frame;
 	volatile bool removed = false;
 
-	if (docsync_store_execute(&lock_tombstone, args, NULL, NULL) == 0)
+	if (docsync_statement_run(&lock_tombstone, args, NULL, NULL) == 0)
 		return false;
 
 	frame = docsync_task_enter(TASK_PURGE, NULL, NULL);
 	PG_TRY();
 	{
-		removed = docsync_store_execute(&delete_tombstone, args, NULL, NULL) > 0;
+		removed = docsync_statement_run(&delete_tombstone, args, NULL, NULL) > 0;
 	}
 	PG_FINALLY();
 	{
@@ -485,7 +485,7 @@ find_next_collection(Purge *purge)
 	{
 		Datum		arg = PointerGetDatum(last != NULL ? last : cstring_to_text(""));
 
-		docsync_store_execute(&next_collection, &arg, put_text, &next);
+		docsync_statement_run(&next_collection, &arg, put_text, &next);
 	}
 	MemoryContextSwitchTo(oldcontext);
 
@@ -521,7 +521,7 @@ collect(Purge *purge, Step *step)
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
 						 docsync_history_read(GetActiveSnapshot()),
 						 purge->collection);
-	docsync_store_execute(&old_ones, args, put_old, step);
+	docsync_statement_run(&old_ones, args, put_old, step);
 }
 
 /*
@@ -534,7 +534,7 @@ find_newest(text *collection, text *not_of)
 	Tombstone	tombstone = {.last_update_utc = DT_NOBEGIN};
 	Datum		args[] = {PointerGetDatum(collection), PointerGetDatum(not_of)};
 
-	docsync_store_execute(&newest, args, put_tombstone, &tombstone);
+	docsync_statement_run(&newest, args, put_tombstone, &tombstone);
 	return tombstone;
 }
 

@@ -51,7 +51,7 @@ typedef struct Documents
 	bool		more;
 } Documents;
 
-static StoreStatement list = {
+static Statement list = {
 	"SELECT id, client_version, client_id, last_update_utc, deleted"
 	"  FROM docsync.document"
 	" WHERE collection OPERATOR(pg_catalog.=) $1"
@@ -111,7 +111,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 		args[0] = PointerGetDatum(request.collection);
 		args[1] = PointerGetDatum(request.after != NULL ? request.after :
 								  cstring_to_text(""));
-		docsync_store_execute(&list, args, put_listed, &page);
+		docsync_statement_run(&list, args, put_listed, &page);
 	}
 
 	appendStringInfoString(&buf, "],\"after\":");

@@ -364,10 +364,11 @@ docsync_refuse_request(int status, const Refusal *refusal)
 				 errdetail("%s", refusal->detail),
 				 errhint("%s", refusal->hint)));
 
+	/* A RAISE's format, "%s", would make it one document's: is_raised(). */
 	initStringInfo(&buf);
 	docsync_refuse_append(&buf, refusal);
 	ereport(ERROR,
 			(errcode(MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')),
-			 errmsg("%s", buf.data),
+			 errmsg_internal("{%s", buf.data + 1),
 			 errdetail("{\"status\":%d,\"headers\":{}}", status)));
 }

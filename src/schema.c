@@ -323,6 +323,25 @@ docsync_schema_of_functions(void)
 }
 
 /*
+ * A function of docsync's schema, to be called without a statement: what
+ * parser and executor ask for is asked for here, the caller's USAGE of the
+ * schema (by LookupFuncName()) and his EXECUTE.
+ */
+Oid
+docsync_schema_find_function(Oid namespace, const char *name, int nargs,
+							 const Oid *argtypes)
+{
+	List	   *names = list_make2(makeString(get_namespace_name(namespace)),
+								   makeString(pstrdup(name)));
+	Oid			function = LookupFuncName(names, nargs, argtypes, false);
+
+	if (object_aclcheck(ProcedureRelationId, function, GetUserId(),
+						ACL_EXECUTE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, name);
+	return function;
+}
+
+/*
  * Looks up the store's relations by name, and locks none.  One that doesn't
  * exist becomes InvalidOid, and then false is returned.
  */
@@ -393,26 +412,15 @@ refuse_missing(void)
 static void
 make_store(void)
 {
-	List	   *name;
-	Oid			function;
-
 	if (!docsync_check_may_own(GetUserId()))
 		refuse_missing();
 
 	PreventCommandIfReadOnly("docsync_create_store()");
 
-	/*
-	 * Not by a statement, which would be store.c's to run, above us; so the
-	 * right to call it is asked for here.
-	 */
-	name = list_make2(makeString(get_namespace_name(docsync_schema_of_functions())),
-					  makeString("docsync_create_store"));
-	function = LookupFuncName(name, 0, NULL, false);
-	if (object_aclcheck(ProcedureRelationId, function, GetUserId(),
-						ACL_EXECUTE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
-					   "docsync_create_store");
-	OidFunctionCall0(function);
+	/* Not by a statement, which would be statement.c's to run, above us. */
+	OidFunctionCall0(docsync_schema_find_function(docsync_schema_of_functions(),
+												  "docsync_create_store", 0,
+												  NULL));
 
 	ereport(NOTICE,
 			(errmsg("docsync has made its store, schema docsync"),

@@ -93,7 +93,7 @@ typedef struct Cache
 
 static Cache *cache = NULL;
 
-static StoreStatement sum_up = {
+static Statement sum_up = {
 	/* By stamp: about the order in which the rows lie in the table */
 	"SELECT id, client_version, last_update_utc FROM docsync.document"
 	" WHERE collection OPERATOR(pg_catalog.=) $1 AND NOT deleted"
@@ -185,7 +185,7 @@ get_digest(const Download *download, Digest *digest)
 		return false;
 
 	memset(digest, 0, sizeof(Digest));
-	docsync_store_execute(&sum_up, args, add_to_digest, digest);
+	docsync_statement_run(&sum_up, args, add_to_digest, digest);
 	if (share)
 		keep_cached(download, digest);
 	LockRelease(&tag, ExclusiveLock, false);

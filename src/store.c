@@ -1,42 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  The table: query texts, kept plans (some pinned, see pin.c), rows to
- *	  structs.
+ *	  The table of documents: query texts, and rows to structs.
  *
  * What concerns documents is done as the caller, so that privileges and
- * row-level security on docsync.document apply; the plan cache makes another
- * plan where another user's policies need one.  The only file that runs
- * statements by SPI: rooms with tables of their own have theirs run here.
- * (purge.c commits by it.)
- *
- * Every name in a query text is qualified: search_path is the caller's.
- * Whoever has a statement run has opened the store (schema.c), so its names
- * mean what was checked.
- *
- * Rows don't go by way of SPI's tuple table but straight to a callback, which
- * can end a scan at any row.
+ * row-level security on docsync.document apply.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "miscadmin.h"
-#include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
 #include "docsync.h"
 
-typedef enum Statement
+typedef enum DocumentStatement
 {
 	STATEMENT_FIND,
 	STATEMENT_FIND_ONE,
@@ -51,7 +34,7 @@ typedef enum Statement
 	STATEMENT_UPDATE,
 	STATEMENT_UPDATE_ONE,
 	STATEMENT_BURY
-} Statement;
+} DocumentStatement;
 
 #define STORED_COLUMNS \
 	"SELECT id, client_version, client_id, last_update_utc, deleted, body, fence" \
@@ -121,7 +104,7 @@ typedef enum Statement
 #define WRITTEN \
 	" RETURNING d.id, d.client_version, d.last_update_utc"
 
-static StoreStatement statements[] = {
+static Statement statements[] = {
 
 	/*
 	 * A look-up for each id, by the primary key.  With ANY ($2) a plan that
@@ -204,19 +187,11 @@ static StoreStatement statements[] = {
 };
 
 /* For several documents, and for one */
-static const Statement writes[][2] = {
+static const DocumentStatement writes[][2] = {
 	[STORE_REPLACE] = {STATEMENT_WRITE, STATEMENT_WRITE_ONE},
 	[STORE_CREATE] = {STATEMENT_CREATE, STATEMENT_CREATE_ONE},
 	[STORE_UPDATE] = {STATEMENT_UPDATE, STATEMENT_UPDATE_ONE}
 };
-
-typedef struct RowReceiver
-{
-	DestReceiver pub;
-	MemoryContext context;		/* the callback's */
-	RowCallback callback;
-	void	   *arg;
-} RowReceiver;
 
 typedef struct StoredReceiver
 {
@@ -230,13 +205,6 @@ typedef struct WrittenReceiver
 	void	   *arg;
 } WrittenReceiver;
 
-static uint64 run_as(const StoreStatement *statement, SPIPlanPtr plan,
-					 const SPIExecuteOptions *options);
-static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
-static SPIPlanPtr get_plan(StoreStatement *statement);
-static void begin_statement(DestReceiver *self, int operation,
-							TupleDesc typeinfo);
-static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
 
@@ -262,13 +230,13 @@ docsync_store_find(text *collection, Datum *ids, int count,
 	if (count == 1)
 	{
 		args[1] = ids[0];
-		return docsync_store_execute(&statements[STATEMENT_FIND_ONE], args,
+		return docsync_statement_run(&statements[STATEMENT_FIND_ONE], args,
 									 receive_stored, &receiver);
 	}
 
 	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
 											  TYPALIGN_INT));
-	return docsync_store_execute(&statements[STATEMENT_FIND], args,
+	return docsync_statement_run(&statements[STATEMENT_FIND], args,
 								 receive_stored, &receiver);
 }
 
@@ -286,7 +254,7 @@ docsync_store_get(text *collection, Datum *ids, int count,
 										TYPALIGN_INT))
 	};
 
-	docsync_store_execute(&statements[STATEMENT_GET], args, receive_stored,
+	docsync_statement_run(&statements[STATEMENT_GET], args, receive_stored,
 						  &receiver);
 }
 
@@ -304,7 +272,7 @@ docsync_store_scan(text *collection, TimestampTz since,
 		TimestampTzGetDatum(since)
 	};
 
-	docsync_store_execute(&statements[STATEMENT_SCAN], args, receive_stored,
+	docsync_statement_run(&statements[STATEMENT_SCAN], args, receive_stored,
 						  &receiver);
 }
 
@@ -321,7 +289,7 @@ docsync_store_scan_back(text *collection, TimestampTz from,
 		TimestampTzGetDatum(from)
 	};
 
-	docsync_store_execute(&statements[STATEMENT_SCAN_BACK], args,
+	docsync_statement_run(&statements[STATEMENT_SCAN_BACK], args,
 						  receive_stored, &receiver);
 }
 
@@ -334,7 +302,7 @@ docsync_store_sees_any(text *collection)
 {
 	Datum		arg = PointerGetDatum(collection);
 
-	return docsync_store_execute(&statements[STATEMENT_SEE_ANY], &arg, NULL,
+	return docsync_statement_run(&statements[STATEMENT_SEE_ANY], &arg, NULL,
 								 NULL) > 0;
 }
 
@@ -373,7 +341,7 @@ docsync_store_write(text *collection, text *client_id,
 	bool	   *no_body = palloc(sizeof(bool) * count);
 	Datum		args[7];
 	int			lower_bound = 1;
-	StoreStatement *statement = &statements[writes[how][count == 1]];
+	Statement  *statement = &statements[writes[how][count == 1]];
 
 	for (int i = 0; i < 4; i++)
 		columns[i] = palloc(sizeof(Datum) * count);
@@ -424,7 +392,7 @@ docsync_store_write(text *collection, text *client_id,
 	frame = docsync_task_enter(TASK_UPLOAD, may_replace, arg);
 	PG_TRY();
 	{
-		docsync_store_execute(statement, args, receive_written, &receiver);
+		docsync_statement_run(statement, args, receive_written, &receiver);
 	}
 	PG_FINALLY();
 	{
@@ -443,172 +411,8 @@ docsync_store_bury(Datum collection, Datum id)
 {
 	Datum		args[] = {collection, id};
 
-	return docsync_store_execute(&statements[STATEMENT_BURY], args, NULL,
+	return docsync_statement_run(&statements[STATEMENT_BURY], args, NULL,
 								 NULL) > 0;
-}
-
-/*
- * Runs a statement and returns the number of rows, each of which goes to the
- * callback, in the caller's memory context, unless that is NULL.  Returning
- * false ends it.  Memory: what SPI needs is gone on return.
- */
-uint64
-docsync_store_execute(StoreStatement *statement, const Datum *args,
-					  RowCallback callback, void *arg)
-{
-	RowReceiver receiver = {
-		.context = CurrentMemoryContext,
-		.callback = callback,
-		.arg = arg
-	};
-	SPIExecuteOptions options = {
-		.read_only = (statement->flags & STATEMENT_READ_ONLY) != 0,
-		.dest = &receiver.pub
-	};
-	ParamListInfo params = makeParamList(statement->nargs);
-	uint64		rows;
-
-	for (int i = 0; i < params->numParams; i++)
-	{
-		params->params[i].value = args[i];
-		/* A body is the one argument that may be NULL. */
-		params->params[i].isnull =
-			statement->argtypes[i] == JSONBOID && args[i] == 0;
-		params->params[i].pflags = PARAM_FLAG_CONST;
-		params->params[i].ptype = statement->argtypes[i];
-	}
-	options.params = params;
-
-	receiver.pub = *None_Receiver;
-	receiver.pub.receiveSlot = receive_row;
-	if (statement->flags & STATEMENT_OF_TASK)
-		receiver.pub.rStartup = begin_statement;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	rows = run_as(statement, get_plan(statement), &options);
-	SPI_finish();
-
-	pfree(params);
-	return rows;
-}
-
-/*
- * Runs a plan as whom it is to be run.
- */
-static uint64
-run_as(const StoreStatement *statement, SPIPlanPtr plan,
-	   const SPIExecuteOptions *options)
-{
-	uint64		rows;
-
-	/*
-	 * As the owner of the very table: a trigger of one owner's isn't run as
-	 * the other.  Nor with the caller's search_path, by which he would choose
-	 * what functions it calls.
-	 */
-	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY))
-	{
-		Oid			owner = docsync_schema_open(STORE_READ)->owners[statement->flags & STATEMENT_OF_HISTORY ?
-																	STORE_HISTORY : STORE_DOCUMENT];
-		Oid			user;
-		int			context;
-		int			level = NewGUCNestLevel();
-
-		/*
-		 * If there is an error, the end of the (sub)transaction restores
-		 * them.
-		 */
-		GetUserIdAndSecContext(&user, &context);
-		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
-							   SECURITY_RESTRICTED_OPERATION |
-							   SECURITY_NOFORCE_RLS);
-		RestrictSearchPath();
-		rows = run(plan, options);
-		AtEOXact_GUC(true, level);
-		SetUserIdAndSecContext(user, context);
-	}
-	else
-		rows = run(plan, options);
-
-	return rows;
-}
-
-/*
- * Runs a plan, and returns the number of rows.
- */
-static uint64
-run(SPIPlanPtr plan, const SPIExecuteOptions *options)
-{
-	int			result = SPI_execute_plan_extended(plan, options);
-
-	if (result < 0)
-		elog(ERROR, "SPI_execute_plan_extended failed: %s",
-			 SPI_result_code_string(result));
-
-	return SPI_processed;
-}
-
-/*
- * The statement's plan, which is generic, made when it is first needed and
- * kept until the session ends.  SPI is connected.
- */
-static SPIPlanPtr
-get_plan(StoreStatement *statement)
-{
-	if (statement->plan == NULL)
-	{
-		SPIPlanPtr	plan;
-
-		plan = SPI_prepare_cursor(statement->text, statement->nargs,
-								  statement->argtypes,
-								  CURSOR_OPT_GENERIC_PLAN |
-								  CURSOR_OPT_FAST_PLAN);
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare_cursor failed: %s",
-				 SPI_result_code_string(SPI_result));
-
-		SPI_keepplan(plan);
-		statement->plan = plan;
-		if (statement->flags & STATEMENT_PINNED)
-		{
-			CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
-
-			docsync_pin_add(source->query_string);
-		}
-	}
-
-	return statement->plan;
-}
-
-/*
- * The executor begins to run the statement.  Whatever was run to plan it has
- * ended.
- */
-static void
-begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)
-{
-	docsync_task_begin_statement();
-}
-
-/* receiveSlot of a DestReceiver: passes a row on to the callback. */
-static bool
-receive_row(TupleTableSlot *slot, DestReceiver *self)
-{
-	RowReceiver *receiver = (RowReceiver *) self;
-	MemoryContext oldcontext;
-	bool		more;
-
-	if (receiver->callback == NULL)
-		return true;
-
-	slot_getallattrs(slot);
-
-	oldcontext = MemoryContextSwitchTo(receiver->context);
-	more = receiver->callback(slot, receiver->arg);
-	MemoryContextSwitchTo(oldcontext);
-
-	return more;
 }
 
 /*

@@ -13,7 +13,7 @@
  *	  (divide.c).  If all are new, INSERT alone does, and if that fails since
  *	  somebody was faster, we begin again;
  * 5. a row that others have written since we looked is locked when we come to
- *	  it: the rule is applied again, to what it is now.
+ *	  it: the rule is applied again, to what it is now (judge.c).
  *
  * An id may come several times in a batch.  Its documents are judged one by
  * one, in the order sent, and the last that wins is written.
@@ -24,10 +24,8 @@
  */
 #include "postgres.h"
 
-#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
@@ -37,15 +35,6 @@
 #include "docsync.h"
 
 PG_FUNCTION_INFO_V1(docsync_upsert);
-
-/*
- * Documents written by one statement, and bytes: few enough to stay in memory.
- */
-#define WRITE_DOCUMENTS		500
-#define WRITE_SIZE			(1024 * 1024)
-
-/* From so many new documents on INSERT alone is tried. */
-#define CREATE_DOCUMENTS	50
 
 /* If none of so many is stored, all are likely to be new. */
 #define SAMPLE_DOCUMENTS	8
@@ -60,11 +49,6 @@ static void upload_apply(int from, int to, int steps, void *arg);
 static bool upload_refuse(int which, ErrorData *error, void *arg);
 static void upload_leave(int from, int to, void *arg);
 static void upload_look_up(Upload *upload, int from, int to);
-static void upload_write(Upload *upload, int from, int to, bool as_judged);
-static StoreWrite choose_write(UploadGroup **groups, int count,
-							   bool as_judged);
-static void upload_statements(Upload *upload, UploadGroup **groups,
-							  int count, StoreWrite how);
 static void put_rows(Upload *upload, ReturnSetInfo *rsinfo);
 static Datum refusal_as_jsonb(const Refusal *refusal);
 
@@ -348,7 +332,7 @@ upload_apply(int from, int to, int steps, void *arg)
 	Upload	   *upload = (Upload *) arg;
 
 	if (steps == DIVIDE_WRITE)
-		upload_write(upload, from, to, true);
+		docsync_write_groups(upload, from, to, true);
 	else if (steps == DIVIDE_LOOK_UP)
 	{
 		if (!upload_guess(upload))
@@ -362,7 +346,7 @@ upload_apply(int from, int to, int steps, void *arg)
 			int			end = Min(i + WRITE_DOCUMENTS, to);
 
 			upload_look_up(upload, i, end);
-			upload_write(upload, i, end, false);
+			docsync_write_groups(upload, i, end, false);
 		}
 	}
 }
@@ -428,147 +412,6 @@ upload_look_up(Upload *upload, int from, int to)
 		if (!upload->groups[i].judged)
 			docsync_judge_nothing(upload, &upload->groups[i]);
 	}
-}
-
-/*
- * Writes what won, in the order of ids.  as_judged: nothing has been tried
- * yet.
- */
-static void
-upload_write(Upload *upload, int from, int to, bool as_judged)
-{
-	UploadGroup **groups = palloc(sizeof(UploadGroup *) * (to - from));
-	int			count = 0;
-	int			again = 0;
-	StoreWrite	how;
-
-	for (int i = from; i < to; i++)
-	{
-		if (upload->groups[i].write != NULL)
-			groups[count++] = &upload->groups[i];
-	}
-	if (count == 0)
-		return;
-
-	how = choose_write(groups, count, as_judged);
-	upload_statements(upload, groups, count, how);
-
-	/*
-	 * Somebody was faster.  Not so for several: rows would be written out of
-	 * the order of ids, and two uploads could deadlock.
-	 */
-	if (count == 1 && how != STORE_REPLACE && groups[0]->write != NULL &&
-		!groups[0]->written && !groups[0]->again)
-		upload_statements(upload, groups, 1, STORE_REPLACE);
-
-	/* What another document of the same id has won is locked by now. */
-	for (int i = 0; i < count; i++)
-	{
-		if (groups[i]->again)
-			groups[again++] = groups[i];
-	}
-	if (again > 0)
-		upload_statements(upload, groups, again, STORE_REPLACE);
-
-	for (int i = from; i < to; i++)
-	{
-		UploadGroup *group = &upload->groups[i];
-
-		if (group->write == NULL || group->written)
-			continue;
-		upload->division.passed = i;
-		upload->division.end = i + 1;
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("document %d was not stored", group->write->ordinal),
-				 errdetail("A trigger on docsync.document may have suppressed it.")));
-	}
-}
-
-/*
- * Chooses the fastest way to write documents, given what was stored when we
- * looked.  It may turn out that others have been faster.  Then a single
- * document is written in another way.  Of several, some are locked by then,
- * and one that comes before them would be locked after them: all is rolled
- * back, and begun again with that which can't fail.  So it is chosen where
- * nothing has been tried yet, for several are tried in a subtransaction
- * (divide.c).
- *
- * An UPDATE isn't held to the policies for INSERT, as the other way is, and no
- * trigger or rule for INSERT hears of it; so only where there are none.
- * (Where there are policies no tid is known, probe.c.)  The right to INSERT is
- * needed, whatever is stored; but none to see tids, which a right to read
- * docsync's columns doesn't include.  And where the guard may not fire an
- * INSERT fails for want of a stamp, but an UPDATE would keep the old one.
- */
-static StoreWrite
-choose_write(UploadGroup **groups, int count, bool as_judged)
-{
-	const Store *store = docsync_schema_open(STORE_WRITE);
-	bool		all_new = true;
-	bool		all_found = true;
-
-	for (int i = 0; i < count; i++)
-	{
-		all_new = all_new && groups[i]->created;
-		all_found = all_found && ItemPointerIsValid(&groups[i]->tid);
-	}
-
-	if (count > 1 && !as_judged)
-		return STORE_REPLACE;
-	if (all_new && (count == 1 || count >= CREATE_DOCUMENTS))
-		return STORE_CREATE;
-	if (all_found && !store->is_insert_heard &&
-		SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA &&
-		pg_class_aclcheck(store->relations[STORE_DOCUMENT], GetUserId(),
-						  ACL_SELECT) == ACLCHECK_OK)
-	{
-		docsync_schema_check_columns(ACL_INSERT);
-		return STORE_UPDATE;
-	}
-	return STORE_REPLACE;
-}
-
-/*
- * Writes documents, some at a time.
- *
- * To replace takes two stamps, since ON CONFLICT fires the trigger for INSERT
- * before that for UPDATE; of the gap nobody takes notice.  Stamps are reserved
- * for a statement, not for all: the clock shouldn't run ahead for uploads that
- * a policy refuses at the first row.
- */
-static void
-upload_statements(Upload *upload, UploadGroup **groups, int count,
-				  StoreWrite how)
-{
-	SentDocument **writes = palloc(sizeof(SentDocument *) * Min(count, WRITE_DOCUMENTS));
-	Datum	   *tids = palloc(sizeof(Datum) * Min(count, WRITE_DOCUMENTS));
-	Division   *division = &upload->division;
-	int			some;
-
-	for (int i = 0; i < count; i += some)
-	{
-		int64		size = 0;
-
-		CHECK_FOR_INTERRUPTS();
-
-		for (some = 0; some < WRITE_DOCUMENTS && i + some < count &&
-			 size < WRITE_SIZE; some++)
-		{
-			writes[some] = groups[i + some]->write;
-			tids[some] = PointerGetDatum(&groups[i + some]->tid);
-			groups[i + some]->again = false;
-			size += writes[some]->json_len;
-		}
-		division->begun = division->passed = groups[i] - upload->groups;
-		division->end = groups[i + some - 1] - upload->groups + 1;
-
-		docsync_stamp_expect(how == STORE_REPLACE ? 2 * some : some);
-		docsync_store_write(upload->collection, upload->client_id,
-							writes, some, how, tids, docsync_judge_written,
-							docsync_judge_may_replace, upload);
-	}
-	docsync_stamp_forget();
 }
 
 /* Adds a row for each document to the function's result. */

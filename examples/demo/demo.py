@@ -27,7 +27,7 @@ BATCH = 1000        # documents an upload and a page
 EDITS = 250
 SOME = 100          # documents in each of the smaller scenes
 
-# What a person can copy: with these answers. README.md shows the same.
+# What a person can copy: with these answers. doc/tutorial.md shows the same.
 REQUESTS = (
     ('Anna\'s phone uploads',
      '''curl "$URL/Docs?clientId=phone" -H "Authorization: Bearer $TOKEN" \\

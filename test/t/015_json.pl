@@ -193,12 +193,16 @@ sub take_pages
 		"SELECT * FROM docsync_query_since('me', collection => 'pages')")
 	{
 		my $reader = connect_to($node);
-		my @faults = map { $reader->dbh->selectall_arrayref($page); faults($reader->pid) } 1 .. 10;
+		my @faults = map { $reader->dbh->selectall_arrayref($page); faults($reader->pid) } 0 .. 15;
+
+		# Some pages may, where the kernel has taken memory back, or an autovacuum has
+		# had plans made anew: so it is the middle one of eleven.
+		my @taken = sort { $a <=> $b } map { $faults[$_] - $faults[ $_ - 1 ] } 5 .. 15;
 
 	  SKIP:
 		{
 			skip 'AddressSanitizer keeps what is freed', 1 if ($ENV{DOCSYNC_CFLAGS} // '') =~ /address/;
-			cmp_ok($faults[9] - $faults[4], '<', 5 * 20, "five pages take no new memory: $page");
+			cmp_ok($taken[5], '<', 20, "a page takes no new memory: $page") or diag "@faults";
 		}
 		$reader->dbh->disconnect;
 	}

@@ -224,7 +224,9 @@ sub superuser_mends_what_is_hostile
 	{
 		$owner->do($damage) if $damage;
 		is($superuser->sqlstate_of('SELECT docsync_create_store()'), '', 'a superuser mends: ' . ($damage || 'nothing'));
-		is($superuser->sqlstate_of($_), '', "and says: $_") for 'SELECT docsync_check_store()', "SELECT docsync_grant('anna')", 'SELECT docsync_new_epoch()';
+		is($superuser->sqlstate_of($_), '', "and says: $_")
+		  for 'SELECT docsync_check_store()', "SELECT docsync_grant('anna')", 'SELECT docsync_hand_over()', 'SELECT docsync_new_epoch()';
+		is($superuser->sqlstate_of('SELECT docsync_take_over()'), '55000', 'there is nothing to take over');
 		is($sprung->(), 0, 'without running what its owner has put there');
 	}
 
@@ -430,6 +432,13 @@ sub history_that_is_gone
 	is($owner->sqlstate_of('SELECT docsync_hand_over()'), '', 'a store without a history is handed over');
 	is($owner->value(q{SELECT string_agg((system_identifier = 0)::text, ' ' ORDER BY number) FROM docsync.history}), 'false true', 'with one that begins now');
 	$owner->do('SELECT docsync_new_epoch()');
+
+	# And one whose history arrives in it
+	$owner->upload('c', 'c', document('d', $_, '1')) for 3, 4;
+	$owner->do('DELETE FROM docsync.history',
+		q{INSERT INTO docsync.history SELECT 1, 5, 0, 0, 0, 0, now(), max(last_update_utc), 'infinity', max(last_update_utc), '3', false FROM docsync.document});
+	is($owner->sqlstate_of('SELECT docsync_take_over()'), '', 'a store whose history arrives is taken over');
+	is($owner->value(q{SELECT string_agg((system_identifier = 0)::text, ' ' ORDER BY number) FROM docsync.history}), 'true false', 'by an epoch of its own');
 
 	for my $trap ([ 'BEFORE', 'RETURN NULL' ], [ 'AFTER', 'DELETE FROM docsync.history; RETURN NULL' ])
 	{

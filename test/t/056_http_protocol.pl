@@ -1,7 +1,4 @@
 # doc/protocol.md: its examples are sent, in their order, and answered as it says.
-#
-# Times, cursors and digests are the test's own: each time or cursor that the
-# document shows stands for what came in its place, wherever it is shown again.
 use strict;
 use warnings;
 
@@ -10,21 +7,22 @@ use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
 use DocsyncTest::Http;
+use DocsyncTest::Page;
 use JSON::PP;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my $node = new_node('main');
 my $http = DocsyncTest::Http->new($node);
 my $session = $http->session;
-my $text = slurp_file("$ENV{TESTDIR}/doc/protocol.md");
-my ($cursor, %time) = ('');
+my $page = DocsyncTest::Page->new('doc/protocol.md');
+my $text = $page->text;
+my $cursor = '';
 my $answer;
 
-while ($text =~ /^```(http|json|sql)(?: (\d+))?\n(.*?)^```/msg)
+for my $fenced (grep { $_->{kind} =~ /^(?:http|json|sql)$/ } map { $_, $_->{output} // () } $page->blocks)
 {
-	my ($kind, $status, $block) = ($1, $2 // 200, $3);
+	my ($kind, $status, $block) = ($fenced->{kind}, $fenced->{info} // 200, $fenced->{text});
 
 	if ($kind eq 'sql')
 	{
@@ -44,7 +42,7 @@ while ($text =~ /^```(http|json|sql)(?: (\d+))?\n(.*?)^```/msg)
 		my $got = DocsyncTest::Http::value_of($answer);
 
 		is($answer->{status}, $status, "$answer->{name}: status $status");
-		is_deeply(shown($got, decode_json($block)), decode_json($block), "$answer->{name}: as shown") or diag($answer->{content});
+		is_deeply($page->shown($got, decode_json($block)), decode_json($block), "$answer->{name}: as shown") or diag($answer->{content});
 		$cursor = $got->{cursor} if ref $got eq 'HASH' && defined $got->{cursor};
 	}
 }
@@ -115,31 +113,6 @@ sub is_known
 
 	return 1 if $answer->{status} == 200;
 	return $answer->{content} =~ /"message":"[^"]*unknown (key|parameter)/ ? 0 : $answer->{content};
-}
-
-# What came, with times, cursors, digests as the document shows them where they
-# may be so: a time that it shows twice must be the same time twice.
-sub shown
-{
-	my ($got, $shown) = @_;
-
-	if (ref $got eq 'HASH' && ref $shown eq 'HASH')
-	{
-		return { map { $_ => $_ eq 'sums' ? [] : shown($got->{$_}, $shown->{$_}) } keys %$got };
-	}
-	return [ map { shown($got->[$_], $shown->[$_]) } 0 .. $#$got ] if ref $got eq 'ARRAY' && ref $shown eq 'ARRAY';
-	return $got if ref $got || ref $shown || !defined $got || !defined $shown;
-
-	my $time = qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
-	if ($shown =~ $time && $got =~ $time)
-	{
-		return $shown if $shown =~ /:0[1-9]\.000000Z$/;    # serverUtc
-		$time{$shown} //= $got;
-		return $time{$shown} eq $got ? $shown : $got;
-	}
-	return $shown if $shown eq 'CURSOR' && $got =~ /^[0-9a-f]{16}\.\d+\.\d+\.[0-9a-f]+\.[0-9a-f]{8}$/;
-	return $shown if $shown eq 'DIGEST' && $got =~ /^[0-9a-f]{16}$/;
-	return $got;
 }
 
 sub murmur3

@@ -495,7 +495,7 @@ sub prepared_transactions
 	is(ids($reader->content), 'before committed_again rolled_back', 'and received');
 
 	$service->fail_over;
-	set_timeout('300ms');
+	set_timeout('2s');
 	upload(document('after', 1, '1'));
 	is(ids(content()), 'after before', 'there they are prepared again');
 	$reader->log;
@@ -514,7 +514,8 @@ sub prepared_transactions
 	return;
 }
 
-# How long a request may take
+# How long a request may take, which is more than PostgREST needs on a slow server
+# to look at the functions, and less than lock_timeout
 sub set_timeout
 {
 	my ($time) = @_;

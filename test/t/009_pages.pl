@@ -1,0 +1,56 @@
+# The examples of README and doc/ print what stands below them.
+#
+# Those of doc/protocol.md are 056's, the recipe of doc/operations.md for logical
+# replication is 020's.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use DocsyncTest::Http;
+use DocsyncTest::Page;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('pages');
+my $http = DocsyncTest::Http->new($node);
+
+# What each page takes for granted, in a database of its own
+my %prepared = (
+	'README.md' => '',
+	'doc/sql.md' => 'CREATE EXTENSION docsync; SELECT docsync_create_store()',
+	'doc/operations.md' => 'CREATE SCHEMA api; CREATE EXTENSION docsync SCHEMA api; SELECT api.docsync_create_store()');
+
+for my $page (sort keys %prepared)
+{
+	my ($database) = map { lc } $page =~ /(\w+)\.md/;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	$node->safe_psql($database, $prepared{$page}) if $prepared{$page};
+	check($page, $database, "anna/$database");
+}
+
+# These have the service's own.
+check('doc/tutorial.md', 'docsync', 'anna');
+check('doc/clients.md', 'docsync', 'anna/clients');
+done_testing();
+
+sub check
+{
+	my ($page, $database, $collection) = @_;
+	my $home = PostgreSQL::Test::Utils::tempdir();
+
+	DocsyncTest::Page->new($page)->check(
+		PGHOST => $node->host,
+		PGPORT => $node->port,
+		PGDATABASE => $database,
+		URL => $http->url(''),
+		TOKEN => DocsyncTest::Http::token(DocsyncTest::Http::claims(collection => $collection)),
+		PYTHONPATH => "$ENV{TESTDIR}/examples/demo",
+		PYTHONDONTWRITEBYTECODE => 1,
+		TMPDIR => $home,
+		no_proxy => '127.0.0.1');
+	return;
+}
