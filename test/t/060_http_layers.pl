@@ -230,14 +230,6 @@ sub alike
 	my %came = map { my $layer = $_; $layer => [ answers_of($layer, join('', map { bytes_for($layer, @$_) } @requests), $methods) ] } qw(postgrest gateway);
 	my ($one, $other) = @came{qw(postgrest gateway)};
 
-	# PostgREST may close a connection whose request it has refused, just when nginx takes it for the next one, which nobody has run then.
-	for my $n (grep { $one->[$_][0] == 502 } 0 .. $#$one)
-	{
-		my ($head, $body) = @{ $requests[$n] };
-
-		($one->[$n]) = answers_of('postgrest', bytes_for('postgrest', $head =~ s/(\r\nConnection: close)?$/\r\nConnection: close/r, $body), [ $methods->[$n] ]);
-	}
-
 	# nginx closes a connection after some of what it refuses, and doesn't look at the rest.
 	splice @$other, @$one if @requests > 1 && @$one && ($one->[-1][1]{connection} // '') eq 'close';
 	for my $n (0 .. $#$one)
