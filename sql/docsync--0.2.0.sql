@@ -400,15 +400,14 @@ CREATE FUNCTION @extschema@.docsync_call(
 	claims			pg_catalog.text,
 	method			pg_catalog.text,
 	headers			pg_catalog.text,
-	body			pg_catalog.bytea,
-	OUT status		pg_catalog.text,
-	OUT response_headers pg_catalog.text,
-	OUT answer		@extschema@."*/*")
+	body			pg_catalog.bytea)
+	RETURNS pg_catalog.text
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS
 'A whole HTTP request in one statement: as a role, with the claims of its token, its method and headers, calls one of the functions for HTTP.
-For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction. Answers with the value, and the status and headers that were set for it.';
+For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction.
+Answers with the value, and in two more lines the headers and the status that were set for it.';
 
 ------------------------------------------------------------------------------
 -- privileges
