@@ -100,13 +100,13 @@ sub no_room_for_wal
 	fill($wal);
 	my $error = send_until_it_fails();
 	like(slurp_file($node->logfile), qr/PANIC: .*No space left on device/, "WAL: the server stops, and says why ($error)");
-	$http->stop_postgrest;
+	$http->stop_layer;
 	eval { $session->close };
 	make_room($wal);
 	$node->stop('immediate', fail_ok => 1);
 	$node->kill9;
 	$node->start;
-	$http->start_postgrest;
+	$http->start_layer;
 
 	$session = $http->session;
 	$session->do(q{SELECT pg_drop_replication_slot('old_segments')});

@@ -19,6 +19,7 @@ my $WRITERS = 3;
 my $node = new_node('handed_over');
 my $http = DocsyncTest::Http->new($node);
 my $dir = PostgreSQL::Test::Utils::tempdir();
+my $test = $$;
 my $query = 'clientId=phone&collection=anna';
 
 is($http->post("/Docs?$query", [ good('first') ])->{status}, 200, 'an upload before');
@@ -35,11 +36,11 @@ sleep 1;
 touch("$dir/moves");
 
 # The store goes to another database; nginx and PostgREST then lead there.
-$http->stop_postgrest;
+$http->stop_layer;
 delete $http->{session};
 $node->safe_psql('postgres', $_)
   for 'ALTER DATABASE docsync RENAME TO old', 'CREATE DATABASE docsync TEMPLATE old';
-$http->start_postgrest;
+$http->start_layer;
 is($http->session->value('SELECT docsync_take_over() IS NOT NULL'), 1, 'the store is taken over');
 wait_for("writer $_ to go on", sub { -e "$dir/gone on $_" }) for 1 .. $WRITERS;
 touch("$dir/end");
@@ -103,7 +104,7 @@ sub write_until_told
 	my ($n) = @_;
 	my $was_refused;
 
-	for (my $i = 1; !-e "$dir/end"; $i++)
+	for (my $i = 1; !has_ended(); $i++)
 	{
 		my $status = $http->post("/Docs?atomic=false&clientId=writer$n&collection=anna", [ good("$n-$i") ])->{status};
 
@@ -116,7 +117,7 @@ sub write_until_told
 		}
 		$was_refused ||= $status == 503;
 		sleep 0.01;
-		redo if !-e "$dir/end";
+		redo if !has_ended();
 	}
 	return;
 }
@@ -127,7 +128,7 @@ sub read_until_told
 	my %count;
 	my $slowest = 0;
 
-	until (-e "$dir/end")
+	until (has_ended())
 	{
 		my $begun = time;
 		my $has_moved = -e "$dir/moves";
@@ -140,6 +141,9 @@ sub read_until_told
 	note join(', ', map { "$count{$_} answers $_" } sort keys %count) . sprintf(', slowest %.2f s', $slowest);
 	return;
 }
+
+# Whoever has started us is done, or gone.
+sub has_ended { return -e "$dir/end" || getppid() != $test }
 
 sub end_of
 {

@@ -34,7 +34,7 @@ is($http->post($docs, [ { id => 'x', clientVersion => 1, body => 1 } ])->{status
 # A stand-in for PostgREST, which does the worst it could
 #-----------------------------------------------------------------------------
 
-$http->stop_postgrest;
+$http->stop_layer;
 
 # One that closes the connection when the second request has come
 {
