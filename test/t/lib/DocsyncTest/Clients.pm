@@ -1,6 +1,8 @@
-# Clients with local stores that a test drives: examples/demo's, over HTTP, all
-# in one process, clients.py.  What a client can do is there: each method of
-# its is one of an object of this class.
+# Clients with local stores that a test drives, over HTTP, all of a language in
+# one process: examples/demo's, clients.py, or those of clients/javascript, its
+# test/driver.js, where DOCSYNC_CLIENT or an option says so: javascript, with
+# stores in memory, sqlite, or chromium, in a browser with IndexedDB.  What a
+# client can do is there: each method of its is one of an object of this class.
 
 package DocsyncTest::Clients;
 
@@ -12,18 +14,28 @@ use JSON::PP;
 use PostgreSQL::Test::Utils;
 
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
-my ($pid, $in, $out);
+my $LANGUAGE = $ENV{DOCSYNC_CLIENT} // 'python';
+my $NODE = $ENV{DOCSYNC_NODE} || 'node';
+my $JAVASCRIPT = $ENV{DOCSYNC_JAVASCRIPT} || 'clients/javascript';
+my %COMMANDS = (
+	python => [ '/usr/bin/python3', '-B', 'test/t/clients.py', PostgreSQL::Test::Utils::tempdir() ],
+	javascript => [ $NODE, "$JAVASCRIPT/test/driver.js" ],
+	sqlite => [ $NODE, '--no-warnings', "$JAVASCRIPT/test/driver.js", PostgreSQL::Test::Utils::tempdir() ],
+	chromium => [ $NODE, "$JAVASCRIPT/test/driver_chromium.js" ]);
+my %processes;    # language -> [pid, in, out]
 my %environment;
 
 # A client of the collection and service given, or of several, a reference.
-# Options: those of Driven, or Joint, in clients.py; claims for its token.
+# Options: those of Driven, or Joint, in clients.py; claims for its token; language.
 sub new
 {
 	my ($class, $name, $http, $collection, %options) = @_;
 	my $claims = delete $options{claims} // {};
-	my $self = bless { name => $name, collection => $collection }, $class;
+	my $self = bless { name => $name, collection => $collection, language => delete $options{language} // $LANGUAGE }, $class;
 	my @collections = ref $collection ? @$collection : $collection;
 
+	# In Python alone
+	$self->{language} = 'python' if $options{plain} || $options{dsn} || ref $collection;
 	$options{copy_of} = $options{copy_of}{name} if $options{copy_of};
 	$options{read_url} = $options{read_url}->url('') if $options{read_url};
 	$self->call('new', [ $http->url(''), DocsyncTest::Http::token(DocsyncTest::Http::claims(%$claims)), @collections ],
@@ -37,10 +49,11 @@ sub call
 {
 	my ($self, $method, $arguments, %named) = @_;
 
-	start() unless $pid;
+	my (undef, $in, $out) = @{ $processes{ $self->{language} } //= start($self->{language}) };
+
 	print $in $JSON->encode([ $self->{name}, $method, $arguments, \%named ]), "\n";
 	$in->flush;
-	my $answer = $JSON->decode(scalar(<$out>) // die 'clients.py has ended');
+	my $answer = $JSON->decode(scalar(<$out>) // die "the clients' process has ended");
 	die "$self->{name}, $method: $answer->{error}" if $answer->{error};
 	return $answer->{result};
 }
@@ -74,18 +87,23 @@ sub go_by
 
 sub start
 {
+	my ($language) = @_;
+
 	local @ENV{ keys %environment } = values %environment;
-	$pid = open2($out, $in, '/usr/bin/python3', '-B', 'test/t/clients.py', PostgreSQL::Test::Utils::tempdir());
-	return;
+
+	# Node.js with a clock that is set waits for ever: driver.js reads the file itself.
+	delete local $ENV{LD_PRELOAD} if $language ne 'python';
+	my $pid = open2(my $out, my $in, @{ $COMMANDS{$language} });
+	return [ $pid, $in, $out ];
 }
 
 END
 {
-	if ($pid)
+	for my $process (values %processes)
 	{
 		local $?;
-		close $in;
-		waitpid $pid, 0;
+		close $process->[1];
+		waitpid $process->[0], 0;
 	}
 }
 

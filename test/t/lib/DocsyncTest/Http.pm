@@ -65,13 +65,13 @@ sub new
 		%env
 	};
 	push @started, $self;
+	$self->configure_nginx unless $self->{is_gateway};
 	$self->start_nginx unless $self->{is_gateway};
 	$self->start_layer;
 	return $self;
 }
 
-# nginx, which answers for PostgREST as long as that isn't there
-sub start_nginx
+sub configure_nginx
 {
 	my ($self) = @_;
 	my $dir = $self->{dir};
@@ -85,6 +85,14 @@ sub start_nginx
 		$text =~ s/127\.0\.0\.1:8080/127.0.0.1:$self->{port}/;
 		append_to_file("$dir/$name", $text);
 	}
+	return;
+}
+
+# nginx, which answers for PostgREST as long as that isn't there
+sub start_nginx
+{
+	my ($self) = @_;
+	my $dir = $self->{dir};
 
 	$self->start_process('nginx', 'nginx', '-p', $dir, '-c', 'nginx.conf', '-e', 'error.log', '-g', 'daemon off;');
 	return wait_for('nginx', sub { $self->post('/')->{status} == 404 });
@@ -98,7 +106,7 @@ sub start_layer
 	if ($self->{is_gateway})
 	{
 		unlink $self->{env}{DOCSYNC_ADMIN_LISTEN};
-		$self->start_process('layer', $ENV{DOCSYNC_NODE} // 'node', $ENV{DOCSYNC_GATEWAY} // "$ENV{TESTDIR}/gateway/docsync-gateway.js");
+		$self->start_process('layer', $ENV{DOCSYNC_NODE} || 'node', $ENV{DOCSYNC_GATEWAY} // "$ENV{TESTDIR}/gateway/docsync-gateway.js");
 	}
 	else
 	{

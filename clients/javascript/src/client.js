@@ -1,0 +1,245 @@
+// client.js - a sync: sends, receives, compares where that is due, and repairs.
+//
+// The ideas, which are those of examples/demo/client.py:
+//
+// - Unsent edits are marked. Which documents have yet to be sent can't be told from versions: a downloaded document may have a
+//   higher one than was sent last, and a local edit a lower one.
+// - Each answer is applied in one transaction, with the cursor that came with it. An answer that was lost is asked for again.
+// - The client knows what the service last told of each document (base: version and stamp) beside what it has itself, and keeps
+//   a digest of it up to date. Comparing it with the service's costs one answer; where they differ, reconcile.js judges.
+// - A clientId is one store's. Before it sends a version it notes that; a version under its own clientId that it never sent is
+//   another store's with the same name. Then it takes a new name and begins from null, with its documents.
+// - What one document is refused for doesn't stop the others.
+
+import { DELETE } from './conflict.js';
+import { Document, EDIT, MARK, MAX_VERSION } from './document.js';
+import { Download } from './download.js';
+import { Refused, Stale, VersionsExhausted } from './errors.js';
+import { toJson } from './jsontext.js';
+import { Local, newClientId } from './local.js';
+import { Reconciler } from './reconcile.js';
+import { Upload, isOthers, isOwn } from './upload.js';
+
+/**
+ * @typedef {object} Waits in milliseconds. Random ones are up to so long: many clients are told, or find the same, at once
+ * @property {number} told random, from being told to reconcile to asking for the digest
+ * @property {number} others random, before what others wrote and the service lost is sent
+ * @property {number} compare between comparisons of its own; the first at a random time, so at an hour of its own
+ * @property {number} again after one without an end; doubled each time
+ * @property {number} primary how long to hear "behind" before the primary is asked
+ */
+
+/** @type {Waits} */
+export const WAITS = { told: 3_600_000, others: 3_600_000, compare: 86_400_000, again: 60_000, primary: 60_000 };
+
+/** A collection and the service: all but when. */
+export class Client {
+	/**
+	 * @param {string} collection
+	 * @param {object} options
+	 * @param {any} options.transport
+	 * @param {import('./stores/store.js').Store} options.store
+	 * @param {string} [options.clientId]
+	 * @param {() => number} options.clock milliseconds since 1970
+	 * @param {() => number} options.random
+	 * @param {Waits} options.waits
+	 * @param {((conflict: any) => unknown) | null} options.onConflict
+	 * @param {(documents: Document[]) => void} options.changed
+	 */
+	constructor(collection, { transport, store, clientId, clock, random, waits, onConflict, changed }) {
+		this.transport = transport;
+		this.clock = clock;
+		this.random = random;
+		this.waits = waits;
+		this.onConflict = onConflict;
+		this.isBound = clientId !== undefined;
+		this.local = new Local(store, collection, {
+			clientId, firstCompare: () => this.within(waits.compare), keepsConflicts: () => this.onConflict !== null, changed,
+		});
+	}
+
+	/** A random time from now on, so long at the most. */
+	within(wait) {
+		return this.clock() + Math.floor(this.random() * wait);
+	}
+
+	/** What is known of the service. */
+	state() {
+		return this.local.transaction(async (transaction) => transaction.state);
+	}
+
+	async clientId() {
+		return (await this.state()).clientId;
+	}
+
+	/**
+	 * Creates, replaces or deletes documents, all or none; a body is text, null for a deletion.
+	 * @param {[string, string | null][]} edits
+	 */
+	edit(edits) {
+		return this.local.transaction(async (transaction) => {
+			for (const [id, body] of edits) {
+				const document = await transaction.find(id);
+
+				if (body !== null || document && !document.deleted) await this.#edit(transaction, document ?? new Document(id), body);
+			}
+		});
+	}
+
+	async #edit(transaction, document, body) {
+		// Higher than the version edited, even when that came from a client whose clock is ahead of this one's.
+		const now = BigInt(this.clock());
+		const least = document.clientVersion === null ? now : document.clientVersion + 1n;
+		const version = least > now ? least : now;
+
+		if (version > MAX_VERSION) throw new VersionsExhausted(document.id);
+		document.clientVersion = version;
+		document.deleted = body === null;
+		document.body = body;
+		document.unsent = EDIT;
+		document.error = document.lastUpdateUtc = document.clientId = null;
+		if (document.conflict) document.conflict = { ...document.conflict, mine: document.version };
+		await transaction.save(document);
+	}
+
+	/** Sends, receives, and compares where that is due. A refused upload doesn't keep others' changes from coming; it is raised afterwards. */
+	async sync() {
+		let refusal;
+
+		try {
+			await this.upload();
+		} catch (error) {
+			// Whoever asks to be left alone for a while means it.
+			if (!(error instanceof Refused) || error.retryAfter !== undefined) throw error;
+			refusal = error;
+		}
+		try {
+			await this.#receive();
+		} catch (error) {
+			if (!(error instanceof Stale)) throw error;
+		}
+		if (await this.#decideConflicts() && !refusal) await this.upload();
+		if (refusal) throw refusal;
+	}
+
+	/** Sends all local edits. */
+	upload() {
+		return new Upload(this).run(EDIT);
+	}
+
+	/** Fetches what others changed. */
+	async download() {
+		const download = new Download(this);
+
+		await download.run();
+		return download;
+	}
+
+	async #receive() {
+		const { reachedEnd, differing } = await this.download();
+
+		if (!reachedEnd) return;
+		if (differing) await this.#reconcile(differing);
+		// After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
+		if ((await this.state()).rename && !(await this.takeNewName(newClientId())).reachedEnd) return;
+		await this.#sendMarks();
+	}
+
+	async #reconcile(buckets) {
+		try {
+			await new Reconciler(this).run(buckets);
+		} catch (error) {
+			// A service that can't: then there is nothing to be done.
+			if (!(error instanceof Refused) || error.status !== 404 && error.status !== 405) throw error;
+		}
+	}
+
+	/** Lets the next sync compare, whenever it would have been due. */
+	compare() {
+		return this.local.transaction(async (transaction) => transaction.set({ compareAt: 0 }));
+	}
+
+	/** Whether it is time to compare. A clock that was set back must not put it off for longer than it ever is. */
+	isDue(state) {
+		const now = this.clock();
+
+		return !(now < state.compareAt && state.compareAt <= now + Math.max(this.waits.compare, this.waits.told));
+	}
+
+	/** A call that bears the cursor, so that a server that lags says so. */
+	async ask(call, ...args) {
+		const { clientId, cursor } = await this.state();
+		const answer = await this.transport[call](clientId, cursor, ...args);
+
+		if (answer.behind || answer.reconcile) throw new Stale();
+		return answer;
+	}
+
+	/**
+	 * What the service has lost. Own documents at once; those of others after a random wait, since many clients hold the same:
+	 * most come back by download meanwhile.
+	 */
+	async #sendMarks() {
+		await new Upload(this).run(MARK, isOwn);
+		const sends = await this.local.transaction(async (transaction) => {
+			const { clientId, othersAt } = transaction.state;
+			const isWaiting = (await transaction.batch(MARK, (document) => isOthers(document, clientId), null, 1, Infinity)).length > 0;
+
+			if (isWaiting !== (othersAt !== null)) transaction.set({ othersAt: isWaiting ? this.within(this.waits.others) : null });
+			return isWaiting && this.clock() >= /** @type {number} */ (transaction.state.othersAt);
+		});
+
+		if (sends) await new Upload(this).run(MARK, isOthers);
+	}
+
+	/** And begins from null, with the store's documents: it has seen nothing of what the other store with the old name has written. */
+	async takeNewName(clientId) {
+		await this.local.transaction(async (transaction) => {
+			await transaction.rename(clientId);
+			transaction.set({ cursor: null, unheard: true, newestKnownServiceRecordUtc: null, rename: false });
+			for (const document of await transaction.all('b')) {
+				document.sent = null;
+				document.unanswered = false;
+				await transaction.save(document);
+			}
+		});
+		return this.download();
+	}
+
+	/** Asks onConflict about each conflict that waits. Returns whether there is something new to be sent. */
+	async #decideConflicts() {
+		const waiting = await this.local.transaction((transaction) => transaction.all('c'));
+
+		for (const { id } of waiting) await this.#decideConflict(id);
+		return waiting.length > 0;
+	}
+
+	/**
+	 * A merged body is a new version, based on theirs. Nothing: the higher clientVersion wins, as it would have without anybody's
+	 * asking. If the document was edited, or changed by others, while it was thought over, then that is asked about.
+	 */
+	async #decideConflict(id) {
+		const read = () => this.local.transaction(async (transaction) => (await transaction.find(id))?.conflict ?? null);
+
+		for (let conflict = await read(); conflict; conflict = await read()) {
+			const asked = conflict;
+			const merged = await this.onConflict?.({ id, mine: forPerson(asked.mine), theirs: forPerson(asked.theirs) });
+			const body = merged === undefined || merged === DELETE ? null : toJson(merged);
+
+			await this.local.transaction(async (transaction) => {
+				const document = await transaction.find(id);
+
+				if (!document?.conflict || document.conflict.mine.clientVersion !== asked.mine.clientVersion
+					|| document.conflict.theirs.clientVersion !== asked.theirs.clientVersion) return;
+				document.conflict = null;
+				if (merged === undefined) await transaction.save(document);
+				else await this.#edit(transaction, document, body);
+			});
+		}
+	}
+}
+
+/** One of two versions, for onConflict. */
+function forPerson({ clientVersion, deleted, body }) {
+	return { clientVersion, deleted, body: body === null ? undefined : JSON.parse(body) };
+}

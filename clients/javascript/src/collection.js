@@ -1,0 +1,390 @@
+// collection.js - what an app uses: a collection of documents that is here at once, offline too, and synchronised.
+
+import { Client, WAITS } from './client.js';
+import { EDIT, order } from './document.js';
+import { checkId, toJson } from './jsontext.js';
+import { Schedule } from './schedule.js';
+import { end } from './local.js';
+import { HttpTransport } from './transport.js';
+
+const EVERY = 60_000;
+
+/**
+ * @typedef {object} Options
+ * @property {string} url of the service, such as https://example.org (where /Docs is)
+ * @property {import('./transport.js').Token} [token] a token, or a function that gives one
+ * @property {import('./stores/store.js').Store | Promise<import('./stores/store.js').Store>} store indexedDbStore('app'), memoryStore(), or sqliteStore('app.sqlite') of
+ *	docsync-client/sqlite. One store serves all collections of an app
+ * @property {(conflict: Conflict) => unknown} [onConflict] asked when an edit here and one elsewhere didn't know of each other.
+ *	What it returns, or promises, becomes the document, in a new version; DELETE deletes it; undefined leaves it to the
+ *	service's rule, which is that the higher clientVersion wins
+ * @property {string} [clientId] only where the service's tokens name the client (claim client_id); else one is made with the
+ *	store
+ * @property {number} [every] milliseconds between two syncs of start(); a minute without it
+ * @property {Partial<import('./client.js').Waits>} [waits]
+ * @property {number} [timeout] milliseconds for a request
+ * @property {typeof fetch} [fetch]
+ * @property {() => number} [clock] milliseconds since 1970
+ * @property {() => number} [random] from 0 on, below 1
+ * @property {any} [transport] instead of url and token: other ways to the service, for tests
+ *
+ * @typedef {object} Conflict
+ * @property {string} id
+ * @property {ConflictVersion} mine
+ * @property {ConflictVersion} theirs
+ *
+ * @typedef {{ body: any, deleted: boolean, clientVersion: bigint }} ConflictVersion
+ *
+ * @typedef {object} Change a document as it is now
+ * @property {string} id
+ * @property {any} body undefined where it is deleted
+ * @property {boolean} deleted
+ * @property {boolean} unsent the service doesn't have it as it is here yet
+ * @property {string | null} error why the service refuses it; it is here as it is, and sent again when it is edited
+ *
+ * @typedef {object} Status
+ * @property {string} clientId
+ * @property {number} unsent how many documents the service doesn't have yet as they are here
+ * @property {number} setAside how many it refuses: problems() lists them
+ * @property {boolean} syncing
+ * @property {number | null} syncedAt when a sync last went through, in milliseconds
+ * @property {any} error what kept the last sync from its end: Refused, NoAnswer, BadAnswer, or what the store says; null if nothing did
+ * @property {number | null} equalAt when it was last found to be the same as what the service has
+ * @property {string | null} twin where another store was seen that has this one's clientId
+ */
+
+/** A collection of JSON documents. */
+export class Collection {
+	#name;
+	#store;
+	/** @type {Promise<Client>} */
+	#client;
+	/** @type {Schedule | null} */
+	#schedule = null;
+	#isStarted = false;
+	#every;
+	#random;
+	/** @type {Set<(change: Change) => void>} */
+	#watchers = new Set();
+	/** @type {Set<(status: Status) => void>} */
+	#statusWatchers = new Set();
+	#syncing = false;
+	/** @type {Promise<void> | null} */
+	#running = null;
+	/** @type {Promise<void> | null} */
+	#next = null;
+	/** @type {number | null} */
+	#syncedAt = null;
+	/** @type {unknown} */
+	#error = null;
+	#endHearing = () => {};
+
+	/**
+	 * @param {string} name of the collection, as the service knows it
+	 * @param {Options} options
+	 */
+	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every = EVERY, clock = Date.now, random = Math.random }) {
+		if (!url && !transport) throw new TypeError('a collection needs the url of a service');
+		if (!store) throw new TypeError('a collection needs a store');
+		this.#name = name;
+		this.#every = every;
+		this.#random = random;
+		this.#store = Promise.resolve(store);
+		this.#client = this.#store.then((opened) => {
+			this.#endHearing = opened.hear?.((message) => this.#heard(message)) ?? this.#endHearing;
+			return new Client(name, {
+				transport: transport ?? new HttpTransport(name, { url, token, timeout, fetch }),
+				store: opened, clientId, clock, random, waits: { ...WAITS, ...waits }, onConflict: onConflict ?? null,
+				changed: (documents) => this.#changed(opened, documents),
+			});
+		});
+		this.#client.catch(() => {});		// told to who uses it
+	}
+
+	// Local use: never waits for the service.
+
+	/**
+	 * The body, or undefined where there is no such document.
+	 * @param {string} id
+	 * @returns {Promise<any>}
+	 */
+	async get(id) {
+		const document = await this.#find(id);
+
+		return document && !document.deleted ? JSON.parse(/** @type {string} */ (document.body)) : undefined;
+	}
+
+	/**
+	 * The body as JSON, with numbers beyond 2^53 exact; undefined where there is no such document.
+	 * @param {string} id
+	 */
+	async getText(id) {
+		const document = await this.#find(id);
+
+		return document && !document.deleted ? document.body ?? undefined : undefined;
+	}
+
+	async #find(id) {
+		const { local } = await this.#client;
+
+		return local.transaction((transaction) => transaction.find(id));
+	}
+
+	/**
+	 * The documents there are, in the order of their ids.
+	 * @param {string} [prefix] only those whose ids begin so
+	 * @returns {Promise<Change[]>}
+	 */
+	async list(prefix = '') {
+		const { local } = await this.#client;
+
+		return (await local.transaction((transaction) => transaction.all(`.${order(prefix)}`))).map(toChange);
+	}
+
+	/**
+	 * Creates or replaces a document, here and now; it is sent later. TypeError for what the service couldn't store, such as half
+	 * a surrogate pair. What the store says, a QuotaExceededError perhaps, and then nothing has changed.
+	 * @param {string} id
+	 * @param {unknown} body what JSON can hold
+	 */
+	put(id, body) {
+		return this.putAll([[id, body]]);
+	}
+
+	/**
+	 * Several, all or none.
+	 * @param {Iterable<[string, unknown]>} documents
+	 */
+	async putAll(documents) {
+		const edits = [...documents].map(([id, body]) => {
+			checkId(id);
+			return /** @type {[string, string]} */ ([id, toJson(body)]);
+		});
+
+		await this.#edit(edits);
+	}
+
+	/**
+	 * Deletes a document; one that isn't there stays so.
+	 * @param {string} id
+	 */
+	delete(id) {
+		return this.#edit([[id, null]]);
+	}
+
+	async #edit(edits) {
+		const client = await this.#client;
+
+		await client.edit(edits);
+		this.#schedule?.edited();
+	}
+
+	/**
+	 * Calls the listener with each document that is here, and then with each that changes, be it by put() or delete(), in another
+	 * tab, or elsewhere; also when it has been sent.
+	 * @param {(change: Change) => void} listener
+	 * @returns {() => void} ends it
+	 */
+	watch(listener) {
+		/** @type {Change[] | null} */
+		let waiting = [];
+		const hear = (change) => {
+			if (waiting) waiting.push(change);
+			else listener(change);
+		};
+
+		this.#watchers.add(hear);
+		this.list().catch(() => []).then((changes) => {
+			// What changed meanwhile comes behind, perhaps once more.
+			const all = [...changes, ...waiting ?? []];
+
+			waiting = null;
+			for (const change of all) if (this.#watchers.has(hear)) call(listener, change);
+		});
+		return () => { this.#watchers.delete(hear); };
+	}
+
+	/**
+	 * What the service doesn't have yet as it is here, with what it refuses.
+	 * @returns {Promise<Change[]>}
+	 */
+	async unsent() {
+		const { local } = await this.#client;
+
+		return (await local.transaction(async (transaction) =>
+			[...await transaction.all('u'), ...await transaction.all('c'), ...await transaction.all('e')])).map(toChange);
+	}
+
+	/**
+	 * What the service refuses, and why.
+	 * @returns {Promise<Change[]>}
+	 */
+	async problems() {
+		const { local } = await this.#client;
+
+		return (await local.transaction((transaction) => transaction.all('e'))).map(toChange);
+	}
+
+	/**
+	 * For a line on the screen.
+	 * @returns {Promise<Status>}
+	 */
+	async status() {
+		const { local } = await this.#client;
+
+		return local.transaction(async (transaction) => ({
+			clientId: transaction.state.clientId,
+			unsent: await transaction.count('u') + await transaction.count('c'),
+			setAside: await transaction.count('e'),
+			syncing: this.#syncing,
+			syncedAt: this.#syncedAt,
+			error: this.#error,
+			equalAt: transaction.state.equalAt,
+			twin: transaction.state.twin,
+		}));
+	}
+
+	/**
+	 * Calls the listener with the status as it is, and whenever it may have changed.
+	 * @param {(status: Status) => void} listener
+	 * @returns {() => void} ends it
+	 */
+	watchStatus(listener) {
+		this.#statusWatchers.add(listener);
+		this.#tellStatus();
+		return () => { this.#statusWatchers.delete(listener); };
+	}
+
+	// With the service
+
+	/**
+	 * Sends, receives, and compares where that is due. Rejects with what kept it from its end: Refused, NoAnswer, BadAnswer, or
+	 * what the store says. Nothing is lost by that; the next goes on from there. One that is called while another is at work
+	 * begins when that has ended.
+	 * @returns {Promise<void>}
+	 */
+	sync() {
+		if (!this.#running) {
+			this.#running = this.#sync().finally(() => { this.#running = null; });
+			return this.#running;
+		}
+		this.#next ??= this.#running.catch(() => {}).then(() => {
+			this.#next = null;
+			return this.sync();
+		});
+		return this.#next;
+	}
+
+	async #sync() {
+		const client = await this.#client;
+		const store = await this.#store;
+
+		this.#syncing = true;
+		this.#tellStatus();
+		try {
+			await store.lock(`sync ${this.#name}`, () => client.sync());
+			this.#syncedAt = Date.now();
+			this.#error = null;
+		} catch (error) {
+			this.#error = error;
+			throw error;
+		} finally {
+			this.#syncing = false;
+			this.#tellStatus();
+		}
+	}
+
+	/** Lets the next sync compare all that is here with what the service has, whenever it would have been due. */
+	async compare() {
+		await (await this.#client).compare();
+	}
+
+	/**
+	 * Synchronises by itself from now on: soon after edits, when the page comes online or to the front, every minute. What goes
+	 * wrong is in status(), and tried again, later and later.
+	 */
+	start() {
+		this.#isStarted = true;
+		this.#store.then((store) => {
+			if (!this.#isStarted) return;
+			this.#schedule ??= new Schedule({
+				sync: () => this.sync(), store, name: `start ${this.#name}`, every: this.#every, random: this.#random,
+			});
+			this.#schedule.start();
+		}, () => {});
+	}
+
+	/** Ends what start() began. What is unsent stays so until the next sync. */
+	stop() {
+		this.#isStarted = false;
+		this.#schedule?.stop();
+	}
+
+	/** Ends all that this object does; the store is yours to close. */
+	async close() {
+		this.stop();
+		await this.#running?.catch(() => {});
+		this.#endHearing();
+		this.#watchers.clear();
+		this.#statusWatchers.clear();
+	}
+
+	// To those who watch
+
+	#changed(store, documents) {
+		store.tell?.({ changed: this.#name, ids: documents.map((document) => document.id), edited: documents.some((document) => document.unsent === EDIT) });
+		this.#emit(documents.map(toChange));
+	}
+
+	/** Another tab has changed something. */
+	async #heard(message) {
+		if (message.wake === `start ${this.#name}`) this.#schedule?.due();
+		if (message.changed !== this.#name) return;
+		if (message.edited) this.#schedule?.edited();
+		if (!this.#watchers.size && !this.#statusWatchers.size) return;
+		const { local } = await this.#client;
+
+		this.#emit(await local.transaction(async (transaction) => {
+			const changes = [];
+
+			for (const id of message.ids) {
+				const document = await transaction.find(id);
+
+				changes.push(document ? toChange(document) : { id, body: undefined, deleted: true, unsent: false, error: null });
+			}
+			return changes;
+		}));
+	}
+
+	#emit(changes) {
+		for (const change of changes) for (const watcher of [...this.#watchers]) call(watcher, change);
+		this.#tellStatus();
+	}
+
+	#tellStatus() {
+		if (!this.#statusWatchers.size) return;
+		this.status().then((status) => {
+			for (const watcher of [...this.#statusWatchers]) call(watcher, status);
+		}, () => {});
+	}
+}
+
+/** A listener that throws is the app's fault, and told where such are told; it stops nobody else. */
+function call(listener, argument) {
+	try {
+		listener(argument);
+	} catch (error) {
+		queueMicrotask(() => { throw error; });
+	}
+}
+
+/** A document as an app sees it. */
+function toChange(document) {
+	return {
+		id: document.id,
+		body: document.body === null ? undefined : JSON.parse(document.body),
+		deleted: document.deleted,
+		unsent: document.unsent > 0 || document.conflict !== null,
+		error: document.error,
+	};
+}

@@ -1,0 +1,165 @@
+// download.js - fetches what others changed, page by page, and compares with the page that reaches the end.
+
+import { BUCKETS } from './digest.js';
+import { Refused } from './errors.js';
+import { earlier, take } from './take.js';
+
+export const PAGE_DOCUMENTS = 1000;
+const KEEP_TOMBSTONES = 90 * 86_400_000;
+
+/** One download. */
+export class Download {
+	/** @param {import('./client.js').Client} client */
+	constructor(client) {
+		this.client = client;
+		this.local = client.local;
+		this.reachedEnd = false;
+		/** @type {number[] | null} the buckets that are to be listed */
+		this.differing = null;
+	}
+
+	/** To the end, or until a server answers that lags: that is asked again with the next sync. */
+	async run(page = PAGE_DOCUMENTS) {
+		while (!this.reachedEnd) {
+			const [asked, answer] = await this.#pull(page);
+
+			await this.#takePage(asked, answer);
+			if (answer.behind) return;
+		}
+	}
+
+	async #pull(page) {
+		for (;;) {
+			const asked = await this.#nextPage();
+
+			try {
+				return [asked, await this.client.transport.pull(
+					asked.clientId, asked.cursor, page, asked.digest, asked.tombstones, asked.primary)];
+			} catch (error) {
+				if (!(error instanceof Refused) || error.status !== 410 || asked.cursor === null) throw error;
+				await this.#beginFromNull(error);
+			}
+		}
+	}
+
+	/** What the next page is asked for with. */
+	#nextPage() {
+		return this.local.transaction(async (transaction) => {
+			const { clientId, cursor, behindSince } = transaction.state;
+			// What the service may have or not would differ for nothing.
+			const compares = this.client.isDue(transaction.state) && await transaction.count('a') === 0;
+
+			return {
+				clientId,
+				cursor,
+				digest: compares ? (await transaction.digest()).digest : null,
+				tombstones: cursor !== null || await transaction.hasTold(),		// a first download needs none
+				primary: behindSince !== null && this.client.clock() >= behindSince + this.client.waits.primary,
+			};
+		});
+	}
+
+	/**
+	 * Nothing, if another sync of the same store has got further meanwhile, or has given it another name. The cursor would be
+	 * of what it was.
+	 */
+	async #takePage(asked, answer) {
+		await this.local.transaction(async (transaction) => {
+			const { clientId, cursor } = transaction.state;
+
+			if (clientId === asked.clientId && cursor === asked.cursor) await this.#apply(transaction, asked, answer);
+		});
+		this.reachedEnd = !(answer.more || answer.behind);
+	}
+
+	/** From a service or a proxy that doesn't know what was asked: the cursor is void. Nothing of the store is. */
+	#beginFromNull(refusal) {
+		return this.local.transaction(async (transaction) => {
+			const isLost = refusal.code !== 'resync_purged' && refusal.details.reason !== 'purged';
+
+			transaction.set({ cursor: null, unheard: isLost });
+			if (!isLost) this.#told(transaction, null);
+		});
+	}
+
+	async #apply(transaction, asked, answer) {
+		const { state } = transaction;
+
+		if (answer.behind) {
+			transaction.set({ behindSince: state.behindSince ?? this.client.clock() });
+			return;
+		}
+		const isUnheard = state.unheard && await transaction.hasTold();
+		let newest = state.newestKnownServiceRecordUtc;
+
+		for (const document of answer.documents) {
+			await take(transaction, document);
+			if (newest === null || document.LastUpdateUtc > newest) newest = document.LastUpdateUtc;
+		}
+		transaction.set({ cursor: answer.cursor, unheard: false, behindSince: null, newestKnownServiceRecordUtc: newest });
+		if (answer.reconcile) this.#told(transaction, answer.lostAfter === undefined ? '-infinity' : answer.lostAfter);
+		else if (isUnheard) this.#told(transaction, '-infinity');
+		else if (asked.digest !== null && !answer.more) await this.#compare(transaction, answer);
+	}
+
+	/** That something may have been lost: soon, at a random time, it compares. */
+	#told(transaction, lostAfter) {
+		const { state } = transaction;
+
+		transaction.set({
+			lostAfter: earlier(state.lostAfter, lostAfter), nulls: 0, rounds: 0,
+			compareAt: Math.min(state.compareAt, this.client.within(this.client.waits.told)),
+		});
+	}
+
+	/** With the page that reached the end came the service's digest under the same snapshot. */
+	async #compare(transaction, answer) {
+		const { client } = this;
+		const { state } = transaction;
+		const theirs = answer.state ?? null;
+
+		if (theirs === null && state.nulls < 2) {
+			transaction.set({ nulls: state.nulls + 1, compareAt: this.#after(state.nulls) });
+			return;
+		}
+		const differing = theirs === null ? allBuckets() : await this.#differing(transaction, theirs);
+
+		if (differing.length) {
+			this.differing = differing;
+			transaction.set({ nulls: 0, rounds: state.rounds + 1, compareAt: this.#after(state.rounds) });
+			return;
+		}
+		const now = client.clock();
+
+		transaction.set({ nulls: 0, rounds: 0, lostAfter: null, equalAt: now, compareAt: now + client.waits.compare });
+		await forgetTombstones(transaction, answer.serverUtc);
+	}
+
+	/** The buckets whose sums differ. The service leaves the sums out where the digest that was sent is the same. */
+	async #differing(transaction, theirs) {
+		const ours = await transaction.digest();
+
+		if (theirs.count === ours.count && theirs.digest === ours.digest) return [];
+		const sums = await transaction.sums();
+		const differing = allBuckets().filter((bucket) => theirs.sums?.[bucket] !== undefined && theirs.sums[bucket] !== sums[bucket]);
+
+		return differing.length ? differing : allBuckets();
+	}
+
+	#after(times) {
+		const { waits, clock } = this.client;
+
+		return clock() + Math.min(waits.again * 2 ** Math.min(times, 30), waits.compare);
+	}
+}
+
+function allBuckets() {
+	return Array.from({ length: BUCKETS }, (_, bucket) => bucket);
+}
+
+/** The old ones, of what the service has, too. */
+async function forgetTombstones(transaction, serverUtc) {
+	const limit = new Date(Date.parse(serverUtc) - KEEP_TOMBSTONES).toISOString().replace('Z', '000Z');
+
+	for (const document of await transaction.all('d', `d${limit}`)) await transaction.remove(document);
+}

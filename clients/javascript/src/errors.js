@@ -1,0 +1,79 @@
+// errors.js - what can keep a sync from its end. Whichever it is, the store is as it was after the last answer: nothing is lost,
+// and the next sync goes on from there. `retry` says whether the same request may go through later without anybody's doing.
+
+/** The service's answer to a request that it didn't accept. */
+export class Refused extends Error {
+	/**
+	 * @param {number} status HTTP's
+	 * @param {string} code SQLSTATE or PostgREST's; '' where there is none, as when PostgREST lost its connection in the midst
+	 * @param {string} text
+	 * @param {unknown} [details] JSON as text, where the service gave it
+	 * @param {number} [retryAfter] milliseconds; what the header Retry-After said
+	 */
+	constructor(status, code, text, details, retryAfter) {
+		super(`${status} ${code} ${text}`);
+		this.name = 'Refused';
+		this.status = status;
+		this.code = code;
+		this.text = text;
+		this.details = readDetails(details);
+		this.retryAfter = retryAfter;
+	}
+
+	/** Whether the same request may be accepted later; nobody knows then whether this one was. */
+	get retry() {
+		return this.status >= 500 || this.status === 429 || !(this.code || this.aboutDocuments);
+	}
+
+	/** Whether a part of the documents may be accepted. */
+	get aboutDocuments() {
+		return this.status === 413 || [400, 409, 422].includes(this.status) && this.code !== ''
+			|| this.code === '42501' && ('document' in this.details || this.text.includes('row-level security'));
+	}
+}
+
+/** @returns {Record<string, unknown>} */
+function readDetails(details) {
+	try {
+		const value = JSON.parse(String(details));
+
+		return value !== null && typeof value === 'object' && !Array.isArray(value) ? value : {};
+	} catch {
+		return {};
+	}
+}
+
+/**
+ * What came isn't an answer of the service's: the page of a captive portal, something cut off, nothing. None of it was
+ * applied.
+ */
+export class BadAnswer extends Error {
+	/** @param {string} message */
+	constructor(message) {
+		super(message);
+		this.name = 'BadAnswer';
+		this.retry = true;
+	}
+}
+
+/** No answer came: offline, the connection broke, the service took too long. The request may have got there. */
+export class NoAnswer extends Error {
+	/** @param {unknown} cause */
+	constructor(cause) {
+		super(`no answer: ${cause instanceof Error ? cause.message : cause}`, { cause });
+		this.name = 'NoAnswer';
+		this.retry = true;
+	}
+}
+
+/** The document has the highest clientVersion there is; it can't be edited any more. */
+export class VersionsExhausted extends RangeError {
+	/** @param {string} id */
+	constructor(id) {
+		super(`document "${id}" has the highest clientVersion`);
+		this.name = 'VersionsExhausted';
+	}
+}
+
+/** The server lags behind the cursor, or the cursor has become void: go on with the next sync. Never leaves a sync. */
+export class Stale extends Error {}

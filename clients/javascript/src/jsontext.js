@@ -1,0 +1,164 @@
+// jsontext.js - JSON whose documents' bodies stay text.
+//
+// A body is the user's, and the sync has no business in it: it is cut out of the service's answer as it stands there, kept as
+// text, sent as text, and parsed only where the user asks for the document. So none comes back changed: 1.10 stays 1.10, and
+// a number beyond 2^53 exact. The clientVersions around them, integers of 64 bits, become BigInts by the same scan.
+
+import { BadAnswer } from './errors.js';
+
+const MAX_ID_BYTES = 500;
+const AFTER_KEY = /\s*:\s*/y;
+const SCALAR = /[^\][{},:"\s]+/y;
+const BRACKET_OR_QUOTE = /[\][{}"]/g;
+const ESCAPE = /\\(u0000|ud[89a-f]|.)/g;
+const encoder = new TextEncoder();
+
+/**
+ * A body as it is stored and sent. TypeError for what no JSON can hold or PostgreSQL can't store: refused here, at the edit,
+ * where the user is.
+ * @param {unknown} value
+ * @returns {string}
+ */
+export function toJson(value) {
+	const text = JSON.stringify(value, (key, part) => {
+		if (typeof part === 'number' && !Number.isFinite(part)) throw new TypeError(`JSON has no ${part}`);
+		return part;
+	});
+
+	if (text === undefined) throw new TypeError(`JSON has no ${typeof value}`);
+	// JSON.stringify writes half a surrogate pair as an escape, and a whole one as it is.
+	for (const [, escaped] of text.matchAll(ESCAPE)) {
+		if (escaped === 'u0000') throw new TypeError('a string has the character U+0000');
+		if (escaped.startsWith('ud')) throw new TypeError('a string has half a surrogate pair');
+	}
+	return text;
+}
+
+/**
+ * TypeError for what isn't an id: 1 to 500 bytes of text.
+ * @param {unknown} id
+ */
+export function checkId(id) {
+	if (typeof id !== 'string') throw new TypeError(`an id is a string, not ${id === null ? 'null' : typeof id}`);
+	toJson(id);
+	const bytes = encoder.encode(id).length;
+
+	if (bytes < 1 || bytes > MAX_ID_BYTES) throw new TypeError(`an id has 1 to ${MAX_ID_BYTES} bytes, not ${bytes}`);
+}
+
+/**
+ * The documents of an upload, whose bodies are texts and whose versions are BigInts.
+ * @param {import('./document.js').Sent[]} documents
+ */
+export function documentsText(documents) {
+	return `[${documents.map(({ id, clientVersion, deleted, body, baseVersion, baseUtc }) => {
+		const parts = [`"id":${JSON.stringify(id)}`, `"clientVersion":${clientVersion}`];
+
+		if (baseVersion !== undefined) parts.push(`"baseVersion":${baseVersion}`);
+		if (baseUtc !== undefined) parts.push(`"baseUtc":${JSON.stringify(baseUtc)}`);
+		parts.push(deleted ? '"deleted":true' : `"body":${body}`);
+		return `{${parts.join()}}`;
+	}).join()}]`;
+}
+
+/**
+ * The service's answer, an object with these keys; the bodies of its documents and winners are texts (null where null stands,
+ * as for tombstones), clientVersions BigInts. BadAnswer if it isn't that.
+ * @param {string} text
+ * @param {string[]} keys
+ * @returns {any}
+ */
+export function readAnswer(text, keys) {
+	let answer;
+
+	try {
+		const [skeleton, bodies] = cutOutBodies(text);
+
+		answer = fill(JSON.parse(skeleton), bodies);
+	} catch (error) {
+		throw new BadAnswer(`not an answer of the service: ${error instanceof Error ? error.message : error}: ${text.slice(0, 200)}`);
+	}
+	if (!isObject(answer) || keys.some((key) => !(key in answer) || LISTS.has(key) && !Array.isArray(answer[key]))) {
+		throw new BadAnswer(`not an answer of the service: ${text.slice(0, 200)}`);
+	}
+	return answer;
+}
+
+const LISTS = new Set(['documents', 'results', 'rows']);
+
+function isObject(value) {
+	return value !== null && typeof value === 'object' && !Array.isArray(value);
+}
+
+/** Puts the bodies in the places of their numbers, and BigInts in those of the versions. */
+function fill(value, bodies) {
+	if (Array.isArray(value)) {
+		for (const part of value) fill(part, bodies);
+	} else if (isObject(value)) {
+		for (const key of Object.keys(value)) fill(value[key], bodies);
+		if ('body' in value) value.body = bodies[value.body];
+		if (typeof value.clientVersion === 'string') value.clientVersion = BigInt(value.clientVersion);
+	}
+	return value;
+}
+
+/**
+ * The text with a number in place of each body, and quotes around each clientVersion; and the bodies. Inside a body nothing
+ * is looked at but where it ends.
+ * @returns {[string, (string | null)[]]}
+ */
+function cutOutBodies(text) {
+	const parts = [];
+	const bodies = [];
+	let done = 0;
+	let position = text.indexOf('"');
+
+	while (position >= 0) {
+		const end = endOfString(text, position);
+		const key = end - position === 6 || end - position === 15 ? text.slice(position, end) : '';
+
+		position = end;
+		AFTER_KEY.lastIndex = end;
+		if ((key === '"body"' || key === '"clientVersion"') && AFTER_KEY.test(text)) {
+			const start = AFTER_KEY.lastIndex;
+			const value = text.slice(start, position = endOfValue(text, start));
+
+			parts.push(text.slice(done, start));
+			if (key === '"body"') parts.push(bodies.push(value === 'null' ? null : value) - 1);
+			else parts.push(/^-?\d+$/.test(value) ? `"${value}"` : value);
+			done = position;
+		}
+		position = text.indexOf('"', position);
+	}
+	return [parts.join('') + text.slice(done), bodies];
+}
+
+/** Behind the string that begins here. */
+function endOfString(text, start) {
+	for (let quote = text.indexOf('"', start + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {
+		let first = quote;
+
+		while (text[first - 1] === '\\') first--;
+		if ((quote - first) % 2 === 0) return quote + 1;
+	}
+	throw new SyntaxError('cut off');
+}
+
+/** Behind the value that begins here. */
+function endOfValue(text, start) {
+	if (text[start] === '"') return endOfString(text, start);
+	if (text[start] !== '[' && text[start] !== '{') {
+		SCALAR.lastIndex = start;
+		if (!SCALAR.test(text)) throw new SyntaxError('cut off');
+		return SCALAR.lastIndex;
+	}
+	let depth = 0;
+
+	BRACKET_OR_QUOTE.lastIndex = start;
+	for (let match = BRACKET_OR_QUOTE.exec(text); match; match = BRACKET_OR_QUOTE.exec(text)) {
+		if (match[0] === '"') BRACKET_OR_QUOTE.lastIndex = endOfString(text, match.index);
+		else depth += match[0] === '[' || match[0] === '{' ? 1 : -1;
+		if (depth === 0) return BRACKET_OR_QUOTE.lastIndex;
+	}
+	throw new SyntaxError('cut off');
+}

@@ -1,0 +1,124 @@
+// schedule.js - when it synchronises by itself: soon after edits, when the page comes online or to the front, and every minute;
+// after a failure later and later, with a random part, and never before the service's Retry-After.
+
+const SOON = 100;				// milliseconds after an edit, so that several go together
+const FIRST_AGAIN = 1000;
+const LAST_AGAIN = 300_000;
+
+/** One of the tabs or processes that have a store open does the work, the others wait to take its place. */
+export class Schedule {
+	/** @type {AbortController | null} */
+	#running = null;
+	/** @type {(() => void)[]} */
+	#endings = [];
+	#dueAt = 0;
+	#notBefore = 0;			// the service's word
+	#failures = 0;
+	#wake = () => {};
+
+	/**
+	 * @param {object} options
+	 * @param {() => Promise<void>} options.sync
+	 * @param {import('./stores/store.js').Store} options.store
+	 * @param {string} options.name
+	 * @param {number} options.every milliseconds
+	 * @param {() => number} options.random
+	 */
+	constructor({ sync, store, name, every, random }) {
+		this.sync = sync;
+		this.store = store;
+		this.name = name;
+		this.every = every;
+		this.random = random;
+	}
+
+	start() {
+		if (this.#running) return;
+		const running = new AbortController();
+
+		this.#running = running;
+		this.#failures = this.#dueAt = this.#notBefore = 0;
+		/** @type {[EventTarget | undefined, string][]} */
+		const events = [[globalThis.window, 'online'], [globalThis.window, 'focus'], [globalThis.document, 'visibilitychange']];
+
+		for (const [target, type] of events) {
+			if (!target?.addEventListener) continue;
+			const comes = () => this.wake();
+
+			target.addEventListener(type, comes);
+			this.#endings.push(() => target.removeEventListener(type, comes));
+		}
+		this.store.lock(this.name, () => this.#work(running.signal), running.signal).catch(() => {});
+	}
+
+	stop() {
+		this.#running?.abort();
+		this.#running = null;
+		for (const end of this.#endings.splice(0)) end();
+		this.#wake();
+	}
+
+	/** An edit was made: soon, unless the service didn't answer last time. */
+	edited() {
+		if (this.#failures === 0) this.#due(SOON);
+	}
+
+	/** The page is online again, or looked at: at once, though it failed before. Other tabs hear of it; one of them does the work. */
+	wake() {
+		if (globalThis.document?.visibilityState === 'hidden') return;
+		this.due();
+		this.store.tell?.({ wake: this.name });
+	}
+
+	due() {
+		this.#due(0);
+	}
+
+	#due(wait) {
+		this.#dueAt = Math.min(this.#dueAt, performance.now() + wait);
+		this.#wake();
+	}
+
+	async #work(signal) {
+		while (!signal.aborted) {
+			this.#dueAt = Infinity;
+			const wait = await this.#once();
+
+			this.#dueAt = Math.min(this.#dueAt, performance.now() + wait);
+			await this.#sleep(signal);
+		}
+	}
+
+	/** Returns how long to wait for the next. */
+	async #once() {
+		try {
+			await this.sync();
+			this.#failures = 0;
+			return this.every * (0.8 + 0.4 * this.random());
+		} catch (error) {
+			const { retryAfter = 0 } = /** @type {{ retryAfter?: number }} */ (error);
+			const wait = Math.min(FIRST_AGAIN * 2 ** Math.min(this.#failures++, 20), LAST_AGAIN) * (0.5 + 0.5 * this.random());
+
+			this.#notBefore = performance.now() + retryAfter;
+			return Math.max(wait, retryAfter);
+		}
+	}
+
+	/** Until it is due; what happens meanwhile may make that earlier. */
+	async #sleep(signal) {
+		for (;;) {
+			const wait = Math.max(this.#dueAt, this.#notBefore) - performance.now();
+
+			if (signal.aborted || wait <= 0) return;
+			await new Promise((resolve) => {
+				const timer = setTimeout(resolve, Math.min(wait, 2 ** 31 - 1));
+
+				this.#wake = () => {
+					clearTimeout(timer);
+					resolve(undefined);
+				};
+			});
+			this.#wake = () => {};
+		}
+	}
+}

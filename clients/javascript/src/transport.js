@@ -1,0 +1,124 @@
+// transport.js - the protocol's requests over HTTP, by fetch: doc/protocol.md.
+
+import { BadAnswer, NoAnswer, Refused } from './errors.js';
+import { documentsText, readAnswer } from './jsontext.js';
+
+/**
+ * @typedef {string | ((why: { refused: boolean }) => string | Promise<string>)} Token
+ *   what is sent as "Authorization: Bearer"; or who gives it, asked before each request, and once more, with refused: true,
+ *   when the service has answered 401
+ *
+ * @typedef {object} TransportOptions
+ * @property {string} url of the service, without /Docs
+ * @property {Token} [token]
+ * @property {number} [timeout] milliseconds for a request and its answer; a minute without it
+ * @property {typeof fetch} [fetch]
+ */
+
+/** Raises Refused, BadAnswer and NoAnswer. */
+export class HttpTransport {
+	#url;
+	#token;
+	#collection;
+	#timeout;
+	#fetch;
+
+	/**
+	 * @param {string} collection
+	 * @param {TransportOptions} options
+	 */
+	constructor(collection, { url, token, timeout = 60_000, fetch = globalThis.fetch }) {
+		this.#url = url.replace(/\/+$/, '');
+		this.#token = token;
+		this.#collection = collection;
+		this.#timeout = timeout;
+		this.#fetch = fetch;
+	}
+
+	/** One result a document, in order; not atomic. */
+	upload(clientId, documents) {
+		// In the query string, where services that don't know it pass over it
+		return this.#post('/Docs?atomic=false', ['results'], { clientId }, documents);
+	}
+
+	/** A page, by GET, which a standby may answer, or else by POST, which goes to the server that is written to. */
+	pull(clientId, cursor, maxDocuments, digest = null, tombstones = true, primary = false) {
+		const keys = ['documents', 'cursor', 'more'];
+		const asked = { clientId, maxDocuments, reconcile: true };
+
+		if (cursor !== null) asked.cursor = cursor;
+		if (digest !== null) asked.state = digest;
+		if (!tombstones) asked.tombstones = false;
+		if (primary) return this.#post('/Docs/Sync', keys, asked, []);
+		const query = Object.entries({ collection: this.#collection, ...asked }).map(
+			([key, value]) => `${key}=${encodeURIComponent(value)}`).join('&');
+
+		return this.#request('GET', `/Docs/Pull?${query}`, keys);
+	}
+
+	/** What there is, to compare. */
+	reconcile(clientId, cursor, buckets, after, maxDocuments) {
+		return this.#post('/Docs/Reconcile', ['rows', 'after', 'more', 'purgedThrough'],
+			{ clientId, cursor, buckets, after, maxDocuments });
+	}
+
+	/** Documents by their ids. */
+	get(clientId, cursor, ids) {
+		return this.#post('/Docs/Get', ['documents', 'more'], { clientId, cursor, ids });
+	}
+
+	#post(path, keys, asked, documents) {
+		let text = JSON.stringify({ collection: this.#collection, ...asked });
+
+		if (documents) text = `${text.slice(0, -1)},"documents":${documentsText(documents)}}`;
+		return this.#request('POST', path, keys, text);
+	}
+
+	async #request(method, path, keys, body) {
+		let [response, text] = await this.#exchange(method, path, body, false);
+
+		// Expired in the midst: a new one, if there is who gives it. Nothing was applied.
+		if (response.status === 401 && typeof this.#token === 'function') {
+			[response, text] = await this.#exchange(method, path, body, true);
+		}
+		if (response.status !== 200) throw refused(response, text);
+		return readAnswer(text, keys);
+	}
+
+	/** @returns {Promise<[Response, string]>} */
+	async #exchange(method, path, body, wasRefused) {
+		const token = typeof this.#token === 'function' ? await this.#token({ refused: wasRefused }) : this.#token;
+		/** @type {Record<string, string>} */
+		const headers = {};
+
+		if (token) headers.Authorization = `Bearer ${token}`;
+		if (body !== undefined) headers['Content-Type'] = 'application/json';
+		try {
+			// Called as a plain function: a browser's fetch refuses to be anybody's method.
+			const send = this.#fetch;
+			const response = await send(this.#url + path,
+				{ method, headers, body, cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(this.#timeout) });
+
+			return [response, await response.text()];
+		} catch (error) {
+			throw new NoAnswer(error);
+		}
+	}
+}
+
+/** The error for an answer that isn't 200. What isn't the service's own has no code, so it is tried again. */
+function refused(response, text) {
+	const after = response.headers.get('Retry-After');
+	const seconds = after === null ? NaN : Number(after);
+	const wait = after === null ? undefined : Number.isFinite(seconds) ? seconds * 1000 : Date.parse(after) - Date.now();
+	const retryAfter = wait !== undefined && wait > 0 ? wait : undefined;
+
+	if (response.status < 300) return new BadAnswer(`not an answer of the service: status ${response.status}`);
+	try {
+		const { code, message, details } = JSON.parse(text);
+
+		return new Refused(response.status, String(code ?? ''), String(message ?? ''), details, retryAfter);
+	} catch {
+		return new Refused(response.status, '', text.slice(0, 200), undefined, retryAfter);
+	}
+}

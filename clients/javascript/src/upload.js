@@ -1,0 +1,220 @@
+// upload.js - sends what is unsent, and what becomes of each document of it.
+
+import { MARK } from './document.js';
+import { BadAnswer, Refused } from './errors.js';
+import { lookForTwin, take } from './take.js';
+
+export const BATCH_DOCUMENTS = 1000;
+export const BATCH_BYTES = 8_000_000;		// of bodies in an upload, about
+const MAX_REFUSED = 32;				// documents refused in one upload, about
+const GET_DOCUMENTS = 1000;
+const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent once more, and it comes then
+
+const all = () => true;
+
+/** One sending of all that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next. */
+export class Upload {
+	#accepted = false;
+
+	/** @param {import('./client.js').Client} client */
+	constructor(client) {
+		this.client = client;
+		this.local = client.local;
+		/** @type {Record<string, number>} how often each outcome came */
+		this.outcomes = {};
+	}
+
+	/**
+	 * @param {number} unsent EDIT or MARK
+	 * @param {(document: import('./document.js').Document, clientId: string) => boolean} [which]
+	 */
+	async run(unsent, which = all, limit = BATCH_DOCUMENTS) {
+		let after = null;
+
+		for (;;) {
+			const documents = await this.local.transaction(async (transaction) => (await transaction.batch(
+				unsent, (document) => which(document, transaction.state.clientId), after, limit, BATCH_BYTES,
+			)).map((document) => asSent(document, transaction.keepsConflicts)));
+
+			if (!documents.length) return this.outcomes;
+			after = documents.at(-1);
+			await this.#send(documents);
+		}
+	}
+
+	/** @param {import('./document.js').Sent[]} documents */
+	async #send(documents) {
+		// The others with the next sync: who may write nothing any more shouldn't try each at once.
+		if ((this.outcomes.refused ?? 0) >= MAX_REFUSED) return;
+		const clientId = await this.#noteSent(documents);
+		let results;
+
+		try {
+			({ results } = await this.client.transport.upload(clientId, documents));
+		} catch (error) {
+			if (!(error instanceof Refused)) throw error;
+			if (!error.retry) await this.#noteAnswered(documents);
+			if (!error.aboutDocuments) throw error;
+			if (documents.length > 1) {
+				const half = documents.length >> 1;
+
+				await this.#send(documents.slice(0, half));
+				await this.#send(documents.slice(half));
+			} else {
+				await this.#refusedAlone(documents[0], error);
+			}
+			return;
+		}
+		const untried = await this.#take(documents, results);
+
+		if (untried.length && untried.length < documents.length) await this.#send(untried);
+	}
+
+	/** Before they are sent: whatever happens then, the own versions are known from another store's. Returns the clientId. */
+	#noteSent(documents) {
+		return this.local.transaction(async (transaction) => {
+			for (const { id, clientVersion } of documents) {
+				const document = await transaction.find(id);
+
+				if (!document) continue;
+				if (document.sent === null || document.sent < clientVersion) document.sent = clientVersion;
+				document.unanswered = true;
+				await transaction.save(document);
+			}
+			return transaction.state.clientId;
+		});
+	}
+
+	/** None of them was applied. */
+	#noteAnswered(documents) {
+		return this.local.transaction(async (transaction) => {
+			for (const { id } of documents) {
+				const document = await transaction.find(id);
+
+				if (!document) continue;
+				document.unanswered = false;
+				await transaction.save(document);
+			}
+		});
+	}
+
+	async #refusedAlone(sent, error) {
+		if (!this.#accepted) {
+			// Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
+			await this.client.transport.upload(await this.client.clientId(), []);
+			this.#accepted = true;
+		}
+		await this.local.transaction(async (transaction) =>
+			setAside(transaction, await transaction.find(sent.id), sent, error.message));
+		this.#note('refused');
+	}
+
+	#note(outcome) {
+		this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
+	}
+
+	/** What became of documents that were sent. Returns those that weren't tried. */
+	async #take(documents, results) {
+		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
+			throw new BadAnswer('a result for each document was expected');
+		}
+		this.#accepted = true;
+		const winners = await this.#winners(results);
+
+		await this.local.transaction(async (transaction) => {
+			for (const [i, sent] of documents.entries()) {
+				await this.#answered(transaction, sent, results[i], winners.get(sent.id) ?? null);
+			}
+		});
+		for (const { outcome } of results) if (outcome !== 'untried') this.#note(outcome);
+		return documents.filter((_, i) => results[i].outcome === 'untried');
+	}
+
+	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
+	async #winners(results) {
+		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
+		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
+			.map((result) => result.id);
+
+		while (missing.length) {
+			const state = await this.client.state();
+			const answer = await this.client.transport.get(state.clientId, state.cursor, missing.slice(0, GET_DOCUMENTS));
+
+			if (answer.behind || answer.reconcile) {
+				for (const id of missing) winners.set(id, UNKNOWN);
+				return winners;
+			}
+			for (const document of answer.documents) winners.set(document.id, document);
+			missing = missing.slice(answer.more && answer.documents.length
+				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
+		}
+		return winners;
+	}
+
+	async #answered(transaction, sent, result, winner) {
+		const document = await transaction.find(sent.id);
+		const { outcome } = result;
+
+		if (!document) return;
+		document.unanswered = false;
+		if (outcome === 'refused' || outcome === 'untried') {
+			await transaction.save(document);
+			if (outcome === 'refused') await setAside(transaction, document, sent, `${result.error.code} ${result.error.message}`);
+		} else if (outcome === 'modified' && (winner === null || winner === UNKNOWN)) {
+			await transaction.save(document);		// it is sent once more, and loses against what was stored
+		} else if (outcome !== 'discarded' && outcome !== 'conflict') {
+			await acknowledged(transaction, document, sent, result);
+			if (winner) await take(transaction, winner, true);		// what was stored isn't quite what was sent
+		} else if (winner === null) {
+			// It is sent once more, as a new document. If that isn't applied either, then there is one that we may not see.
+			document.rebase(null);
+			await transaction.save(document);
+			if ((sent.baseVersion ?? null) === null) {
+				await setAside(transaction, document, sent, `${outcome}, and the service shows no such document`);
+			}
+		} else {
+			await transaction.save(document);
+			if (winner === UNKNOWN) return;
+			await lookForTwin(transaction, winner, this.client.isBound);
+			// Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+			await take(transaction, winner, true);
+		}
+	}
+}
+
+/** A document as it is sent. With onConflict edits say what they are based on, so that none takes the place of what it hasn't seen. */
+function asSent(document, keepsConflicts) {
+	/** @type {import('./document.js').Sent} */
+	const sent = {
+		id: document.id, clientVersion: document.clientVersion, deleted: document.deleted, body: document.body, unsent: document.unsent,
+	};
+
+	if (document.unsent === MARK || keepsConflicts) {
+		sent.baseVersion = document.baseVersion;
+		if (document.baseVersion === 0n) sent.baseUtc = document.baseUtc;		// version 0 stays 0 when it is written again
+	}
+	return sent;
+}
+
+async function acknowledged(transaction, document, sent, result) {
+	const told = { ...result, deleted: sent.deleted, body: sent.body, clientId: transaction.state.clientId };
+
+	if (result.outcome === 'unchanged' && document.clientId !== null) told.clientId = document.clientId;		// somebody else has sent it before
+	// Not if it was edited again while the answer was on its way: that version is yet to be sent.
+	if (document.clientVersion === sent.clientVersion) document.becomes(told);
+	else document.rebase(told);
+	await transaction.save(document);
+}
+
+/** Not if it was edited again meanwhile: that version may be accepted. */
+async function setAside(transaction, document, sent, error) {
+	if (document && document.unsent && document.clientVersion === sent.clientVersion) {
+		document.error = error;
+		await transaction.save(document);
+	}
+}
+
+/** Marks on documents that this store's own client wrote last, and on those of others. */
+export const isOwn = (document, clientId) => document.clientId === clientId;
+export const isOthers = (document, clientId) => document.clientId !== clientId;
+

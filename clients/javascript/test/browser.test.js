@@ -1,0 +1,165 @@
+// In Chromium: the store in IndexedDB, tabs side by side, a disk that is full, a page that is loaded anew, the network switched off.
+
+import assert from 'node:assert/strict';
+import test, { after, before } from 'node:test';
+import { contract } from './contract.js';
+import { openPage } from './chromium.js';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, until } from './service.js';
+
+/** @type {Awaited<ReturnType<typeof openPage>>} */
+let browser;
+
+before(async () => { browser = await openPage(); });
+after(() => browser.close());
+
+for (const name of Object.keys(contract)) {
+	test(`IndexedDB: ${name}`, async () => {
+		await browser.page.evaluate(async (which) => {
+			const { contract: plays } = await import('/test/contract.js');
+			const { indexedDbStore } = await import('/src/index.js');
+
+			await plays[which](indexedDbStore(`contract: ${which}`), (is, what) => {
+				if (!is) throw new Error(what);
+			});
+		}, name);
+	});
+}
+
+/** A tab with a collection, as globalThis.notes, whose changes and states are noted in globalThis.seen and globalThis.states. */
+async function tab(name, { app = name, start = false, of = browser } = {}) {
+	const page = await of.open();
+
+	await page.evaluate(async (options) => {
+		const { Collection, indexedDbStore } = await import('/src/index.js');
+
+		globalThis.store = indexedDbStore(options.app);
+		globalThis.notes = new Collection(options.name, { url: options.url, token: options.token, store: globalThis.store });
+		globalThis.seen = [];
+		globalThis.states = [];
+		globalThis.notes.watch(({ id, body, unsent }) => globalThis.seen.push(`${id} ${body} ${unsent}`));
+		globalThis.notes.watchStatus(({ unsent, error }) => globalThis.states.push(`${unsent} ${error?.name}`));
+		if (options.start) globalThis.notes.start();
+	}, { name, app, start, url: URL_OF_SERVICE, token: TOKEN });
+	return page;
+}
+
+const unsentIds = (page) => page.evaluate(async () => (await globalThis.notes.unsent()).map(({ id }) => id));
+const put = (page, ...args) => page.evaluate((what) => globalThis.notes.put(...what), args);
+const get = (page, id) => page.evaluate((which) => globalThis.notes.get(which), id);
+const last = (page, id) => page.evaluate((which) => globalThis.seen.filter((text) => text.startsWith(`${which} `)).at(-1), id);
+
+test('a page that is loaded anew has what it had, and what was unsent', needsService, async () => {
+	const name = anyName();
+	const page = await tab(name);
+
+	await put(page, 'x', 1);
+	const { clientId } = await page.evaluate(() => globalThis.notes.status());
+
+	await page.close();
+	const again = await tab(name);
+
+	assert.equal(await get(again, 'x'), 1);
+	assert.deepEqual(await unsentIds(again), ['x']);
+	assert.equal((await again.evaluate(() => globalThis.notes.status())).clientId, clientId);
+	await again.evaluate(() => globalThis.notes.sync());
+	assert.deepEqual(await unsentIds(again), []);
+	await again.close();
+});
+
+test('two tabs: one synchronises, both show the same, and the other takes over', needsService, async () => {
+	const name = anyName();
+	const tabs = [await tab(name, { start: true }), await tab(name, { start: true })];
+	const requests = [[], []];
+
+	for (const [i, page] of tabs.entries()) page.on('request', (request) => requests[i].push(request.url()));
+	await put(tabs[1], 'x', 1);
+	for (const page of tabs) await until(async () => await last(page, 'x') === 'x 1 false');
+	await put(tabs[0], 'x', 2);
+	for (const page of tabs) await until(async () => await last(page, 'x') === 'x 2 false');
+	assert(requests[0].length > 0 && requests[1].length === 0, 'the first tab does the work');
+	await tabs[0].close();
+	await put(tabs[1], 'y', 3);
+	await until(async () => !(await unsentIds(tabs[1])).length);
+	assert(requests[1].length > 0, 'then the other');
+	const other = open(name);
+
+	await other.sync();
+	assert.deepEqual([await other.get('x'), await other.get('y')], [2, 3]);
+	await tabs[1].close();
+});
+
+test('tabs that edit and synchronise at once', needsService, async () => {
+	const name = anyName();
+	const tabs = [await tab(name), await tab(name)];
+
+	await Promise.all(tabs.map((page, i) => page.evaluate(async (which) => {
+		for (let n = 0; n < 20; n++) {
+			await globalThis.notes.put(`of ${which} ${n}`, n);
+			await globalThis.notes.put('shared', `${which} ${n}`);
+			await globalThis.notes.sync();
+		}
+	}, i)));
+	const other = open(name);
+
+	await other.sync();
+	assert.equal((await other.list()).length, 41);
+	assert.deepEqual(await unsentIds(tabs[0]), []);
+	assert.equal((await tabs[0].evaluate(() => globalThis.notes.status())).twin, null);
+	for (const page of tabs) await page.close();
+});
+
+test('offline and online again', needsService, async () => {
+	const name = anyName();
+	const page = await tab(name, { start: true });
+
+	await put(page, 'x', 1);
+	await until(async () => !(await unsentIds(page)).length);
+	await browser.context.setOffline(true);
+	await put(page, 'y', 2);
+	await until(() => page.evaluate(() => globalThis.states.at(-1) === '1 NoAnswer'));
+	assert.deepEqual(await unsentIds(page), ['y']);
+	await browser.context.setOffline(false);
+	await until(async () => !(await unsentIds(page)).length, 3000);
+	await page.close();
+});
+
+test('a disk that is full: an edit is refused, the rest stays and is sent', needsService, async () => {
+	const name = anyName();
+	// Of its own, and limited before a store is opened: Chromium looks at the limit now and then only.
+	const small = await openPage();
+	const session = await small.context.newCDPSession(small.page);
+
+	await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(small.page.url()).origin, quotaSize: 4_000_000 });
+	const page = await tab(name, { of: small });
+
+	await put(page, 'x', 1);
+	const error = await page.evaluate(() => globalThis.notes.put('y', Array.from({ length: 1_000_000 },
+		() => Math.random().toString(36).slice(2)).join()).then(() => null, ({ name: which }) => which));
+
+	assert.equal(error, 'QuotaExceededError');
+	assert.deepEqual([await get(page, 'x'), await get(page, 'y') ?? null], [1, null]);
+	assert.deepEqual(await unsentIds(page), ['x']);
+	await page.evaluate(() => globalThis.notes.sync());
+	assert.deepEqual(await unsentIds(page), []);
+	await small.close();
+});
+
+test("a store that the user deletes while the page is open: a new one, with a clientId of its own", needsService, async () => {
+	const name = anyName();
+	const page = await tab(name);
+
+	await put(page, 'x', 1);
+	await page.evaluate(() => globalThis.notes.sync());
+	const { clientId } = await page.evaluate(() => globalThis.notes.status());
+
+	await page.evaluate((app) => new Promise((resolve, reject) => {
+		const request = indexedDB.deleteDatabase(`docsync ${app}`);
+
+		request.onsuccess = resolve;
+		request.onerror = reject;
+	}), name);
+	await page.evaluate(() => globalThis.notes.sync());
+	assert.equal(await get(page, 'x'), 1, 'it comes back');
+	assert.notEqual((await page.evaluate(() => globalThis.notes.status())).clientId, clientId);
+	await page.close();
+});
