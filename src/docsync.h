@@ -136,8 +136,8 @@ typedef struct Store
 								 * written to it */
 	bool		is_insert_heard;	/* triggers of the user's, or rules, hear
 									 * of an INSERT, whatever comes of it */
-	bool		is_delete_heard;	/* triggers, foreign keys' too, or rules hear
-									 * of a DELETE */
+	bool		is_delete_heard;	/* triggers, foreign keys' too, or rules
+									 * hear of a DELETE */
 } Store;
 
 /* For what docsync_create_store() may put right */
