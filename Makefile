@@ -13,6 +13,9 @@ EXTENSION = docsync
 MODULE_big = docsync
 DATA = $(wildcard sql/docsync--*.sql sql/docsync--*.control)
 OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
+ifeq ($(OBJS),)
+$(error docsync is built where its sources are: cd there first)
+endif
 PGFILEDESC = "docsync - service side of an offline-first document store"
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql))

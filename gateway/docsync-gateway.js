@@ -1,8 +1,10 @@
 #!/usr/bin/env node
 // docsync-gateway - docsync over HTTP, in front of PostgreSQL: starts it, stops it.
 
+import cluster from 'node:cluster';
 import { HELP, readConfig } from './src/config.js';
 import { log } from './src/log.js';
+import { startProcesses } from './src/processes.js';
 import { startGateway } from './src/server.js';
 
 const args = process.argv.slice(2);
@@ -14,18 +16,23 @@ if (args[0] === '--help') {
 	process.exitCode = 2;
 } else {
 	try {
-		const gateway = await startGateway(readConfig(process.env, args[0]));
+		const config = readConfig(process.env, args[0]);
+		const starting = config.processes > 1 && cluster.isPrimary ? startProcesses(config) : startGateway(config);
+		let stopping = false;
 
-		for (const signal of ['SIGTERM', 'SIGINT']) {
-			process.once(signal, async () => {
-				log('info', 'stopping', { signal });
-				await gateway.stop();
-				log('info', 'stopped');
-				process.exit();
-			});
-		}
+		const stop = async (signal) => {
+			if (stopping) return;
+			stopping = true;
+			log('info', 'stopping', { signal });
+			await (await starting).stop();
+			log('info', 'stopped');
+			process.exit();
+		};
+		process.on('SIGTERM', stop);
+		process.on('SIGINT', stop);
+		await starting;
 	} catch (error) {
 		log('error', 'could not start', { error: error.message });
-		process.exitCode = 1;
+		process.exit(1);
 	}
 }

@@ -134,9 +134,12 @@ DECLARE
 	adopted bool;
 	doubtful bool := false;
 	command text;
+	-- The schema that the functions are in now: its owner may have renamed it, and
+	-- have put others' functions where it was.
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
 BEGIN
 	-- Waits for another who makes it just now; then the work is found done.
-	PERFORM @extschema@.docsync_check_store_owner();
+	EXECUTE format('SELECT %s.docsync_check_store_owner()', functions);
 
 	IF current_setting('server_encoding') <> 'UTF8' THEN
 		RAISE WARNING USING
@@ -260,26 +263,26 @@ BEGIN
 
 	IF NOT EXISTS (SELECT FROM pg_attrdef AS d JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
 					WHERE a.attrelid = 'docsync.document'::regclass AND a.attname = 'last_update_utc') THEN
-		ALTER TABLE docsync.document
-			ALTER last_update_utc SET DEFAULT @extschema@.docsync_unset_stamp(),
-			ALTER fence SET DEFAULT @extschema@.docsync_unset_fence();
+		EXECUTE format('ALTER TABLE docsync.document
+			ALTER last_update_utc SET DEFAULT %1$s.docsync_unset_stamp(),
+			ALTER fence SET DEFAULT %1$s.docsync_unset_fence()', functions);
 	END IF;
 
 	-- The name makes it the last of the BEFORE triggers: what it has stamped nobody changes.
 	IF EXISTS (SELECT FROM (VALUES ('zz_docsync_guard', 31), ('zz_docsync_guard_truncate', 34)) AS needed(tgname, tgtype)
 				 LEFT JOIN pg_trigger AS t ON t.tgrelid = 'docsync.document'::regclass AND t.tgname = needed.tgname AND t.tgtype = needed.tgtype
-				  AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL AND t.tgattr = '' AND t.tgfoid = '@extschema@.docsync_guard()'::regprocedure
+				  AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL AND t.tgattr = '' AND t.tgfoid = to_regprocedure(functions || '.docsync_guard()')
 				WHERE t.oid IS NULL) THEN
 		-- Nor what was changed while the guard was away
 		doubtful := adopted;
 		DROP TRIGGER IF EXISTS zz_docsync_guard ON docsync.document;
 		DROP TRIGGER IF EXISTS zz_docsync_guard_truncate ON docsync.document;
-		CREATE TRIGGER zz_docsync_guard
+		EXECUTE format('CREATE TRIGGER zz_docsync_guard
 			BEFORE INSERT OR UPDATE OR DELETE ON docsync.document
-			FOR EACH ROW EXECUTE FUNCTION @extschema@.docsync_guard();
-		CREATE TRIGGER zz_docsync_guard_truncate
+			FOR EACH ROW EXECUTE FUNCTION %s.docsync_guard()', functions);
+		EXECUTE format('CREATE TRIGGER zz_docsync_guard_truncate
 			BEFORE TRUNCATE ON docsync.document
-			FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.docsync_guard();
+			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_guard()', functions);
 	END IF;
 
 	-- What a superuser has mended is the owner's like the rest.
@@ -293,10 +296,10 @@ BEGIN
 		EXECUTE command;
 	END LOOP;
 
-	PERFORM @extschema@.docsync_check_store();
+	EXECUTE format('SELECT %s.docsync_check_store()', functions);
 
 	IF doubtful THEN
-		PERFORM @extschema@.docsync_new_epoch();
+		EXECUTE format('SELECT %s.docsync_new_epoch()', functions);
 	END IF;
 END
 $$;
@@ -422,21 +425,22 @@ CREATE FUNCTION @extschema@.docsync_call(
 	claims			pg_catalog.text,
 	method			pg_catalog.text,
 	headers			pg_catalog.text,
-	body			pg_catalog.bytea,
-	OUT status		pg_catalog.text,
-	OUT response_headers pg_catalog.text,
-	OUT answer		@extschema@."*/*")
+	body			pg_catalog.bytea)
+	RETURNS pg_catalog.text
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS
 'A whole HTTP request in one statement: as a role, with the claims of its token, its method and headers, calls one of the functions for HTTP.
-For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction. Answers with the value, and the status and headers that were set for it.';
+For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction.
+Answers with the value, and in two more lines the headers and the status that were set for it.';
 
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
 BEGIN
 	IF role IS NULL THEN
 		RAISE null_value_not_allowed USING MESSAGE = 'role is null';
@@ -446,10 +450,10 @@ BEGIN
 	END IF;
 
 	IF to_regnamespace('docsync') IS NULL THEN
-		PERFORM @extschema@.docsync_create_store();
+		EXECUTE format('SELECT %s.docsync_create_store()', functions);
 		RAISE NOTICE 'docsync has made its store, schema docsync';
 	END IF;
-	PERFORM @extschema@.docsync_check_store();
+	EXECUTE format('SELECT %s.docsync_check_store()', functions);
 
 	-- Not the stamp and the fence: nobody sets those but docsync.
 	EXECUTE format('GRANT USAGE ON SCHEMA docsync TO %s', role);

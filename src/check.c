@@ -420,6 +420,7 @@ check_triggers(Store *store, Relation rel)
 
 	store->is_altered = false;
 	store->is_insert_heard = rel->rd_rules != NULL;
+	store->is_delete_heard = rel->rd_rules != NULL;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
@@ -456,6 +457,8 @@ check_triggers(Store *store, Relation rel)
 		if (!guards && TRIGGER_FOR_INSERT(trigger->tgtype) &&
 			!(TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_AFTER(trigger->tgtype)))
 			store->is_insert_heard = true;
+		if (!guards && TRIGGER_FOR_DELETE(trigger->tgtype))
+			store->is_delete_heard = true;
 	}
 
 	if (!has_row || !has_truncate)

@@ -183,6 +183,22 @@ docsync_clock_set_noted(void)
 }
 
 /*
+ * Forgets how far WAL is ahead of the clock: what is stamped next is logged.
+ * For a page that may be a copy of another database's, CREATE DATABASE's: what
+ * has been logged ahead was logged for that one (invariant 2).
+ */
+void
+docsync_clock_forget_logged(void)
+{
+	ClockPage	clock;
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	clock.data->log_cnt = 0;
+	MarkBufferDirtyHint(clock.buffer, true);
+	clock_close(&clock);
+}
+
+/*
  * Opens the clock and takes its latch.
  *
  * The lock on the relation, which nextval() takes as well, is held until the

@@ -136,6 +136,8 @@ typedef struct Store
 								 * written to it */
 	bool		is_insert_heard;	/* triggers of the user's, or rules, hear
 									 * of an INSERT, whatever comes of it */
+	bool		is_delete_heard;	/* triggers, foreign keys' too, or rules
+									 * hear of a DELETE */
 } Store;
 
 /* For what docsync_create_store() may put right */
@@ -462,6 +464,7 @@ extern TimestampTz docsync_clock_read(void);
 extern TimestampTz docsync_clock_read_fence(FullTransactionId *fence);
 extern bool docsync_clock_is_recovered(void);
 extern void docsync_clock_set_noted(void);
+extern void docsync_clock_forget_logged(void);
 
 /*
  * stamp.c: the writer's side

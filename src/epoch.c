@@ -102,14 +102,14 @@ static Statement find_survived = {
 	"         WHERE d.collection OPERATOR(pg_catalog.=) each.collection"
 	"           AND d.last_update_utc OPERATOR(pg_catalog.<=) $1)),"
 	"        '-infinity') FROM each",
-	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_DOCUMENT, NULL
+	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_DOCUMENT | STATEMENT_READ_ONLY, NULL
 };
 
 static Statement find_prepared = {
 	"SELECT COALESCE(pg_catalog.min(prepared), 'infinity')"
 	"  FROM pg_catalog.pg_prepared_xacts"
 	" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
-	0, {InvalidOid}, STATEMENT_OF_HISTORY, NULL
+	0, {InvalidOid}, STATEMENT_OF_HISTORY | STATEMENT_READ_ONLY, NULL
 };
 
 static Statement add_entry = {
@@ -283,6 +283,8 @@ docsync_epoch_notice(void)
 	if (is_noted(store, history))
 		return;
 	refuse_handed_over(history);
+	if (!docsync_history_is_here(docsync_history_newest(history)))
+		docsync_clock_forget_logged();
 
 	/*
 	 * Before the lock: who doesn't get it goes on, and his stamps are no lost
@@ -507,7 +509,9 @@ refuse_lost_row(void)
 }
 
 /*
- * Runs a statement that returns one time.
+ * Runs a statement that returns one time, as of now: under REPEATABLE READ the
+ * transaction's snapshot may be older than our locks, and than the documents of
+ * those we have waited for.  Spec hand-over.
  */
 static TimestampTz
 find_time(Statement *statement, TimestampTz arg)
@@ -515,7 +519,10 @@ find_time(Statement *statement, TimestampTz arg)
 	TimestampTz time = DT_NOBEGIN;
 	Datum		value = TimestampTzGetDatum(arg);
 
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
 	docsync_statement_run(statement, &value, put_time, &time);
+	PopActiveSnapshot();
 	return time;
 }
 

@@ -18,9 +18,11 @@
  * 3. In the primary key the tombstone itself, which isn't dead before the end
  *	  of this transaction, keeps the place from others.
  *
- * It stays as well where a foreign key refers to the table.  DELETE didn't act
- * on what refers to the document, and the document's return mustn't, nor can
- * the check be put off until the row is there.
+ * It stays as well where others hear of a DELETE.  A foreign key that refers to
+ * the table: DELETE didn't act on what refers to the document, and the
+ * document's return mustn't, nor can the check be put off until the row is
+ * there.  A trigger, or a rule: it may clear away what belongs to a document
+ * that is deleted, and would do so when it returns.
  *
  * All of it is done as the caller, who must be allowed to select and delete.
  * Who isn't, or doesn't see the tombstone, is told what he was told before: a
@@ -33,7 +35,6 @@
 #include "access/genam.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
@@ -50,7 +51,6 @@ static Statement delete_tombstone = {
 };
 
 static bool may_delete(Relation rel);
-static bool is_referred_to(Relation rel);
 static bool has_other_keys(Relation rel, Oid primary_key);
 static bool note_deleted(const StoredDocument *stored, void *arg);
 static bool receive_version(TupleTableSlot *slot, void *arg);
@@ -67,6 +67,7 @@ docsync_revive(Relation rel, text *collection, text *id, int64 *version)
 	volatile bool removed = false;
 	bool		deleted = false;
 	uint64		found;
+	const Store *store;
 	TaskFrame	frame;
 
 	if (!may_delete(rel))
@@ -76,8 +77,8 @@ docsync_revive(Relation rel, text *collection, text *id, int64 *version)
 	if (docsync_probe_find(collection, &key, 1, note_deleted, &deleted, &found) == 1 &&
 		!deleted)
 		return false;
-	if (is_referred_to(rel) ||
-		has_other_keys(rel, docsync_schema_open(STORE_READ)->document_index))
+	store = docsync_schema_open(STORE_READ);
+	if (store->is_delete_heard || has_other_keys(rel, store->document_index))
 		return false;
 
 	frame = docsync_task_enter(TASK_PURGE, NULL, NULL);
@@ -106,22 +107,6 @@ may_delete(Relation rel)
 		(ACL_SELECT | ACL_DELETE) &&
 		object_aclcheck(NamespaceRelationId, RelationGetNamespace(rel),
 						GetUserId(), ACL_USAGE) == ACLCHECK_OK;
-}
-
-/*
- * Does a foreign key refer to the table?
- */
-static bool
-is_referred_to(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; i < triggers->numtriggers; i++)
-	{
-		if (RI_FKey_trigger_type(triggers->triggers[i].tgfoid) == RI_TRIGGER_PK)
-			return true;
-	}
-	return false;
 }
 
 /*

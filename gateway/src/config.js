@@ -6,7 +6,8 @@ import { parseEnv } from 'node:util';
 
 // Name, default, what it is, and what is made of its text. A setting without a default must be given where it is needed.
 const SETTINGS = [
-	['DATABASE_URI', 'postgresql://docsync_gateway@/docsync?host=/run/postgresql', 'where PostgreSQL is; the password belongs into ~/.pgpass'],
+	['DATABASE_URI', 'postgresql://docsync_gateway@/docsync?host=/run/postgresql', 'where PostgreSQL is; the password belongs into ~/.pgpass. Of several hosts, a,b or ?host=a,b, the one that can be written to is taken'],
+	['STANDBY_URI', '', 'the same for standbys, where those reads go that ask for it by X-Docsync-Read: standby'],
 	['SCHEMA', 'api', 'the schema of docsync\'s functions'],
 	['LISTEN', '127.0.0.1:8080', 'address and port of the service, or the path of a socket'],
 	['ADMIN_LISTEN', '127.0.0.1:8081', 'the same for /health, /ready and /metrics, which are for operators alone; empty: nowhere'],
@@ -19,6 +20,7 @@ const SETTINGS = [
 	['POOL_PER_COLLECTION', '10', '... of one collection', positive],
 	['POOL_WAIT', '10', 'how long others wait for one of them, in seconds', positive],
 	['MAX_BUFFERED_MB', '512', 'memory for requests that are arriving or under way', positive],
+	['PROCESSES', '1', 'how many processes share the work; each has a pool and memory for requests of its own', positive],
 	['LOG_REQUESTS', 'false', 'true: a line for each request; else for those that failed here or in PostgreSQL', boolean],
 ];
 

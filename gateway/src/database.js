@@ -2,10 +2,12 @@
 
 import pg from 'pg';
 import { refuseConnection, refuseForNow } from './errors.js';
+import { readHosts } from './hosts.js';
 import { log } from './log.js';
 
 const LIFETIME = 1800;			// seconds; a session keeps the library that it has loaded
 const QUEUE_MAX = 1000;			// requests that wait
+const QUIET_MS = 1000;
 
 // Lets at most so many run at once, and so many of one key; others wait in a line, for so long, and are refused then. Whoever waits for
 // his key alone keeps nobody else from his turn.
@@ -54,34 +56,64 @@ export class Turnstile {
 	}
 }
 
-// The database: call(key, arguments) runs a request, isReady() says whether it could.
-export class Database {
-	constructor(config) {
-		const schema = pg.escapeIdentifier(config.schema);
+// A request as pg sends it (pg calls submit() and handle...()). The statement is prepared once a connection; what it returns is known, one
+// text, so that PostgreSQL needn't describe it and nobody here reads a description.
+class Call {
+	constructor(text, values) {
+		Object.assign(this, { name: 'docsync_call', text, values, answer: undefined });
+		this.done = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
+	}
 
+	submit(connection) {
+		connection.stream.cork();
+		if (connection.parsedStatements[this.name] === undefined) connection.parse({ name: this.name, text: this.text });
+		connection.bind({ statement: this.name, values: this.values });
+		connection.execute({});
+		connection.sync();
+		connection.stream.uncork();
+	}
+
+	handleDataRow({ fields: [answer] }) {
+		this.answer = answer;
+	}
+
+	handleCommandComplete() {}
+
+	handleError(error) {
+		this.reject(error);
+	}
+
+	handleReadyForQuery() {
+		this.resolve(this.answer);
+	}
+}
+
+// A database: call(key, arguments) runs a request, isReady() says whether it could. Of several servers (hosts.js) it is the one that takes
+// connections, and can be written to if it has to be.
+export class Database {
+	constructor(config, uri, mustWrite) {
+		const hosts = readHosts(uri, mustWrite);
+		const isChecked = mustWrite && hosts.length > 1;
+
+		Object.assign(this, { hosts, at: 0, quietUntil: hosts.map(() => 0) });
 		this.turnstile = new Turnstile(config.pool, config.poolPerCollection, config.poolWait * 1000);
 		this.pool = new pg.Pool({
-			connectionString: config.databaseUri,
+			Client: clientOf(() => hosts[this.at]),
 			application_name: 'docsync-gateway',
 			max: config.pool + 1,		// one for isReady()
 			maxLifetimeSeconds: LIFETIME,
 			connectionTimeoutMillis: config.poolWait * 1000,
 			keepAlive: true,
+			onConnect: isChecked ? refuseReadOnly : undefined,
 		});
 		// While a request runs on it, a connection that breaks says so twice: by the request's error, and by this one, which would end
 		// the process if nobody heard it.
 		this.pool.on('connect', (client) => client.on('error', () => {}));
 		this.pool.on('error', (error) => log('warning', 'a connection to PostgreSQL is lost', { error: error.message }));
-		// Values come as they are: an answer is JSON, which nobody here reads.
-		this.statement = {
-			name: 'docsync_call',
-			text: `SELECT status, response_headers, answer FROM ${schema}.docsync_call($1, $2, $3, $4, $5, $6)`,
-			rowMode: 'array',
-			types: { getTypeParser: () => (value) => value },
-		};
+		this.statement = `SELECT ${pg.escapeIdentifier(config.schema)}.docsync_call($1, $2, $3, $4, $5, $6)`;
 	}
 
-	// Runs a request in a transaction of its own, one at a time on a connection. Returns [status, headers, answer], texts or null.
+	// Runs a request in a transaction of its own, one at a time on a connection. Returns what docsync_call() does.
 	// Throws a refusal, if there is no connection to be had, or what PostgreSQL or the connection says.
 	async call(key, values) {
 		const turn = this.turnstile.enter(key);
@@ -91,10 +123,10 @@ export class Database {
 			const client = await this.#connect();
 
 			try {
-				const { rows } = await client.query({ ...this.statement, values });
+				const answer = await client.query(new Call(this.statement, values)).done;
 
 				client.release();
-				return rows[0];
+				return answer;
 			} catch (error) {
 				client.release(mustReconnect(error));
 				throw error;
@@ -104,20 +136,43 @@ export class Database {
 		}
 	}
 
+	// A connection. If there is none to be had of a server, the next one is asked, each once.
 	async #connect() {
-		try {
-			return await this.pool.connect();
-		} catch (error) {
-			log('warning', 'no connection to PostgreSQL', { error: error.message });
-			throw refuseConnection();
+		for (let tries = 1; ; tries++) {
+			const { at } = this;
+
+			try {
+				return await this.pool.connect();
+			} catch (error) {
+				this.#warn(at, error);
+				if (this.at === at) this.at = (at + 1) % this.hosts.length;
+				if (tries >= this.hosts.length) throw refuseConnection();
+			}
 		}
+	}
+
+	// At most once a second for each server: while there is none, each request finds that out.
+	#warn(at, error) {
+		const now = performance.now();
+
+		if (now < this.quietUntil[at]) return;
+		this.quietUntil[at] = now + QUIET_MS;
+		log('warning', 'no connection to PostgreSQL', { server: at + 1, error: error.message });
 	}
 
 	// Whether PostgreSQL answers.
 	async isReady() {
 		try {
-			await this.pool.query('SELECT 1');
-			return true;
+			const client = await this.#connect();
+
+			try {
+				await client.query('SELECT 1');
+				client.release();
+				return true;
+			} catch (error) {
+				client.release(error);
+				return false;
+			}
 		} catch {
 			return false;
 		}
@@ -126,6 +181,22 @@ export class Database {
 	async stop() {
 		await this.pool.end();
 	}
+}
+
+// A pg.Client for whichever server it is at the time
+function clientOf(server) {
+	return class extends pg.Client {
+		constructor(options) {
+			super({ ...options, connectionString: server() });
+		}
+	};
+}
+
+// A standby isn't what is looked for.
+async function refuseReadOnly(client) {
+	const { rows: [{ transaction_read_only: isReadOnly }] } = await client.query('SHOW transaction_read_only');
+
+	if (isReadOnly === 'on') throw new Error('it is read-only');
 }
 
 // An error of the statement's leaves the connection as good as it was; but for those of the session, and of a statement that was prepared

@@ -1,25 +1,38 @@
 // metrics.js - what there is to measure, as Prometheus reads it. No names of collections, clients or documents.
 
-import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
+import cluster from 'node:cluster';
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
-// Metrics of a gateway, whose database and server are given.
+// Metrics of a gateway, whose databases, by name, and server are given.
 export class Metrics {
-	constructor(database, server) {
+	constructor(databases, server) {
 		const registers = [this.registry = new Registry()];
 		const gauge = (name, help, collect) => new Gauge({ name, help, registers, collect() { this.set(collect()); } });
+		const pool = (name, help, count) => new Gauge({
+			name, help, labelNames: ['server'], registers,
+			collect() {
+				for (const server in databases) {
+					if (databases[server]) this.set({ server }, count(databases[server]));
+				}
+			},
+		});
 
 		collectDefaultMetrics({ register: this.registry });
 		this.requests = new Counter({ name: 'docsync_http_requests_total', help: 'Requests, by function and status', labelNames: ['function', 'status'], registers });
 		this.seconds = new Histogram({
 			name: 'docsync_http_request_seconds', help: 'From a request\'s headers to the end of its answer', labelNames: ['function'], buckets: BUCKETS, registers,
 		});
-		gauge('docsync_pool_connections', 'Connections to PostgreSQL', () => database.pool.totalCount);
-		gauge('docsync_pool_busy', 'Requests under way in PostgreSQL', () => database.turnstile.running);
-		gauge('docsync_pool_waiting', 'Requests that wait for a connection', () => database.turnstile.waiting.size);
+		pool('docsync_pool_connections', 'Connections to PostgreSQL', ({ pool: { totalCount } }) => totalCount);
+		pool('docsync_pool_busy', 'Requests under way in PostgreSQL', ({ turnstile }) => turnstile.running);
+		pool('docsync_pool_waiting', 'Requests that wait for a connection', ({ turnstile }) => turnstile.waiting.size);
 		gauge('docsync_buffered_bytes', 'Bodies of requests that are arriving or under way', () => server.buffered);
 		this.children = new Map();
+		if (cluster.isWorker) {		// processes.js asks, and adds up
+			new AggregatorRegistry();		// eslint-disable-line no-new -- listens
+			AggregatorRegistry.setRegistries([this.registry]);
+		}
 	}
 
 	// Notes a request that has been answered.

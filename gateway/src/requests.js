@@ -13,10 +13,10 @@ const POST = { methods: ['POST'], allow: 'POST', bodyMax: BODY_MAX };
 export const ROUTES = new Map([
 	['/Docs', { ...POST, name: 'docsync_docs', takesBody: true }],
 	['/Docs/Sync', { ...POST, name: 'docsync_docs_sync', takesBody: true }],
-	['/Docs/Query', { ...POST, name: 'docsync_docs_query', bodyMax: IGNORED_BODY_MAX, method: 'GET' }],
-	['/Docs/Reconcile', { ...POST, name: 'docsync_docs_reconcile', takesBody: true }],
-	['/Docs/Get', { ...POST, name: 'docsync_docs_get', takesBody: true }],
-	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_pull' }],
+	['/Docs/Query', { ...POST, name: 'docsync_docs_query', isRead: true, bodyMax: IGNORED_BODY_MAX, method: 'GET' }],
+	['/Docs/Reconcile', { ...POST, name: 'docsync_docs_reconcile', isRead: true, takesBody: true }],
+	['/Docs/Get', { ...POST, name: 'docsync_docs_get', isRead: true, takesBody: true }],
+	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_pull', isRead: true }],
 ]);
 
 // What may come but once
@@ -25,7 +25,7 @@ const ONCE = new Set(['host', 'authorization', 'content-length', 'transfer-encod
 // node:http's limit for the request line and all headers: somewhat more than is accepted, so that a refusal can say which is too long.
 export const HEADERS_SIZE = LINE_MAX + HEADERS_MAX;
 
-// Returns { route, args, clientId, etags }, the texts as they came, '' where there is none; null for OPTIONS, which is answered without
+// Returns { route, args, clientId, etags, mayBeStandby }, the texts as they came, '' where there is none; null for OPTIONS, which is answered without
 // looking any further. Throws a refusal.
 export function readRequest(request) {
 	const { method, url, rawHeaders } = request;
@@ -45,7 +45,7 @@ export function readRequest(request) {
 	if (!isText(args) || !isText(clientId)) throw refuse(400);
 	if (Number(request.headers['content-length'] ?? 0) > (route?.bodyMax ?? BODY_MAX)) throw refuse(413);
 	if (!route) throw refuse(404);
-	return { route, args, clientId, etags: first(rawHeaders, 'if-none-match') };
+	return { route, args, clientId, etags: first(rawHeaders, 'if-none-match'), mayBeStandby: first(rawHeaders, 'x-docsync-read') === 'standby' };
 }
 
 // What is refused of a request that isn't HTTP, or not as node:http knows it, by the bytes that came.

@@ -3,6 +3,7 @@
 // What is written here stands in for nginx and PostgREST, and is as they are: the same requests, statuses, bodies; of headers Content-Type,
 // Content-Encoding (answers below 1,000 bytes are never compressed), ETag, Cache-Control, Allow, WWW-Authenticate, Access-Control-*.
 
+import cluster from 'node:cluster';
 import http from 'node:http';
 import { gzip } from 'node:zlib';
 import { promisify } from 'node:util';
@@ -10,6 +11,7 @@ import { Database } from './database.js';
 import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseSetting } from './errors.js';
 import { log } from './log.js';
 import { Metrics } from './metrics.js';
+import { listen, makeOperatorServer } from './operators.js';
 import { HEADERS_SIZE, readRequest, refuseBroken } from './requests.js';
 import { makeVerifier } from './tokens.js';
 
@@ -24,9 +26,10 @@ const STOP_MS = 60_000;			// for requests under way when it is told to stop
 const NO_BODY = Buffer.alloc(0);
 
 // The headers of each answer; and of what a browser asks first
-const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*', 'Access-Control-Expose-Headers', 'ETag'];
+const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*', 'Access-Control-Expose-Headers', 'ETag, Retry-After'];
 const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
-	'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id', 'Access-Control-Max-Age', '86400'];
+	'Access-Control-Max-Age', '86400', 'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id'];
+const PREFLIGHT_STANDBY = [...PREFLIGHT.slice(0, -1), `${PREFLIGHT.at(-1)}, X-Docsync-Read`];
 const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync says it
 
 const compress = promisify(gzip);
@@ -43,8 +46,9 @@ export async function startGateway(config) {
 class Gateway {
 	constructor(config, verify) {
 		Object.assign(this, { config, verify, buffered: 0, stopping: false, sockets: new Set() });
-		this.database = new Database(config);
-		this.metrics = new Metrics(this.database, this);
+		this.database = new Database(config, config.databaseUri, true);
+		this.standby = config.standbyUri ? new Database(config, config.standbyUri, false) : undefined;
+		this.metrics = new Metrics({ primary: this.database, standby: this.standby }, this);
 		this.server = http.createServer({
 			maxHeaderSize: HEADERS_SIZE, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, keepAliveTimeout: KEEP_ALIVE_MS,
 			connectionsCheckingInterval: 5000, requireHostHeader: false,
@@ -57,15 +61,16 @@ class Gateway {
 			socket.once('close', () => this.sockets.delete(socket));
 		});
 		this.server.setTimeout(IDLE_MS, (socket) => socket.destroy());
-		this.admin = http.createServer((request, response) => this.serveOperator(request, response));
+		this.admin = makeOperatorServer(async () => !this.stopping && await this.database.isReady(), () => this.metrics.registry.metrics(),
+			this.metrics.registry.contentType);
 	}
 
 	async start() {
 		const { listen: address, adminListen } = this.config;
 
 		await listen(this.server, address);
-		if (adminListen) await listen(this.admin, adminListen);
-		log('info', 'listening', { address, adminAddress: adminListen || undefined, pid: process.pid });
+		if (adminListen && cluster.isPrimary) await listen(this.admin, adminListen);
+		log('info', 'listening', { address, pid: process.pid });
 	}
 
 	async stop() {
@@ -80,7 +85,7 @@ class Gateway {
 		}
 		await closed;
 		clearTimeout(timer);
-		await this.database.stop();
+		await Promise.all([this.database.stop(), this.standby?.stop()]);
 	}
 
 	// Answers a request, after those that came before on its connection. Never throws.
@@ -118,7 +123,7 @@ class Gateway {
 		try {
 			const asked = readRequest(call.request);
 
-			if (asked === null) return { status: 204, body: '', headers: {}, general: PREFLIGHT };
+			if (asked === null) return { status: 204, body: '', headers: {}, general: this.standby ? PREFLIGHT_STANDBY : PREFLIGHT };
 			call.name = asked.route.name;
 
 			const verified = this.verify(call.request.headers.authorization);
@@ -132,19 +137,31 @@ class Gateway {
 		}
 	}
 
-	// Runs a request in the database.
+	// Runs a request in the database; on a standby, if the client says that this will do. What no standby does for it, the primary does.
 	async run(call, asked, who, body) {
 		const { route } = asked;
 		const key = collectionOf(asked, who, body);
 		const values = [route.name, who.role, who.claims, route.method ?? call.request.method, headersOf(asked), route.takesBody ? body : NO_BODY];
 
+		if (this.standby && route.isRead && asked.mayBeStandby) {
+			try {
+				return await this.standby.call(key, values);
+			} catch (error) {
+				if (!isForPrimary(error)) throw this.refusalOf(call, error, who);
+			}
+		}
 		try {
 			return await this.database.call(key, values);
 		} catch (error) {
-			if (error instanceof Refusal) throw error;
-			call.code = error.code;
-			throw refuseDatabase(error, who.role === this.config.anonRole);
+			throw this.refusalOf(call, error, who);
 		}
+	}
+
+	// How a client is told of what the database, or its want, has thrown
+	refusalOf(call, error, who) {
+		if (error instanceof Refusal) return error;
+		call.code = error.code;
+		return refuseDatabase(error, who.role === this.config.anonRole);
 	}
 
 	// The body. Refused while it arrives if it is larger than it may be, or more than there is memory for.
@@ -174,13 +191,15 @@ class Gateway {
 		});
 	}
 
-	// The answer that docsync_call() has returned.
-	async respond(call, [gucStatus, gucHeaders, answer]) {
-		const headers = gucHeaders === JSON_HEADERS ? { 'Content-Type': 'application/json; charset=utf-8' } : readHeaders(gucHeaders);
-		const status = gucStatus === null ? 200 : Number(/^\d+/.exec(gucStatus)?.[0]);
+	// The answer that docsync_call() has returned: a body, and a line each for headers and status
+	async respond(call, answer) {
+		const bodyEnd = answer.lastIndexOf('\n', answer.lastIndexOf('\n') - 1);
+		const [setHeaders, setStatus] = answer.slice(bodyEnd + 1).split('\n');
+		const headers = setHeaders === JSON_HEADERS ? { 'Content-Type': 'application/json; charset=utf-8' } : readHeaders(setHeaders);
+		const status = setStatus === '' ? 200 : Number(/^\d+/.exec(setStatus)?.[0]);
 
 		if (!isStatus(status)) throw refuseSetting('status');
-		let body = answer;
+		let body = answer.slice(0, bodyEnd);
 		if (body.length >= GZIP_MIN) {
 			headers.Vary = 'Accept-Encoding';
 			body = Buffer.from(body);
@@ -215,27 +234,11 @@ class Gateway {
 			request.resume();
 		}
 	}
-
-	// For operators, on an address of its own
-	async serveOperator({ method, url }, response) {
-		const text = (status, body, type = 'text/plain') => response
-			.writeHead(status, { 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) }).end(method === 'HEAD' ? '' : body);
-
-		if (url === '/health') text(200, 'ok\n');
-		else if (url === '/ready') text(...!this.stopping && await this.database.isReady() ? [200, 'ready\n'] : [503, 'not ready\n']);
-		else if (url === '/metrics') text(200, await this.metrics.registry.metrics(), this.metrics.registry.contentType);
-		else text(404, 'there are /health, /ready and /metrics\n');
-	}
 }
 
-function listen(server, address) {
-	const [, host, port] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
-
-	return new Promise((resolve, reject) => {
-		server.once('error', reject);
-		server.listen(port === undefined ? { path: address } : { host, port: Number(port) }, resolve);
-	});
-}
+// Whether a request that failed on a standby is one for the primary: if there is no connection, or the standby had to end it for what it
+// replays, or is going down.
+const isForPrimary = (error) => error instanceof Refusal || error.code === undefined || /^(08|40|53|57)/.test(error.code);
 
 const hasBody = ({ headers }) => headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
@@ -262,7 +265,7 @@ function readHeaders(text) {
 	const headers = { 'Content-Type': 'application/octet-stream' };
 	let list;
 
-	if (text === null) return headers;
+	if (text === '') return headers;
 	try {
 		list = JSON.parse(text);
 		if (!Array.isArray(list)) throw new Error('not an array');

@@ -8,6 +8,7 @@ import test from 'node:test';
 import { HELP, readConfig } from '../src/config.js';
 import { Turnstile } from '../src/database.js';
 import { refuseDatabase } from '../src/errors.js';
+import { readHosts } from '../src/hosts.js';
 import { readRequest } from '../src/requests.js';
 
 const SECRET = 'a secret of 32 characters or more, for tests';
@@ -106,4 +107,19 @@ test('statuses of SQLSTATEs', () => {
 	assert.deepEqual([said.status, said.body, said.headers['X-A']], [410, '{"code":"c","details":null,"hint":null,"message":"m"}', 'b']);
 	assert.equal(status('PGRST', false, { message: 'x' }), 500);
 	assert.equal(refuseDatabase(new Error('Connection terminated unexpectedly')).status, 503);
+});
+
+test('a connection string with several hosts is one for each, as libpq reads it', () => {
+	for (const [uri, expected] of [
+		['postgresql://u@a/d', ['postgresql://u@a/d']],
+		['postgresql://u:p%40@a:1,b:2/d?sslmode=require', ['postgresql://u:p%40@a:1/d?sslmode=require', 'postgresql://u:p%40@b:2/d?sslmode=require']],
+		['postgres://a,[::1]:5433/d', ['postgres://a/d', 'postgres://[::1]:5433/d']],
+		['postgresql://u@/d?host=/run/a&port=1', ['postgresql://u@/d?host=%2Frun%2Fa&port=1']],
+		['postgresql://u@/d?host=/run/a,b&port=1,2&target_session_attrs=read-write', ['postgresql://u@/d?host=%2Frun%2Fa&port=1', 'postgresql://u@/d?host=b&port=2']],
+		['postgresql:///d?host=a,b&port=1', ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']],
+	]) assert.deepEqual(readHosts(uri, true), expected, uri);
+	assert.throws(() => readHosts('host=a'), /are postgresql:/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't what/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't what/);
+	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /not as many ports/);
 });

@@ -8,7 +8,7 @@ DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA "Sync; Api";
 CREATE EXTENSION docsync SCHEMA "Sync; Api";
 DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
-SELECT plan(70);
+SELECT plan(71);
 
 CREATE ROLE regress_docsync_layer LOGIN NOINHERIT;
 CREATE ROLE regress_docsync_user;
@@ -46,10 +46,11 @@ $$;
 -- A request as the layer makes it; what of its answer comes from the clock is left out.
 CREATE FUNCTION pg_temp.request(function text, body text DEFAULT '', claims text DEFAULT '{"tenant": "anna", "collection": "anna"}', method text DEFAULT 'POST',
 	headers text DEFAULT '{}', role text DEFAULT 'regress_docsync_user', session_user_is text DEFAULT 'regress_docsync_layer',
-	what text DEFAULT 'concat_ws('' '', status, answer)') RETURNS text
+	what text DEFAULT 'concat_ws('' '', nullif(status, ''''), answer)') RETURNS text
 	LANGUAGE sql
 AS $$
-	SELECT regexp_replace(regexp_replace(pg_temp.run(session_user_is, format('SELECT %s FROM "Sync; Api".docsync_call(%L, %L, %L, %L, %L, %L)', what,
+	SELECT regexp_replace(regexp_replace(pg_temp.run(session_user_is, format($q$SELECT %s FROM "Sync; Api".docsync_call(%L, %L, %L, %L, %L, %L) AS called,
+		regexp_match(called, '^(.*)\n([^\n]*)\n([^\n]*)$') AS part, LATERAL (SELECT part[1] AS answer, part[2] AS response_headers, part[3] AS status) AS parts$q$, what,
 		function, role, claims, method, headers, convert_to(body, 'UTF8'))), '"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"', '"NOW"', 'g'), '"cursor":"[^"]*"', '"cursor":"C"')
 $$;
 
@@ -72,9 +73,9 @@ SELECT is(pg_temp.request('docsync_pull', method => 'GET'),
 SELECT is(pg_temp.request('docsync_pull', method => 'GET', headers => '{"x-query-string": "maxDocuments=1"}'),
 	'{"received":0,"results":[],"documents":[{"id":"a","clientVersion":1,"clientId":"phone","LastUpdateUtc":"NOW","deleted":false,"body":1}],"cursor":"C","more":true,"serverUtc":"NOW"}',
 	'its query string is a header');
-SELECT is(pg_temp.request('docsync_pull', method => 'GET', headers => '{"x-query-string": "collection=anna/many"}', what => $$json_array_length(answer -> 'documents') || ' ' || (answer ->> 'more')$$),
+SELECT is(pg_temp.request('docsync_pull', method => 'GET', headers => '{"x-query-string": "collection=anna/many"}', what => $$json_array_length(answer::json -> 'documents') || ' ' || (answer::json ->> 'more')$$),
 	'1000 true', 'a page has the default of the function');
-SELECT is(pg_temp.request('docsync_docs_query', method => 'GET', headers => '{"x-client-id": "x", "x-query-string": "collection=anna/many"}', what => 'json_array_length(answer)'),
+SELECT is(pg_temp.request('docsync_docs_query', method => 'GET', headers => '{"x-client-id": "x", "x-query-string": "collection=anna/many"}', what => 'json_array_length(answer::json)'),
 	'1001', '... a query has none');
 SELECT is(pg_temp.request('docsync_docs_reconcile', '{}'),
 	'{"rows":[{"id":"a","clientVersion":1,"LastUpdateUtc":"NOW","clientId":"phone","deleted":false},{"id":"b","clientVersion":1,"LastUpdateUtc":"NOW","clientId":"phone","deleted":true}],'
@@ -92,7 +93,7 @@ SELECT is(pg_get_expr(proargdefaults, 0), expected, proname || ' has the default
 -- What it sets, and for how long
 ------------------------------------------------------------------------------
 SELECT is(pg_temp.request('docsync_pull', method => 'GET', what => 'response_headers::json -> 0'), '{"Content-Type": "application/json; charset=utf-8"}', 'headers of the answer');
-SELECT is(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": []}', what => $$concat_ws('|', coalesce(status, 'no status'), current_user, session_user, current_setting('request.jwt.claims'),
+SELECT is(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": []}', what => $$concat_ws('|', coalesce(nullif(status, ''), 'no status'), current_user, session_user, current_setting('request.jwt.claims'),
 	current_setting('request.method'), current_setting('request.path'), current_setting('request.headers'), current_setting('transaction_read_only'), current_setting('search_path'))$$,
 	headers => '{"x-client-id": "x"}', claims => '{"tenant": "anna"}'),
 	'no status|regress_docsync_user|regress_docsync_layer|{"tenant": "anna"}|POST|/rpc/docsync_docs|{"x-client-id": "x"}|off|"Sync; Api"', 'settings, as PostgREST makes them');
@@ -101,21 +102,28 @@ SELECT is(pg_temp.request(function, '{"ids": []}', method => method, headers => 
 SELECT alike(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": [{"id": "new", "clientVersion": 1, "body": 1}]}', method => method), '25006 %', 'an upload by ' || method || ' is refused')
   FROM unnest(ARRAY['GET', 'HEAD']) AS method;
 SELECT is(pg_temp.request('docsync_pull', method => 'GET', headers => json_build_object('if-none-match', pg_temp.request('docsync_pull', method => 'GET', what => $$response_headers::json #>> '{1,ETag}'$$))::text,
-	what => $$coalesce(status, 'no status')$$), 'no status', 'who is at the beginning is given what there is');
+	what => $$coalesce(nullif(status, ''), 'no status')$$), 'no status', 'who is at the beginning is given what there is');
 
-SELECT pg_temp.request('docsync_pull', method => 'GET', what => $$answer ->> 'cursor'$$) AS cursor \gset
+SELECT pg_temp.request('docsync_pull', method => 'GET', what => $$answer::json ->> 'cursor'$$) AS cursor \gset
 SELECT pg_temp.request('docsync_pull', method => 'GET', headers => json_build_object('x-query-string', 'cursor=' || :'cursor')::text, what => $$response_headers::json #>> '{1,ETag}'$$) AS etag \gset
 SELECT is(pg_temp.request('docsync_pull', method => 'GET', headers => json_build_object('x-query-string', 'cursor=' || :'cursor', 'if-none-match', :'etag')::text,
-	what => $$concat_ws(' ', status, length(answer::text))$$), '304 0', 'who has the answer is told so: the status, and an empty value');
+	what => $$concat_ws(' ', status, length(answer))$$), '304 0', 'who has the answer is told so: the status, and an empty value');
 SELECT is(concat_ws('|', current_user, current_setting('request.method', true), current_setting('transaction_read_only')), session_user || '||off', 'nothing of it is left when it is undone');
+
+-- What a trigger says may stand in several lines; in the answer they are one.
+CREATE FUNCTION pg_temp.answer_more() RETURNS trigger LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM set_config('response.headers', E'[{"X": "1"},\r\n{"Y": "2"}]', true), set_config('response.status', '201', true); RETURN NEW; END $$;
+CREATE TRIGGER answer_more BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION pg_temp.answer_more();
+SELECT is(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": [{"id": "new", "clientVersion": 1, "body": 1}]}', what => $$status || response_headers$$), '201[{"X": "1"},  {"Y": "2"}]', 'what a trigger says of the answer');
+DROP TRIGGER answer_more ON docsync.document;
 
 ------------------------------------------------------------------------------
 -- The policies, and the privileges, are those of the role
 ------------------------------------------------------------------------------
-SELECT is(pg_temp.request('docsync_pull', method => 'GET', claims => '{"tenant": "anna", "collection": "bert"}', what => $$answer -> 'documents'$$), '[]', 'another tenant''s documents aren''t there');
+SELECT is(pg_temp.request('docsync_pull', method => 'GET', claims => '{"tenant": "anna", "collection": "bert"}', what => $$answer::json -> 'documents'$$), '[]', 'another tenant''s documents aren''t there');
 SELECT is(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": [{"id": "new", "clientVersion": 1, "body": 1}]}', claims => '{"tenant": "anna", "collection": "bert"}'),
 	'42501 new row violates row-level security policy for table "document"', '... nor can any be written');
-SELECT is(pg_temp.request('docsync_pull', method => 'GET', claims => '{"collection": "anna"}', what => $$answer -> 'documents'$$), '[]', 'without a tenant there is nothing');
+SELECT is(pg_temp.request('docsync_pull', method => 'GET', claims => '{"collection": "anna"}', what => $$answer::json -> 'documents'$$), '[]', 'without a tenant there is nothing');
 SELECT is(pg_temp.request('docsync_docs', '{"clientId": "x", "documents": []}', claims => '{"client_id": "y"}'), '42501 "clientId" is not the token''s', 'the claim client_id binds');
 SELECT is(pg_temp.request('docsync_pull', role => 'regress_docsync_anon', method => 'GET'), '42501 permission denied for schema Sync; Api', 'who may not use the schema');
 GRANT USAGE ON SCHEMA "Sync; Api" TO regress_docsync_anon;
@@ -125,7 +133,7 @@ SELECT is(pg_temp.request('docsync_pull', method => 'GET'), '42501 permission de
 GRANT EXECUTE ON FUNCTION "Sync; Api".docsync_pull TO regress_docsync_user;
 SELECT unalike(pg_temp.request('docsync_pull', method => 'GET'), '42501%', '... which is given to the role, not to the layer');
 ALTER FUNCTION "Sync; Api".docsync_pull SECURITY DEFINER;
-SELECT is(pg_temp.request('docsync_pull', method => 'GET', claims => '{"tenant": "anna", "collection": "bert"}', what => $$answer #>> '{documents,0,id}'$$), 'c',
+SELECT is(pg_temp.request('docsync_pull', method => 'GET', claims => '{"tenant": "anna", "collection": "bert"}', what => $$answer::json #>> '{documents,0,id}'$$), 'c',
 	'what somebody has made of the function it is');
 ALTER FUNCTION "Sync; Api".docsync_pull SECURITY INVOKER;
 
@@ -148,7 +156,7 @@ SELECT is(pg_temp.request('docsync_pull', role => role, session_user_is => sessi
 	   unnest(ARRAY['regress_docsync_layer', 'regress_docsync_user', 'regress_docsync_other', 'regress_docsync_chief']) AS role;
 -- Not by way of a function that runs as somebody else
 CREATE FUNCTION "Sync; Api".definer(role text) RETURNS text LANGUAGE sql SECURITY DEFINER
-	AS $$ SELECT answer::text FROM "Sync; Api".docsync_call('docsync_pull', role, '{}', 'GET', '{}', '') $$;
+	AS $$ SELECT "Sync; Api".docsync_call('docsync_pull', role, '{}', 'GET', '{}', '') $$;
 SELECT is(pg_temp.run('regress_docsync_other', format('SELECT "Sync; Api".definer(%L)', role)), '42501 cannot set parameter "role" within security-definer function', 'within a definer''s function, as ' || role)
   FROM unnest(ARRAY['regress_docsync_other', 'regress_docsync_user', 'regress_docsync_chief']) AS role;
 
@@ -165,7 +173,7 @@ SELECT is(pg_temp.run('regress_docsync_layer', format($$SELECT set_config(%L, %L
 	'{"tenant": "bert"}', 'GET', '{}', '')$$, setting, value)), '42501 permission denied to make a request within a request', setting || ' is set')
   FROM (VALUES ('request.jwt.claims', '{"role": "regress_docsync_user"}'), ('request.method', 'POST')) AS v(setting, value);
 SELECT is(pg_temp.run('regress_docsync_layer', $$SELECT b FROM "Sync; Api".docsync_call('docsync_docs', 'regress_docsync_user', '{"tenant": "anna", "collection": "anna"}', 'POST', '{}',
-	'{"clientId": "x", "documents": []}') AS a, LATERAL "Sync; Api".docsync_call(left(a.answer::text, 0) || 'docsync_pull', 'regress_docsync_user', '{"tenant": "bert"}', 'GET', '{}', '') AS b$$),
+	'{"clientId": "x", "documents": []}') AS a, LATERAL "Sync; Api".docsync_call(left(a, 0) || 'docsync_pull', 'regress_docsync_user', '{"tenant": "bert"}', 'GET', '{}', '') AS b$$),
 	'42501 permission denied to make a request within a request', 'a second one in a statement');
 
 ------------------------------------------------------------------------------

@@ -45,8 +45,7 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C", pg_get_function_result(oid) COLLATE "C"
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_call'::name COLLATE "C", ('function text, role text, claims text, method text, headers text, body bytea, '
-		'OUT status text, OUT response_headers text, OUT answer api."*/*"') COLLATE "C", 'record' COLLATE "C"),
+	('docsync_call'::name COLLATE "C", 'function text, role text, claims text, method text, headers text, body bytea' COLLATE "C", 'text' COLLATE "C"),
 	('docsync_check_store', '', 'void'),
 	('docsync_check_store_owner', '', 'void'),
 	('docsync_create_store', '', 'void'),

@@ -64,7 +64,24 @@ CREATE TABLE note (id text PRIMARY KEY, collection text DEFAULT 'default', docum
 INSERT INTO note (id, document) VALUES ('n', 'd8');
 INSERT INTO docsync.document (id, body) VALUES ('d8', '8');
 SELECT document FROM note;
+-- ... where a trigger or a rule of the user's hears of a DELETE: it has done so, when the document was deleted
+TRUNCATE note;
+ALTER TABLE note DROP CONSTRAINT note_collection_document_fkey;
+CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN DELETE FROM note WHERE document = OLD.id; RETURN OLD; END$$;
+CREATE TRIGGER forget AFTER DELETE ON docsync.document FOR EACH ROW EXECUTE FUNCTION forget();
+INSERT INTO note (id, document) VALUES ('n', 'd8');
+INSERT INTO docsync.document (id, body) VALUES ('d8', '8');
+ALTER TABLE docsync.document DISABLE TRIGGER forget;
+BEGIN;
+INSERT INTO docsync.document (id, body) VALUES ('d8', '8') RETURNING deleted;
+ROLLBACK;
+DROP TRIGGER forget ON docsync.document;
+CREATE RULE forget AS ON DELETE TO docsync.document DO ALSO DELETE FROM note WHERE document = OLD.id;
+INSERT INTO docsync.document (id, body) VALUES ('d8', '8');
+DROP RULE forget ON docsync.document;
+SELECT document FROM note;
 DROP TABLE note;
+DROP FUNCTION forget;
 -- ... and for whoever may not delete, or not that one
 CREATE ROLE regress_inserts;
 GRANT USAGE ON SCHEMA docsync TO regress_inserts;

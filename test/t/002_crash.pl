@@ -33,6 +33,7 @@ a_start_is_noted();
 who_goes_on_meanwhile();
 standby_of_a_crashed_primary();
 crashes_under_load();
+copied_from_a_template();
 made_in_a_transaction_without_wal();
 done_testing();
 
@@ -467,6 +468,32 @@ sub read_told
 }
 
 #-----------------------------------------------------------------------------
+
+# A database that is copied page by page has the clock's page as it was in memory,
+# and no record of how far WAL is ahead there.
+sub copied_from_a_template
+{
+	my $session = connect_to($node);
+
+	$session->do('CREATE DATABASE original');
+	$session = connect_to($node, 'original');
+	$session->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
+	$session->upload('c', 'copied', document('a', 1, '1'));
+
+	# A clock ahead of the time of day goes on by a microsecond a stamp.
+	$session->do("INSERT INTO docsync.document (id, body, last_update_utc, fence) VALUES ('ahead', '1', now() + interval '1 hour', '3')");
+	$session->upload('c', 'copied', document('b', 1, '1'));
+	$session->dbh->disconnect;
+	connect_to($node)->do('CREATE DATABASE copied TEMPLATE original');
+	my ($last) = connect_to($node, 'copied')->upload('c', 'copied', document('c', 1, '1'));
+	crash($node);
+
+	$session = connect_to($node, 'copied');
+	cmp_ok($session->value('SELECT last_value FROM docsync.clock'), '>=', $last->{stamp}, 'in a copied database, too, the clock is not behind a stamp that was issued there');
+	my ($next) = $session->upload('c', 'copied', document('d', 1, '1'));
+	cmp_ok($next->{stamp}, '>', $last->{stamp}, 'nor is what is stored next');
+	return;
+}
 
 # At wal_level minimal nothing is logged about what the transaction itself has
 # made; its pages are on disk when it commits.

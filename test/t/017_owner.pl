@@ -26,6 +26,7 @@ updates();
 members_are_not_his();
 create_alone_is_not_enough();
 superuser_mends_what_is_hostile();
+schema_that_is_renamed();
 no_path_of_the_callers();
 rules();
 stamps_that_are_no_times();
@@ -241,6 +242,26 @@ sub superuser_mends_what_is_hostile
 	# But who uploads, as with any table: PostgreSQL's rule, not ours
 	$superuser->value(q{SELECT docsync_upsert('c', '[{"id": "e", "clientVersion": 1, "body": 1}]')});
 	is($sprung->(), 1, 'a superuser who uploads does');
+	return;
+}
+
+# The schema of the functions is their owner's to rename, and to make another of that
+# name: what docsync's functions call is still docsync's.
+sub schema_that_is_renamed
+{
+	my ($owner, $superuser) = own_database('renamed');
+	my @theirs = map { qq{CREATE FUNCTION api.$_() RETURNS void LANGUAGE sql AS \$\$SELECT nextval('public.sprung')\$\$} }
+	  qw(docsync_check_store docsync_check_store_owner docsync_create_store docsync_new_epoch docsync_unset_stamp docsync_unset_fence);
+
+	$owner->do('CREATE SEQUENCE public.sprung', 'CREATE SCHEMA api', 'CREATE EXTENSION docsync SCHEMA api', 'ALTER SCHEMA api RENAME TO "its place"', 'CREATE SCHEMA api', @theirs,
+		q{CREATE FUNCTION api.docsync_guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$});
+	$owner->do('SELECT "its place".docsync_create_store()');
+	is($superuser->sqlstate_of(q{SELECT "its place".docsync_grant('anna')}), '', 'a superuser grants, where the schema of the functions was renamed');
+	$owner->do('DROP TRIGGER zz_docsync_guard ON docsync.document', 'ALTER TABLE docsync.document ALTER fence DROP DEFAULT, ALTER last_update_utc DROP DEFAULT', 'DROP TABLE docsync.history');
+	is($superuser->sqlstate_of('SELECT "its place".docsync_create_store()'), '', 'and mends it');
+	is($superuser->value('SELECT is_called FROM public.sprung') ? 1 : 0, 0, 'by docsync\'s functions, not by those that are where these were');
+	$owner->do('DROP SCHEMA api CASCADE');
+	is($owner->sqlstate_of(q{SELECT "its place".docsync_upsert('c', '[{"id": "d", "clientVersion": 1, "body": 1}]')}), '', 'and nothing else of these is needed');
 	return;
 }
 

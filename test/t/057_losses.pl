@@ -520,7 +520,7 @@ sub set_timeout
 {
 	my ($time) = @_;
 
-	$service->session->do("ALTER ROLE docsync_authenticator SET statement_timeout = '$time'");
+	$service->session->do(map { "ALTER ROLE docsync_$_ SET statement_timeout = '$time'" } qw(authenticator gateway));
 	return $service->http->move_to($service->primary);
 }
 

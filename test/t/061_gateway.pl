@@ -41,7 +41,7 @@ is($http->get('/Docs/Pull?cursor=secret-of-anna')->{status}, 400, 'a request tha
 my $metrics = admin('/metrics');
 like($metrics, qr/^docsync_http_requests_total\{function="docsync_docs",status="200"\} 1$/m, '/metrics counts requests');
 like($metrics, qr/^docsync_http_request_seconds_count\{function="docsync_pull"\} \d+$/m, '... and their time');
-like($metrics, qr/^docsync_pool_connections [1-9]/m, '... and connections');
+like($metrics, qr/^docsync_pool_connections\{server="primary"\} [1-9]/m, '... and connections');
 unlike($metrics, qr/anna|secret/, '... and tells nothing of clients');
 is($http->get($_)->{status}, 404, "$_ is not for everybody") for qw(/health /ready /metrics);
 like(admin('/x'), qr{^HTTP/1\.1 404 }, 'another path');

@@ -41,7 +41,7 @@ sub new
 	$self->with_clock(sub { $self->{primary} = new_node('server1', %{ $self->{options} }) });
 	$self->{archive} = $self->{primary}->archive_dir;
 	$self->{http} = DocsyncTest::Http->new($self->{primary});
-	$self->{primary}->safe_psql('docsync', 'ALTER ROLE docsync_authenticator RESET ALL');
+	$self->{primary}->safe_psql('docsync', "ALTER ROLE docsync_$_ RESET ALL") for qw(authenticator gateway);
 	$self->{http}->move_to($self->{primary});
 	$self->add_standby;
 	return $self;

@@ -1,0 +1,36 @@
+// hosts.js - where PostgreSQL is: connection strings with several hosts, as libpq takes them. pg knows one.
+
+// The servers of a connection string, as connection strings of one each: those of the authority, host1:port1,host2:port2, or of the parameters
+// host and port. Which of them is taken is for who connects to say (database.js); of target_session_attrs what would say otherwise is refused.
+export function readHosts(uri, mustWrite) {
+	const [, beginning, authority, path, query] = /^(postgres(?:ql)?:\/\/(?:[^@/?#]*@)?)([^/?#]*)([^?#]*)\??([^#]*)$/.exec(uri) ?? [];
+
+	if (beginning === undefined) throw new Error('DOCSYNC_DATABASE_URI and DOCSYNC_STANDBY_URI are postgresql://...');
+	const parameters = new URLSearchParams(query);
+	const attributes = take(parameters, 'target_session_attrs') ?? 'any';
+	const hosts = take(parameters, 'host')?.split(',');
+	const ports = take(parameters, 'port')?.split(',') ?? [];
+
+	if (!(mustWrite ? ['any', 'read-write', 'primary'] : ['any', 'prefer-standby']).includes(attributes)) {
+		throw new Error(`target_session_attrs=${attributes} isn't what the gateway does there`);
+	}
+	if (hosts === undefined) return authority.split(',').map((host) => `${beginning}${host}${path}${write(parameters)}`);
+	if (ports.length > 1 && ports.length !== hosts.length) throw new Error('there are not as many ports as hosts');
+	return hosts.map((host, n) => {
+		const own = new URLSearchParams(parameters);
+		const port = ports[n] ?? ports[0];
+
+		own.set('host', host);
+		if (port) own.set('port', port);
+		return `${beginning}${authority}${path}${write(own)}`;
+	});
+}
+
+function take(parameters, name) {
+	const value = parameters.get(name) ?? undefined;
+
+	parameters.delete(name);
+	return value;
+}
+
+const write = (parameters) => parameters.size > 0 ? `?${parameters}` : '';
