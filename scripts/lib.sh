@@ -206,27 +206,44 @@ nodejs()
 	fi
 }
 
-# Sets GATEWAY_PROGRAM to the gateway's program: of a copy, with the packages that package-lock.json says.
-gateway()
+# node_program DIRECTORY FILE...: copies files of a directory of the checkout to $WORK, with the packages that its
+# package-lock.json says, and sets NODE_PROGRAM to the copy.
+node_program()
 {
-	local copy=$WORK/gateway
+	local from=$ROOT/$1 copy=$WORK/${1##*/} part
 
 	nodejs
-	export GATEWAY_PROGRAM=$copy/docsync-gateway.js
+	NODE_PROGRAM=$copy
 	mkdir -p "$copy"
 	(
 		flock 9
-		rm -rf "$copy/src"
-		cp -R "$ROOT/gateway/docsync-gateway.js" "$ROOT/gateway/package.json" "$ROOT/gateway/src" "$copy/"
-		if ! cmp -s "$ROOT/gateway/package-lock.json" "$copy/package-lock.json"; then
+		for part in "${@:2}" package.json; do
+			rm -rf "${copy:?}/$part"
+			cp -R "$from/$part" "$copy/"
+		done
+		if ! cmp -s "$from/package-lock.json" "$copy/package-lock.json"; then
 			command -v npm >/dev/null || "$ROOT/scripts/packages" npm
-			say "fetching the gateway's packages by npm"
-			cp "$ROOT/gateway/package-lock.json" "$copy/"
+			say "fetching the packages of $1 by npm"
+			cp "$from/package-lock.json" "$copy/"
 			if ! npm ci --prefix "$copy" --ignore-scripts --omit=dev --no-audit --no-fund >"$copy/npm.log" 2>&1 </dev/null; then
 				rm "$copy/package-lock.json"
 				tail -n 20 "$copy/npm.log" >&2
-				die "npm could not fetch the gateway's packages"
+				die "npm could not fetch the packages of $1"
 			fi
 		fi
-	) 9>"$WORK/gateway.lock"
+	) 9>"$copy.lock"
+}
+
+# Sets GATEWAY_PROGRAM to the gateway's program.
+gateway()
+{
+	node_program gateway docsync-gateway.js src
+	export GATEWAY_PROGRAM=$NODE_PROGRAM/docsync-gateway.js
+}
+
+# Sets OPENAPI to the command that knows doc/openapi.yaml.
+openapi()
+{
+	node_program test/openapi openapi.js redocly.yaml
+	export OPENAPI="$NODE $NODE_PROGRAM/openapi.js"
 }
