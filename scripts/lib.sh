@@ -209,49 +209,54 @@ nodejs()
 	fi
 }
 
-# npm_packages FROM COPY OPTION...: has the copy of a package have the packages that package-lock.json of the original says.
-npm_packages()
+# node_program DIRECTORY OPTION FILE...: copies files of a directory of the checkout to $WORK, with the packages that its
+# package-lock.json says (OPTION: those for development as well?), and sets NODE_PROGRAM to the copy.
+node_program()
 {
-	local from=$1 copy=$2
+	local from=$ROOT/$1 copy=$WORK/${1##*/} part
 
-	shift 2
-	if ! cmp -s "$from/package-lock.json" "$copy/package-lock.json"; then
-		command -v npm >/dev/null || "$ROOT/scripts/packages" npm
-		say "fetching the packages of ${from#"$ROOT/"} by npm"
-		cp "$from/package-lock.json" "$copy/"
-		if ! npm ci --prefix "$copy" --ignore-scripts --no-audit --no-fund "$@" >"$copy/npm.log" 2>&1 </dev/null; then
-			rm "$copy/package-lock.json"
-			tail -n 20 "$copy/npm.log" >&2
-			die "npm could not fetch the packages of ${from#"$ROOT/"}"
-		fi
-	fi
-}
-
-# Sets GATEWAY_PROGRAM to the gateway's program: of a copy, with the packages that package-lock.json says.
-gateway()
-{
-	local copy=$WORK/gateway
-
-	nodejs 20
-	export GATEWAY_PROGRAM=$copy/docsync-gateway.js
+	NODE_PROGRAM=$copy
 	mkdir -p "$copy"
 	(
 		flock 9
-		rm -rf "$copy/src"
-		cp -R "$ROOT/gateway/docsync-gateway.js" "$ROOT/gateway/package.json" "$ROOT/gateway/src" "$copy/"
-		npm_packages "$ROOT/gateway" "$copy" --omit=dev
-	) 9>"$WORK/gateway.lock"
+		for part in "${@:3}" package.json; do
+			rm -rf "${copy:?}/$part"
+			cp -R "$from/$part" "$copy/"
+		done
+		if ! cmp -s "$from/package-lock.json" "$copy/package-lock.json"; then
+			command -v npm >/dev/null || "$ROOT/scripts/packages" npm
+			say "fetching the packages of $1 by npm"
+			cp "$from/package-lock.json" "$copy/"
+			if ! npm ci --prefix "$copy" --ignore-scripts --no-audit --no-fund "$2" >"$copy/npm.log" 2>&1 </dev/null; then
+				rm "$copy/package-lock.json"
+				tail -n 20 "$copy/npm.log" >&2
+				die "npm could not fetch the packages of $1"
+			fi
+		fi
+	) 9>"$copy.lock"
+}
+
+# Sets GATEWAY_PROGRAM to the gateway's program, and NODE.
+gateway()
+{
+	nodejs 20
+	node_program gateway --omit=dev docsync-gateway.js src
+	export GATEWAY_PROGRAM=$NODE_PROGRAM/docsync-gateway.js
+}
+
+# Sets OPENAPI to the command that knows doc/openapi.yaml, with a Node.js of its own.
+openapi()
+{
+	local NODE
+
+	nodejs 20.19
+	node_program test/openapi --omit=dev openapi.js redocly.yaml
+	export OPENAPI="$NODE $NODE_PROGRAM/openapi.js"
 }
 
 # Sets JAVASCRIPT to a copy of clients/javascript, with what its tests need.
 javascript()
 {
-	export JAVASCRIPT=$WORK/javascript
-	mkdir -p "$JAVASCRIPT"
-	(
-		flock 9
-		rm -rf "$JAVASCRIPT/src" "$JAVASCRIPT/test"
-		cp -R "$ROOT"/clients/javascript/{README.md,package.json,tsconfig.json,src,test} "$JAVASCRIPT/"
-		npm_packages "$ROOT/clients/javascript" "$JAVASCRIPT"
-	) 9>"$WORK/javascript.lock"
+	node_program clients/javascript --include=dev README.md tsconfig.json src test
+	export JAVASCRIPT=$NODE_PROGRAM
 }

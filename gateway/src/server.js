@@ -28,7 +28,7 @@ const NO_BODY = Buffer.alloc(0);
 // The headers of each answer; and of what a browser asks first
 const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*', 'Access-Control-Expose-Headers', 'ETag, Retry-After'];
 const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
-	'Access-Control-Max-Age', '86400', 'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id'];
+	'Access-Control-Max-Age', '86400', 'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id, *'];
 const PREFLIGHT_STANDBY = [...PREFLIGHT.slice(0, -1), `${PREFLIGHT.at(-1)}, X-Docsync-Read`];
 const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync says it
 

@@ -13,7 +13,7 @@ use Test::More;
 use DocsyncTest;
 use DocsyncTest::Http;
 
-my $node = new_node('connections');
+my $node = new_node('connections', conf => "restart_after_crash = on\n");
 my $http = DocsyncTest::Http->new($node);
 my $docs = '/Docs?clientId=c1&collection=anna';
 my $expired = DocsyncTest::Http::token(DocsyncTest::Http::claims(exp => time - 3600));
@@ -29,6 +29,29 @@ for my $size (100, 100_000, 5_000_000, 20_000_000)
 	refuses("$size bytes, a forged token", $body, $forged) for 1 .. 4;
 }
 is($http->post($docs, [ { id => 'x', clientVersion => 1, body => 1 } ])->{status}, 200, 'a good request after these');
+
+#-----------------------------------------------------------------------------
+# The connection to PostgreSQL breaks
+#-----------------------------------------------------------------------------
+
+# Mostly a 503.  PostgREST can make a 400 of it, by the moment at which it breaks,
+# and the code is empty then: by that clients know that they may try again.
+{
+	my ($holder, $other) = map { $http->session } 1, 2;
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/answer';
+	my $waiting = q{SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'docsync_authenticator'};
+
+	$holder->do('BEGIN', q{UPDATE docsync.document SET body = '2' WHERE id = 'x'});
+	my $client = in_child(sub { append_to_file($file, encode_json(answer_of_postgrest({ id => 'x', clientVersion => 2, body => 2 }))) });
+	wait_for('the upload to wait', sub { $other->value($waiting) });
+	kill KILL => $other->value($waiting);
+	waitpid $client, 0;
+
+	my $broken = decode_json(slurp_file($file));
+
+	like("$broken->{status} \"$broken->{code}\"", qr/^(503 "PGRST00\d"|400 "")$/, 'a connection that breaks is a 503, or a 400 without a code');
+	wait_for('an upload', sub { $http->post($docs, [ { id => 'x', clientVersion => 3, body => 3 } ])->{status} == 200 });
+}
 
 #-----------------------------------------------------------------------------
 # A stand-in for PostgREST, which does the worst it could
@@ -64,6 +87,15 @@ $http->stop_layer;
 }
 
 done_testing();
+
+# What PostgREST itself answers to the upload of a document
+sub answer_of_postgrest
+{
+	my ($document) = @_;
+	my $answer = $http->post('/rpc/docsync_docs', [$document], headers => { 'content-type' => 'application/octet-stream', 'x-client-id' => 'c1' });
+
+	return { status => $answer->{status}, code => (DocsyncTest::Http::value_of($answer) // {})->{code} };
+}
 
 # What must be 401, with the reason in PostgREST's words.
 sub refuses

@@ -4,6 +4,9 @@
 #
 # A path that begins with /rpc/ goes to PostgREST itself, any other to nginx;
 # what a test does by it is left out where there is no PostgREST (has_rpc).
+#
+# What requests are answered is compared with doc/openapi.yaml when the test is
+# over, if DOCSYNC_OPENAPI says by which command.
 
 package DocsyncTest::Http;
 
@@ -11,6 +14,8 @@ use strict;
 use warnings;
 
 use Digest::SHA qw(hmac_sha256);
+use Encode ();
+use Fcntl qw(:flock);
 use File::Path qw(make_path);
 use HTTP::Tiny;
 use IO::Socket::INET;
@@ -19,6 +24,7 @@ use MIME::Base64 qw(encode_base64url);
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Test::More;
 
 use DocsyncTest;
 
@@ -27,6 +33,7 @@ my $DATABASE = 'docsync';
 my $SECRET = 'only tests are signed with this secret';
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my $IS_GATEWAY = ($ENV{DOCSYNC_HTTP} // 'postgrest') eq 'gateway';
+my $ANSWER_MAX = 1_000_000;    # bytes; what is larger is of the same form
 my @started;
 
 # Starts it.  The database is made by roles.sql if it isn't there.  env: more
@@ -188,6 +195,7 @@ sub stop
 END
 {
 	$_->stop for @started;
+	$? ||= 1 if grep { !$_->answers_as_described } @started;
 }
 
 sub url
@@ -234,12 +242,51 @@ sub request
 	my %headers = ('content-type' => 'application/json', %{ $options{headers} // {} });
 
 	$headers{authorization} = "Bearer $token" if defined $token;
-	return $self->{client}->request($method, $self->url($path),
+	my $answer = $self->{client}->request($method, $self->url($path),
 		{ headers => \%headers, defined $body ? (content => ref $body ? $JSON->encode($body) : $body) : () });
+
+	$self->note_answer($method, $path, $answer) if $path =~ m{^/(?!rpc/)} && $answer->{status} != 599;
+	return $answer;
 }
 
 sub post { my ($self, @args) = @_; return $self->request('POST', @args) }
 sub get { my ($self, $path, %options) = @_; return $self->request('GET', $path, undef, %options) }
+
+# Keeps an answer for answers_as_described(); of a child as well.
+sub note_answer
+{
+	my ($self, $method, $path, $answer) = @_;
+	my ($status, $body) = ($answer->{status}, $answer->{content} // '');
+
+	# Not what stands in for the layer, nor what is compressed
+	return if !$ENV{DOCSYNC_OPENAPI} || length $body > $ANSWER_MAX || !$self->{pids}{layer} || $answer->{headers}{'content-encoding'};
+	open my $out, '>>', "$self->{dir}/answers" or die "answers: $!";
+	flock $out, LOCK_EX;
+	print $out $JSON->encode({ method => $method, path => $path, status => $status, body => Encode::decode('UTF-8', $body) }), "\n";
+	close $out or die "answers: $!";
+	return;
+}
+
+# Have all answers been such as doc/openapi.yaml describes?
+sub answers_as_described
+{
+	my ($self) = @_;
+
+	return 1 if !-s "$self->{dir}/answers";
+	my $differences = differences("$self->{dir}/answers");
+	diag("answers that doc/openapi.yaml doesn't describe:\n$differences") if $differences ne '';
+	return $differences eq '';
+}
+
+# What is wrong with the answers in a file, in words; '' if nothing is.
+sub differences
+{
+	my ($file) = @_;
+
+	local $?;
+	my $differences = `$ENV{DOCSYNC_OPENAPI} check $ENV{TESTDIR}/doc/openapi.yaml $file 2>&1`;
+	return $? == 0 ? '' : $differences || 'it cannot be checked';
+}
 
 # The value an answer's body is; undef if that isn't JSON.
 sub value_of

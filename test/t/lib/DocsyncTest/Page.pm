@@ -6,7 +6,8 @@
 # value.  What has more behind the language than that is another test's.
 #
 # Times, cursors and digests are those of the day: each one that the page shows
-# stands for what came in its place, wherever it is shown again.
+# stands for what came in its place, wherever it is shown again.  (CURSOR and
+# DIGEST stand for any.)
 
 package DocsyncTest::Page;
 
@@ -18,6 +19,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
+my $TIME = qr/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z/;
+my $CURSOR = qr/[0-9a-f]{16}\.\d+\.\d+\.[0-9a-f]+\.[0-9a-f]{8}/;
 
 # What an example in Python takes for granted
 my $PYTHON = 'import os; from client import *; from transport_http import *; url, token = os.environ["URL"], os.environ["TOKEN"]';
@@ -33,7 +36,7 @@ sub new
 {
 	my ($class, $name) = @_;
 
-	return bless { name => $name, text => slurp_file("$ENV{TESTDIR}/$name"), time => {} }, $class;
+	return bless { name => $name, text => slurp_file("$ENV{TESTDIR}/$name"), stands_for => {} }, $class;
 }
 
 sub text { return $_[0]{text} }
@@ -133,16 +136,25 @@ sub shown
 	return [ map { $self->shown($got->[$_], $shown->[$_]) } 0 .. $#$got ] if ref $got eq 'ARRAY' && ref $shown eq 'ARRAY';
 	return $got if ref $got || ref $shown || !defined $got || !defined $shown;
 
-	my $time = qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
-	if ($shown =~ $time && $got =~ $time)
+	return $shown if $shown =~ /:0[1-9]\.000000Z$/ && $got =~ $TIME;    # serverUtc
+	for my $pattern ($TIME, $CURSOR)
 	{
-		return $shown if $shown =~ /:0[1-9]\.000000Z$/;    # serverUtc
-		$self->{time}{$shown} //= $got;
-		return $self->{time}{$shown} eq $got ? $shown : $got;
+		next unless $shown =~ /^$pattern$/ && $got =~ /^$pattern$/;
+		$self->{stands_for}{$shown} //= $got;
+		return $self->{stands_for}{$shown} eq $got ? $shown : $got;
 	}
-	return $shown if $shown eq 'CURSOR' && $got =~ /^[0-9a-f]{16}\.\d+\.\d+\.[0-9a-f]+\.[0-9a-f]{8}$/;
+	return $shown if $shown eq 'CURSOR' && $got =~ /^$CURSOR$/;
 	return $shown if $shown eq 'DIGEST' && $got =~ /^[0-9a-f]{16}$/;
 	return $got;
+}
+
+# A text as it is to be sent: with the cursor that came in place of one that the
+# page shows.
+sub sent
+{
+	my ($self, $text) = @_;
+
+	return $text =~ s{($CURSOR)}{$self->{stands_for}{$1} // $1}ger;
 }
 
 1;
