@@ -110,7 +110,10 @@ export class Database {
 		// the process if nobody heard it.
 		this.pool.on('connect', (client) => client.on('error', () => {}));
 		this.pool.on('error', (error) => log('warning', 'a connection to PostgreSQL is lost', { error: error.message }));
-		this.statement = `SELECT ${pg.escapeIdentifier(config.schema)}.docsync_call($1, $2, $3, $4, $5, $6)`;
+		const name = `${pg.escapeIdentifier(config.schema)}.docsync_call`;
+
+		this.statement = `SELECT ${name}($1, $2, $3, $4, $5, $6)`;
+		this.question = `SELECT has_function_privilege(${pg.escapeLiteral(`${name}(text, text, text, text, text, bytea)`)}, 'EXECUTE') AS may`;
 	}
 
 	// Runs a request in a transaction of its own, one at a time on a connection. Returns what docsync_call() does.
@@ -160,15 +163,16 @@ export class Database {
 		log('warning', 'no connection to PostgreSQL', { server: at + 1, error: error.message });
 	}
 
-	// Whether PostgreSQL answers.
+	// Whether PostgreSQL answers, and there is docsync_call(), which may be called.
 	async isReady() {
 		try {
 			const client = await this.#connect();
 
 			try {
-				await client.query('SELECT 1');
+				const { rows: [{ may }] } = await client.query(this.question);
+
 				client.release();
-				return true;
+				return may;
 			} catch (error) {
 				client.release(error);
 				return false;
@@ -200,7 +204,7 @@ async function refuseReadOnly(client) {
 }
 
 // An error of the statement's leaves the connection as good as it was; but for those of the session, and of a statement that was prepared
-// when the function was another.
-function mustReconnect(error) {
-	return error.severity !== 'ERROR' || error.code === undefined || /^(0A|08|26|57|58|XX)/.test(error.code);
+// when the function was another. (Not by severity, which comes in the language of lc_messages.)
+export function mustReconnect({ code }) {
+	return code === undefined || /^(0A|08|25P0[34]|26|28|57|58|XX)/.test(code);
 }

@@ -21,6 +21,7 @@ const REQUEST_MS = 300_000;		// for the whole of it
 const IDLE_MS = 75_000;			// in which nothing is sent or received; more than a statement may take
 const KEEP_ALIVE_MS = 65_000;
 const LINGER_MS = 5000;			// for what is still arriving of a request that has been answered
+const PIPELINE_MAX = 100;		// requests that have come on a connection and wait for the answer to one before
 const MB = 1024 * 1024;
 const STOP_MS = 60_000;			// for requests under way when it is told to stop
 const NO_BODY = Buffer.alloc(0);
@@ -32,8 +33,10 @@ const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
 const PREFLIGHT_STANDBY = [...PREFLIGHT.slice(0, -1), `${PREFLIGHT.at(-1)}, X-Docsync-Read`];
 const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync says it
 
+const FRAMING = /^(connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;		// says where an answer ends: no trigger knows
 const compress = promisify(gzip);
 const before = Symbol('the request before, of the same connection');
+const waiting = Symbol('how many requests of a connection have come and aren\'t answered');
 
 // Starts a gateway; it runs when this resolves. Its stop() lets the requests under way finish.
 export async function startGateway(config) {
@@ -45,7 +48,7 @@ export async function startGateway(config) {
 
 class Gateway {
 	constructor(config, verify) {
-		Object.assign(this, { config, verify, buffered: 0, stopping: false, sockets: new Set() });
+		Object.assign(this, { config, verify, buffered: 0, bufferedOfStrangers: 0, stopping: false, sockets: new Set() });
 		this.database = new Database(config, config.databaseUri, true);
 		this.standby = config.standbyUri ? new Database(config, config.standbyUri, false) : undefined;
 		this.metrics = new Metrics({ primary: this.database, standby: this.standby }, this);
@@ -53,6 +56,7 @@ class Gateway {
 			maxHeaderSize: HEADERS_SIZE, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, keepAliveTimeout: KEEP_ALIVE_MS,
 			connectionsCheckingInterval: 5000, requireHostHeader: false,
 		}, (request, response) => this.serve(request, response));
+		this.server.maxHeadersCount = 0;		// their size is limited; more than a number would be left out unseen
 		this.server.on('checkContinue', (request, response) => this.serve(request, response, true));
 		this.server.on('checkExpectation', (request, response) => this.serve(request, response));
 		this.server.on('clientError', answerBroken);
@@ -88,15 +92,25 @@ class Gateway {
 		await Promise.all([this.database.stop(), this.standby?.stop()]);
 	}
 
-	// Answers a request, after those that came before on its connection. Never throws.
+	// Answers a request, after those that came before on its connection, when the client has taken their answers. Never throws.
 	async serve(request, response, isExpecting = false) {
 		const { socket } = request;
+
+		socket[waiting] = (socket[waiting] ?? 0) + 1;
+		if (socket[waiting] > PIPELINE_MAX) socket.destroy();		// node:http would read on and on
+		if (socket.destroyed) return;
+
 		const begun = performance.now();
-		const call = { request, response, name: 'none', isExpecting, status: 0, size: 0, buffered: 0 };
+		const call = { request, response, name: 'none', isExpecting, status: 0, size: 0, buffered: 0, isStranger: false };
 		const turn = socket[before];
 
-		socket[before] = call.done = (async () => {
-			if (turn !== undefined) await turn;
+		socket[before] = call;
+		call.done = (async () => {
+			if (turn !== undefined) {
+				await turn.done;
+				await untilTaken(turn.response, socket);
+				if (socket.destroyed) return;
+			}
 			try {
 				this.send(call, await this.answer(call));
 			} catch (error) {		// in headers that a trigger has set, if nowhere else
@@ -105,8 +119,11 @@ class Gateway {
 			}
 		})();
 		await call.done;
-		if (socket[before] === call.done) socket[before] = undefined;
+		if (socket[before] === call) socket[before] = undefined;
+		socket[waiting]--;
 		this.buffered -= call.buffered;
+		if (call.isStranger) this.bufferedOfStrangers -= call.buffered;
+		if (call.status === 0) return;
 
 		const seconds = (performance.now() - begun) / 1000;
 		this.metrics.note(call.name, call.status, seconds);
@@ -128,6 +145,8 @@ class Gateway {
 
 			const verified = this.verify(call.request.headers.authorization);
 			const who = verified instanceof Promise ? await verified : verified;
+
+			call.isStranger = who.role === this.config.anonRole;
 			const body = hasBody(call.request) ? await this.readBody(call, asked.route) : NO_BODY;
 
 			return await this.respond(call, await this.run(call, asked, who, body));
@@ -164,9 +183,11 @@ class Gateway {
 		return refuseDatabase(error, who.role === this.config.anonRole);
 	}
 
-	// The body. Refused while it arrives if it is larger than it may be, or more than there is memory for.
+	// The body. Refused while it arrives if it is larger than it may be, or more than there is memory for: a quarter for those who show no
+	// token, so that they can't take it from the others.
 	readBody(call, route) {
 		const { request, response, isExpecting } = call;
+		const max = this.config.maxBufferedMb * MB;
 		const chunks = [];
 		let size = 0;
 
@@ -182,9 +203,10 @@ class Gateway {
 				size += chunk.length;
 				call.buffered += chunk.length;
 				this.buffered += chunk.length;
+				if (call.isStranger) this.bufferedOfStrangers += chunk.length;
 				chunks.push(chunk);
 				if (size > route.bodyMax) stop(refuse(413));
-				else if (this.buffered > this.config.maxBufferedMb * MB) stop(refuseForNow());
+				else if (this.buffered > max || (call.isStranger && this.bufferedOfStrangers > max / 4)) stop(refuseForNow());
 			});
 			request.on('end', () => resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)));
 			request.on('close', () => reject(GONE));
@@ -220,11 +242,12 @@ class Gateway {
 		call.size = typeof body === 'string' ? Buffer.byteLength(body) : body.length;
 		if (response.destroyed) return;
 		for (const name in headers) {
+			if (FRAMING.test(name)) continue;
 			for (const value of [].concat(headers[name])) all.push(name, value);
 		}
 		if (status !== 204 && status !== 304) all.push('Content-Length', String(call.size));
 		if (this.stopping) all.push('Connection', 'close');
-		response.writeHead(status, all);
+		response.writeHead(status, http.STATUS_CODES[status] ?? '', all);
 		response.end(body);
 
 		if (!request.complete) {
@@ -239,6 +262,21 @@ class Gateway {
 // Whether a request that failed on a standby is one for the primary: if there is no connection, or the standby had to end it for what it
 // replays, or is going down.
 const isForPrimary = (error) => error instanceof Refusal || error.code === undefined || /^(08|40|53|57)/.test(error.code);
+
+// Until an answer has been handed to the system, or there is nobody any more to take it.
+function untilTaken(response, socket) {
+	if (response.writableFinished || socket.destroyed) return undefined;
+	return new Promise((resolve) => {
+		const done = () => {
+			response.off('finish', done);
+			socket.off('close', done);
+			resolve();
+		};
+
+		response.on('finish', done);
+		socket.on('close', done);
+	});
+}
 
 const hasBody = ({ headers }) => headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
@@ -262,7 +300,7 @@ function collectionOf({ args, route }, who, body) {
 }
 
 function readHeaders(text) {
-	const headers = { 'Content-Type': 'application/octet-stream' };
+	const headers = { __proto__: null, 'Content-Type': 'application/octet-stream' };
 	let list;
 
 	if (text === '') return headers;

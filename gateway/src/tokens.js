@@ -1,7 +1,8 @@
 // tokens.js - who asks: tokens (JWT), verified once and remembered until they expire.
 
 import { decodeProtectedHeader, createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify } from 'jose';
-import { refuseToken } from './errors.js';
+import { refuseForNow, refuseToken } from './errors.js';
+import { log } from './log.js';
 
 const SYMMETRIC = ['HS256', 'HS384', 'HS512'];
 const ASYMMETRIC = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'];
@@ -69,6 +70,8 @@ function readKeys({ jwtSecret, jwksUrl }) {
 	if (Array.isArray(keys?.keys) && keys.keys.length === 1) [keys] = keys.keys;
 	if (keys?.kty === 'oct') return secretKey(Buffer.from(keys.k, 'base64url'));
 	if (typeof keys?.kty === 'string') return { key: createLocalJWKSet({ keys: [keys] }), algorithms: ASYMMETRIC };
+	// One that is broken, or in another form, would be taken for a secret that everybody knows.
+	if (/^\s*(\{|-----BEGIN )/.test(jwtSecret)) throw new Error('DOCSYNC_JWT_SECRET is neither a secret nor a JWK or JWKS: public keys are given as one of these');
 	return secretKey(Buffer.from(jwtSecret));
 }
 
@@ -85,14 +88,39 @@ async function check(token, key, algorithms, audience, now) {
 
 	if (parts !== 3) throw refuseToken(`JWSError (CompactDecodeError Invalid number of parts: Expected 3 parts; got ${parts})`);
 	try {
-		({ payload } = await jwtVerify(token, key, { algorithms, clockTolerance: SKEW, currentDate: new Date(now) }));
+		({ payload } = await verifyBy(token, key, { algorithms, clockTolerance: SKEW, currentDate: new Date(now) }));
 	} catch (error) {
+		if (isWithoutKeys(error)) {
+			log('warning', 'no keys are to be had of DOCSYNC_JWKS_URL', { error: error.message });
+			throw refuseForNow();
+		}
 		throw refuseToken(describe(error, token));
 	}
 	if (payload.iat !== undefined && !(payload.iat <= now / 1000 + SKEW)) throw refuseToken('JWTIssuedAtFuture');
 	if (audience && payload.aud !== undefined && ![].concat(payload.aud).includes(audience)) throw refuseToken('JWTNotInAudience');
 	return { payload, text: Buffer.from(token.split('.')[1], 'base64url').toString() };
 }
+
+// A token that doesn't say which key it is signed with may be signed with any that fits.
+async function verifyBy(token, key, options) {
+	try {
+		return await jwtVerify(token, key, options);
+	} catch (error) {
+		if (!(error instanceof errors.JWKSMultipleMatchingKeys)) throw error;
+		for await (const one of error) {
+			try {
+				return await jwtVerify(token, one, options);
+			} catch (cause) {
+				if (!(cause instanceof errors.JWSSignatureVerificationFailed)) throw cause;
+			}
+		}
+		throw new errors.JWSSignatureVerificationFailed();
+	}
+}
+
+// Whether the keys couldn't be fetched, for which no token is to blame: no connection, no answer in time, not the answer that it should be
+const isWithoutKeys = (error) => error instanceof errors.JWKSTimeout || error instanceof errors.JWKSInvalid || error.code === 'ERR_JOSE_GENERIC'
+	|| (error instanceof TypeError && error.message === 'fetch failed');
 
 // PostgREST's words for what is wrong with a token, where one goes by them.
 function describe(error, token) {

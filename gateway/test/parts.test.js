@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
 import { HELP, readConfig } from '../src/config.js';
-import { Turnstile } from '../src/database.js';
+import { Turnstile, mustReconnect } from '../src/database.js';
 import { refuseDatabase } from '../src/errors.js';
 import { readHosts } from '../src/hosts.js';
 import { readRequest } from '../src/requests.js';
@@ -107,6 +107,13 @@ test('statuses of SQLSTATEs', () => {
 	assert.deepEqual([said.status, said.body, said.headers['X-A']], [410, '{"code":"c","details":null,"hint":null,"message":"m"}', 'b']);
 	assert.equal(status('PGRST', false, { message: 'x' }), 500);
 	assert.equal(refuseDatabase(new Error('Connection terminated unexpectedly')).status, 503);
+});
+
+test('errors after which there must be another connection, in any language', () => {
+	const other = (code) => mustReconnect({ severity: 'FEHLER', code });
+
+	for (const code of ['57P01', '08006', '25P03', 'XX000', undefined]) assert(other(code), code);
+	for (const code of ['22023', '42501', 'PT413', '55P03']) assert(!other(code), code);
 });
 
 test('a connection string with several hosts is one for each, as libpq reads it', () => {

@@ -137,4 +137,40 @@ test('public keys: RS256, ES256, EdDSA; none is taken for a secret', async () =>
 
 	assert.equal((await secret(`Bearer ${hs256({ role: 'x' })}`)).role, 'x', 'a secret may be a JWK');
 	await assert.rejects(makeVerifier({ ...config, jwtSecret: 'short' }), /less than 32/);
+	// What everybody knows, in a form that isn't understood, is no secret.
+	for (const known of [pairs.RS256.publicKey.export({ type: 'spki', format: 'pem' }), `${jwks.slice(0, -1)},}`, JSON.stringify({ keys: [{ kty: 'oct', k: encode(SECRET) }, keys[0]] })]) {
+		await assert.rejects(makeVerifier({ ...config, jwtSecret: known }), /neither a secret nor a JWK/);
+	}
+});
+
+test('a token that names no key may be signed with any', async () => {
+	const pairs = [1, 2, 3].map(() => generateKeyPairSync('rsa', { modulusLength: 2048 }));
+	const keys = await Promise.all(pairs.slice(0, 2).map(async ({ publicKey }, n) => ({ ...await exportJWK(publicKey), kid: `${n}` })));
+	const verify = await makeVerifier({ ...config, jwtSecret: JSON.stringify({ keys }) });
+	const [first, second, other] = await Promise.all(pairs.map(({ privateKey }) => new SignJWT({ role: 'x' }).setProtectedHeader({ alg: 'RS256' }).sign(privateKey)));
+
+	for (const token of [first, second]) assert.equal((await verify(`Bearer ${token}`)).role, 'x');
+	await refused(verify, other, /^JWSError JWSInvalidSignature$/);
+});
+
+test('who fetches keys in vain blames no token for it', async () => {
+	const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+	const token = await new SignJWT({ role: 'x' }).setProtectedHeader({ alg: 'RS256', kid: 'a' }).sign(privateKey);
+	const bodies = ['', 'not JSON', '{}'];
+	const server = http.createServer((_, response) => {
+		const body = bodies.shift();
+
+		response.writeHead(body === '' ? 500 : 200).end(body);
+	}).listen(0, '127.0.0.1');
+
+	await new Promise((resolve) => { server.on('listening', resolve); });
+	const jwksUrl = `http://127.0.0.1:${server.address().port}/`;
+	const verifiers = await Promise.all([1, 2, 3].map(() => makeVerifier({ ...config, jwtSecret: '', jwksUrl })));
+
+	for (const verify of verifiers) await assert.rejects(async () => verify(`Bearer ${token}`), { status: 503 });
+	await new Promise((resolve) => { server.close(resolve).closeAllConnections(); });
+	const verify = await makeVerifier({ ...config, jwtSecret: '', jwksUrl });
+
+	await assert.rejects(async () => verify(`Bearer ${token}`), { status: 503 });
+	await refused(verify, 'a.b.c', /^JWSError/);
 });

@@ -85,8 +85,60 @@ like(answer_to(open_with("POST /Docs?clientId=c1 HTTP/1.1\r\n${head}Expect: 100-
 	close $_ for @sockets;
 	is($http->post('/Docs?clientId=c1', documents(3))->{status}, 200, '... and others are served');
 }
+# Without a token, a quarter of it: 20 of 80 MB.
+{
+	my $socket = open_with("POST /Docs HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n");
+
+	local $SIG{PIPE} = 'IGNORE';
+	for my $n (1 .. 30)
+	{
+		syswrite $socket, ' ' x 1_000_000;
+		last if IO::Select->new($socket)->can_read(0);
+	}
+	like(answer_to($socket), qr{^HTTP/1\.1 503 }, 'who shows no token gets less of it');
+}
 wait_for('memory to be free', sub { admin('/metrics') =~ /^docsync_buffered_bytes 0$/m });
 pass('no memory is held for clients that are gone');
+
+#-----------------------------------------------------------------------------
+# Pipelining: in order, and not more than so many
+#-----------------------------------------------------------------------------
+
+{
+	my $answers = $http->raw('/', "GET /Docs/Pull?cursor=x HTTP/1.1\r\n$head\r\nGET /x HTTP/1.1\r\nHost: x\r\n\r\n" x 30 . "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+
+	is(join(' ', $answers =~ m{HTTP/1\.1 (\d+)}g), '400 404 ' x 30 . '404', 'requests that come before their answers are answered in order');
+	my $socket = open_with("GET /Docs/Pull HTTP/1.1\r\n$head\r\n" x 400);
+	my $came = 0;
+
+	1 while IO::Select->new($socket)->can_read(10) && sysread $socket, $answers, 65_536 and $came += length $answers;
+	ok(IO::Select->new($socket)->can_read(0), 'who sends more and more of them is sent away');
+	is($http->get('/Docs/Pull')->{status}, 200, '... and others are served');
+}
+
+#-----------------------------------------------------------------------------
+# What triggers set: no headers that say where an answer ends
+#-----------------------------------------------------------------------------
+
+$session->do(<<'END');
+CREATE FUNCTION public.set_headers() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM set_config('response.headers', NEW.body ->> 'headers', true) WHERE NEW.body ? 'headers';
+		RETURN NEW;
+	END
+	$$;
+CREATE TRIGGER set_headers BEFORE INSERT ON docsync.document FOR EACH ROW EXECUTE FUNCTION public.set_headers();
+END
+for my $case ([ '[{"Content-Length":"3"},{"Transfer-Encoding":"chunked"},{"X-A":"b"}]', qr{^HTTP/1\.1 200 OK\r\n(?!.*chunked)(?:.*\r\n)*X-A: b\r\nContent-Length: \d{3}\r\n} ],
+	[ '[{"constructor":"a"},{"__proto__":"b"}]', qr{^HTTP/1\.1 200 OK\r\n(?:.*\r\n)*constructor: a\r\n__proto__: b\r\nContent-Length} ],
+	[ qq([{"X-A":"b\r\nX-B: c"}]) =~ s/\r\n/\\r\\n/r, qr{^HTTP/1\.1 500 Internal Server Error\r\n(?!.*X-B)} ])
+{
+	my ($headers, $expected) = @$case;
+	my $body = JSON::PP->new->encode([ { id => "headers " . length $headers, clientVersion => 1, body => { headers => $headers } } ]);
+
+	like($http->raw('/', "POST /Docs?clientId=c1 HTTP/1.1\r\n${head}Connection: close\r\nContent-Length: " . length($body) . "\r\n\r\n$body"), $expected, "a trigger sets $headers");
+}
+$session->do('DROP TRIGGER set_headers ON docsync.document');
 
 #-----------------------------------------------------------------------------
 # Connections: a row that is held stops those who want it, for a while
@@ -159,6 +211,12 @@ for my $fault (
 	is(scalar(grep { !/^(ok|50[03]|599) / } @acknowledged), 0, '... and refused with a status to try again at') or diag join ', ', grep { !/^ok/ } @acknowledged;
 }
 is($http->get('/Docs/Pull')->{status}, 200, 'it goes on');
+
+$session = $http->session;
+$session->do('REVOKE EXECUTE ON FUNCTION docsync_call FROM docsync_gateway');
+like(admin('/ready'), qr{^HTTP/1\.1 503 }, 'not ready where it may not call docsync_call()');
+$session->do('GRANT EXECUTE ON FUNCTION docsync_call TO docsync_gateway');
+like(admin('/ready'), qr{^HTTP/1\.1 200 }, '... until it may');
 
 # Without PostgreSQL
 $node->stop;
