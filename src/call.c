@@ -133,6 +133,12 @@ docsync_call(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot set transaction read-write mode during recovery")));
 
+	/* Nothing is left of what a trigger has set for longer than its request. */
+	if (is_set("response.status"))
+		docsync_answer_set("response.status", "");
+	if (is_set("response.headers"))
+		docsync_answer_set("response.headers", "");
+
 	method = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	docsync_answer_set("search_path",
 					   quote_identifier(get_namespace_name(namespace)));

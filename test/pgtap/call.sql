@@ -8,7 +8,7 @@ DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA "Sync; Api";
 CREATE EXTENSION docsync SCHEMA "Sync; Api";
 DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
-SELECT plan(71);
+SELECT plan(72);
 
 CREATE ROLE regress_docsync_layer LOGIN NOINHERIT;
 CREATE ROLE regress_docsync_user;
@@ -175,6 +175,11 @@ SELECT is(pg_temp.run('regress_docsync_layer', format($$SELECT set_config(%L, %L
 SELECT is(pg_temp.run('regress_docsync_layer', $$SELECT b FROM "Sync; Api".docsync_call('docsync_docs', 'regress_docsync_user', '{"tenant": "anna", "collection": "anna"}', 'POST', '{}',
 	'{"clientId": "x", "documents": []}') AS a, LATERAL "Sync; Api".docsync_call(left(a, 0) || 'docsync_pull', 'regress_docsync_user', '{"tenant": "bert"}', 'GET', '{}', '') AS b$$),
 	'42501 permission denied to make a request within a request', 'a second one in a statement');
+
+-- What a trigger has set in another request, for longer than that, isn't this one's.
+SELECT unalike(pg_temp.run('regress_docsync_layer', $$SELECT called FROM (SELECT concat(set_config('response.status', '418', false), set_config('response.headers', '[{"X-Theirs": "1"}]', false))) AS s (t),
+	LATERAL "Sync; Api".docsync_call(left(t, 0) || 'docsync_docs', 'regress_docsync_user', '{"tenant": "anna", "collection": "anna"}', 'POST', '{}', '{"clientId": "x", "documents": []}') AS called$$),
+	'%418%', 'what was set for another answer is gone');
 
 ------------------------------------------------------------------------------
 -- What isn't a request
