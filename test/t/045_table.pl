@@ -133,6 +133,19 @@ is_deeply(pulled(2), pulled(1000), 'RxDB: page by page comes what there is');
 	is_deeply(rows('GET', '?id=eq.n1'), [ row('n1', 'bread again one') ], '... and the first is there');
 }
 
+# Rows are written one after the other.
+{
+	my @sessions = map { as_anna() } 1, 2;
+	my @ids = qw(n1 n2);
+
+	$sessions[$_]->do('BEGIN', "UPDATE notes SET done = true WHERE id = '$ids[$_]'") for 0, 1;
+	$sessions[$_]->start("UPDATE notes SET done = true WHERE id = '$ids[1 - $_]'") for 0, 1;
+	my @errors = map { eval { $_->finish; 1 } ? () : $@ } @sessions;
+
+	is(scalar(grep { /deadlock detected/ } @errors), 1, 'two that write in different orders can deadlock');
+	$_->do('ROLLBACK') for @sessions;
+}
+
 #-----------------------------------------------------------------------------
 # A reader by _modified loses nothing, where a view on the table would
 #-----------------------------------------------------------------------------
