@@ -14,8 +14,8 @@
  * a trigger that fires after the statement, and all of them are suspect.  If
  * the guess is right, n refusals take n + 1 committed subtransactions,
  * whatever the size of the batch.  That matters because these have transaction
- * ids of their own, and a transaction with more than 64 of them overflows the
- * subtransaction cache, which slows down every snapshot on the server.
+ * ids of their own, and a transaction with more than 64 of them makes every
+ * snapshot on the server look up their parents in pg_subtrans.
  *
  * Locks: those of a subtransaction that is rolled back are released.  The
  * parts are tried in order, and each locks rows in that order, so two uploads

@@ -551,7 +551,7 @@ check_row(const Row *new)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("the document has no body"),
-				 errhint("Only a deleted document may come without.")));
+				 errhint("Only a deleted document may have none.")));
 
 }
 
