@@ -261,9 +261,9 @@ docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
 	Horizon		horizon = {DT_NOBEGIN, DT_NOBEGIN};
 
 	/*
-	 * If nothing has ever been purged, there is no need to use the index.
-	 * Any row that the snapshot sees was on its page before, and VACUUM,
-	 * which truncates pages, waits for our lock.
+	 * If nothing has ever been purged, there is no need to use the index. Any
+	 * row that the snapshot sees was on its page before, and VACUUM, which
+	 * truncates pages, waits for our lock.
 	 */
 	if (RelationGetNumberOfBlocks(rel) > 0)
 		look_up_horizon(rel, store, snapshot, collection, client_id, &horizon);

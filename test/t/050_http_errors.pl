@@ -154,7 +154,7 @@ for my $request (
 
 	for my $case (
 		[ 'unknown parameter in the query string', 'colection=x', 'limit=0', 'clientid=c2', 'documents=', 'x', '%' . '20clientId=c2' ],
-		[ 'a parameter comes twice in the query string', 'clientId=c2&clientId=c2', 'clientId=&clientId=', 'clientId=c2&client%49d=c3' ],
+		[ 'a parameter occurs twice in the query string', 'clientId=c2&clientId=c2', 'clientId=&clientId=', 'clientId=c2&client%49d=c3' ],
 		[ 'the query string is not valid', 'clientId=a%zz', 'clientId=Jos%E9', 'clientId=%', 'clientId=a%00' ])
 	{
 		my ($message, @queries) = @$case;
