@@ -3,11 +3,8 @@
 import { Client, WAITS } from './client.js';
 import { EDIT, order } from './document.js';
 import { checkId, toJson } from './jsontext.js';
-import { Schedule } from './schedule.js';
-import { end } from './local.js';
+import { OneAtATime, Schedule } from './schedule.js';
 import { HttpTransport } from './transport.js';
-
-const EVERY = 60_000;
 
 /**
  * @typedef {object} Options
@@ -53,26 +50,22 @@ const EVERY = 60_000;
  * @property {string | null} twin where another store was seen that has this one's clientId
  */
 
+/** @type {Inside} */
+export let inside;
+
 /** A collection of JSON documents. */
 export class Collection {
 	#name;
 	#store;
 	/** @type {Promise<Client>} */
 	#client;
-	/** @type {Schedule | null} */
-	#schedule = null;
-	#isStarted = false;
-	#every;
-	#random;
+	#schedule;
 	/** @type {Set<(change: Change) => void>} */
 	#watchers = new Set();
 	/** @type {Set<(status: Status) => void>} */
 	#statusWatchers = new Set();
 	#syncing = false;
-	/** @type {Promise<void> | null} */
-	#running = null;
-	/** @type {Promise<void> | null} */
-	#next = null;
+	#syncs = new OneAtATime(() => this.#sync());
 	/** @type {number | null} */
 	#syncedAt = null;
 	/** @type {unknown} */
@@ -83,13 +76,12 @@ export class Collection {
 	 * @param {string} name of the collection, as the service knows it
 	 * @param {Options} options
 	 */
-	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every = EVERY, clock = Date.now, random = Math.random }) {
+	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every, clock = Date.now, random = Math.random }) {
 		if (!url && !transport) throw new TypeError('a collection needs the url of a service');
 		if (!store) throw new TypeError('a collection needs a store');
 		this.#name = name;
-		this.#every = every;
-		this.#random = random;
 		this.#store = Promise.resolve(store);
+		this.#schedule = new Schedule({ sync: () => this.#syncs.run(), store: this.#store, name: `start ${name}`, every, random });
 		this.#client = this.#store.then((opened) => {
 			this.#endHearing = opened.hear?.((message) => this.#heard(message)) ?? this.#endHearing;
 			return new Client(name, {
@@ -99,6 +91,15 @@ export class Collection {
 			});
 		});
 		this.#client.catch(() => {});		// told to who uses it
+	}
+
+	static {
+		inside = {
+			client: (collection) => collection.#client,
+			began: (collection) => collection.#began(),
+			ended: (collection, error) => collection.#ended(error),
+			follow: (collection, schedule) => { collection.#schedule = schedule; },
+		};
 	}
 
 	// Local use: never waits for the service.
@@ -176,7 +177,7 @@ export class Collection {
 		const client = await this.#client;
 
 		await client.edit(edits);
-		this.#schedule?.edited();
+		this.#schedule.edited();
 	}
 
 	/**
@@ -264,34 +265,33 @@ export class Collection {
 	 * @returns {Promise<void>}
 	 */
 	sync() {
-		if (!this.#running) {
-			this.#running = this.#sync().finally(() => { this.#running = null; });
-			return this.#running;
-		}
-		this.#next ??= this.#running.catch(() => {}).then(() => {
-			this.#next = null;
-			return this.sync();
-		});
-		return this.#next;
+		return this.#syncs.run();
 	}
 
 	async #sync() {
 		const client = await this.#client;
 		const store = await this.#store;
 
-		this.#syncing = true;
-		this.#tellStatus();
+		this.#began();
 		try {
 			await store.lock(`sync ${this.#name}`, () => client.sync());
-			this.#syncedAt = Date.now();
-			this.#error = null;
+			this.#ended(null);
 		} catch (error) {
-			this.#error = error;
+			this.#ended(error);
 			throw error;
-		} finally {
-			this.#syncing = false;
-			this.#tellStatus();
 		}
+	}
+
+	#began() {
+		this.#syncing = true;
+		this.#tellStatus();
+	}
+
+	#ended(error) {
+		this.#syncing = false;
+		this.#error = error;
+		if (error === null) this.#syncedAt = Date.now();
+		this.#tellStatus();
 	}
 
 	/** Lets the next sync compare all that is here with what the service has, whenever it would have been due. */
@@ -304,26 +304,18 @@ export class Collection {
 	 * wrong is in status(), and tried again, later and later.
 	 */
 	start() {
-		this.#isStarted = true;
-		this.#store.then((store) => {
-			if (!this.#isStarted) return;
-			this.#schedule ??= new Schedule({
-				sync: () => this.sync(), store, name: `start ${this.#name}`, every: this.#every, random: this.#random,
-			});
-			this.#schedule.start();
-		}, () => {});
+		this.#schedule.start();
 	}
 
 	/** Ends what start() began. What is unsent stays so until the next sync. */
 	stop() {
-		this.#isStarted = false;
-		this.#schedule?.stop();
+		this.#schedule.stop();
 	}
 
 	/** Ends all that this object does; the store is yours to close. */
 	async close() {
 		this.stop();
-		await this.#running?.catch(() => {});
+		await this.#syncs.ended();
 		this.#endHearing();
 		this.#watchers.clear();
 		this.#statusWatchers.clear();
@@ -338,9 +330,9 @@ export class Collection {
 
 	/** Another tab has changed something. */
 	async #heard(message) {
-		if (message.wake === `start ${this.#name}`) this.#schedule?.due();
+		if (message.wake === this.#schedule.name) this.#schedule.due();
 		if (message.changed !== this.#name) return;
-		if (message.edited) this.#schedule?.edited();
+		if (message.edited) this.#schedule.edited();
 		if (!this.#watchers.size && !this.#statusWatchers.size) return;
 		const { local } = await this.#client;
 
@@ -368,6 +360,14 @@ export class Collection {
 		}, () => {});
 	}
 }
+
+/**
+ * @typedef {object} Inside what collections.js needs, which synchronises several
+ * @property {(collection: Collection) => Promise<Client>} client
+ * @property {(collection: Collection) => void} began that a sync of it began
+ * @property {(collection: Collection, error: unknown) => void} ended with null, or what kept it from its end
+ * @property {(collection: Collection, schedule: Schedule) => void} follow when it synchronises by itself, from now on
+ */
 
 /** A listener that throws is the app's fault, and told where such are told; it stops nobody else. */
 function call(listener, argument) {

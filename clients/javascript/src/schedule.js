@@ -1,9 +1,42 @@
 // schedule.js - when it synchronises by itself: soon after edits, when the page comes online or to the front, and every minute;
 // after a failure later and later, with a random part, and never before the service's Retry-After.
 
+const EVERY = 60_000;
 const SOON = 100;				// milliseconds after an edit, so that several go together
 const FIRST_AGAIN = 1000;
 const LAST_AGAIN = 300_000;
+
+/** Work that is done one at a time: calls that come while it is done are one, which begins when that has ended. */
+export class OneAtATime {
+	#work;
+	/** @type {Promise<any> | null} */
+	#running = null;
+	/** @type {Promise<any> | null} */
+	#next = null;
+
+	/** @param {() => Promise<any>} work */
+	constructor(work) {
+		this.#work = work;
+	}
+
+	/** @returns {Promise<any>} */
+	run() {
+		if (!this.#running) {
+			this.#running = this.#work().finally(() => { this.#running = null; });
+			return this.#running;
+		}
+		this.#next ??= this.#running.catch(() => {}).then(() => {
+			this.#next = null;
+			return this.run();
+		});
+		return this.#next;
+	}
+
+	/** When nothing is at work any more. */
+	async ended() {
+		await this.#running?.catch(() => {});
+	}
+}
 
 /** One of the tabs or processes that have a store open does the work, the others wait to take its place. */
 export class Schedule {
@@ -19,12 +52,12 @@ export class Schedule {
 	/**
 	 * @param {object} options
 	 * @param {() => Promise<void>} options.sync
-	 * @param {import('./stores/store.js').Store} options.store
+	 * @param {Promise<import('./stores/store.js').Store>} options.store
 	 * @param {string} options.name
-	 * @param {number} options.every milliseconds
-	 * @param {() => number} options.random
+	 * @param {number} [options.every] milliseconds
+	 * @param {() => number} [options.random]
 	 */
-	constructor({ sync, store, name, every, random }) {
+	constructor({ sync, store, name, every = EVERY, random = Math.random }) {
 		this.sync = sync;
 		this.store = store;
 		this.name = name;
@@ -48,7 +81,7 @@ export class Schedule {
 			target.addEventListener(type, comes);
 			this.#endings.push(() => target.removeEventListener(type, comes));
 		}
-		this.store.lock(this.name, () => this.#work(running.signal), running.signal).catch(() => {});
+		this.store.then((store) => store.lock(this.name, () => this.#work(running.signal), running.signal)).catch(() => {});
 	}
 
 	stop() {
@@ -67,7 +100,7 @@ export class Schedule {
 	wake() {
 		if (globalThis.document?.visibilityState === 'hidden') return;
 		this.due();
-		this.store.tell?.({ wake: this.name });
+		this.store.then((store) => store.tell?.({ wake: this.name }), () => {});
 	}
 
 	due() {
