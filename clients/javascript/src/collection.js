@@ -2,8 +2,9 @@
 
 import { Client, WAITS } from './client.js';
 import { EDIT, order } from './document.js';
+import { fromMessage, toMessage } from './errors.js';
 import { checkId, toJson } from './jsontext.js';
-import { OneAtATime, Schedule } from './schedule.js';
+import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { HttpTransport } from './transport.js';
 
 /**
@@ -39,12 +40,12 @@ import { HttpTransport } from './transport.js';
  * @property {boolean} unsent the service doesn't have it as it is here yet
  * @property {string | null} error why the service refuses it; it is here as it is, and sent again when it is edited
  *
- * @typedef {object} Status
+ * @typedef {object} Status where the store can't be read, error says so, and the rest is what was known last
  * @property {string} clientId
  * @property {number} unsent how many documents the service doesn't have yet as they are here
  * @property {number} setAside how many it refuses: problems() lists them
  * @property {boolean} syncing
- * @property {number | null} syncedAt when a sync last went through, in milliseconds
+ * @property {number | null} syncedAt when a sync last went through, here or in another tab, in milliseconds
  * @property {any} error what kept the last sync from its end: Refused, NoAnswer, BadAnswer, or what the store says; null if nothing did
  * @property {number | null} equalAt when it was last found to be the same as what the service has
  * @property {string | null} twin where another store was seen that has this one's clientId
@@ -70,6 +71,10 @@ export class Collection {
 	#syncedAt = null;
 	/** @type {unknown} */
 	#error = null;
+	/** When the last sync ended, of those that are known of: tabs tell each other */
+	#endedAt = 0;
+	/** @type {Status} */
+	#status = { clientId: '', unsent: 0, setAside: 0, syncing: false, syncedAt: null, error: null, equalAt: null, twin: null };
 	#endHearing = () => {};
 
 	/**
@@ -84,6 +89,7 @@ export class Collection {
 		this.#schedule = new Schedule({ sync: () => this.#syncs.run(), store: this.#store, name: `start ${name}`, every, random });
 		this.#client = this.#store.then((opened) => {
 			this.#endHearing = opened.hear?.((message) => this.#heard(message)) ?? this.#endHearing;
+			opened.tell?.({ asked: name });
 			return new Client(name, {
 				transport: transport ?? new HttpTransport(name, { url, token, timeout, fetch }),
 				store: opened, clientId, clock, random, waits: { ...WAITS, ...waits }, onConflict: onConflict ?? null,
@@ -233,7 +239,7 @@ export class Collection {
 	async status() {
 		const { local } = await this.#client;
 
-		return local.transaction(async (transaction) => ({
+		this.#status = await local.transaction(async (transaction) => ({
 			clientId: transaction.state.clientId,
 			unsent: await transaction.count('u') + await transaction.count('c'),
 			setAside: await transaction.count('e'),
@@ -243,6 +249,7 @@ export class Collection {
 			equalAt: transaction.state.equalAt,
 			twin: transaction.state.twin,
 		}));
+		return this.#status;
 	}
 
 	/**
@@ -265,15 +272,15 @@ export class Collection {
 	 * @returns {Promise<void>}
 	 */
 	sync() {
-		return this.#syncs.run();
+		return byHand(this.#syncs, this.#schedule);
 	}
 
 	async #sync() {
-		const client = await this.#client;
-		const store = await this.#store;
-
 		this.#began();
 		try {
+			const client = await this.#client;
+			const store = await this.#store;
+
 			await store.lock(`sync ${this.#name}`, () => client.sync());
 			this.#ended(null);
 		} catch (error) {
@@ -290,8 +297,17 @@ export class Collection {
 	#ended(error) {
 		this.#syncing = false;
 		this.#error = error;
-		if (error === null) this.#syncedAt = Date.now();
+		this.#endedAt = Date.now();
+		if (error === null) this.#syncedAt = this.#endedAt;
 		this.#tellStatus();
+		this.#tellEnd();
+	}
+
+	/** To other tabs, which show it, too. */
+	#tellEnd() {
+		const message = { ended: this.#name, at: this.#endedAt, syncedAt: this.#syncedAt, error: toMessage(this.#error) };
+
+		this.#store.then((store) => store.tell?.(message), () => {});
 	}
 
 	/** Lets the next sync compare all that is here with what the service has, whenever it would have been due. */
@@ -331,6 +347,14 @@ export class Collection {
 	/** Another tab has changed something. */
 	async #heard(message) {
 		if (message.wake === this.#schedule.name) this.#schedule.due();
+		if (message.asked === this.#name && this.#endedAt) this.#tellEnd();
+		if (message.ended === this.#name && message.at > this.#endedAt) {
+			this.#endedAt = message.at;
+			this.#syncedAt = message.syncedAt;
+			this.#error = fromMessage(message.error);
+			if (!this.#error) this.#schedule.tried(null);
+			this.#tellStatus();
+		}
 		if (message.changed !== this.#name) return;
 		if (message.edited) this.#schedule.edited();
 		if (!this.#watchers.size && !this.#statusWatchers.size) return;
@@ -355,9 +379,9 @@ export class Collection {
 
 	#tellStatus() {
 		if (!this.#statusWatchers.size) return;
-		this.status().then((status) => {
+		this.status().catch((error) => ({ ...this.#status, syncing: this.#syncing, error })).then((status) => {
 			for (const watcher of [...this.#statusWatchers]) call(watcher, status);
-		}, () => {});
+		});
 	}
 }
 

@@ -1,7 +1,7 @@
 // collections.js - several collections of an app, synchronised together, in one request.
 
 import { Collection, inside } from './collection.js';
-import { OneAtATime, Schedule } from './schedule.js';
+import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { Several } from './several.js';
 import { HttpTransport } from './transport.js';
 
@@ -59,33 +59,40 @@ export class Collections {
 	 * @returns {Promise<Map<string, any>>} what kept collections from their end, by their names; empty when there is nothing
 	 */
 	sync() {
-		return this.#syncs.run();
+		return byHand(this.#syncs, this.#schedule);
 	}
 
 	/** The same, for the schedule, which tries again later if none came to its end. */
 	async #syncAll() {
-		const errors = await this.sync();
+		const errors = await this.#syncs.run();
 
 		if (errors.size && errors.size === this.#collections.size) throw [...errors.values()][0];
 	}
 
 	async #sync() {
-		const store = await this.#store;
-		const clients = new Map();
-
-		for (const [name, collection] of this.#collections) clients.set(name, await inside.client(collection));
-		const several = new Several(this.#transport, clients);
-		// Always in the same order, so that two tabs don't wait for each other.
-		const locked = (names) => names.length ? store.lock(`sync ${names[0]}`, () => locked(names.slice(1))) : several.run();
-
 		for (const collection of this.#collections.values()) inside.began(collection);
 		try {
-			await locked(this.#names());
-			for (const [name, collection] of this.#collections) inside.ended(collection, several.errors.get(name) ?? null);
+			const errors = await this.#syncLocked(this.#names());
+
+			for (const [name, collection] of this.#collections) inside.ended(collection, errors.get(name) ?? null);
+			return errors;
 		} catch (error) {
 			for (const collection of this.#collections.values()) inside.ended(collection, error);
 			throw error;
 		}
+	}
+
+	/** With these collections locked first: always in the same order, so that two tabs don't wait for each other. */
+	async #syncLocked(names) {
+		const [first, ...others] = names;
+
+		if (first !== undefined) return (await this.#store).lock(`sync ${first}`, () => this.#syncLocked(others));
+		const clients = new Map();
+
+		for (const [name, collection] of this.#collections) clients.set(name, await inside.client(collection));
+		const several = new Several(this.#transport, clients);
+
+		await several.run();
 		return several.errors;
 	}
 

@@ -108,6 +108,34 @@ test('tabs that edit and synchronise at once', needsService, async () => {
 	for (const page of tabs) await page.close();
 });
 
+test('a tab shows what became of a sync of another, one that was opened before and one that was opened later', needsService, async () => {
+	const name = anyName();
+	const working = await tab(name);
+	const before = await tab(name);
+	const status = (page) => page.evaluate(async () => {
+		const { syncedAt, error } = await globalThis.notes.status();
+
+		return { syncedAt, error: error?.name ?? null, retry: error?.retry ?? null };
+	});
+
+	await working.evaluate(() => globalThis.notes.sync());
+	const { syncedAt } = await status(working);
+	const later = await tab(name);
+
+	for (const page of [before, later]) await until(async () => (await status(page)).syncedAt === syncedAt, 2000);
+	await browser.context.setOffline(true);
+	await working.evaluate(() => globalThis.notes.sync().catch(() => {}));
+	for (const page of [before, later]) {
+		await until(async () => (await status(page)).error === 'NoAnswer', 2000);
+		assert.deepEqual(await status(page), await status(working));
+		assert.equal(await page.evaluate(() => globalThis.states.at(-1)), '0 NoAnswer');
+	}
+	await browser.context.setOffline(false);
+	await later.evaluate(() => globalThis.notes.sync());
+	await until(async () => (await status(working)).error === null, 2000);
+	for (const page of [working, before, later]) await page.close();
+});
+
 test('several collections in two tabs: one request for all, by one of the tabs', needsService, async () => {
 	const names = [anyName(), anyName()];
 	const tabs = [await browser.open(), await browser.open()];
