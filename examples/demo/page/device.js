@@ -70,7 +70,8 @@ export class Device {
 		section.classList.add(this.#name.toLowerCase());
 		section.querySelector('.icon path').setAttribute('d', icon);
 		heading.id = id;
-		heading.textContent = section.querySelector('.device-name').textContent = this.#name;
+		heading.textContent = this.#name;
+		for (const name of section.querySelectorAll('.device-name')) name.textContent = this.#name;
 		this.#find('.alone').href = `?device=${this.#name}`;
 		this.#find('.again').onclick = () => this.again();
 		this.#find('[role=switch]').onchange = ({ target }) => {
