@@ -30,7 +30,7 @@ docsync_answer_begin(StringInfo buf)
 }
 
 /*
- * Makes the answer a value. tag is its entity tag, or NULL.
+ * Makes the answer a value.  tag is its entity tag, or NULL.
  */
 Datum
 docsync_answer_end(StringInfo buf, const char *tag)

@@ -26,7 +26,7 @@
  * A row too many is harmless: it costs each client a comparison.
  *
  * An administrator who moves a store on purpose can spare clients the
- * comparison. docsync_hand_over() adds a row of no place, after which nothing
+ * comparison.  docsync_hand_over() adds a row of no place, after which nothing
  * more is written at the old place.  So wherever that row is found, in
  * whatever way it got there, everything has arrived, and an epoch begins in
  * which nothing was lost.

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * url.c
- *	  What a request's query string asks for.
+ *	  A request's query string.
  *
  * A proxy puts the query string, unchanged, into the header X-Query-String.
  * Because it is read here, it means the same for every request: names are
@@ -32,7 +32,7 @@ static char *decode(const char *value, int len);
 
 /*
  * Reads the request's query string, if a proxy has passed it on, into the
- * request. keys are those that the request knows, ending with NULL; those for
+ * request.  keys are those that the request knows, ending with NULL; those for
  * a body only are refused in a query string.
  */
 void
