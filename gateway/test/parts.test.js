@@ -28,7 +28,7 @@ test('settings come from the environment and a file, and the environment wins', 
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LOG_REQUESTS: 'yes' }, /^DOCSYNC_LOG_REQUESTS is neither/],
 	]) assert.throws(() => readConfig(env), { message });
 	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
-	assert.throws(() => readConfig({}, file), /there is no setting DOCSYNC_POOLS/);
+	assert.throws(() => readConfig({}, file), /unknown setting DOCSYNC_POOLS/);
 	assert.match(HELP, /DOCSYNC_POOL_PER_COLLECTION\n.*\n +default: 10/);
 });
 
@@ -125,7 +125,7 @@ test('a connection string with several hosts becomes one for each, as libpq read
 		['postgresql://u@/d?host=/run/a,b&port=1,2&target_session_attrs=read-write', ['postgresql://u@/d?host=%2Frun%2Fa&port=1', 'postgresql://u@/d?host=b&port=2']],
 		['postgresql:///d?host=a,b&port=1', ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']],
 	]) assert.deepEqual(readHosts(uri, true), expected, uri);
-	assert.throws(() => readHosts('host=a'), /are postgresql:/);
+	assert.throws(() => readHosts('host=a'), /must begin with postgresql:/);
 	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't supported/);
 	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't supported/);
 	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /number of ports/);
