@@ -1,13 +1,14 @@
-# shellcheck shell=bash lib.sh - functions shared by the scripts in this directory. Sourced, never run.
+# shellcheck shell=bash
+# lib.sh - functions shared by the scripts in this directory. Sourced, never run.
 #
-# Nothing here writes to the system's PostgreSQL: every server runs from a private copy of Debian's (50 MB, made in 0.1
-# s), so several checkouts can be used at once, and `make install` into that copy needs no privilege.
+# Nothing here writes to the system's PostgreSQL: every server runs from a private copy of Debian's (50 MB, made in
+# 0.1 s), so several checkouts can be used at once, and `make install` into that copy needs no privilege.
 
 set -eu
 umask 022								# user postgres must be able to read what root creates
 
-# What this release of Debian has. PG_MAJOR chooses another PostgreSQL for which there are packages. shellcheck
-# source=/dev/null
+# What this release of Debian has. PG_MAJOR chooses another PostgreSQL for which there are packages.
+# shellcheck source=/dev/null
 case $(. /etc/os-release 2>/dev/null && printf %s "${VERSION_CODENAME:-}") in
 	trixie) DEBIAN_PG=17 CLANG_MAJOR=19 ;;
 	forky | sid) DEBIAN_PG=18 CLANG_MAJOR=21 ;;
@@ -174,7 +175,8 @@ debian_system()
 
 # For bash -euc in its own namespaces, with a directory and a system's archive as the first two arguments: unpacks the
 # archive there, in memory, so that nothing is left behind, whatever happens. To be followed by chroot "$root" env -i
-# $ENVIRONMENT COMMAND. shellcheck disable=SC2016,SC2034 # for that bash to expand; used by others
+# $ENVIRONMENT COMMAND.
+# shellcheck disable=SC2016,SC2034 # for that bash to expand; used by others
 UNPACK_SYSTEM='
 	root=$1 archive=$2
 	shift 2
