@@ -1,5 +1,5 @@
 # The JavaScript client's own tests, clients/javascript/test/*.test.js, with a
-# service that they put a bad line in front of.
+# service behind a simulated bad connection.
 
 use strict;
 use warnings;
