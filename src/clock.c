@@ -20,8 +20,8 @@
  *	  covers it: replay starts at the checkpoint and wouldn't see that record,
  *	  and only a record repairs a torn page.
  * 4. In WAL is_called is false.  So a page that comes from recovery can be
- *	  told, until epoch.c has noted the start and sets is_called in the page.
- *	  Nobody logs that.
+ *	  recognized, until epoch.c has noted the start and sets is_called in the
+ *	  page, which isn't logged.
  *
  * Nobody needs a privilege on the sequence, and only this file advances it.
  *

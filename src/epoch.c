@@ -296,8 +296,8 @@ docsync_epoch_notice(void)
 	 * This comes before the lock: a writer that doesn't get the lock carries
 	 * on, and its stamps must not count as a lost history's.  Where the store
 	 * was handed over, it waits: clients resume there without comparing, so
-	 * all stamps must be later than those of the old place, beyond which the
-	 * holder of the lock moves the clock.  Spec take-over.
+	 * all stamps must be later than those of the old place, to whose clock
+	 * the holder of the lock advances ours.  Spec take-over.
 	 */
 	clock = docsync_clock_read_fence(&next);
 	if (!lock_history(docsync_history_is_handed_over(docsync_history_newest(history))))

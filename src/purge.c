@@ -12,8 +12,8 @@
  * 2. The horizon is raised in the transaction that removes the tombstones: a
  *	  snapshot sees both or neither.
  * 3. The newest tombstone of a collection stays, and so does the newest one
- *	  of any other client: then a client that resumes from a bare stamp, and
- *	  has just fetched everything, is past the horizon.
+ *	  sent by a different client than that: then a client that resumes from a
+ *	  bare stamp, and has just fetched everything, is past the horizon.
  *
  * It works in steps of bounded size, collection by collection in the order of
  * stamps, and commits after each step where it can.  It never waits for a row

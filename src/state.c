@@ -424,8 +424,8 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 }
 
 /*
- * Tries to take such a lock.  For sums to be shared it is always the same one
- * for a collection, so that one session sums up for all.
+ * Tries to take the lock for summing up.  For sums to be shared it is always
+ * the same one for a collection, so that one session sums up for all.
  */
 static bool
 try_lock(const Download *download, bool share, LOCKTAG *tag)

@@ -5,10 +5,10 @@
  *
  * A proxy puts the query string, unchanged, into the header X-Query-String.
  * Because it is read here, it means the same for every request: names are
- * case-sensitive, each may occur once, and none that the request doesn't know;
- * a value that is empty or null counts as absent.  If it were left to the
- * proxy and to PostgREST, one query string would have four readers, which
- * don't agree which of two clientIds counts: the upload would be stored as one
+ * case-sensitive, each may occur only once, and unknown ones are refused; a
+ * value that is empty or null counts as absent.  If it were left to the proxy
+ * and to PostgREST, one query string would have four readers, which don't
+ * agree which of two clientIds counts: the upload would be stored as one
  * client's, and the download would leave out the other's.
  *
  *-------------------------------------------------------------------------
