@@ -1,6 +1,7 @@
 # The JavaScript client's own tests, clients/javascript/test/*.test.js, with a
-# service that they put a bad line in front of.  DOCSYNC_JAVASCRIPT_TEST: one of
-# them alone, by its name.
+# The JavaScript client's own tests, clients/javascript/test/*.test.js, with a
+# service behind a simulated bad connection.  DOCSYNC_JAVASCRIPT_TEST runs one
+# of them alone, by its name.
 
 use strict;
 use warnings;
