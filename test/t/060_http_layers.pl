@@ -2,6 +2,8 @@
 # gateway: both answer with the same status and body, and store the same.
 #
 # Where they may differ: the text (not the code) for what is wrong with a token;
+# a bad token with a body that is too large and comes without its length, since
+# nginx has read that by the time the token is looked at, and the gateway hasn't;
 # and what isn't HTTP at all, which both refuse, with 400 or by closing the
 # connection.
 #
@@ -43,13 +45,14 @@ srand $SEED;
 # What requests are made of
 #-----------------------------------------------------------------------------
 
-# For each layer: the claim "collection" is its own.
-my %claims = (
+# For each layer: the claim "collection" is its own.  Times count from the
+# request, so that none of them passes in between.
+sub claims { return (
 	good => {}, bound => { client_id => 'c1' }, 'of bert' => { tenant => 'bert', collection => 'bert' }, anonymous => { role => 'docsync_anon' },
 	'a strange role' => { role => 'postgres' }, 'no such role' => { role => "no'body\n" }, 'role a number' => { role => 7 },
 	'role null' => { role => undef }, expired => { exp => time - 120 }, 'just expired' => { exp => time - 10 }, 'not yet' => { nbf => time + 3600 },
 	soon => { nbf => time + 60 }, 'from the future' => { iat => time + 3600 }, 'exp a text' => { exp => 'x' }, 'a fraction' => { exp => time + 1000.5 },
-	'of another audience' => { aud => 'x' }, 'claim collection null' => { collection => undef }, 'claim collection a list' => { collection => ['anna'] });
+	'of another audience' => { aud => 'x' }, 'claim collection null' => { collection => undef }, 'claim collection a list' => { collection => ['anna'] }) }
 my %token;
 for my $layer (qw(postgrest gateway))
 {
@@ -62,7 +65,7 @@ for my $layer (qw(postgrest gateway))
 	};
 
 	$token{$layer} = {
-		(map { $_ => DocsyncTest::Http::token(DocsyncTest::Http::claims(%own, %{ $claims{$_} })) } keys %claims),
+		(map { my $name = $_; $name => sub { DocsyncTest::Http::token(DocsyncTest::Http::claims(%own, %{ {claims()}->{$name} })) } } keys %{ {claims()} }),
 		forged => DocsyncTest::Http::token(DocsyncTest::Http::claims(%own), 'another secret of 32 characters or more'),
 		(map { my ($name, $header) = @$_; $name => DocsyncTest::Http::token(DocsyncTest::Http::claims(%own), undef, $header) }
 			[ none => { alg => 'none' } ], [ confused => { alg => 'RS256' } ], [ 'without typ' => { alg => 'HS256' } ], [ 'with kid' => { alg => 'HS256', kid => 'x' } ],
@@ -108,6 +111,8 @@ sub random_document
 sub one { my ($key, @values) = @_; return rand() < (@values > 1 ? 0.6 : 0.2) ? ($key => $values[ rand() < 0.7 ? 0 : rand @values ]) : () }
 sub any { return $_[ rand @_ ] }
 
+sub token { my $token = $token{ $_[0] }{ $_[1] }; return ref $token ? $token->() : $token }
+
 # A request as bytes; COLLECTION is replaced by the layer's own
 sub make_request
 {
@@ -143,7 +148,7 @@ sub bytes_for
 	# The name is as long as COLLECTION, because a chunked body contains lengths.
 	$body =~ s/COLLECTION/$collection{$layer}/g;
 	$head =~ s/COLLECTION/$collection{$layer}/g;
-	$head =~ s/TOKEN\((.*?)\)/$token{$layer}{$1}/g;
+	$head =~ s/TOKEN\((.*?)\)/token($layer, $1)/eg;
 	$head =~ s/LENGTH/length $body/e;
 	return "$head\r\n\r\n$body";
 }
@@ -230,8 +235,15 @@ sub alike
 	my %came = map { my $layer = $_; $layer => [ answers_of($layer, join('', map { bytes_for($layer, @$_) } @requests), $methods) ] } qw(postgrest gateway);
 	my ($one, $other) = @came{qw(postgrest gateway)};
 
-	# nginx closes a connection after some of what it refuses, and doesn't look at the rest.
-	splice @$other, @$one if @requests > 1 && @$one && ($one->[-1][1]{connection} // '') eq 'close';
+	# nginx closes the connection after some of what it refuses: the rest is sent again.
+	while (@$one && @$one < @requests && ($one->[-1][1]{connection} // '') eq 'close')
+	{
+		my @rest = @requests[ @$one .. $#requests ];
+		my @more = answers_of('postgrest', join('', map { bytes_for('postgrest', @$_) } @rest), [ @$methods[ @$one .. $#$methods ] ]);
+
+		last unless @more;
+		push @$one, @more;
+	}
 	for my $n (0 .. $#$one)
 	{
 		next if @$other <= $n;
@@ -240,6 +252,8 @@ sub alike
 		{
 			s{"message":".*"}{"message":"..."} for $one->[$n][2], $other->[$n][2];
 		}
+		# A body that is too large, without its length, and a bad token
+		$other->[$n] = $one->[$n] if $one->[$n][0] == 413 && $other->[$n][0] == 401 && $requests[$n][0] =~ /^Transfer-Encoding: chunked/m;
 		# PostgREST doesn't run what a HEAD asks for, so it is never refused for that.
 		$other->[$n][0] = $one->[$n][0] if $methods->[$n] eq 'HEAD' && $one->[$n][0] == 200;
 	}
@@ -295,7 +309,7 @@ is(stored('gateway'), stored('postgrest'), 'both have stored the same');
 # What isn't HTTP, or is incomplete
 #-----------------------------------------------------------------------------
 
-my $good = "Host: x\r\nAuthorization: Bearer $token{gateway}{good}\r\n";
+my $good = "Host: x\r\nAuthorization: Bearer " . token('gateway', 'good') . "\r\n";
 for my $bytes ("\r\n\r\n", "x\r\n\r\n", "GET\r\n\r\n", "GET /Docs/Pull\r\n\r\n", "GET /Docs/Pull HTTP/1.1\r\nHost\r\n\r\n", "GET /Docs/Pull HTTP/7.1\r\n$good\r\n",
 	"POST /Docs?clientId=c1 HTTP/1.1\r\n${good}Content-Length: x\r\n\r\n[]", "POST /Docs?clientId=c1 HTTP/1.1\r\n${good}Content-Length: -1\r\n\r\n[]",
 	"POST /Docs?clientId=c1 HTTP/1.1\r\n${good}Content-Length: 2\r\nContent-Length: 3\r\n\r\n[]", "POST /Docs?clientId=c1 HTTP/1.1\r\n${good}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
