@@ -5,6 +5,7 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
+import pg from 'pg';
 import { HELP, readConfig } from '../src/config.js';
 import { Turnstile, mustReconnect } from '../src/database.js';
 import { refuseDatabase } from '../src/errors.js';
@@ -123,10 +124,17 @@ test('a connection string with several hosts becomes one for each, as libpq read
 		['postgres://a,[::1]:5433/d', ['postgres://a/d', 'postgres://[::1]:5433/d']],
 		['postgresql://u@/d?host=/run/a&port=1', ['postgresql://u@/d?host=%2Frun%2Fa&port=1']],
 		['postgresql://u@/d?host=/run/a,b&port=1,2&target_session_attrs=read-write', ['postgresql://u@/d?host=%2Frun%2Fa&port=1', 'postgresql://u@/d?host=b&port=2']],
+		['postgresql://u@db/d?port=6432', ['postgresql://u@db/d?port=6432']],
+		['postgresql://u@a,b/d?port=6432', ['postgresql://u@a/d?port=6432', 'postgresql://u@b/d?port=6432']],
+		['postgresql://u@a:1,[::1]:2/d?port=3,4', ['postgresql://u@a/d?port=3', 'postgresql://u@[::1]/d?port=4']],
+		['postgresql://a:1,b/d?port=,4', ['postgresql://a/d', 'postgresql://b/d?port=4']],
+		['postgresql:///d?port=6432', ['postgresql:///d?port=6432']],
+		['postgresql://u@a:1,b:2/d?host=c,d', ['postgresql://u@a:1/d?host=c', 'postgresql://u@b:2/d?host=d']],
 		['postgresql:///d?host=a,b&port=1', ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']],
 	]) assert.deepEqual(readHosts(uri, true), expected, uri);
+	assert.deepEqual(readHosts('postgresql://u@a:1,b/d?port=6432', true).map((connectionString) => new pg.Client({ connectionString }).port), [6432, 6432]);
 	assert.throws(() => readHosts('host=a'), /must begin with postgresql:/);
 	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't supported/);
 	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't supported/);
-	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /number of ports/);
+	for (const uri of ['postgresql:///d?host=a,b,c&port=1,2', 'postgresql://a/d?port=1,2', 'postgresql://a:1,b:2/d?host=c']) assert.throws(() => readHosts(uri, true), /number of ports/, uri);
 });
