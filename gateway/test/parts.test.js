@@ -30,7 +30,13 @@ test('settings come from the environment and a file, and the environment wins', 
 	]) assert.throws(() => readConfig(env), { message });
 	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
 	assert.throws(() => readConfig({}, file), /unknown setting DOCSYNC_POOLS/);
-	assert.match(HELP, /DOCSYNC_POOL_PER_COLLECTION\n.*\n +default: 10/);
+	assert.match(HELP, /DOCSYNC_POOL\n.*\n +default: 20\n +DOCSYNC_POOL_PER_COLLECTION\n.*half of DOCSYNC_POOL, rounded up\n/);
+	for (const [pool, perCollection, expected] of [[undefined, undefined, 10], ['10', undefined, 5], ['4', undefined, 2], ['3', undefined, 2], ['1', undefined, 1], ['4', '3', 3]]) {
+		const env = { DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: pool, DOCSYNC_POOL_PER_COLLECTION: perCollection };
+
+		assert.equal(readConfig(env).poolPerCollection, expected, `half of ${pool}, or ${perCollection}`);
+	}
+	assert.throws(() => readConfig({ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL_PER_COLLECTION: '' }), /is not a positive integer/);
 });
 
 const request = (method, url, headers = {}) => {
