@@ -204,7 +204,7 @@ async function refuseReadOnly(client) {
 }
 
 // Must the connection be replaced after an error? Errors of the statement leave it usable, except those of the session, and of a statement
-// prepared for an earlier version of the function. (Severity doesn't help, since it is in the language of lc_messages.)
+// prepared for an earlier version of the function, and of a server that accepts no writes any more. (Severity doesn't help, since it is in the language of lc_messages.)
 export function mustReconnect({ code }) {
-	return code === undefined || /^(0A|08|25P0[34]|26|28|57|58|XX)/.test(code);
+	return code === undefined || /^(0A|08|25006|25P0[34]|26|28|57|58|XX)/.test(code);
 }

@@ -119,7 +119,7 @@ test('statuses of SQLSTATEs', () => {
 test('errors after which the connection is replaced, in any language', () => {
 	const other = (code) => mustReconnect({ severity: 'FEHLER', code });
 
-	for (const code of ['57P01', '08006', '25P03', 'XX000', undefined]) assert(other(code), code);
+	for (const code of ['57P01', '08006', '25006', '25P03', 'XX000', undefined]) assert(other(code), code);
 	for (const code of ['22023', '42501', 'PT413', '55P03']) assert(!other(code), code);
 });
 
