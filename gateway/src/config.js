@@ -19,7 +19,8 @@ const SETTINGS = [
 	['ANON_ROLE', 'docsync_anon', 'the role of requests without a token, or whose token names no role'],
 	['POOL', '20', 'connections to PostgreSQL, hence requests running at the same time', positive],
 	['POOL_PER_COLLECTION', undefined, '... for one collection; otherwise half of DOCSYNC_POOL, rounded up', positive],
-	['POOL_WAIT', '10', 'how long other requests wait for a connection, in seconds', positive],
+	['POOL_WAIT', '10', 'how long other requests wait for a connection, in seconds', seconds],
+	['ANSWER_WAIT', '60', 'how long to wait for PostgreSQL\'s answer, in seconds: longer than the statement_timeout of the login role, which roles.sql sets', seconds],
 	['MAX_BUFFERED_MB', '512', 'memory for requests that are arriving or running', positive],
 	['PROCESSES', '1', 'how many processes share the work; each has its own pool and memory for requests', positive],
 	['LOG_REQUESTS', 'false', 'true: log each request; false: only those that failed here or in PostgreSQL', boolean],
@@ -65,6 +66,14 @@ export function readConfig(env, file) {
 function positive(text) {
 	if (!/^[1-9]\d{0,8}$/.test(text)) throw new Error('is not a positive integer');
 	return Number(text);
+}
+
+// A timer of more than 24 days would end at once.
+function seconds(text) {
+	const number = positive(text);
+
+	if (number > 86_400) throw new Error('is more than a day');
+	return number;
 }
 
 function boolean(text) {

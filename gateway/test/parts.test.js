@@ -26,6 +26,8 @@ test('settings come from the environment and a file, and the environment wins', 
 	for (const [env, message] of [
 		[{}, /either DOCSYNC_JWT_SECRET or/], [{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_JWKS_URL: 'http://x/' }, /not both/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: '0' }, /^DOCSYNC_POOL is not a positive integer$/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL_WAIT: '2147484' }, /^DOCSYNC_POOL_WAIT is more than a day$/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_ANSWER_WAIT: '86401' }, /^DOCSYNC_ANSWER_WAIT is more than a day$/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LOG_REQUESTS: 'yes' }, /^DOCSYNC_LOG_REQUESTS is neither/],
 	]) assert.throws(() => readConfig(env), { message });
 	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
