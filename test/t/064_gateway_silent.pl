@@ -19,7 +19,7 @@ use Time::HiRes qw(time);
 use DocsyncTest;
 use DocsyncTest::Http;
 
-my $ANSWER_WAIT = 2;
+my $ANSWER_WAIT = 3;
 my $primary = new_node('primary', allows_streaming => 1);
 my $http = DocsyncTest::Http->new($primary, layer => 'gateway', DOCSYNC_ANSWER_WAIT => $ANSWER_WAIT, DOCSYNC_POOL_WAIT => 1);
 my %standby = (headers => { 'x-docsync-read' => 'standby' });
