@@ -4,6 +4,7 @@
 #   make test		on a fresh machine: set everything up, run all tests
 #   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make test-package	the Debian package, built and tried out
+#   make test-day-one	doc/operations.md's first day, walked in a minimal system
 #   make test-cassert	the same on a server with assertions and sanitizers, which it builds: a quarter of an hour
 #   make bench		speed, as ratios against rivals
 #   make dist		what is committed, as build/docsync-VERSION.zip
@@ -27,7 +28,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test test-versions test-package test-cassert bench dist indent typedefs check-symbols
+.PHONY: demo demo-stop test test-versions test-package test-day-one test-cassert bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -40,6 +41,8 @@ test-versions:
 	@scripts/versions
 test-package:
 	@scripts/test-package
+test-day-one:
+	@scripts/test-day-one
 test-cassert:
 	@scripts/cassert
 bench:
