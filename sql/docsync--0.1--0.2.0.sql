@@ -434,6 +434,63 @@ COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, p
 For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction.
 Answers with the value, and in two more lines the headers and the status that were set for it.';
 
+------------------------------------------------------------------------------
+-- what operators look at
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_marks()
+	RETURNS TABLE (
+		transaction		pg_catalog.xid,
+		pid				pg_catalog.int4,
+		of_all			pg_catalog.bool,
+		collection		pg_catalog.text)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION @extschema@.docsync_marks() IS
+'The transactions that have written and have not ended, with their collections: what docsync_holders() puts into words.';
+
+CREATE FUNCTION @extschema@.docsync_holders()
+	RETURNS TABLE (
+		holds_back		pg_catalog.text,
+		collection		pg_catalog.text,
+		pid				pg_catalog.int4,
+		gid				pg_catalog.text,
+		username		pg_catalog.name,
+		application		pg_catalog.text,
+		client_addr		pg_catalog.inet,
+		database		pg_catalog.name,
+		state			pg_catalog.text,
+		since			pg_catalog.timestamptz,
+		query			pg_catalog.text)
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY EXECUTE format($query$
+		SELECT CASE WHEN m.of_all THEN 'all collections' ELSE 'a collection' END, m.collection,
+			   m.pid, p.gid, coalesce(a.usename, p.owner), a.application_name, a.client_addr, current_database(),
+			   coalesce(a.state, CASE WHEN m.pid IS NULL THEN 'prepared' END), coalesce(a.xact_start, p.prepared), a.query
+		  FROM %s.docsync_marks() AS m
+		  LEFT JOIN pg_stat_activity AS a ON a.pid = m.pid
+		  LEFT JOIN pg_prepared_xacts AS p ON m.pid IS NULL AND p.transaction = m.transaction
+		UNION ALL
+		-- A standby waits for whatever is older than a document, in all databases: the
+		-- oldest says how far it is.
+		(SELECT 'standbys', NULL, o.pid, o.gid, o.usename, o.application_name, o.client_addr, o.datname, o.state, o.since, o.query
+		   FROM (SELECT a.pid, NULL, a.usename, a.application_name, a.client_addr, a.datname, a.state, a.xact_start, a.query, a.backend_xid
+				   FROM pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+				  UNION ALL
+				 SELECT NULL, p.gid, p.owner, NULL, NULL, p.database, 'prepared', p.prepared, NULL, p.transaction
+				   FROM pg_prepared_xacts AS p)
+				AS o (pid, gid, usename, application_name, client_addr, datname, state, since, query, xid)
+		  ORDER BY age(o.xid) DESC LIMIT 1)
+		$query$, (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync'));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_holders() IS
+'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest one of the whole server.
+For the store''s owner and members of pg_monitor. What it says of sessions is what pg_stat_activity shows its caller.';
+
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

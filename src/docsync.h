@@ -161,6 +161,7 @@ extern Oid	docsync_schema_find_function(Oid namespace, const char *name,
 extern void docsync_check_run(Store *store);
 extern void docsync_check_owners(const Store *store);
 extern bool docsync_check_may_own(Oid role);
+extern bool docsync_check_may_watch(Oid role, const Store *store);
 extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
