@@ -491,6 +491,23 @@ COMMENT ON FUNCTION @extschema@.docsync_holders() IS
 'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest one of the whole server.
 For the store''s owner and members of pg_monitor. What it says of sessions is what pg_stat_activity shows its caller.';
 
+CREATE FUNCTION @extschema@.docsync_collections(
+	exact			pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		collection		pg_catalog.text,
+		last_update_utc pg_catalog.timestamptz,
+		client_id		pg_catalog.text,
+		frontier		pg_catalog.timestamptz,
+		documents		pg_catalog.int8,
+		tombstones		pg_catalog.int8,
+		purged_through	pg_catalog.timestamptz)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000;
+COMMENT ON FUNCTION @extschema@.docsync_collections(pg_catalog.bool) IS
+'The collections: the last stamp and who wrote it, the frontier, up to which readers are given documents, how many there are, and up to which stamp tombstones were purged.
+documents and tombstones are estimates, from the last ANALYZE, unless exact is true.
+For the store''s owner and members of pg_monitor.';
+
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -1,4 +1,4 @@
-# What operators look at: who holds back readers.
+# What operators look at: who holds back readers, what there is of each collection.
 
 use strict;
 use warnings;
@@ -23,6 +23,8 @@ my $tenant = connect_as('tenant');
 
 holders();
 holders_of_many();
+collections();
+frontiers();
 whose_rights_count();
 done_testing();
 
@@ -98,9 +100,64 @@ sub holders_of_many
 	return;
 }
 
+# What is said of collections is what a look at all documents would say; estimates are not far off.
+sub collections
+{
+	my $truth = q{SELECT d.collection, max(d.last_update_utc), (array_agg(d.client_id ORDER BY d.last_update_utc DESC))[1], max(d.last_update_utc),
+		count(*) FILTER (WHERE NOT deleted), count(*) FILTER (WHERE deleted), max(p.last_update_utc)
+		FROM docsync.document AS d LEFT JOIN docsync.purged AS p USING (collection) GROUP BY 1 ORDER BY 1};
+
+	$admin->do('DELETE FROM docsync.document', q{CALL docsync_purge('0')});
+	is_deeply($watcher->rows('SELECT * FROM docsync_collections(true)'), $admin->rows($truth), 'after a purge');
+
+	$admin->do(q{INSERT INTO docsync.document (collection, id, body, client_id) SELECT 'c' || n % 300, n, '1', 'client-' || n % 7 FROM generate_series(1, 3000) AS n},
+		q{INSERT INTO docsync.document (collection, id, body, deleted) SELECT 'large', n, '1', n % 4 = 0 FROM generate_series(1, 5000) AS n});
+	for my $session ($watcher, $owner) {
+		is_deeply($session->rows('SELECT * FROM docsync_collections(true)'), $admin->rows($truth), 'exact');
+	}
+
+	$admin->do('DELETE FROM pg_statistic', q{UPDATE pg_class SET reltuples = -1 WHERE oid = 'docsync.document'::regclass});
+	my @estimates = (q{SELECT documents, tombstones FROM docsync_collections() WHERE collection = 'large'}, q{SELECT documents FROM docsync_collections() WHERE collection = 'c7'});
+	is_deeply([ map { @{ $watcher->rows($_)->[0] } } @estimates ], [ (undef) x 3 ], 'there is no estimate before the first ANALYZE');
+	$admin->do('ANALYZE docsync.document');
+	my ($large, $tombstones, $small) = map { @{ $watcher->rows($_)->[0] } } @estimates;
+	cmp_ok(abs($large + $tombstones - 5000), '<', 500, "an estimate of a large collection: $large and $tombstones tombstones");
+	cmp_ok(abs($tombstones - 750), '<', 500, '... with the part that tombstones have in all');
+	cmp_ok(abs($small - 10), '<', 5, "an estimate of a small one: $small");
+
+	# Whatever policies say, to the owner, too
+	$admin->do('ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY', 'ALTER TABLE docsync.document FORCE ROW LEVEL SECURITY');
+	is_deeply($_->rows('SELECT * FROM docsync_collections(true)'), $admin->rows($truth), 'policies do not apply') for $watcher, $owner;
+	$admin->do('ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY', 'ALTER TABLE docsync.document NO FORCE ROW LEVEL SECURITY');
+	return;
+}
+
+# The frontier is the last stamp that a reader is given.
+sub frontiers
+{
+	my $holder = connect_to($node);
+	my $wrong = q{SELECT c.collection, frontier, given FROM docsync_collections() AS c
+		CROSS JOIN LATERAL (SELECT max(last_update_utc) AS given FROM docsync_query_since(NULL, '-infinity', 'any', c.collection)) AS q
+		WHERE frontier IS DISTINCT FROM given};
+	my $behind = 'SELECT count(*) FROM docsync_collections() WHERE frontier IS DISTINCT FROM last_update_utc';
+	my $write = q{INSERT INTO docsync.document (collection, id, body) SELECT 'c' || n % 3, 'f' || random(), '1' FROM generate_series(1, 300) AS n};
+
+	for my $collections ([qw(c0)], [qw(c1 c2)], [qw(new)]) {
+		$admin->do($write);
+		$holder->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('$_', 'held', '1')" } @$collections);
+		is($admin->value($behind), 0, "held by @$collections, and nothing after it");
+		$admin->do($write, q{INSERT INTO docsync.document (collection, id, body) VALUES ('new', random(), '1')}, $write);
+		is($admin->value($behind), scalar @$collections, '... and much');
+		is_deeply($admin->rows($wrong), [], '... the frontier is where readers are');
+		$holder->do('ROLLBACK');
+		is($admin->value($behind), 0, '... until it ends');
+	}
+	return;
+}
+
 sub whose_rights_count
 {
-	for my $function (qw(docsync_holders docsync_marks)) {
+	for my $function (qw(docsync_holders docsync_marks docsync_collections)) {
 		is($tenant->sqlstate_of("SELECT * FROM $function()"), '42501', "$function: not a tenant's");
 		is($_->sqlstate_of("SELECT * FROM $function()"), '', "$function: for those who may") for $watcher, $owner, $admin;
 	}
