@@ -1081,4 +1081,10 @@ extern Datum docsync_collections_run(Request *request);
 extern void docsync_state_append(StringInfo buf, const Download *download,
 								 const char *own);
 
+/*
+ * watch.c: what operators look at
+ */
+extern const Store *docsync_watch_open(void);
+extern HeapTuple docsync_watch_statistics(const Store *store, int column);
+
 #endif							/* DOCSYNC_H */

@@ -128,7 +128,6 @@ static Statement count_documents = {
 	1, {TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
 };
 
-static const Store *open_watched(void);
 static void find_marks(Marks *marks);
 static bool put_marks_of(text *name, void *arg);
 static void put_mark(const Marks *marks, const Mark *mark, text *name);
@@ -138,7 +137,6 @@ static TimestampTz find_frontier(const Overview *overview, text *name,
 static bool put_newest(TupleTableSlot *slot, void *arg);
 static bool put_counts(TupleTableSlot *slot, void *arg);
 static void take_sample(const Store *store, Sample *sample);
-static HeapTuple find_statistics(const Store *store, int column);
 static void sample_names(const Store *store, Sample *sample);
 static void sample_deleted(const Store *store, Sample *sample);
 static int	compare_names(const void *a, const void *b);
@@ -160,7 +158,7 @@ static void walk_names(const Store *store, NameCallback callback, void *arg);
 Datum
 docsync_marks(PG_FUNCTION_ARGS)
 {
-	const Store *store = open_watched();
+	const Store *store = docsync_watch_open();
 	Marks		marks = {.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -194,7 +192,7 @@ Datum
 docsync_collections(PG_FUNCTION_ARGS)
 {
 	Overview	overview = {
-		.store = open_watched(),
+		.store = docsync_watch_open(),
 		.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo,
 		.exact = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0)
 	};
@@ -218,8 +216,8 @@ docsync_collections(PG_FUNCTION_ARGS)
 /*
  * Opens the store for somebody who may see all of it; refuses everybody else.
  */
-static const Store *
-open_watched(void)
+const Store *
+docsync_watch_open(void)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
 
@@ -442,8 +440,8 @@ take_sample(const Store *store, Sample *sample)
 /*
  * A column's statistics, which the caller releases; NULL if there are none.
  */
-static HeapTuple
-find_statistics(const Store *store, int column)
+HeapTuple
+docsync_watch_statistics(const Store *store, int column)
 {
 	return SearchSysCache3(STATRELATTINH,
 						   ObjectIdGetDatum(store->relations[STORE_DOCUMENT]),
@@ -459,7 +457,7 @@ find_statistics(const Store *store, int column)
 static void
 sample_names(const Store *store, Sample *sample)
 {
-	HeapTuple	tuple = find_statistics(store, DOCUMENT_COLLECTION);
+	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_COLLECTION);
 	AttStatsSlot slot;
 	double		distinct = 1;
 	double		left = 1;
@@ -495,7 +493,7 @@ sample_names(const Store *store, Sample *sample)
 static void
 sample_deleted(const Store *store, Sample *sample)
 {
-	HeapTuple	tuple = find_statistics(store, DOCUMENT_DELETED);
+	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_DELETED);
 	AttStatsSlot slot;
 
 	if (!HeapTupleIsValid(tuple))
