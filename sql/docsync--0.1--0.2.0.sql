@@ -704,6 +704,18 @@ COMMENT ON FUNCTION @extschema@.docsync_status(pg_catalog.bool) IS
 Takes milliseconds, whatever there is: numbers are estimates. exact looks at all documents for a clientVersion far ahead of the time.
 For the store''s owner and members of pg_monitor.';
 
+CREATE FUNCTION @extschema@.docsync_digest(
+	collection		pg_catalog.text DEFAULT 'default')
+	RETURNS TABLE (
+		documents		pg_catalog.int8,
+		digest			pg_catalog.text,
+		settled			pg_catalog.bool)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION @extschema@.docsync_digest(pg_catalog.text) IS
+'What a client that has all of a collection comes to when it compares: the count and the digest of the documents that the caller sees.
+settled is false while some of them are held back from readers. It reads the whole collection.';
+
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

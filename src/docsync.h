@@ -509,7 +509,7 @@ extern int	docsync_digest_bucket(const text *id);
 extern void docsync_digest_add(Digest *digest, const text *id,
 							   int64 client_version,
 							   TimestampTz last_update_utc);
-extern DigestSum docsync_digest_total(const Digest *digest);
+extern void docsync_digest_format(const Digest *digest, char *buf);
 
 /*
  * cursor.c: where a client goes on from

@@ -26,7 +26,7 @@ CREATE TEMP VIEW member AS
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
 	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence',
-	'docsync_marks', 'docsync_holders', 'docsync_collections', 'docsync_status', 'docsync_facts'],
+	'docsync_marks', 'docsync_holders', 'docsync_collections', 'docsync_status', 'docsync_facts', 'docsync_digest'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
 SELECT tables_are('docsync', ARRAY['document', 'purged', 'history']);
@@ -52,6 +52,7 @@ SELECT results_eq($$
 	('docsync_collections', 'exact boolean DEFAULT false', 'TABLE(collection text, last_update_utc timestamp with time zone, client_id text, '
 		'frontier timestamp with time zone, documents bigint, tombstones bigint, purged_through timestamp with time zone)'),
 	('docsync_create_store', '', 'void'),
+	('docsync_digest', 'collection text DEFAULT ''default''::text', 'TABLE(documents bigint, digest text, settled boolean)'),
 	('docsync_docs', 'bytea', 'api."*/*"'),
 	('docsync_docs_get', 'bytea', 'api."*/*"'),
 	('docsync_docs_query', 'origin text DEFAULT ''other''::text, "sinceUtc" text DEFAULT NULL::text, "clientId" text DEFAULT NULL::text, '
@@ -97,6 +98,7 @@ SELECT results_eq($$
 	('docsync_check_store_owner', 'v', 'u', false, false, false),
 	('docsync_collections', 's', 'r', false, false, false),
 	('docsync_create_store', 'v', 'u', false, false, false),
+	('docsync_digest', 's', 'r', false, false, false),
 	('docsync_docs', 'v', 'u', false, false, false),
 	('docsync_docs_get', 's', 'r', false, false, false),
 	('docsync_docs_query', 's', 'r', false, false, false),
@@ -123,7 +125,7 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", prosrc COLLATE "C" FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
-	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_collections,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_facts,docsync_guard,'
+	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_collections,docsync_digest,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_facts,docsync_guard,'
 		'docsync_hand_over,docsync_marks,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),

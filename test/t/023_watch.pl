@@ -32,6 +32,7 @@ status_of_documents();
 status_of_places();
 status_of_the_table();
 status_of_holders();
+digests();
 whose_rights_count();
 done_testing();
 
@@ -347,6 +348,30 @@ sub status_of_holders
 	is(attention($watcher), '', 'they have ended');
 	$standby->stop;
 	$admin->do(q{SELECT docsync_grant('tenant')});
+	return;
+}
+
+# A digest is that of what its caller sees, as a page has it.
+sub digests
+{
+	my $holder = connect_to($node);
+	my $digest = q{SELECT documents, digest, settled FROM docsync_digest('mine')};
+	my $state = q{SELECT s ->> 'count', s ->> 'digest', true FROM (SELECT docsync_pull(collection => 'mine', "maxDocuments" => NULL, state => 'true') -> 'state' AS s) AS p};
+
+	$admin->do(q{INSERT INTO docsync.document (collection, id, body, client_id) SELECT 'mine', n, '1', 'client-' || n % 3 FROM generate_series(1, 100) AS n}, q{DELETE FROM docsync.document WHERE collection = 'mine' AND id = '7'},
+		q{CREATE POLICY own ON docsync.document TO tenant USING (client_id = 'client-1')}, 'ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY');
+	is_deeply($_->rows($digest), $_->rows($state), 'as a page has it') for $admin, $tenant;
+	is_deeply($_->rows('SELECT documents FROM docsync_digest(?)', 'mine'), [ [ $_ == $tenant ? 33 : 99 ] ], '... of what the caller sees') for $admin, $tenant;
+	is($watcher->sqlstate_of($digest), '42501', '... who must have the rights of a reader');
+	is_deeply($tenant->rows(q{SELECT * FROM docsync_digest('ben')}), [ [ 0, '0' x 16, 1 ] ], 'of a collection of another it says what it says of none');
+	is_deeply($tenant->rows(q{SELECT * FROM docsync_digest('nobody''s')}), [ [ 0, '0' x 16, 1 ] ], '... that there is nothing');
+
+	$holder->do('BEGIN', q{INSERT INTO docsync.document (collection, id, body) VALUES ('mine', 'held', '1')});
+	is($admin->value('SELECT settled FROM docsync_digest(?)', 'mine'), 1, 'what is not visible does not count');
+	$admin->do(q{INSERT INTO docsync.document (collection, id, body) VALUES ('mine', 'after', '1')});
+	is_deeply($admin->rows('SELECT documents, settled FROM docsync_digest(?)', 'mine'), [ [ 100, 0 ] ], 'what is visible and not settled does, and it is said');
+	$holder->do('ROLLBACK');
+	$admin->do('ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY', 'DROP POLICY own ON docsync.document');
 	return;
 }
 
