@@ -1055,9 +1055,27 @@ extern void docsync_url_read(Request *request, const char *const *keys);
 /*
  * answer.c: the parts of an answer around the documents
  */
+
+/* What a request did, for logs */
+typedef struct Exchange
+{
+	int			collections;
+	const text *collection;		/* the last of them */
+	const text *client_id;		/* NULL: none */
+	bool		has_downloaded;
+	TimestampTz from;			/* the client's position; DT_NOBEGIN: none */
+	TimestampTz to;				/* its new position */
+	int			documents;		/* in the answer */
+	bool		more;
+	int			received;		/* documents */
+	int			outcomes[RULE_UNTRIED + 1]; /* of these */
+} Exchange;
+
 extern void docsync_answer_begin(StringInfo buf);
-extern Datum docsync_answer_end(StringInfo buf, const char *tag);
-extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
+extern Datum docsync_answer_end(StringInfo buf, const char *tag,
+								const Exchange *exchange);
+extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag,
+										  const Exchange *exchange);
 extern bool docsync_answer_is_had(const char *tag);
 extern void docsync_answer_set(const char *name, const char *value);
 
@@ -1087,6 +1105,7 @@ extern void docsync_sync_append_upload(StringInfo buf, const Upload *upload);
 extern void docsync_sync_begin_documents(Sync *sync, StringInfo buf,
 										 int max_size);
 extern void docsync_sync_append_position(StringInfo buf, const Sync *sync);
+extern void docsync_sync_add_exchange(Exchange *exchange, const Sync *sync);
 
 /*
  * collections.c: uploads and downloads of several collections

@@ -1,4 +1,5 @@
-// log.js - JSON lines on standard output. Nothing that a client has sent is among them.
+// log.js - JSON lines on standard output. Of what a client has sent there are only the names of collection and client, and only where
+// requests are logged.
 
 process.stdout.on('error', () => {});		// whoever reads it may leave; the service stays
 

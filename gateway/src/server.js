@@ -31,7 +31,8 @@ const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*'
 const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
 	'Access-Control-Max-Age', '86400', 'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id, *'];
 const PREFLIGHT_STANDBY = [...PREFLIGHT.slice(0, -1), `${PREFLIGHT.at(-1)}, X-Docsync-Read`];
-const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync says it
+
+const EXCHANGE = 'X-Docsync';		// what docsync says of a request, for logs
 
 const FRAMING = /^(connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;		// says where an answer ends: no trigger knows
 const compress = promisify(gzip);
@@ -126,11 +127,11 @@ class Gateway {
 		if (call.status === 0) return;
 
 		const seconds = (performance.now() - begun) / 1000;
-		this.metrics.note(call.name, call.status, seconds);
+		this.metrics.note(call.name, call.status, seconds, call.exchange);
 		if (this.config.logRequests || call.status >= 500) {
 			log(call.status >= 500 ? 'warning' : 'info', 'request', {
 				function: call.name, method: request.method, status: call.status, code: call.code, ms: Math.round(seconds * 1e6) / 1000,
-				received: call.buffered, sent: call.size,
+				received: call.buffered, sent: call.size, exchange: call.exchange,
 			});
 		}
 	}
@@ -217,9 +218,11 @@ class Gateway {
 	async respond(call, answer) {
 		const bodyEnd = answer.lastIndexOf('\n', answer.lastIndexOf('\n') - 1);
 		const [setHeaders, setStatus] = answer.slice(bodyEnd + 1).split('\n');
-		const headers = setHeaders === JSON_HEADERS ? { 'Content-Type': 'application/json; charset=utf-8' } : readHeaders(setHeaders);
+		const headers = readHeaders(setHeaders);
 		const status = setStatus === '' ? 200 : Number(/^\d+/.exec(setStatus)?.[0]);
 
+		call.exchange = headers[EXCHANGE];
+		delete headers[EXCHANGE];
 		if (!isStatus(status)) throw refuseSetting('status');
 		let body = answer.slice(0, bodyEnd);
 		if (body.length >= GZIP_MIN) {
@@ -312,6 +315,7 @@ function readHeaders(text) {
 
 			if (more.length > 0 || typeof value !== 'string') throw new Error('not a header');
 			if (name.toLowerCase() === 'content-type') headers['Content-Type'] = value;
+			else if (name === EXCHANGE) headers[EXCHANGE] = value;
 			else headers[name] = name in headers ? [].concat(headers[name], value) : value;
 		}
 		return headers;
