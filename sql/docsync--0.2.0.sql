@@ -697,6 +697,13 @@ COMMENT ON FUNCTION @extschema@.docsync_digest(pg_catalog.text) IS
 'What a client that has all of a collection comes to when it compares: the count and the digest of the documents that the caller sees.
 settled is false while some of them are held back from readers. It reads the whole collection.';
 
+CREATE FUNCTION @extschema@.docsync_health() RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_health() IS
+'Whether the store can be read: the time, or the error that all requests end with.
+For everybody, without a right on the store; it says nothing of what is in it.';
+
 ------------------------------------------------------------------------------
 -- privileges
 ------------------------------------------------------------------------------

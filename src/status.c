@@ -32,6 +32,7 @@
 #include "docsync.h"
 
 PG_FUNCTION_INFO_V1(docsync_facts);
+PG_FUNCTION_INFO_V1(docsync_health);
 
 /*
  * Tombstones that are older than this have missed the purges of a whole keep,
@@ -183,6 +184,27 @@ docsync_facts(PG_FUNCTION_ARGS)
 	values[13] = Int64GetDatum(ahead.count);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
+}
+
+/*
+ * docsync_health() RETURNS json
+ *
+ * {"serverUtc"}, if the store is in order and its clock can be read; else the
+ * error that all requests end with.  For whoever asks whether the service
+ * works, without a token: it says nothing about what is in the store.
+ */
+Datum
+docsync_health(PG_FUNCTION_ARGS)
+{
+	StringInfoData buf;
+
+	docsync_clock_read();
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "{\"serverUtc\":");
+	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
+	appendStringInfoChar(&buf, '}');
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, buf.len));
 }
 
 /*

@@ -27,9 +27,18 @@ SELECT format('CREATE ROLE %s', role)
 \gexec
 GRANT docsync_anon, docsync_user TO docsync_authenticator, docsync_gateway;
 
--- The functions, and what they need of the store. docsync_anon has no right at all: who comes without a token is told 401.
+-- The functions, and what they need of the store. docsync_anon has no right on them: who comes without a token is told 401.
 GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
+
+-- Whether the service works may be asked without a token. In a schema of its own, since docsync_anon has no right on the other:
+-- to let it call all functions would be to have them read what anybody sends.
+CREATE SCHEMA health;
+CREATE FUNCTION health.docsync_health() RETURNS json
+	LANGUAGE sql STABLE
+	BEGIN ATOMIC SELECT api.docsync_health(); END;
+COMMENT ON FUNCTION health.docsync_health() IS 'GET /Docs/Health: the time, if the store can be read.';
+GRANT USAGE ON SCHEMA health TO docsync_anon;
 
 -- The gateway becomes one of them by this function. Nobody else may call it: not docsync_user, to whom tokens lead.
 GRANT USAGE ON SCHEMA api TO docsync_gateway;

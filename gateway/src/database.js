@@ -7,6 +7,7 @@ import { log } from './log.js';
 
 const LIFETIME = 1800;			// seconds; a session keeps the library that it has loaded
 const QUEUE_MAX = 1000;			// requests that wait
+const HEALTH_MS = 1000;
 const QUIET_MS = 1000;
 
 // Lets at most so many run at once, and so many of one key; others wait in a line, for so long, and are refused then. Whoever waits for
@@ -100,7 +101,7 @@ export class Database {
 		this.pool = new pg.Pool({
 			Client: clientOf(() => hosts[this.at]),
 			application_name: 'docsync-gateway',
-			max: config.pool + 1,		// one for isReady()
+			max: config.pool + 2,		// one for isReady(), one for askHealth()
 			maxLifetimeSeconds: LIFETIME,
 			connectionTimeoutMillis: config.poolWait * 1000,
 			keepAlive: true,
@@ -113,6 +114,7 @@ export class Database {
 		const name = `${pg.escapeIdentifier(config.schema)}.docsync_call`;
 
 		this.statement = `SELECT ${name}($1, $2, $3, $4, $5, $6)`;
+		this.healthQuestion = `SELECT ${pg.escapeIdentifier(config.schema)}.docsync_health()::text AS answer`;
 		this.question = `SELECT has_function_privilege(${pg.escapeLiteral(`${name}(text, text, text, text, text, bytea)`)}, 'EXECUTE') AS may`;
 	}
 
@@ -165,21 +167,41 @@ export class Database {
 
 	// Whether PostgreSQL answers, and there is docsync_call(), which may be called.
 	async isReady() {
+		return (await this.#ask(this.question))?.may ?? false;
+	}
+
+	// The row that a question is answered with; undefined if it fails.
+	async #ask(question) {
 		try {
 			const client = await this.#connect();
 
 			try {
-				const { rows: [{ may }] } = await client.query(this.question);
+				const { rows: [row] } = await client.query(question);
 
 				client.release();
-				return may;
+				return row;
 			} catch (error) {
 				client.release(error);
-				return false;
+				return undefined;
 			}
 		} catch {
-			return false;
+			return undefined;
 		}
+	}
+
+	// What docsync_health() says, as JSON; undefined if it fails. Anybody may ask, so PostgreSQL is asked by one at a time, and once a second
+	// at the most; the others are told the same.
+	askHealth() {
+		const now = performance.now();
+
+		if (this.health === undefined || this.isHealthKnown && now - this.healthAsked >= HEALTH_MS) {
+			Object.assign(this, { healthAsked: now, isHealthKnown: false });
+			this.health = this.#ask(this.healthQuestion).then((row) => {
+				this.isHealthKnown = true;
+				return row?.answer;
+			});
+		}
+		return this.health;
 	}
 
 	async stop() {

@@ -8,7 +8,7 @@ import http from 'node:http';
 import { gzip } from 'node:zlib';
 import { promisify } from 'node:util';
 import { Database } from './database.js';
-import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseSetting } from './errors.js';
+import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseHealth, refuseSetting } from './errors.js';
 import { log } from './log.js';
 import { Metrics } from './metrics.js';
 import { listen, makeOperatorServer } from './operators.js';
@@ -143,6 +143,7 @@ class Gateway {
 
 			if (asked === null) return { status: 204, body: '', headers: {}, general: this.standby ? PREFLIGHT_STANDBY : PREFLIGHT };
 			call.name = asked.route.name;
+			if (asked.route.isHealth) return await this.answerHealth();
 
 			const verified = this.verify(call.request.headers.authorization);
 			const who = verified instanceof Promise ? await verified : verified;
@@ -155,6 +156,13 @@ class Gateway {
 			if (error instanceof Refusal) return error;
 			throw error;
 		}
+	}
+
+	// Whether the service works, to whoever asks
+	async answerHealth() {
+		const body = await this.database.askHealth();
+
+		return body === undefined ? refuseHealth() : { status: 200, body, headers: { 'Content-Type': 'application/json; charset=utf-8' } };
 	}
 
 	// Runs a request in the database; on a standby, if the client says that this will do. What no standby does for it, the primary does.

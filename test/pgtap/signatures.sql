@@ -26,7 +26,7 @@ CREATE TEMP VIEW member AS
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
 	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence',
-	'docsync_marks', 'docsync_holders', 'docsync_collections', 'docsync_status', 'docsync_facts', 'docsync_digest'],
+	'docsync_marks', 'docsync_holders', 'docsync_collections', 'docsync_status', 'docsync_facts', 'docsync_digest', 'docsync_health'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
 SELECT tables_are('docsync', ARRAY['document', 'purged', 'history']);
@@ -65,6 +65,7 @@ SELECT results_eq($$
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),
+	('docsync_health', '', 'json'),
 	('docsync_holders', '', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
 		'client_addr inet, database name, state text, since timestamp with time zone, query text)'),
 	('docsync_marks', '', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
@@ -108,6 +109,7 @@ SELECT results_eq($$
 	('docsync_grant', 'v', 'u', false, false, false),
 	('docsync_guard', 'v', 'u', false, false, false),
 	('docsync_hand_over', 'v', 'u', false, false, false),
+	('docsync_health', 's', 'r', false, false, false),
 	('docsync_holders', 'v', 'r', false, false, false),
 	('docsync_marks', 'v', 'r', false, false, false),
 	('docsync_new_epoch', 'v', 'u', false, false, false),
@@ -126,7 +128,7 @@ SELECT results_eq($$
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
 	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_collections,docsync_digest,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_facts,docsync_guard,'
-		'docsync_hand_over,docsync_marks,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
+		'docsync_hand_over,docsync_health,docsync_marks,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
 	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}, '

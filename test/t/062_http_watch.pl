@@ -1,5 +1,6 @@
 # What operators see of the layers over HTTP, of PostgREST behind nginx and of
-# the gateway: what each request did, which clients don't see.
+# the gateway: what each request did, which clients don't see; and whether the
+# service works.
 
 use strict;
 use warnings;
@@ -21,6 +22,7 @@ for my $layer (qw(postgrest gateway))
 	log_of($layer, $http{$layer});
 }
 outcomes_are_counted($http{gateway});
+health();
 done_testing();
 
 #-----------------------------------------------------------------------------
@@ -72,5 +74,57 @@ sub outcomes_are_counted
 	like($metrics, qr/^docsync_documents_received_total\{outcome="$_"\} 1$/m, "/metrics counts what was $_") for qw(created discarded);
 	like($metrics, qr/^docsync_documents_sent_total [2-4]$/m, '... and what was given');
 	unlike($metrics, qr/anna|ben/, '... and says not whose');
+	return;
+}
+
+# GET /Docs/Health of both layers
+sub health
+{
+	my $session = $http{gateway}->session;
+	my $statuses = sub { return join ' ', map { $http{$_}->get('/Docs/Health', token => undef)->{status} } qw(postgrest gateway) };
+	# The gateway asks once a second.
+	my $becomes = sub { my ($status) = @_; return wait_for("health to be $status", sub { $statuses->() eq "$status $status" }) };
+
+	for my $layer (qw(postgrest gateway))
+	{
+		my $http = $http{$layer};
+		my $answer = $http->get('/Docs/Health', token => undef);
+
+		is($answer->{status}, 200, "$layer works, and says so without a token");
+		like($answer->{content}, qr/^\{"serverUtc":"[-0-9T:.]+Z"\}$/, '... and nothing else');
+		is($answer->{headers}{'content-type'}, 'application/json; charset=utf-8', '... as JSON');
+		is(join(' ', grep { /docsync|profile/i } keys %{ $answer->{headers} }), '', '... without headers that are not for clients');
+		is($http->get('/Docs/Health?collection=x', token => 'x')->{status}, 200, '... a token that is none counts for nothing');
+		is($http->request('HEAD', '/Docs/Health', undef, token => undef)->{status}, 200, '... HEAD');
+		$answer = $http->post('/Docs/Health', {}, token => undef);
+		is("$answer->{status} $answer->{headers}{allow}", '405 GET, HEAD', '... POST is no method');
+		is($http->get('/Docs/Pull', token => undef)->{status}, 401, '... and nothing else can be asked without one');
+	}
+
+	$session->do('ALTER TABLE docsync.document DISABLE TRIGGER zz_docsync_guard');
+	$becomes->(503);
+	for my $layer (qw(postgrest gateway))
+	{
+		my $answer = $http{$layer}->get('/Docs/Health', token => undef);
+
+		is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '503 PT503', "$layer: a store that is not in order");
+		like($answer->{headers}{'retry-after'}, qr/^\d+$/, '... may be later');
+	}
+	$session->do('ALTER TABLE docsync.document ENABLE TRIGGER zz_docsync_guard');
+	$becomes->(200);
+	pass('it is mended');
+
+	$session->do('SELECT docsync_hand_over()');
+	sleep 2;
+	is($statuses->(), '200 200', 'a store that was handed over can be read');
+	$session->do('SELECT docsync_new_epoch()');
+
+	$session->close;
+	$node->stop('immediate');
+	$becomes->(503);
+	pass('without PostgreSQL');
+	$node->start;
+	$becomes->(200);
+	pass('with PostgreSQL again');
 	return;
 }
