@@ -518,8 +518,8 @@ CREATE FUNCTION @extschema@.docsync_collections(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000;
 COMMENT ON FUNCTION @extschema@.docsync_collections(pg_catalog.bool) IS
-'A row for each collection: its last stamp and who wrote it, the frontier, up to which readers are given documents, how many documents and tombstones it has, and up to which stamp tombstones were purged.
-The numbers are estimates, from the last ANALYZE; exact counts.
+'A row for each collection: its last stamp and who wrote it, the frontier, numbers of documents and tombstones, and the horizon.
+Readers are given documents up to the frontier; tombstones up to the horizon, purged_through, were purged. The numbers are estimates, from the last ANALYZE; exact counts.
 For the store''s owner and members of pg_monitor.';
 
 CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
