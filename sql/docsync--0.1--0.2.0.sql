@@ -502,7 +502,7 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_holders(pg_catalog.bool) IS
 'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest transaction of the whole server.
-Where there are more than 500 collections, a collection may be NULL: exact reads all names.
+Where there are more than 200 collections, a collection may be NULL: exact reads all names.
 For the store''s owner and members of pg_monitor. Of sessions it shows what pg_stat_activity shows the caller.';
 
 CREATE FUNCTION @extschema@.docsync_collections(

@@ -109,19 +109,19 @@ sub holders_of_many
 	return;
 }
 
-# Where there are many collections, the names of the first 500 and of the largest are found at once, the others on request.
+# Where there are many collections, the names of the first 200 and of the largest are found at once, the others on request.
 sub holders_among_many
 {
 	my $session = new_store('names');
 	my $idle = connect_to($node, 'names');
 	my $names = q{SELECT string_agg(concat(holds_back, ' ', collection), ', ' ORDER BY collection) FROM docsync_holders(%s) WHERE holds_back <> 'standbys'};
 
-	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'n' || n, 'a', '1' FROM generate_series(1000, 1600) AS n});
-	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('n$_', 'b', '1')" } 1000, 1600);
+	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'n' || n, 'a', '1' FROM generate_series(1000, 1300) AS n});
+	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('n$_', 'b', '1')" } 1000, 1300);
 	is($session->value(sprintf $names, ''), 'a collection n1000, a collection ', 'one of the first collections, and another');
-	is($session->value(sprintf $names, 'true'), 'a collection n1000, a collection n1600', '... which is named on request');
-	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'n1600', n, '1' FROM generate_series(1, 1000) AS n}, 'ANALYZE docsync.document');
-	is($session->value(sprintf $names, ''), 'a collection n1000, a collection n1600', '... and always if it is large');
+	is($session->value(sprintf $names, 'true'), 'a collection n1000, a collection n1300', '... which is named on request');
+	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'n1300', n, '1' FROM generate_series(1, 1000) AS n}, 'ANALYZE docsync.document');
+	is($session->value(sprintf $names, ''), 'a collection n1000, a collection n1300', '... and always if it is large');
 	$idle->do('ROLLBACK');
 	return;
 }
@@ -339,24 +339,24 @@ sub status_of_holders
 	my $standby = PostgreSQL::Test::Cluster->new('standby');
 	my ($idle, $other, $last) = map { connect_to($node) } 1 .. 3;
 
-	$admin->do('DROP OWNED BY tenant', q{INSERT INTO docsync.document (collection, id, body) SELECT 'z' || n, 'a', '1' FROM generate_series(1000, 1600) AS n});
+	$admin->do('DROP OWNED BY tenant', q{INSERT INTO docsync.document (collection, id, body) SELECT 'z' || n, 'a', '1' FROM generate_series(1000, 1300) AS n});
 	$node->backup('base');
 	$standby->init_from_backup($node, 'base', has_streaming => 1);
 	$standby->start;
 	is(attention($watcher), '', 'nobody');
 	$other->do('BEGIN', 'SELECT pg_current_xact_id()');
 	$idle->do('BEGIN', q{INSERT INTO docsync.document (collection, id, body) VALUES ('anna/notes', 'p', '1')}, q{PREPARE TRANSACTION 'it''s lost'});
-	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('many/$_', 'h', '1')" } 1 .. 5);
-	$last->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('z$_', 'h', '1')" } 1500, 1600);
+	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('a/$_', 'h', '1')" } 1 .. 5);
+	$last->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('z$_', 'h', '1')" } 1250, 1300);
 	is(attention($watcher), '', 'those who have just begun');
 	sleep 11;
 	my ($first, $second, $third, $fourth, @more) = split /\n/, attention($watcher);
 	my $since = '[-0-9]+ [0-9:]+\+00';
 	like($first, qr/^Readers on standbys are held back by process @{[ $other->pid ]} \(postgres, idle in transaction\) since $since\. If it should have ended, SELECT pg_terminate_backend/, 'who holds back a standby');
 	like($second, qr/^Readers of "anna\/notes" are held back by the prepared transaction 'it''s lost' since $since: COMMIT PREPARED or ROLLBACK PREPARED it, as postgres or/, 'a prepared transaction');
-	like($third, qr/^Readers of "many\/1", "many\/2", "many\/3" and 2 more are held back by process @{[ $idle->pid ]} \(postgres, idle in transaction\) since/, 'a session');
+	like($third, qr/^Readers of "a\/1", "a\/2", "a\/3" and 2 more are held back by process @{[ $idle->pid ]} \(postgres, idle in transaction\) since/, 'a session');
 	like($fourth, qr/^Readers of 2 collections that docsync_holders\(true\) names are held back by process @{[ $last->pid ]} /, 'one of collections whose names take longer to find');
-	like(attention($watcher, 1), qr/^Readers of "z1500", "z1600" are held back by process @{[ $last->pid ]} /m, '... and are found on request');
+	like(attention($watcher, 1), qr/^Readers of "z1250", "z1300" are held back by process @{[ $last->pid ]} /m, '... and are found on request');
 	is(scalar @more, 0, '... and nobody else');
 
 	my $reader = connect_to($standby);
