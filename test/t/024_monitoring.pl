@@ -18,6 +18,7 @@ plan skip_all => 'DOCSYNC_EXPORTER and DOCSYNC_PROMTOOL name no programs' if !$E
 
 my $EXAMPLE = "$ENV{TESTDIR}/examples/monitoring";
 my $RULES = slurp_file("$EXAMPLE/rules.yml");
+my $README = slurp_file("$EXAMPLE/README.md");
 
 alerts();
 
@@ -47,20 +48,31 @@ sub alerts
 	command_ok([ $ENV{DOCSYNC_PROMTOOL}, 'check', 'rules', "$EXAMPLE/rules.yml" ], 'rules.yml');
 	command_ok([ $ENV{DOCSYNC_PROMTOOL}, 'test', 'rules', "$ENV{TESTDIR}/test/monitoring/alerts.yml" ], 'alerts fire when they should');
 	my $tested = slurp_file("$ENV{TESTDIR}/test/monitoring/alerts.yml");
-	my $readme = slurp_file("$EXAMPLE/README.md");
+	my $dir = PostgreSQL::Test::Utils::tempdir();
 
+	append_to_file("$dir/prometheus.yml", $README =~ /```yaml\n(.*?)```/s);
+	append_to_file("$dir/docsync-rules.yml", $RULES);
+	command_ok([ $ENV{DOCSYNC_PROMTOOL}, 'check', 'config', "$dir/prometheus.yml" ], 'the configuration in README.md');
 	for my $alert ($RULES =~ /- alert: (\w+)/g)
 	{
 		my @cases = $tested =~ /alertname: $alert\n(?:\s+(exp_alerts):)?/g;
 		is(join(' ', (sort map { $_ // 'silent' } @cases)[0, -1]), 'exp_alerts silent', "$alert is tested, firing and silent");
-		like($readme, qr/^\| $alert \|/m, '... and README.md has it');
+		like($README, qr/^\| $alert \|/m, '... and README.md has it');
 	}
 	return;
 }
 
-# Runs the exporter as the role that README.md says, with what it says.
+# Runs the exporter as README.md says: as another user than its role, whom pg_hba.conf and pg_ident.conf let in.
 sub start_exporter
 {
+	my ($map) = $README =~ /`(docsync prometheus docsync_monitor)`/;
+	my ($rule) = $README =~ /`(local docsync docsync_monitor peer map=docsync)`/;
+	my $user = getpwuid $<;
+
+	append_to_file($node->data_dir . '/pg_ident.conf', "\n" . $map =~ s/prometheus/$user/r . "\n");
+	append_to_file($node->data_dir . '/monitoring.conf', $rule =~ s/^local docsync/local store/r . "\n" . slurp_file($node->data_dir . '/pg_hba.conf'));
+	rename $node->data_dir . '/monitoring.conf', $node->data_dir . '/pg_hba.conf';
+	$node->reload;
 	local $ENV{DATA_SOURCE_NAME} = join ' ', 'user=docsync_monitor', 'host=' . $node->host, 'port=' . $node->port, 'dbname=store';
 	open(my $out, '>', $log) || die "$log: $!";
 	return IPC::Run::start([ $ENV{DOCSYNC_EXPORTER}, "--extend.query-path=$EXAMPLE/queries.yml", "--web.listen-address=127.0.0.1:$port" ], '>&', $out);
