@@ -575,7 +575,7 @@ BEGIN
 	END IF;
 	IF fact.lost_after < 'infinity' AND fact.epoch_clock > now - interval '7 days' THEN
 		attention := attention || format('An epoch began about %s, after a restore, a copy, a failover, or a call of docsync_new_epoch(). '
-			'Documents stamped after %s may have been lost. Clients that compare send them again: keep the old server or the backup until they have.',
+			'Documents stamped after %s may have been lost. Clients that compare send them again: keep the old server or the backup until they have. This is said for a week.',
 			date_trunc('second', fact.epoch_clock - interval '1 minute'), date_trunc('second', fact.lost_after));
 	END IF;
 	IF version <> fact.library THEN
@@ -628,6 +628,29 @@ BEGIN
 		END LOOP;
 	END IF;
 
+	-- Who waits for whom, to work on the store. To find out takes locks of the lock table, so it is done only if somebody waits.
+	IF EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock') THEN
+		FOR seen IN
+			SELECT b.pid, a.usename, a.state, min(l.waitstart) AS since, count(DISTINCT l.pid) AS count, bool_or(w.query ~* 'docsync_purge') AS has_purge
+			  FROM pg_locks AS l
+			  JOIN pg_stat_activity AS w ON w.pid = l.pid AND w.datname = current_database()
+			 CROSS JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS b (pid)
+			  LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
+			 WHERE NOT l.granted AND l.waitstart < now - interval '10 seconds'
+			   AND EXISTS (SELECT FROM pg_locks AS of JOIN pg_class AS c ON c.oid = of.relation
+							WHERE of.pid = l.pid AND of.database = w.datid AND c.relnamespace = 'docsync'::regnamespace)
+			   AND coalesce(a.wait_event_type, '') <> 'Lock'
+			 GROUP BY 1, 2, 3 ORDER BY since
+		LOOP
+			attention := attention || format('%s for %s, since %s. If that should have ended, %s.',
+				CASE WHEN NOT coalesce(seen.has_purge, false) THEN CASE seen.count WHEN 1 THEN 'A session waits' ELSE seen.count || ' sessions wait' END
+					 WHEN seen.count = 1 THEN 'A purge waits' ELSE format('A purge and %s more wait', seen.count - 1) END,
+				CASE seen.pid WHEN 0 THEN 'a prepared transaction' ELSE format('process %s (%s, %s)', seen.pid, seen.usename, seen.state) END,
+				date_trunc('second', seen.since),
+				CASE seen.pid WHEN 0 THEN 'COMMIT PREPARED or ROLLBACK PREPARED it: SELECT * FROM pg_prepared_xacts' ELSE format('SELECT pg_terminate_backend(%s)', seen.pid) END);
+		END LOOP;
+	END IF;
+
 	-- What is in it
 	IF fact.unpurged IS NOT NULL THEN
 		attention := attention || format('Tombstones are not purged: collection "%s" has some from %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
@@ -635,8 +658,9 @@ BEGIN
 	END IF;
 	IF fact.ahead_id IS NOT NULL THEN
 		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, and no edit wins against it until then (documents like this: %s). '
-			'Set its client_version to the time of now by an UPDATE; clients that hold it must start again. To refuse such versions, set docsync.max_version_lead, to a day for example.',
-			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count);
+			'UPDATE docsync.document SET client_version = extract(epoch FROM now()) * 1000 WHERE collection = %L AND id = %L; clients that hold it must start again. '
+			'To refuse such versions, set docsync.max_version_lead, to a day for example.',
+			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count, fact.ahead_collection, fact.ahead_id);
 	ELSIF fact.ahead_version IS NOT NULL THEN
 		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s, and no edit wins against them until then. '
 			'SELECT * FROM %s.docsync_status(true) reads all documents and names one.', fact.ahead_version, functions);
