@@ -144,7 +144,8 @@ sub stuck_purge
 	# The transaction holds back standbys, too.
 	follow('a stuck purge', qr/^A purge waits for process \d+ \(postgres, idle in transaction\), since [^.]+\. If that should have ended, (SELECT pg_terminate_backend\(\d+\))\./, among => 2);
 	$nightly->finish;
-	cmp_ok($admin->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'anna/purged'}), '<=', 2, '... the purge goes on to its end');
+	$admin->do(q{CALL docsync_purge('0')});    # the other has passed over what was locked
+	cmp_ok($admin->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'anna/purged'}), '<=', 2, '... purges go on');
 	eval { $_->close } for $left, $nightly;
 	return;
 }
@@ -157,7 +158,7 @@ sub poisoned_document
 	is(($admin->upload(@edit))[0]{outcome}, 'discarded', 'an edit loses against it, and each after that');
 	follow('a poisoned document', qr/^Document "bread" of collection "anna\/notes" has the clientVersion 9223372036854775800, .*?(UPDATE docsync\.document SET client_version = .*?); clients that hold it/);
 	$edit[2] = document('bread', (time + $service->{passed} + 60) * 1000, '"milk"');
-	is(($admin->upload(@edit))[0]{outcome}, 'overwritten', '... and edits win again');
+	is(($admin->upload(@edit))[0]{outcome}, 'updated', '... and edits win again');
 	return;
 }
 
@@ -198,7 +199,7 @@ sub invalid_index
 sub dead_rows
 {
 	$admin->do('ALTER TABLE docsync.document SET (autovacuum_enabled = off)', 'BEGIN',
-		q{INSERT INTO docsync.document (collection, id, body) SELECT 'anna/import', n, '1' FROM generate_series(1, 20000) AS n}, 'ROLLBACK');
+		q{INSERT INTO docsync.document (collection, id, body) SELECT 'anna/import', n, '1' FROM generate_series(1, 20000) AS n}, 'ROLLBACK', 'SELECT pg_stat_force_next_flush()');
 	wait_for('statistics', sub { attention() });
 	follow('dead rows', qr/^docsync\.document has 20\d\d\d dead rows, more than live ones: (VACUUM docsync\.document), and .*?: (ALTER TABLE docsync\.document SET \(autovacuum_vacuum_scale_factor = 0\.02\))/);
 	$admin->do('ALTER TABLE docsync.document RESET (autovacuum_enabled)');
