@@ -33,6 +33,7 @@ status_of_documents();
 status_of_places();
 status_of_the_table();
 status_of_holders();
+status_of_waits();
 digests();
 whose_rights_count();
 done_testing();
@@ -369,6 +370,36 @@ sub status_of_holders
 	is(attention($watcher), '', 'they have ended');
 	$standby->stop;
 	$admin->do(q{SELECT docsync_grant('tenant')});
+	return;
+}
+
+# Sessions that wait for a lock of somebody's, before they have written anything
+sub status_of_waits
+{
+	my $session = new_store('waits');
+	my ($holder, @waiting) = map { connect_to($node, 'waits') } 1 .. 4;
+	my $since = '[-0-9]+ [0-9:]+\+00';
+
+	$session->do(q{INSERT INTO docsync.document (id, body) VALUES ('a', '1'), ('b', '1')}, 'CREATE TABLE public.other AS SELECT 1 AS n');
+	$holder->do('BEGIN', q{UPDATE docsync.document SET body = '2' WHERE id = 'a'}, q{PREPARE TRANSACTION 'a'});
+	$holder->do('BEGIN', 'LOCK TABLE public.other', q{SELECT FROM docsync.document WHERE id = 'b' FOR UPDATE});
+	$_->start(q{UPDATE docsync.document SET body = '3' WHERE id = 'a'}) for @waiting[ 0, 1 ];
+	$waiting[2]->start(q{DELETE FROM docsync.document WHERE id = 'b'});
+	my $elsewhere = connect_to($node, 'waits');
+	$elsewhere->start('SELECT FROM public.other');
+	wait_for('them to wait', sub { $session->value('SELECT count(*) FROM pg_locks WHERE NOT granted') == 4 });
+	is(attention($session), '', 'who has just begun to wait');
+	sleep 11;
+	my @sentences = split /\n/, attention($session);
+	my ($one) = grep { /^A session/ } @sentences;
+	my ($two) = grep { /^2 sessions/ } @sentences;
+	is(scalar @sentences, 3, 'sessions that wait') or diag(join "\n", @sentences);
+	like($two // '', qr/^2 sessions wait for a prepared transaction, since $since\. If that should have ended, COMMIT PREPARED or ROLLBACK PREPARED it: SELECT \* FROM pg_prepared_xacts\.$/, '... for one that is prepared');
+	like($one // '', qr/^A session waits for process @{[ $holder->pid ]} \(postgres, idle in transaction\), since $since\. If that should have ended, SELECT pg_terminate_backend\(@{[ $holder->pid ]}\)\.$/, '... for one that is idle, and not those that wait for something else');
+	$session->do(q{ROLLBACK PREPARED 'a'});
+	$holder->do('ROLLBACK');
+	$_->finish for @waiting, $elsewhere;
+	is(attention($session), '', 'they go on');
 	return;
 }
 
