@@ -623,8 +623,8 @@ BEGIN
 			attention := attention || CASE WHEN seen.gid IS NOT NULL
 				THEN format('Readers %s are held back by the prepared transaction %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser.',
 							whose, seen.gid, date_trunc('second', seen.since), seen.username)
-				ELSE format('Readers %s are held back by process %s (%s, %s) since %s. If it should have ended, SELECT pg_terminate_backend(%s).',
-							whose, seen.pid, seen.username, seen.state, date_trunc('second', seen.since), seen.pid) END;
+				ELSE format('Readers %s are held back by process %s (%s) since %s. If it should have ended, SELECT pg_terminate_backend(%s).',
+							whose, seen.pid, concat_ws(', ', seen.username, seen.state), date_trunc('second', seen.since), seen.pid) END;
 		END LOOP;
 	END IF;
 
@@ -645,7 +645,7 @@ BEGIN
 			attention := attention || format('%s for %s, since %s. If that should have ended, %s.',
 				CASE WHEN NOT coalesce(seen.has_purge, false) THEN CASE seen.count WHEN 1 THEN 'A session waits' ELSE seen.count || ' sessions wait' END
 					 WHEN seen.count = 1 THEN 'A purge waits' ELSE format('A purge and %s more wait', seen.count - 1) END,
-				CASE seen.pid WHEN 0 THEN 'a prepared transaction' ELSE format('process %s (%s, %s)', seen.pid, seen.usename, seen.state) END,
+				CASE seen.pid WHEN 0 THEN 'a prepared transaction' ELSE format('process %s (%s)', seen.pid, concat_ws(', ', seen.usename, seen.state)) END,
 				date_trunc('second', seen.since),
 				CASE seen.pid WHEN 0 THEN 'COMMIT PREPARED or ROLLBACK PREPARED it: SELECT * FROM pg_prepared_xacts' ELSE format('SELECT pg_terminate_backend(%s)', seen.pid) END);
 		END LOOP;
