@@ -631,16 +631,23 @@ BEGIN
 	-- Who waits for whom, to work on the store. To find out takes locks of the lock table, so it is done only if somebody waits.
 	IF EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock') THEN
 		FOR seen IN
-			SELECT b.pid, a.usename, a.state, min(l.waitstart) AS since, count(DISTINCT l.pid) AS count, bool_or(w.query ~* 'docsync_purge') AS has_purge
-			  FROM pg_locks AS l
-			  JOIN pg_stat_activity AS w ON w.pid = l.pid AND w.datname = current_database()
-			 CROSS JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS b (pid)
-			  LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
-			 WHERE NOT l.granted AND l.waitstart < now - interval '10 seconds'
-			   AND EXISTS (SELECT FROM pg_locks AS of JOIN pg_class AS c ON c.oid = of.relation
-							WHERE of.pid = l.pid AND of.database = w.datid AND c.relnamespace = 'docsync'::regnamespace)
-			   AND coalesce(a.wait_event_type, '') <> 'Lock'
-			 GROUP BY 1, 2, 3 ORDER BY since
+			-- Who waits for somebody that waits as well, waits for whoever is at the end of the queue.
+			WITH RECURSIVE waiting AS (
+				SELECT l.pid, w.datid, l.waitstart, w.query ~* 'docsync_purge' AS is_purge, b.pid AS blocker
+				  FROM pg_locks AS l
+				  JOIN pg_stat_activity AS w ON w.pid = l.pid
+				 CROSS JOIN LATERAL unnest(pg_blocking_pids(l.pid)) AS b (pid)
+				 WHERE NOT l.granted),
+			behind AS (
+				SELECT pid, waitstart, is_purge, blocker FROM waiting
+				 WHERE waitstart < now - interval '10 seconds' AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+				   AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+								WHERE l.pid = waiting.pid AND l.database = datid AND c.relnamespace = 'docsync'::regnamespace)
+				UNION
+				SELECT behind.pid, behind.waitstart, behind.is_purge, waiting.blocker FROM behind JOIN waiting ON waiting.pid = behind.blocker)
+			SELECT blocker AS pid, usename, state, min(waitstart) AS since, count(DISTINCT behind.pid) AS count, bool_or(is_purge) AS has_purge
+			  FROM behind LEFT JOIN pg_stat_activity AS a ON a.pid = blocker
+			 WHERE blocker NOT IN (SELECT pid FROM waiting) GROUP BY 1, 2, 3 ORDER BY since
 		LOOP
 			attention := attention || format('%s for %s, since %s. If that should have ended, %s.',
 				CASE WHEN NOT coalesce(seen.has_purge, false) THEN CASE seen.count WHEN 1 THEN 'A session waits' ELSE seen.count || ' sessions wait' END
