@@ -1,23 +1,19 @@
 // upload.js - sends what is unsent, and what becomes of each document of it.
 
 import { MARK } from './document.js';
-import { BadAnswer, Refused } from './errors.js';
+import { Sending, UNKNOWN } from './send.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
 export const BATCH_BYTES = 8_000_000;		// of bodies in an upload, about
-const MAX_REFUSED = 32;				// documents refused in one upload, about
-const GET_DOCUMENTS = 1000;
-const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent once more, and it comes then
 
 const all = () => true;
 
 /** One sending of all that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next. */
-export class Upload {
-	#accepted = false;
-
+export class Upload extends Sending {
 	/** @param {import('./client.js').Client} client */
 	constructor(client) {
+		super(client.transport);
 		this.client = client;
 		this.local = client.local;
 		/** @type {Record<string, number>} how often each outcome came */
@@ -38,40 +34,16 @@ export class Upload {
 
 			if (!documents.length) return this.outcomes;
 			after = documents.at(-1);
-			await this.#send(documents);
+			await this.send(documents);
 		}
 	}
 
-	/** @param {import('./document.js').Sent[]} documents */
-	async #send(documents) {
-		// The others with the next sync: who may write nothing any more shouldn't try each at once.
-		if ((this.outcomes.refused ?? 0) >= MAX_REFUSED) return;
-		const clientId = await this.#noteSent(documents);
-		let results;
-
-		try {
-			({ results } = await this.client.transport.upload(clientId, documents));
-		} catch (error) {
-			if (!(error instanceof Refused)) throw error;
-			if (!error.retry) await this.#noteAnswered(documents);
-			if (!error.aboutDocuments) throw error;
-			if (documents.length > 1) {
-				const half = documents.length >> 1;
-
-				await this.#send(documents.slice(0, half));
-				await this.#send(documents.slice(half));
-			} else {
-				await this.#refusedAlone(documents[0], error);
-			}
-			return;
-		}
-		const untried = await this.#take(documents, results);
-
-		if (untried.length && untried.length < documents.length) await this.#send(untried);
+	async place() {
+		return this.client.state();
 	}
 
-	/** Before they are sent: whatever happens then, the own versions are known from another store's. Returns the clientId. */
-	#noteSent(documents) {
+	/** Whatever happens then, the own versions are known from another store's. */
+	sending(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id, clientVersion } of documents) {
 				const document = await transaction.find(id);
@@ -81,12 +53,11 @@ export class Upload {
 				document.unanswered = true;
 				await transaction.save(document);
 			}
-			return transaction.state.clientId;
+			return transaction.state;
 		});
 	}
 
-	/** None of them was applied. */
-	#noteAnswered(documents) {
+	notApplied(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id } of documents) {
 				const document = await transaction.find(id);
@@ -98,57 +69,13 @@ export class Upload {
 		});
 	}
 
-	async #refusedAlone(sent, error) {
-		if (!this.#accepted) {
-			// Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
-			await this.client.transport.upload(await this.client.clientId(), []);
-			this.#accepted = true;
-		}
-		await this.local.transaction(async (transaction) =>
-			setAside(transaction, await transaction.find(sent.id), sent, error.message));
-		this.#note('refused');
-	}
-
-	#note(outcome) {
-		this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
-	}
-
-	/** What became of documents that were sent. Returns those that weren't tried. */
-	async #take(documents, results) {
-		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
-			throw new BadAnswer('a result for each document was expected');
-		}
-		this.#accepted = true;
-		const winners = await this.#winners(results);
-
+	async answered(documents, results, winners) {
 		await this.local.transaction(async (transaction) => {
 			for (const [i, sent] of documents.entries()) {
 				await this.#answered(transaction, sent, results[i], winners.get(sent.id) ?? null);
 			}
 		});
-		for (const { outcome } of results) if (outcome !== 'untried') this.#note(outcome);
-		return documents.filter((_, i) => results[i].outcome === 'untried');
-	}
-
-	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
-	async #winners(results) {
-		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
-		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
-			.map((result) => result.id);
-
-		while (missing.length) {
-			const state = await this.client.state();
-			const answer = await this.client.transport.get(state.clientId, state.cursor, missing.slice(0, GET_DOCUMENTS));
-
-			if (answer.behind || answer.reconcile) {
-				for (const id of missing) winners.set(id, UNKNOWN);
-				return winners;
-			}
-			for (const document of answer.documents) winners.set(document.id, document);
-			missing = missing.slice(answer.more && answer.documents.length
-				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
-		}
-		return winners;
+		for (const { outcome } of results) if (outcome !== 'untried') this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
 	}
 
 	async #answered(transaction, sent, result, winner) {

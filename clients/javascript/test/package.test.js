@@ -22,7 +22,7 @@ test('packed, installed in an empty project', needsService, async (t) => {
 
 	try {
 		// A copy: packing makes the types.
-		for (const name of ['README.md', 'package.json', 'tsconfig.json', 'src']) await cp(join(ROOT, name), join(directory, 'package', name), { recursive: true });
+		for (const name of ['README.md', 'package.json', 'tsconfig.json', 'src', 'adapters']) await cp(join(ROOT, name), join(directory, 'package', name), { recursive: true });
 		await symlink(join(ROOT, 'node_modules'), join(directory, 'package', 'node_modules'));
 		await npm(join(directory, 'package'), 'pack', '--pack-destination', directory);
 		await cp(join(ROOT, 'test', 'project'), project, { recursive: true });

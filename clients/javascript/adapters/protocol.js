@@ -1,0 +1,217 @@
+// protocol.js - what the adapters share whose library keeps the documents itself: a collection at the service, without a store.
+//
+// Requests, errors, JSON and versions of 64 bits are the client's own (../src). What an adapter keeps is the library's to store:
+//
+// - a cursor for the collection, with the documents that came with it,
+// - a clientId: a random text that is made with the library's store, and lost with it,
+// - with each document the clientVersion that the service has, as text: an edit says what it is based on, so that none takes the
+//   place of another that it hasn't seen.
+//
+// Without the client's store there is no comparing. Who is told to compare - the service was restored, or tombstones were purged
+// while the device was away - gets everything anew, so it has what the service has; but what the service has lost isn't sent
+// again, and what was deleted that long ago stays.
+
+import { BadAnswer, NoAnswer } from '../src/errors.js';
+import { checkId, toJson } from '../src/jsontext.js';
+import { Sending, UNKNOWN } from '../src/send.js';
+import { HttpTransport } from '../src/transport.js';
+
+const PAGE_DOCUMENTS = 1000;
+
+/**
+ * @typedef {import('../src/transport.js').TransportOptions & {
+ *	clientId: string | Promise<string>,
+ *	onRefused?: (refusal: { id: string, error: { code: string, message: string } }) => void,
+ * }} Options onRefused: is told of each document that the service can't store. The library holds it to be sent; so it is, when it
+ *	is edited. The console is told without it
+ *
+ * @typedef {object} Edit
+ * @property {string} id
+ * @property {unknown} [body] what JSON can hold; none with deleted
+ * @property {boolean} [deleted]
+ * @property {bigint | string | null} [base] the clientVersion of what was edited; null: it is new. undefined: the higher
+ *	clientVersion wins
+ * @property {bigint} [version] without it the time in milliseconds, or base plus one where that is higher
+ *
+ * @typedef {object} RemoteDocument
+ * @property {string} id
+ * @property {bigint} clientVersion
+ * @property {string} clientId
+ * @property {string} LastUpdateUtc
+ * @property {boolean} deleted
+ * @property {any} body undefined where it is deleted
+ *
+ * @typedef {object} Outcome
+ * @property {string} outcome doc/protocol.md has them
+ * @property {bigint | null} clientVersion that the service has now
+ * @property {RemoteDocument | null} winner what it has instead of the edit
+ * @property {{ code: string, message: string } | null} error why the edit is refused
+ */
+
+/** A collection, as the service has it. */
+export class Remote {
+	#transport;
+	#clientId;
+	#onRefused;
+	#notBefore = 0;
+	/** @type {unknown} */
+	#refusal = null;
+
+	/**
+	 * @param {string} collection
+	 * @param {Options} options
+	 */
+	constructor(collection, { clientId, onRefused = warn, ...options }) {
+		this.#transport = new HttpTransport(collection, options);
+		this.#clientId = clientId;
+		this.#onRefused = onRefused;
+	}
+
+	/**
+	 * Sends edits, one a document. Raises what keeps them from the service; then the same are to be sent again, later. What one is
+	 * refused for doesn't stop the others.
+	 * @param {Edit[]} edits
+	 * @returns {Promise<Map<string, Outcome>>} of each, by id
+	 */
+	push(edits) {
+		return this.#ask(async () => {
+			const clientId = await this.#clientId;
+			/** @type {Map<string, Outcome>} */
+			const outcomes = new Map();
+
+			for (let documents = this.#toSend(edits, outcomes); documents.length;) {
+				const answers = new Push(this.#transport, clientId);
+
+				await answers.send(documents);
+				if (!answers.results.size) throw new BadAnswer('none of the documents was tried');
+				documents = documents.flatMap((sent) => this.#answered(sent, answers.results.get(sent.id), clientId, outcomes) ?? []);
+			}
+			for (const [id, { error }] of outcomes) if (error) this.#onRefused({ id, error });
+			return outcomes;
+		});
+	}
+
+	/**
+	 * What others have changed since.
+	 * @param {string | null} cursor that came last; null at first
+	 * @param {number} [limit] documents, about
+	 * @returns {Promise<{ documents: RemoteDocument[], cursor: string | null, more: boolean }>}
+	 */
+	pull(cursor, limit = PAGE_DOCUMENTS) {
+		return this.#ask(async () => {
+			const clientId = await this.#clientId;
+			const answer = await this.#transport.pull(clientId, cursor, limit);
+
+			// A server that lags
+			if (answer.behind) return { documents: [], cursor, more: false };
+			if (answer.reconcile && cursor !== null) return this.pull(null, limit);
+			return { documents: answer.documents.map(read), cursor: answer.cursor, more: answer.more };
+		});
+	}
+
+	/** Not before the time that the service has said, whatever the library's own waits are. */
+	async #ask(work) {
+		if (performance.now() < this.#notBefore) throw this.#refusal;
+		try {
+			return await work();
+		} catch (error) {
+			const { retryAfter } = /** @type {{ retryAfter?: number }} */ (error);
+
+			this.#refusal = error;
+			if (retryAfter !== undefined) this.#notBefore = performance.now() + retryAfter;
+			throw error;
+		}
+	}
+
+	/** As they are sent. What no service could store is refused here. */
+	#toSend(edits, outcomes) {
+		return edits.flatMap(({ id, body, deleted = false, base, version }) => {
+			try {
+				checkId(id);
+				const baseVersion = base === undefined || base === null ? base : BigInt(base);
+
+				return [{
+					id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
+				}];
+			} catch (error) {
+				outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
+				return [];
+			}
+		});
+	}
+
+	/** What became of a document, noted; or the document as it has to be sent once more. */
+	#answered(sent, answer, clientId, outcomes) {
+		if (!answer || answer.result.outcome === 'untried') return sent;
+		const { result: { outcome, clientVersion, error }, winner } = answer;
+
+		if (outcome === 'conflict' || outcome === 'discarded') {
+			// An earlier edit of this store's own, whose answer was lost: this one has seen it.
+			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
+			// Purged since: it is a new document. If that isn't applied either, there is one that we may not see.
+			if (!winner && sent.baseVersion) return based(sent, null);
+			if (!winner) {
+				outcomes.set(sent.id, refused('42501', `${outcome}, and the service shows no such document`));
+				return null;
+			}
+		}
+		outcomes.set(sent.id, error ? refused(error.code, error.message)
+			: { outcome, clientVersion: winner?.clientVersion ?? clientVersion, winner: winner && read(winner), error: null });
+		return null;
+	}
+}
+
+/** One upload: what became of each document. */
+class Push extends Sending {
+	/** @type {Map<string, { result: any, winner: any }>} */
+	results = new Map();
+
+	constructor(transport, clientId) {
+		super(transport);
+		this.clientId = clientId;
+	}
+
+	async place() {
+		return { clientId: this.clientId, cursor: null };
+	}
+
+	async answered(documents, results, winners) {
+		for (const result of results) {
+			const winner = winners.get(result.id) ?? null;
+
+			if (winner === UNKNOWN) throw new NoAnswer(`no winner for "${result.id}"`);
+			this.results.set(result.id, { result, winner });
+		}
+	}
+}
+
+/** A document as the service tells it, with its body parsed. */
+function read(document) {
+	return { ...document, body: document.body === null || document.deleted ? undefined : JSON.parse(document.body) };
+}
+
+/** Now, or the version after this one. */
+function later(base) {
+	const now = BigInt(Date.now());
+
+	return base === undefined || base === null || base < now ? now : base + 1n;
+}
+
+/** The same edit, of another version. */
+function based(sent, base) {
+	const least = base === null ? sent.clientVersion : base + 1n;
+
+	return {
+		...sent, clientVersion: sent.clientVersion > least ? sent.clientVersion : least,
+		baseVersion: sent.baseVersion === undefined ? undefined : base,
+	};
+}
+
+/** @returns {Outcome} */
+function refused(code, message) {
+	return { outcome: 'refused', clientVersion: null, winner: null, error: { code, message } };
+}
+
+function warn({ id, error }) {
+	console.warn(`docsync: document "${id}" is refused: ${error.code} ${error.message}`);
+}

@@ -1,0 +1,120 @@
+// send.js - documents on their way to the service: in halves where it refuses a batch for some of its documents, without those
+// that it refuses alone, and with the winners that an answer left out. What is kept of them is up to who sends.
+
+import { BadAnswer, Refused } from './errors.js';
+
+const MAX_REFUSED = 32;				// documents refused in one upload, about
+const GET_DOCUMENTS = 1000;
+
+/** Instead of a winner that couldn't be fetched: the document is sent once more, and it comes then. */
+export const UNKNOWN = 'unknown';
+
+/** One sending. Who sends has the three methods at its end. */
+export class Sending {
+	#accepted = false;
+	#refused = 0;
+
+	/** @param {any} transport */
+	constructor(transport) {
+		this.transport = transport;
+	}
+
+	/** @param {import('./document.js').Sent[]} documents */
+	async send(documents) {
+		// The others with the next sync: who may write nothing any more shouldn't try each at once.
+		if (this.#refused >= MAX_REFUSED) return;
+		const { clientId } = await this.sending(documents);
+		let results;
+
+		try {
+			({ results } = await this.transport.upload(clientId, documents));
+		} catch (error) {
+			if (!(error instanceof Refused)) throw error;
+			if (!error.retry) await this.notApplied(documents);
+			if (!error.aboutDocuments) throw error;
+			if (documents.length > 1) {
+				const half = documents.length >> 1;
+
+				await this.send(documents.slice(0, half));
+				await this.send(documents.slice(half));
+			} else {
+				await this.#refusedAlone(clientId, documents[0], error);
+			}
+			return;
+		}
+		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
+			throw new BadAnswer('a result for each document was expected');
+		}
+		this.#accepted = true;
+		await this.#tell(documents, results);
+		const untried = documents.filter((_, i) => results[i].outcome === 'untried');
+
+		if (untried.length && untried.length < documents.length) await this.send(untried);
+	}
+
+	async #refusedAlone(clientId, document, { status, code, text }) {
+		if (!this.#accepted) {
+			// Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
+			await this.transport.upload(clientId, []);
+			this.#accepted = true;
+		}
+		await this.#tell([document], [{ id: document.id, outcome: 'refused', error: { code: `${status} ${code}`, message: text } }]);
+	}
+
+	async #tell(documents, results) {
+		await this.answered(documents, results, await this.#winners(results));
+		this.#refused += results.filter(({ outcome }) => outcome === 'refused').length;
+	}
+
+	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
+	async #winners(results) {
+		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
+		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
+			.map((result) => result.id);
+
+		while (missing.length) {
+			const { clientId, cursor } = await this.place();
+			const answer = await this.transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
+
+			if (answer.behind || answer.reconcile) {
+				for (const id of missing) winners.set(id, UNKNOWN);
+				return winners;
+			}
+			for (const document of answer.documents) winners.set(document.id, document);
+			missing = missing.slice(answer.more && answer.documents.length
+				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
+		}
+		return winners;
+	}
+
+	/**
+	 * Who asks, and since when.
+	 * @returns {Promise<{ clientId: string, cursor: string | null }>}
+	 */
+	async place() {
+		throw new TypeError('who sends says who it is');
+	}
+
+	/**
+	 * Before documents are sent. Says who sends them.
+	 * @param {import('./document.js').Sent[]} documents
+	 * @returns {Promise<{ clientId: string }>}
+	 */
+	async sending(documents) {
+		return this.place();
+	}
+
+	/**
+	 * None of them was applied, for sure.
+	 * @param {import('./document.js').Sent[]} documents
+	 */
+	async notApplied(documents) {}
+
+	/**
+	 * What became of documents: their results, in order, and winners by id.
+	 * @param {import('./document.js').Sent[]} documents
+	 * @param {any[]} results
+	 * @param {Map<string, any>} winners
+	 */
+	async answered(documents, results, winners) {}
+}

@@ -1,0 +1,58 @@
+# The JavaScript client's adapters: each library comes through the scenarios of
+# clients/javascript/test/adapters/scenarios.js, with a service over HTTP.  One
+# test for each of them and each library, so that the documentation's table can
+# be made of what is printed:
+#
+#	ok 3 - rxdb: a deletion reaches the others
+#	ok 4 # skip signaldb: a later edit beats a deletion: REASON
+#
+# DOCSYNC_ADAPTERS: which libraries, rxdb tanstack-db ...; all without it.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use DocsyncTest::Http;
+use Test::More;
+
+my $directory = $ENV{DOCSYNC_JAVASCRIPT} && "$ENV{DOCSYNC_JAVASCRIPT}/test/adapters";
+plan skip_all => 'DOCSYNC_JAVASCRIPT, a copy of clients/javascript with its packages, is not given' if !$directory;
+
+my $node = new_node('main');
+my $http = DocsyncTest::Http->new($node);
+my @libraries = $ENV{DOCSYNC_ADAPTERS} ? split ' ', $ENV{DOCSYNC_ADAPTERS} : map { m{([^/]+)\.test\.js\z} } sort glob "$directory/*.test.js";
+
+# What the scenarios have refused
+$http->session->do(q{ALTER TABLE docsync.document ADD CONSTRAINT refuse_check CHECK (body ->> 'refuse' IS DISTINCT FROM 'check') NOT VALID});
+$ENV{DOCSYNC_URL} = $http->url('');
+$ENV{DOCSYNC_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims());
+$ENV{DOCSYNC_EXPIRED_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims(exp => time - 3600));
+
+for my $library (@libraries)
+{
+	my $output = qx('$ENV{DOCSYNC_NODE}' --no-warnings --test-reporter=tap '$directory/$library.test.js' 2>&1);
+	my $status = $?;
+	my $failed = 0;
+
+	# Those of the outermost level
+	while ($output =~ /^(not )?ok \d+ - (.*?)(?: # SKIP ?(.*))?$/mg)
+	{
+		my ($not, $name, $why) = ($1, $2, $3);
+
+		$failed++ if $not;
+		if (defined $why)
+		{
+		  SKIP: { skip "$library: $name: $why", 1 }
+		}
+		else
+		{
+			ok(!$not, "$library: $name");
+		}
+	}
+	diag $output if $failed || $status;
+	is($status, 0, "$library: all of it");
+}
+done_testing();
