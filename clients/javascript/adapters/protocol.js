@@ -13,16 +13,18 @@
 
 import { BadAnswer, NoAnswer } from '../src/errors.js';
 import { checkId, toJson } from '../src/jsontext.js';
+import { Schedule } from '../src/schedule.js';
 import { Sending, UNKNOWN } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
 
 const PAGE_DOCUMENTS = 1000;
+const EVERY = 60_000;
 
 /**
  * @typedef {import('../src/transport.js').TransportOptions & {
  *	clientId: string | Promise<string>,
  *	onRefused?: (refusal: { id: string, error: { code: string, message: string } }) => void,
- * }} Options onRefused: is told of each document that the service can't store. The library holds it to be sent; so it is, when it
+ * }} RemoteOptions onRefused: is told of each document that the service can't store. The library holds it to be sent; so it is, when it
  *	is edited. The console is told without it
  *
  * @typedef {object} Edit
@@ -59,7 +61,7 @@ export class Remote {
 
 	/**
 	 * @param {string} collection
-	 * @param {Options} options
+	 * @param {RemoteOptions} options
 	 */
 	constructor(collection, { clientId, onRefused = warn, ...options }) {
 		this.#transport = new HttpTransport(collection, options);
@@ -214,4 +216,20 @@ function refused(code, message) {
 
 function warn({ id, error }) {
 	console.warn(`docsync: document "${id}" is refused: ${error.code} ${error.message}`);
+}
+
+/**
+ * Asks the service now and then: every minute, and when the page comes online or to the front; later and later while that fails.
+ * @param {() => unknown} sync
+ * @param {number} [every] milliseconds
+ * @returns {() => void} ends it
+ */
+export function poll(sync, every = EVERY) {
+	const schedule = new Schedule({
+		sync: async () => { await sync(); }, every, name: '', random: Math.random,
+		store: /** @type {any} */ ({ lock: (name, work) => work() }),
+	});
+
+	schedule.start();
+	return () => schedule.stop();
 }

@@ -1,0 +1,86 @@
+// RxDB: the scenarios, its own test suite for replications, and that a conflictHandler is asked.
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import test from 'node:test';
+import { randomUUID } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { replicateDocsync } from 'docsync-client/adapters/rxdb';
+import { createRxDatabase } from 'rxdb';
+import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService } from '../service.js';
+import { play } from './scenarios.js';
+
+const text = { type: 'string' };
+const schema = {
+	version: 0, primaryKey: 'id', type: 'object', required: ['id', 'text'],
+	properties: { id: { type: 'string', maxLength: 100 }, text, refuse: text, clientVersion: text },
+};
+
+/** A replicated collection. The memory storage keeps a database after it was closed; store is its name. */
+async function openCollection({ url, token, name, store = randomUUID(), ...options }) {
+	const refused = [];
+	const database = await createRxDatabase({ name: store, storage: getRxStorageMemory(), multiInstance: false });
+	const { notes } = await database.addCollections({ notes: { schema, ...options } });
+	const replication = replicateDocsync({
+		collection: notes, name, url, token, retryTime: 20, onRefused: ({ id }) => refused.push(id),
+	});
+
+	return { database, notes, replication, refused, store };
+}
+
+const library = {
+	name: 'rxdb',
+	cannot: { 'a later edit beats a deletion': "the collection's conflictHandler decides; RxDB's own takes what the service has" },
+	async open(options) {
+		const { database, notes, replication, refused, store } = await openCollection(options);
+
+		return {
+			put: (id, text, more) => notes.incrementalUpsert({ id, text, ...more }),
+			delete: async (id) => (await notes.findOne(id).exec())?.remove(),
+			content: async () => Object.fromEntries((await notes.find().exec()).map((document) => [document.id, document.text])),
+			sync: () => replication.reSync(),
+			refused: () => refused,
+			async close() {
+				await database.close();
+				return store;
+			},
+		};
+	},
+};
+
+play(library);
+
+test('a conflictHandler decides', needsService, async () => {
+	const conflictHandler = {
+		isEqual: (a, b) => a.text === b.text && a._deleted === b._deleted && a.clientVersion === b.clientVersion,
+		resolve: ({ newDocumentState, realMasterState }) => ({ ...realMasterState, text: `${realMasterState.text} and ${newDocumentState.text}` }),
+	};
+	const name = anyName();
+	const open = () => openCollection({ url: URL_OF_SERVICE, token: TOKEN, name, conflictHandler });
+	const [a, b] = [await open(), await open()];
+
+	await a.notes.insert({ id: 'x', text: 'a' });
+	await b.notes.insert({ id: 'x', text: 'b' });
+	const texts = async () => Promise.all([a, b].map(async ({ notes }) => (await notes.findOne('x').exec()).text));
+
+	for (const end = Date.now() + 5000; (await texts()).some((text, i, all) => !text.includes(' and ') || text !== all[0]);) {
+		assert(Date.now() < end, `merged: ${await texts()}`);
+		for (const { replication } of [a, b]) {
+			replication.reSync();
+			await replication.awaitInSync();
+		}
+	}
+	await a.database.close();
+	await b.database.close();
+});
+
+test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {
+	const mocha = fileURLToPath(new URL('bin/mocha.js', import.meta.resolve('mocha/package.json')));
+	const { status, stdout, stderr } = spawnSync(process.execPath, [mocha, '--exit', '--reporter', 'tap', 'rxdb_suite.js'], {
+		cwd: fileURLToPath(new URL('.', import.meta.url)), env: { ...process.env, NODE_ENV: 'fast', DEFAULT_STORAGE: 'memory' }, encoding: 'utf8',
+	});
+
+	assert.equal(status, 0, stdout + stderr);
+	assert.equal(stdout.match(/^ok /gm)?.length, 3, stdout);
+});
