@@ -9,6 +9,27 @@ const GET_DOCUMENTS = 1000;
 /** Instead of a winner that couldn't be fetched: the document is sent once more, and it comes then. */
 export const UNKNOWN = 'unknown';
 
+/**
+ * Documents by their ids, as the service has them now; null if this one can't say.
+ * @param {any} transport
+ * @param {string} clientId
+ * @param {string | null} cursor
+ * @param {string[]} ids
+ */
+export async function fetchAll(transport, clientId, cursor, ids) {
+	const documents = [];
+
+	for (let missing = ids; missing.length;) {
+		const answer = await transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
+
+		if (answer.behind || answer.reconcile) return null;
+		documents.push(...answer.documents);
+		missing = missing.slice(answer.more && answer.documents.length
+			? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
+	}
+	return documents;
+}
+
 /** One sending. Who sends has the three methods at its end. */
 export class Sending {
 	#accepted = false;
@@ -69,21 +90,15 @@ export class Sending {
 	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
 	async #winners(results) {
 		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
-		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
+		const missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
 			.map((result) => result.id);
 
-		while (missing.length) {
-			const { clientId, cursor } = await this.place();
-			const answer = await this.transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
+		if (!missing.length) return winners;
+		const { clientId, cursor } = await this.place();
+		const documents = await fetchAll(this.transport, clientId, cursor, missing);
 
-			if (answer.behind || answer.reconcile) {
-				for (const id of missing) winners.set(id, UNKNOWN);
-				return winners;
-			}
-			for (const document of answer.documents) winners.set(document.id, document);
-			missing = missing.slice(answer.more && answer.documents.length
-				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
-		}
+		for (const id of documents ? [] : missing) winners.set(id, UNKNOWN);
+		for (const document of documents ?? []) winners.set(document.id, document);
 		return winners;
 	}
 

@@ -56,6 +56,12 @@ export class HttpTransport {
 		return this.#request('GET', `/Docs/Pull?${query}`, keys);
 	}
 
+	/** A page of each of several collections, [{collection, cursor}], of one instant: documents of all clients. */
+	pullSeveral(clientId, collections, maxDocuments) {
+		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'],
+			JSON.stringify({ clientId, origin: 'any', reconcile: true, maxDocuments, collections }));
+	}
+
 	/** What there is, to compare. */
 	reconcile(clientId, cursor, buckets, after, maxDocuments) {
 		return this.#post('/Docs/Reconcile', ['rows', 'after', 'more', 'purgedThrough'],
