@@ -74,7 +74,7 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 
 				for (const { newDocumentState } of rows) {
 					const id = newDocumentState[key];
-					const { outcome, clientVersion, winner } = outcomes.get(id);
+					const { outcome, clientVersion, winner } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
 
 					if (outcome === 'conflict') conflicts.push(toRx(winner));
 					else if (outcome !== 'refused') acknowledged.set(id, winner ? toRx(winner) : { ...newDocumentState, clientVersion: `${clientVersion}` });
