@@ -33,7 +33,7 @@ $ENV{DOCSYNC_EXPIRED_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims
 
 for my $library (@libraries)
 {
-	my $output = qx('$ENV{DOCSYNC_NODE}' --no-warnings --test-reporter=tap '$directory/$library.test.js' 2>&1);
+	my $output = qx('$ENV{DOCSYNC_NODE}' --no-warnings --test-force-exit --test-reporter=tap '$directory/$library.test.js' 2>&1);
 	my $status = $?;
 	my $failed = 0;
 

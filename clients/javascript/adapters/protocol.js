@@ -101,11 +101,12 @@ export class Remote {
 	pull(cursor, limit = PAGE_DOCUMENTS) {
 		return this.#patience.ask(async () => {
 			const clientId = await this.#clientId;
-			const answer = await this.#transport.pull(clientId, cursor, limit);
+			// A first download needs no tombstones.
+			let answer = await this.#transport.pull(clientId, cursor, limit, null, cursor !== null);
 
+			if (answer.reconcile && cursor !== null) answer = await this.#transport.pull(clientId, null, limit);
 			// A server that lags
 			if (answer.behind) return { documents: [], cursor, more: false };
-			if (answer.reconcile && cursor !== null) return this.pull(null, limit);
 			return { documents: answer.documents.map(read), cursor: answer.cursor, more: answer.more };
 		});
 	}

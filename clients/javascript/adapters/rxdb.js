@@ -40,6 +40,26 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 	const toRx = ({ id, clientVersion, deleted, body }) => ({ ...body, [key]: id, clientVersion: `${clientVersion}`, _deleted: deleted });
 	/** What was sent, with its new version, until RxDB has taken that by a download. Before what came by it, which is later. */
 	const acknowledged = new Map();
+	/** What RxDB was given since it last had all, and may not have stored yet. */
+	const given = new Set();
+	let isLast = true;
+
+	/** A deleted document is what it was before, which the schema may require; what isn't here needs no deletion. */
+	async function allToRx(documents) {
+		const ids = documents.filter(({ deleted }) => deleted).map(({ id }) => id);
+		let before = new Map();
+
+		while (ids.length && !replication.isStopped()) {
+			before = new Map((await collection.storageInstance.findDocumentsById(ids, true)).map((document) => [document[key], document]));
+			if (ids.every((id) => before.has(id) || !given.has(id))) break;
+			await new Promise((resolve) => { setTimeout(resolve, 10); });
+		}
+		return documents.filter(({ id, deleted }) => !deleted || before.has(id)).map((document) => {
+			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body;
+
+			return toRx({ ...document, body });
+		});
+	}
 
 	const replication = replicateRxCollection({
 		replicationIdentifier: `docsync ${url} ${name}`, collection, live, ...options,
@@ -47,18 +67,23 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 			batchSize: 1000,
 			async handler(checkpoint, batchSize) {
 				const own = [...acknowledged];
-				const documents = own.map(([, document]) => document);
+				const latest = new Map();
+				let documents = [];
 				let page = { cursor: checkpoint?.cursor ?? null, more: true };
 
+				if (isLast) given.clear();
 				// RxDB takes a page with fewer documents than it asked for to be the last.
-				for (let count = 0; page.more && count < batchSize;) {
+				while (page.more && documents.length < batchSize) {
 					const next = await remote.pull(page.cursor, batchSize);
 
-					documents.push(...next.documents.map(toRx));
-					count += next.documents.length;
+					for (const document of next.documents) latest.set(document.id, document);
+					documents = await allToRx([...latest.values()]);
 					page = next;
 				}
 				for (const [id, document] of own) if (acknowledged.get(id) === document) acknowledged.delete(id);
+				for (const id of latest.keys()) given.add(id);
+				documents.unshift(...own.map(([, document]) => document));
+				isLast = documents.length < batchSize;
 				return { documents, checkpoint: { cursor: page.cursor } };
 			},
 		},
@@ -74,10 +99,12 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 
 				for (const { newDocumentState } of rows) {
 					const id = newDocumentState[key];
-					const { outcome, clientVersion, winner } = outcomes.get(id);
+					const { outcome, clientVersion, winner } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
+					const { deleted, body = newDocumentState } = winner ?? { deleted: newDocumentState._deleted };
+					const stored = toRx({ id, clientVersion, deleted, body });
 
-					if (outcome === 'conflict') conflicts.push(toRx(winner));
-					else if (outcome !== 'refused') acknowledged.set(id, winner ? toRx(winner) : { ...newDocumentState, clientVersion: `${clientVersion}` });
+					if (outcome === 'conflict') conflicts.push(stored);
+					else if (outcome !== 'refused') acknowledged.set(id, stored);
 				}
 				if (live) replication.reSync();
 				return conflicts;

@@ -1,14 +1,21 @@
 // RxDB's own tests for replications, over HTTP, for mocha: rxdb.test.js runs them.
 
 import { replicateDocsync } from 'docsync-client/adapters/rxdb';
+import { addRxPlugin } from 'rxdb';
+import { RxDBDevModePlugin, disableWarnings } from 'rxdb/plugins/dev-mode';
 import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
-import { runReplicationBaseTestSuite, setConfig } from 'rxdb/plugins/test-utils';
+import { runReplicationBaseTestSuite, schemas, setConfig } from 'rxdb/plugins/test-utils';
+import { wrappedValidateAjvStorage } from 'rxdb/plugins/validate-ajv';
 import { TOKEN, URL_OF_SERVICE, anyName, open } from '../service.js';
 
 let name;
 const replicate = (collection, live) => replicateDocsync({ collection, name, url: URL_OF_SERVICE, token: TOKEN, live });
 
-setConfig({ storage: { name: 'memory', getStorage: () => getRxStorageMemory(), hasPersistence: true, hasMultiInstance: false } });
+// The suite's schema, with the adapter's property. Before dev-mode, which freezes it; the suite opens databases as only dev-mode allows.
+schemas.human.properties.clientVersion = { type: 'string' };
+disableWarnings();
+addRxPlugin(RxDBDevModePlugin);
+setConfig({ storage: { name: 'memory', getStorage: () => wrappedValidateAjvStorage({ storage: getRxStorageMemory() }) } });
 runReplicationBaseTestSuite({
 	startReplication: (collection) => replicate(collection, true),
 	syncOnce: async (collection) => {
