@@ -24,8 +24,8 @@ const EVERY = 60_000;
  * @typedef {import('../src/transport.js').TransportOptions & {
  *	clientId: string | Promise<string>,
  *	onRefused?: (refusal: { id: string, error: { code: string, message: string } }) => void, patience?: Patience,
- * }} RemoteOptions patience: shared by all that ask the same service. onRefused: is told of each document that the service can't store. The library holds it to be sent; so it is, when it
- *	is edited. The console is told without it
+ * }} RemoteOptions patience: shared by all that ask the same service. onRefused: is told of each document that the
+ *	service can't store. The library holds it to be sent; so it is, when it is edited. The console is told without it
  *
  * @typedef {object} Edit
  * @property {string} id
@@ -80,7 +80,7 @@ export class Remote {
 			/** @type {Map<string, Outcome>} */
 			const outcomes = new Map();
 
-			for (let documents = this.#toSend(edits, outcomes); documents.length;) {
+			for (let documents = toSend(edits, outcomes); documents.length;) {
 				const answers = new Push(this.#transport, clientId);
 
 				await answers.send(documents);
@@ -122,23 +122,6 @@ export class Remote {
 
 			if (!documents) throw new NoAnswer('the server lags');
 			return documents.map(read);
-		});
-	}
-
-	/** As they are sent. What no service could store is refused here. */
-	#toSend(edits, outcomes) {
-		return edits.flatMap(({ id, body, deleted = false, base, version }) => {
-			try {
-				checkId(id);
-				const baseVersion = base === undefined || base === null ? base : BigInt(base);
-
-				return [{
-					id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
-				}];
-			} catch (error) {
-				outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
-				return [];
-			}
 		});
 	}
 
@@ -212,6 +195,27 @@ export class Patience {
 	}
 }
 
+/**
+ * Edits as they are sent. What no service could store is refused here, and noted among the outcomes.
+ * @param {Edit[]} edits
+ * @param {Map<string, Outcome>} outcomes
+ */
+export function toSend(edits, outcomes) {
+	return edits.flatMap(({ id, body, deleted = false, base, version }) => {
+		try {
+			checkId(id);
+			const baseVersion = base === undefined || base === null ? base : BigInt(base);
+
+			return [{
+				id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
+			}];
+		} catch (error) {
+			outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
+			return [];
+		}
+	});
+}
+
 /** A document as the service tells it, with its body parsed. */
 export function read(document) {
 	return { ...document, body: document.body === null || document.deleted ? undefined : JSON.parse(document.body) };
@@ -235,11 +239,12 @@ function based(sent, base) {
 }
 
 /** @returns {Outcome} */
-function refused(code, message) {
+export function refused(code, message) {
 	return { outcome: 'refused', clientVersion: null, winner: null, error: { code, message } };
 }
 
-function warn({ id, error }) {
+/** Where nobody wants to be told. */
+export function warn({ id, error }) {
 	console.warn(`docsync: document "${id}" is refused: ${error.code} ${error.message}`);
 }
 

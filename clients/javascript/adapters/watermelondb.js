@@ -13,8 +13,8 @@
 //	await database.write(() => database.get('items').create((item) => Object.assign(item._raw, { id: 'shopping', text: 'bread' })));
 //	await synchronize({ database, ...docsync({ database, tables: { items: 'notes' }, url, token }) });
 //
-// All tables are asked for in one request, so they are as they were at one instant. A table that has edits takes two more: what
-// the service has of the edited records is read, and then they are sent. It keeps what it needs in database.localStorage: the
+// All tables are asked for in one request, so they are as they were at one instant, and sent in one, a transaction. Before that a
+// request for each table that has edits reads what the service has of the edited records. It keeps what it needs in database.localStorage: the
 // clientId, and the cursors of the last two pulls, of which WatermelonDB's lastPulledAt says which it has taken.
 //
 // What WatermelonDB can't do:
@@ -28,8 +28,8 @@
 // - A device that was away until tombstones were purged gets the whole table anew, and drops what isn't in it. When the service
 //   was restored, what it has lost whole is sent again; where it has an older version of a record, that is taken.
 
-import { Patience, Remote } from './protocol.js';
-import { pullSeveral } from './several.js';
+import { Patience, Remote, toSend, warn } from './protocol.js';
+import { pullSeveral, pushSeveral } from './several.js';
 import { newClientId } from '../src/local.js';
 import { HttpTransport } from '../src/transport.js';
 
@@ -65,7 +65,7 @@ export class ChangedSincePull extends Error {
  *	tables: {table: the collection, as the service knows it}, up to 60
  * @returns {{ pullChanges: (args: any) => Promise<any>, pushChanges: (args: any) => Promise<any>, sendCreatedAsUpdated: true }}
  */
-export function docsync({ database, tables, ...options }) {
+export function docsync({ database, tables, onRefused = warn, ...options }) {
 	const names = Object.entries(tables);
 	const patience = new Patience();
 	const transport = new HttpTransport('', options);
@@ -127,35 +127,36 @@ export function docsync({ database, tables, ...options }) {
 
 		async pushChanges({ changes, lastPulledAt }) {
 			const { clientId, pulls } = await keep();
-			const seen = pulls.find(({ at }) => at === lastPulledAt)?.seen ?? {};
+			const { cursors, seen } = pulls.find(({ at }) => at === lastPulledAt) ?? { cursors: {}, seen: {} };
 			const edited = names.filter(([table]) => changes[table] && Object.values(changes[table]).some((records) => records.length));
-			const pushes = await Promise.all(edited.map(async ([table, name]) => {
+			const outcomes = new Map(edited.map(([table]) => [table, new Map()]));
+			const parts = await Promise.all(edited.map(async ([table, name]) => {
 				const { created, updated, deleted } = changes[table];
-				const remote = new Remote(name, { ...options, clientId, patience });
 				const ids = [...created, ...updated].map(({ id }) => id).concat(deleted);
+				const remote = new Remote(name, { ...options, clientId, patience });
 				const stored = new Map((await remote.get(ids)).map((document) => [document.id, document]));
 				const late = ids.find((id) => isLate(stored.get(id), deleted.includes(id), clientId, seen[table]));
-
-				if (late !== undefined) throw new ChangedSincePull(table, late);
 				const baseOf = (id) => stored.get(id)?.clientVersion ?? null;
 
-				return { table, remote, edits: [
+				if (late !== undefined) throw new ChangedSincePull(table, late);
+				return { collection: name, cursor: cursors[table] ?? null, documents: toSend([
+					// What the app's columns aren't is kept.
 					...[...created, ...updated].map((raw) => ({
 						id: raw.id, base: baseOf(raw.id), body: { ...stored.get(raw.id)?.body, id: raw.id, ...columnsOf(table, raw) },
 					})),
-					...deleted.map((id) => ({ id, deleted: true, base: baseOf(id) })),
-				] };
+					...deleted.map((id) => ({ id, base: baseOf(id), deleted: true })),
+				], outcomes.get(table)) };
 			}));
+			const results = await patience.ask(() => pushSeveral(transport, clientId, parts));
 			const rejected = {};
 
-			for (const { table, remote, edits } of pushes) {
-				const outcomes = await remote.push(edits);
+			for (const [table, name] of edited) {
+				const all = outcomes.get(table);
 
-				rejected[table] = edits.filter(({ id, deleted }) => {
-					const { outcome, winner } = outcomes.get(id);
-
-					return outcome === 'refused' || ['conflict', 'discarded'].includes(outcome) && !(deleted && winner?.deleted);
-				}).map(({ id }) => id);
+				for (const result of results.get(name) ?? []) all.set(result.id, result);
+				for (const [id, { error }] of all) if (error) onRefused({ id, error });
+				rejected[table] = [...all].filter(([id, { outcome, winner }]) => ['refused', 'untried'].includes(outcome)
+					|| ['conflict', 'discarded'].includes(outcome) && !(winner?.deleted && changes[table].deleted.includes(id))).map(([id]) => id);
 			}
 			return { experimentalRejectedIds: rejected };
 		},

@@ -56,10 +56,15 @@ export class HttpTransport {
 		return this.#request('GET', `/Docs/Pull?${query}`, keys);
 	}
 
-	/** A page of each of several collections, [{collection, cursor}], of one instant: documents of all clients. */
-	pullSeveral(clientId, collections, maxDocuments) {
-		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'],
-			JSON.stringify({ clientId, origin: 'any', reconcile: true, maxDocuments, collections }));
+	/**
+	 * Several collections in one transaction, not atomic: [{collection, cursor, documents}]. A result for each document, and a page
+	 * of each collection, all of one instant, with documents of all clients.
+	 */
+	several(clientId, collections, maxDocuments) {
+		const parts = collections.map(({ documents, ...part }) => `${JSON.stringify(part).slice(0, -1)},"documents":${documentsText(documents)}}`);
+		const asked = JSON.stringify({ clientId, origin: 'any', reconcile: true, atomic: false, maxDocuments });
+
+		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${parts.join()}]}`);
 	}
 
 	/** What there is, to compare. */

@@ -132,7 +132,7 @@ async function apart(played, text = 'first') {
 	return [a, b];
 }
 
-const isUpload = ({ method, path, body }) => method === 'POST' && path.startsWith('/Docs?') && !body.includes('"documents":[]');
+const isUpload = ({ method, body }) => method === 'POST' && body.includes('"documents":[{');
 
 const SCENARIOS = {
 	async 'edits offline meet'(played) {
