@@ -199,6 +199,7 @@ export class Patience {
  * Edits as they are sent. What no service could store is refused here, and noted among the outcomes.
  * @param {Edit[]} edits
  * @param {Map<string, Outcome>} outcomes
+ * @returns {any[]}
  */
 export function toSend(edits, outcomes) {
 	return edits.flatMap(({ id, body, deleted = false, base, version }) => {

@@ -83,6 +83,7 @@ export async function pushSeveral(transport, clientId, parts) {
 
 /** So many documents, and the others. */
 function halve(parts, count) {
+	/** @type {any[][]} */
 	const [first, second] = [[], []];
 
 	for (const { documents, ...part } of parts) {

@@ -108,7 +108,7 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 			const changes = {};
 
 			for (const [table, name] of names) {
-				const { documents, cursor, missed } = collections.get(name);
+				const { documents, cursor, missed } = /** @type {import('./several.js').Pulled} */ (collections.get(name));
 				const safe = [...documents.values()].filter(({ id }) => !UNSAFE_ID.test(id));
 
 				if (missed === 'lost') await sendLost(new Remote(name, { ...options, clientId, patience }), table, documents);
@@ -129,7 +129,8 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 			const { clientId, pulls } = await keep();
 			const { cursors, seen } = pulls.find(({ at }) => at === lastPulledAt) ?? { cursors: {}, seen: {} };
 			const edited = names.filter(([table]) => changes[table] && Object.values(changes[table]).some((records) => records.length));
-			const outcomes = new Map(edited.map(([table]) => [table, new Map()]));
+			/** @type {Record<string, Map<string, any>>} */
+			const outcomes = Object.fromEntries(edited.map(([table]) => [table, new Map()]));
 			const parts = await Promise.all(edited.map(async ([table, name]) => {
 				const { created, updated, deleted } = changes[table];
 				const ids = [...created, ...updated].map(({ id }) => id).concat(deleted);
@@ -145,13 +146,13 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 						id: raw.id, base: baseOf(raw.id), body: { ...stored.get(raw.id)?.body, id: raw.id, ...columnsOf(table, raw) },
 					})),
 					...deleted.map((id) => ({ id, base: baseOf(id), deleted: true })),
-				], outcomes.get(table)) };
+				], outcomes[table]) };
 			}));
 			const results = await patience.ask(() => pushSeveral(transport, clientId, parts));
 			const rejected = {};
 
 			for (const [table, name] of edited) {
-				const all = outcomes.get(table);
+				const all = outcomes[table];
 
 				for (const result of results.get(name) ?? []) all.set(result.id, result);
 				for (const [id, { error }] of all) if (error) onRefused({ id, error });
