@@ -45,7 +45,11 @@ export function docsyncPersistence({ documents }) {
 		},
 
 		async load() {
-			return { items: await view.load() };
+			const items = await view.load();
+
+			// When SignalDB has taken them
+			setTimeout(() => view.follow());
+			return { items };
 		},
 
 		async save(items, { added, modified, removed }) {

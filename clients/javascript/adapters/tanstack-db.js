@@ -49,6 +49,7 @@ export function docsyncCollectionOptions({ documents, ...options }) {
 					begin();
 					for (const item of items) write({ type: 'insert', value: item });
 					commit();
+					view.follow();
 					markReady();
 				}).catch(markError);
 				return () => view.end();

@@ -16,12 +16,12 @@ export class View {
 	#end;
 	/** @type {Map<string, string>} JSON of each item, by id */
 	#shown = new Map();
-	/** @type {import('../src/collection.js').Change[] | null} what happens until all is loaded */
+	/** @type {import('../src/collection.js').Change[] | null} what happens until all is shown */
 	#waiting = [];
 
 	/**
 	 * @param {import('../src/collection.js').Collection} documents
-	 * @param {(change: ItemChange) => void} listener is called when all was loaded, and something differs from what is shown
+	 * @param {(change: ItemChange) => void} listener is called, from follow() on, when something differs from what is shown
 	 */
 	constructor(documents, listener) {
 		this.#documents = documents;
@@ -33,7 +33,7 @@ export class View {
 	}
 
 	/**
-	 * All items, which are to be shown at once.
+	 * All items. When they are shown, follow() is to be called.
 	 * @returns {Promise<Item[]>}
 	 */
 	async load() {
@@ -41,12 +41,14 @@ export class View {
 		const items = (await this.#documents.list()).map(toItem);
 
 		this.#shown = new Map(items.map((item) => [item.id, JSON.stringify(item)]));
-		// When they are shown
-		setTimeout(() => {
-			for (const change of this.#waiting?.splice(0) ?? []) this.#tell(change);
-			this.#waiting = null;
-		});
 		return items;
+	}
+
+	follow() {
+		const changes = this.#waiting ?? [];
+
+		this.#waiting = null;
+		for (const change of changes) this.#tell(change);
 	}
 
 	/**
