@@ -134,6 +134,11 @@ async function apart(played, text = 'first') {
 
 const isUpload = ({ method, path, body }) => method === 'POST' && path.startsWith('/Docs?') && !body.includes('"documents":[]');
 
+const isDownload = ({ method, path }) => method === 'GET' && path.startsWith('/Docs/Pull') || method === 'POST' && path === '/Docs/Sync';
+
+/** An answer with a part of it changed: for each of its collections, if it has several. */
+const changed = (answer, change) => answer.collections ? { ...answer, collections: answer.collections.map(change) } : change(answer);
+
 const SCENARIOS = {
 	async 'edits offline meet'(played) {
 		const [a, b] = await apart(played);
@@ -226,6 +231,18 @@ const SCENARIOS = {
 		assert.deepEqual(await a.device.content(), { bad: 'bad', good: 'good' }, 'it is still here');
 		await a.device.put('bad', 'mended', { refuse: 'no' });
 		await played.meet({ bad: 'mended', good: 'good' });
+	},
+
+	async 'a hundred documents are refused'(played) {
+		const [a, b] = [await played.device(), await played.device()];
+
+		for (let n = 0; n < 100; n++) await a.device.put(`bad${n}`, 'bad', { refuse: 'check' });
+		await a.device.put('good', 'good');
+		await played.meet({ good: 'good' }, [b]);
+		for (const end = Date.now() + 10_000; new Set(await a.device.refused()).size < 100; await pause(20)) {
+			assert(Date.now() < end, 'the app is told of each');
+			await a.sync();
+		}
 	},
 
 	async 'three devices converge'(played) {
@@ -354,6 +371,31 @@ const SCENARIOS = {
 		await played.meet(Object.fromEntries(documents.map(({ id, text }) => [id, text])));
 		await a.device.put('d7', 'edited');
 		assert.equal((await played.meet()).d7, 'edited');
+	},
+
+	async 'told to compare, it gets what it has missed'(played) {
+		const [a, b] = [await played.device(), await played.device()];
+		let isMissed = false;
+
+		await b.device.put('x', '1');
+		await played.meet({ x: '1' });
+		a.line.fault = (request) => isDownload(request) ? {
+			change: (answer) => changed(answer, (part) => {
+				isMissed ||= part.documents.length > 0;
+				return { ...part, documents: [] };
+			}),
+		} : undefined;
+		await b.device.put('missed', '2');
+		for (; !isMissed; await pause(10)) await played.meet({ x: '1', missed: '2' }, [b]);
+		let isTold = false;
+
+		a.line.fault = (request) => isDownload(request) && !isTold ? {
+			change: (answer) => changed(answer, (part) => {
+				isTold = true;
+				return { ...part, reconcile: true, lostAfter: null };
+			}),
+		} : undefined;
+		await played.meet({ x: '1', missed: '2' });
 	},
 
 	async "what can't be stored doesn't stop the others"(played) {

@@ -9,7 +9,7 @@ import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from
 import { play } from './scenarios.js';
 
 async function openCollection({ url = URL_OF_SERVICE, token = TOKEN, name = anyName(), store = memoryStore() } = {}) {
-	const documents = new Collection(name, { url, token, store });
+	const documents = new Collection(name, { url, token, store, waits: { told: 0, others: 0 } });
 	const notes = new SignalCollection({ persistence: docsyncPersistence({ documents }) });
 	const errors = [];
 
