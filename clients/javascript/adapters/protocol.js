@@ -18,7 +18,6 @@ import { Sending, UNKNOWN } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
 
 const PAGE_DOCUMENTS = 1000;
-const EVERY = 60_000;
 
 /**
  * @typedef {import('../src/transport.js').TransportOptions & {
@@ -220,15 +219,14 @@ function warn({ id, error }) {
 }
 
 /**
- * Asks the service now and then: every minute, and when the page comes online or to the front; later and later while that fails.
+ * Asks the service now and then: every minute without `every`, and when the page comes online or to the front.
  * @param {() => unknown} sync
  * @param {number} [every] milliseconds
  * @returns {() => void} ends it
  */
-export function poll(sync, every = EVERY) {
+export function poll(sync, every) {
 	const schedule = new Schedule({
-		sync: async () => { await sync(); }, every, name: '', random: Math.random,
-		store: /** @type {any} */ ({ lock: (name, work) => work() }),
+		sync: async () => { await sync(); }, every, name: '', store: Promise.resolve(/** @type {any} */ ({ lock: (name, work) => work() })),
 	});
 
 	schedule.start();

@@ -9,7 +9,28 @@ const GET_DOCUMENTS = 1000;
 /** Instead of a winner that couldn't be fetched: the document is sent once more, and it comes then. */
 export const UNKNOWN = 'unknown';
 
-/** One sending. Who sends has the three methods at its end. */
+/**
+ * Documents by their ids, as the service has them now; null if this one can't say.
+ * @param {any} transport
+ * @param {string} clientId
+ * @param {string | null} cursor
+ * @param {string[]} ids
+ */
+export async function fetchAll(transport, clientId, cursor, ids) {
+	const documents = [];
+
+	for (let missing = ids; missing.length;) {
+		const answer = await transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
+
+		if (answer.behind || answer.reconcile) return null;
+		documents.push(...answer.documents);
+		missing = missing.slice(answer.more && answer.documents.length
+			? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
+	}
+	return documents;
+}
+
+/** One sending. Who sends has the four methods at its end. */
 export class Sending {
 	#accepted = false;
 	#refused = 0;
@@ -19,18 +40,22 @@ export class Sending {
 		this.transport = transport;
 	}
 
+	/** The others with the next sync: who may write nothing any more shouldn't try each at once. */
+	get hasHadEnough() {
+		return this.#refused >= MAX_REFUSED;
+	}
+
 	/** @param {import('./document.js').Sent[]} documents */
 	async send(documents) {
-		// The others with the next sync: who may write nothing any more shouldn't try each at once.
-		if (this.#refused >= MAX_REFUSED) return;
-		const { clientId } = await this.sending(documents);
+		if (this.hasHadEnough) return;
+		const clientId = await this.noteSent(documents);
 		let results;
 
 		try {
 			({ results } = await this.transport.upload(clientId, documents));
 		} catch (error) {
 			if (!(error instanceof Refused)) throw error;
-			if (!error.retry) await this.notApplied(documents);
+			if (!error.retry) await this.noteAnswered(documents);
 			if (!error.aboutDocuments) throw error;
 			if (documents.length > 1) {
 				const half = documents.length >> 1;
@@ -42,14 +67,25 @@ export class Sending {
 			}
 			return;
 		}
+		const untried = await this.take(documents, results);
+
+		if (untried.length && untried.length < documents.length) await this.send(untried);
+	}
+
+	/**
+	 * What became of documents that were sent.
+	 * @param {import('./document.js').Sent[]} documents
+	 * @param {any[]} results
+	 * @returns {Promise<import('./document.js').Sent[]>} those that weren't tried
+	 */
+	async take(documents, results) {
 		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
 			throw new BadAnswer('a result for each document was expected');
 		}
+		if (!documents.length) return [];
 		this.#accepted = true;
 		await this.#tell(documents, results);
-		const untried = documents.filter((_, i) => results[i].outcome === 'untried');
-
-		if (untried.length && untried.length < documents.length) await this.send(untried);
+		return documents.filter((_, i) => results[i].outcome === 'untried');
 	}
 
 	async #refusedAlone(clientId, document, { status, code, text }) {
@@ -61,6 +97,7 @@ export class Sending {
 		await this.#tell([document], [{ id: document.id, outcome: 'refused', error: { code: `${status} ${code}`, message: text } }]);
 	}
 
+	/** Who sends, with the winners. */
 	async #tell(documents, results) {
 		await this.answered(documents, results, await this.#winners(results));
 		this.#refused += results.filter(({ outcome }) => outcome === 'refused').length;
@@ -69,21 +106,15 @@ export class Sending {
 	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
 	async #winners(results) {
 		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
-		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
+		const missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
 			.map((result) => result.id);
 
-		while (missing.length) {
-			const { clientId, cursor } = await this.place();
-			const answer = await this.transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
+		if (!missing.length) return winners;
+		const { clientId, cursor } = await this.place();
+		const documents = await fetchAll(this.transport, clientId, cursor, missing);
 
-			if (answer.behind || answer.reconcile) {
-				for (const id of missing) winners.set(id, UNKNOWN);
-				return winners;
-			}
-			for (const document of answer.documents) winners.set(document.id, document);
-			missing = missing.slice(answer.more && answer.documents.length
-				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
-		}
+		for (const id of documents ? [] : missing) winners.set(id, UNKNOWN);
+		for (const document of documents ?? []) winners.set(document.id, document);
 		return winners;
 	}
 
@@ -96,19 +127,19 @@ export class Sending {
 	}
 
 	/**
-	 * Before documents are sent. Says who sends them.
+	 * Before documents are sent. Returns the clientId.
 	 * @param {import('./document.js').Sent[]} documents
-	 * @returns {Promise<{ clientId: string }>}
+	 * @returns {Promise<string>}
 	 */
-	async sending(documents) {
-		return this.place();
+	async noteSent(documents) {
+		return (await this.place()).clientId;
 	}
 
 	/**
 	 * None of them was applied, for sure.
 	 * @param {import('./document.js').Sent[]} documents
 	 */
-	async notApplied(documents) {}
+	async noteAnswered(documents) {}
 
 	/**
 	 * What became of documents: their results, in order, and winners by id.
