@@ -16,6 +16,8 @@
 // No outbox belongs before it, such as @tanstack/offline-transactions: one that sends to the service by itself drops an edit that
 // is answered 400, 401 or 403, as when a token has expired.
 //
+// In a transaction of your own (createTransaction) mutationFn is yours, too: it calls documents.putAll() and documents.delete().
+//
 // What TanStack DB can't do:
 //
 // - A draft in update() is made of what is shown. Numbers beyond 2^53 in it are those that JSON.parse makes of them.
