@@ -14,7 +14,7 @@
 import { BadAnswer, NoAnswer } from '../src/errors.js';
 import { checkId, toJson } from '../src/jsontext.js';
 import { Schedule } from '../src/schedule.js';
-import { Sending, UNKNOWN } from '../src/send.js';
+import { Sending, UNKNOWN, fetchAll } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
 
 const PAGE_DOCUMENTS = 1000;
@@ -22,9 +22,9 @@ const PAGE_DOCUMENTS = 1000;
 /**
  * @typedef {import('../src/transport.js').TransportOptions & {
  *	clientId: string | Promise<string>,
- *	onRefused?: (refusal: { id: string, error: { code: string, message: string } }) => void,
- * }} RemoteOptions onRefused: is told of each document that the service can't store. The library holds it to be sent; so it is, when it
- *	is edited. The console is told without it
+ *	onRefused?: (refusal: { id: string, error: { code: string, message: string } }) => void, patience?: Patience,
+ * }} RemoteOptions patience: shared by all that ask the same service. onRefused: is told of each document that the
+ *	service can't store. The library holds it to be sent; so it is, when it is edited. The console is told without it
  *
  * @typedef {object} Edit
  * @property {string} id
@@ -54,18 +54,17 @@ export class Remote {
 	#transport;
 	#clientId;
 	#onRefused;
-	#notBefore = 0;
-	/** @type {unknown} */
-	#refusal = null;
+	#patience;
 
 	/**
 	 * @param {string} collection
 	 * @param {RemoteOptions} options
 	 */
-	constructor(collection, { clientId, onRefused = warn, ...options }) {
+	constructor(collection, { clientId, onRefused = warn, patience = new Patience(), ...options }) {
 		this.#transport = new HttpTransport(collection, options);
 		this.#clientId = clientId;
 		this.#onRefused = onRefused;
+		this.#patience = patience;
 	}
 
 	/**
@@ -75,12 +74,12 @@ export class Remote {
 	 * @returns {Promise<Map<string, Outcome>>} of each, by id
 	 */
 	push(edits) {
-		return this.#ask(async () => {
+		return this.#patience.ask(async () => {
 			const clientId = await this.#clientId;
 			/** @type {Map<string, Outcome>} */
 			const outcomes = new Map();
 
-			for (let documents = this.#toSend(edits, outcomes); documents.length;) {
+			for (let documents = toSend(edits, outcomes); documents.length;) {
 				const answers = new Push(this.#transport, clientId);
 
 				await answers.send(documents);
@@ -99,7 +98,7 @@ export class Remote {
 	 * @returns {Promise<{ documents: RemoteDocument[], cursor: string | null, more: boolean }>}
 	 */
 	pull(cursor, limit = PAGE_DOCUMENTS) {
-		return this.#ask(async () => {
+		return this.#patience.ask(async () => {
 			const clientId = await this.#clientId;
 			// A first download needs no tombstones.
 			let answer = await this.#transport.pull(clientId, cursor, limit, null, cursor !== null);
@@ -111,34 +110,17 @@ export class Remote {
 		});
 	}
 
-	/** Not before the time that the service has said, whatever the library's own waits are. */
-	async #ask(work) {
-		if (performance.now() < this.#notBefore) throw this.#refusal;
-		try {
-			return await work();
-		} catch (error) {
-			const { retryAfter } = /** @type {{ retryAfter?: number }} */ (error);
+	/**
+	 * Documents as the service has them now, deleted ones, too; those that it hasn't are left out.
+	 * @param {string[]} ids
+	 * @returns {Promise<RemoteDocument[]>}
+	 */
+	get(ids) {
+		return this.#patience.ask(async () => {
+			const documents = await fetchAll(this.#transport, await this.#clientId, null, ids);
 
-			this.#refusal = error;
-			if (retryAfter !== undefined) this.#notBefore = performance.now() + retryAfter;
-			throw error;
-		}
-	}
-
-	/** As they are sent. What no service could store is refused here. */
-	#toSend(edits, outcomes) {
-		return edits.flatMap(({ id, body, deleted = false, base, version }) => {
-			try {
-				checkId(id);
-				const baseVersion = base === undefined || base === null ? base : BigInt(base);
-
-				return [{
-					id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
-				}];
-			} catch (error) {
-				outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
-				return [];
-			}
+			if (!documents) throw new NoAnswer('the server lags');
+			return documents.map(read);
 		});
 	}
 
@@ -187,8 +169,55 @@ class Push extends Sending {
 	}
 }
 
+/** Asks not before the time that the service has said, whatever the library's own waits are. */
+export class Patience {
+	#notBefore = 0;
+	/** @type {unknown} */
+	#refusal = null;
+
+	/**
+	 * @template T
+	 * @param {() => Promise<T>} work
+	 * @returns {Promise<T>}
+	 */
+	async ask(work) {
+		if (performance.now() < this.#notBefore) throw this.#refusal;
+		try {
+			return await work();
+		} catch (error) {
+			const { retryAfter } = /** @type {{ retryAfter?: number }} */ (error);
+
+			this.#refusal = error;
+			if (retryAfter !== undefined) this.#notBefore = performance.now() + retryAfter;
+			throw error;
+		}
+	}
+}
+
+/**
+ * Edits as they are sent. What no service could store is refused here, and noted among the outcomes.
+ * @param {Edit[]} edits
+ * @param {Map<string, Outcome>} outcomes
+ * @returns {any[]}
+ */
+export function toSend(edits, outcomes) {
+	return edits.flatMap(({ id, body, deleted = false, base, version }) => {
+		try {
+			checkId(id);
+			const baseVersion = base === undefined || base === null ? base : BigInt(base);
+
+			return [{
+				id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
+			}];
+		} catch (error) {
+			outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
+			return [];
+		}
+	});
+}
+
 /** A document as the service tells it, with its body parsed. */
-function read(document) {
+export function read(document) {
 	return { ...document, body: document.body === null || document.deleted ? undefined : JSON.parse(document.body) };
 }
 
@@ -210,11 +239,12 @@ function based(sent, base) {
 }
 
 /** @returns {Outcome} */
-function refused(code, message) {
+export function refused(code, message) {
 	return { outcome: 'refused', clientVersion: null, winner: null, error: { code, message } };
 }
 
-function warn({ id, error }) {
+/** Where nobody wants to be told. */
+export function warn({ id, error }) {
 	console.warn(`docsync: document "${id}" is refused: ${error.code} ${error.message}`);
 }
 

@@ -78,6 +78,17 @@ export class HttpTransport {
 		return this.#request('GET', `/Docs/Pull?${query}`, keys);
 	}
 
+	/**
+	 * Several collections in one transaction, not atomic: [{collection, cursor, documents}]. A result for each document, and a page
+	 * of each collection, all of one instant, with documents of all clients.
+	 */
+	several(clientId, collections, maxDocuments) {
+		const parts = collections.map(({ documents, ...part }) => `${JSON.stringify(part).slice(0, -1)},"documents":${documentsText(documents)}}`);
+		const asked = JSON.stringify({ clientId, origin: 'any', reconcile: true, atomic: false, maxDocuments });
+
+		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${parts.join()}]}`);
+	}
+
 	/** What there is, to compare. */
 	reconcile(clientId, cursor, buckets, after, maxDocuments) {
 		return this.#post('/Docs/Reconcile', ['rows', 'after', 'more', 'purgedThrough'],

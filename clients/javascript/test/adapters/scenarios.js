@@ -132,9 +132,9 @@ async function apart(played, text = 'first') {
 	return [a, b];
 }
 
-const isUpload = ({ method, path, body }) => method === 'POST' && path.startsWith('/Docs?') && !body.includes('"documents":[]');
+const isUpload = ({ method, body }) => method === 'POST' && body.includes('"documents":[{');
 
-const isDownload = ({ method, path }) => method === 'GET' && path.startsWith('/Docs/Pull') || method === 'POST' && path === '/Docs/Sync';
+const isDownload = (request) => !isUpload(request) && /^\/Docs\/(Pull|Sync)/.test(request.path);
 
 /** An answer with a part of it changed: for each of its collections, if it has several. */
 const changed = (answer, change) => answer.collections ? { ...answer, collections: answer.collections.map(change) } : change(answer);
@@ -204,6 +204,7 @@ const SCENARIOS = {
 			assert(Date.now() < end, 'it is sent again');
 			await a.sync();
 		}
+		await played.meet({ x: 'x' });
 	},
 
 	async 'edited after an answer was lost: the edit is kept'(played) {

@@ -1,0 +1,106 @@
+// several.js - several collections in one request, for libraries that ask for all tables at once.
+
+import { BadAnswer, NoAnswer, Refused } from '../src/errors.js';
+import { read, refused } from './protocol.js';
+
+const PAGE_DOCUMENTS = 1000;
+
+/**
+ * @typedef {object} Pulled what has changed in a collection
+ * @property {Map<string, import('./protocol.js').RemoteDocument>} documents by id, each once, as it is now
+ * @property {string | null} cursor to go on from
+ * @property {'purged' | 'lost' | null} missed this collection has come anew, all of it, since tombstones were purged, or what it
+ *	had was lost in a restore or a failover
+ */
+
+/**
+ * All that has changed in several collections since, as it is at one instant: it asks for all of them, until none has more.
+ * @param {import('../src/transport.js').HttpTransport} transport
+ * @param {string} clientId
+ * @param {Map<string, string | null>} cursors of each collection, null at first
+ * @returns {Promise<{ utc: string, collections: Map<string, Pulled> }>} utc: the service's time
+ */
+export async function pullSeveral(transport, clientId, cursors) {
+	/** @type {Map<string, Pulled>} */
+	const collections = new Map([...cursors].map(([name, cursor]) => [name, { documents: new Map(), cursor, missed: null }]));
+
+	for (;;) {
+		const answer = await ask(transport, clientId, [...collections].map(([collection, { cursor }]) =>
+			({ collection, cursor, documents: [] })), PAGE_DOCUMENTS);
+		let more = false;
+
+		for (const page of answer.collections) {
+			const { collection, error } = page;
+
+			if (error) throw new Refused(400, error.code, `${collection}: ${error.message}`, error.details);
+			if (page.behind) throw new NoAnswer('the server lags');
+			const begun = /** @type {Pulled} */ (collections.get(collection));
+
+			// What has been missed isn't known, so all of it, which is asked for now.
+			if (page.reconcile && begun.cursor !== null) {
+				collections.set(collection, { documents: new Map(), cursor: null, missed: page.lostAfter === null ? 'purged' : 'lost' });
+				more = true;
+			} else {
+				for (const document of page.documents) begun.documents.set(document.id, read(document));
+				begun.cursor = page.cursor;
+				more ||= page.more;
+			}
+		}
+		if (!more) return { utc: answer.serverUtc, collections };
+	}
+}
+
+/**
+ * Sends documents of several collections, in one transaction; in two, where that is too much for the service, and so on.
+ * @param {import('../src/transport.js').HttpTransport} transport
+ * @param {string} clientId
+ * @param {{ collection: string, cursor: string | null, documents: any[] }[]} parts what is sent, and from where on the collection
+ *	was pulled last
+ * @returns {Promise<Map<string, any[]>>} the results, by collection
+ */
+export async function pushSeveral(transport, clientId, parts) {
+	try {
+		// Somebody's documents come with the answer, too: one at most of each collection. The next pull gives them.
+		const { collections } = await ask(transport, clientId, parts, 1);
+
+		return new Map(collections.map(({ collection, results, error }, i) =>
+			[collection, results ?? parts[i].documents.map(({ id }) => ({ id, ...refused(error.code, error.message) }))]));
+	} catch (error) {
+		if (!(error instanceof Refused) || error.status !== 413) throw error;
+		const half = Math.ceil(parts.reduce((sum, { documents }) => sum + documents.length, 0) / 2);
+		const [first, second] = halve(parts, half);
+
+		if (!second.length) {
+			return new Map(parts.filter(({ documents }) => documents.length).map(({ collection, documents: [{ id }] }) =>
+				[collection, [{ id, ...refused(error.code, error.text) }]]));
+		}
+		const results = await pushSeveral(transport, clientId, first);
+
+		for (const [name, rest] of await pushSeveral(transport, clientId, second)) results.set(name, [...results.get(name) ?? [], ...rest]);
+		return results;
+	}
+}
+
+/** So many documents, and the others. */
+function halve(parts, count) {
+	/** @type {any[][]} */
+	const [first, second] = [[], []];
+
+	for (const { documents, ...part } of parts) {
+		const taken = documents.slice(0, count);
+
+		count -= taken.length;
+		if (taken.length) first.push({ ...part, documents: taken });
+		if (taken.length < documents.length) second.push({ ...part, documents: documents.slice(taken.length) });
+	}
+	return [first, second];
+}
+
+async function ask(transport, clientId, parts, maxDocuments) {
+	const answer = await transport.several(clientId, parts, maxDocuments);
+
+	if (answer.collections.length !== parts.length || answer.collections.some(({ collection }, i) => collection !== parts[i].collection)) {
+		throw new BadAnswer('an answer for each collection was expected');
+	}
+	return answer;
+}
