@@ -382,12 +382,15 @@ const SCENARIOS = {
 		await played.meet({ x: '1' });
 		a.line.fault = (request) => isDownload(request) ? {
 			change: (answer) => changed(answer, (part) => {
-				isMissed ||= part.documents.length > 0;
-				return { ...part, documents: [] };
+				isMissed ||= part.documents.some(({ id }) => id === 'missed');
+				return { ...part, documents: part.documents.filter(({ id }) => id !== 'missed') };
 			}),
 		} : undefined;
 		await b.device.put('missed', '2');
-		for (; !isMissed; await pause(10)) await played.meet({ x: '1', missed: '2' }, [b]);
+		await b.device.put('x', '3');
+		await played.meet({ x: '3', missed: '2' }, [b]);
+		for (; !isMissed || (await a.device.content()).x !== '3'; await pause(10)) await a.sync();
+		assert.deepEqual(await a.device.content(), { x: '3' });
 		let isTold = false;
 
 		a.line.fault = (request) => isDownload(request) && !isTold ? {
@@ -396,7 +399,7 @@ const SCENARIOS = {
 				return { ...part, reconcile: true, lostAfter: null };
 			}),
 		} : undefined;
-		await played.meet({ x: '1', missed: '2' });
+		await played.meet({ x: '3', missed: '2' });
 	},
 
 	async "what can't be stored doesn't stop the others"(played) {
