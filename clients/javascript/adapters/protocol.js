@@ -133,7 +133,7 @@ export class Remote {
 			// An earlier edit of this store's own, whose answer was lost: this one has seen it.
 			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
 			// Purged since: it is a new document. If that isn't applied either, there is one that we may not see.
-			if (!winner && sent.baseVersion) return based(sent, null);
+			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
 			if (!winner) {
 				outcomes.set(sent.id, refused('42501', `${outcome}, and the service shows no such document`));
 				return null;
