@@ -261,7 +261,8 @@ javascript()
 	export JAVASCRIPT=$NODE_PROGRAM
 }
 
-# After javascript: gives its tests of the adapters the libraries, and the client among them, as npm would install it.
+# After javascript: gives its tests of the adapters the libraries, and the client among them, as npm would install it. Sets
+# ADAPTERS to the adapters in it.
 adapters()
 {
 	local part
@@ -271,4 +272,5 @@ adapters()
 	mkdir "$NODE_PROGRAM/node_modules/docsync-client"
 	for part in package.json src adapters; do cp -R "$ROOT/clients/javascript/$part" "$NODE_PROGRAM/node_modules/docsync-client/"; done
 	ln -s "$NODE_PROGRAM/node_modules" "$JAVASCRIPT/test/adapters/node_modules"
+	export ADAPTERS=$NODE_PROGRAM/node_modules/docsync-client/adapters
 }

@@ -4,7 +4,8 @@
 # be made of what is printed:
 #
 #	ok 3 - rxdb: a deletion reaches the others
-#	ok 4 # skip signaldb: a later edit beats a deletion: REASON
+#	ok 4 # skip rxdb: a later edit beats a deletion: REASON
+#	ok 5 - rxdb (its own): a conflictHandler decides
 #
 # DOCSYNC_ADAPTERS: which libraries, rxdb tanstack-db ...; all without it.
 
@@ -16,6 +17,7 @@ use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
 use DocsyncTest::Http;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $directory = $ENV{DOCSYNC_JAVASCRIPT} && "$ENV{DOCSYNC_JAVASCRIPT}/test/adapters";
@@ -24,6 +26,10 @@ plan skip_all => 'DOCSYNC_JAVASCRIPT, a copy of clients/javascript with its pack
 my $node = new_node('main');
 my $http = DocsyncTest::Http->new($node);
 my @libraries = $ENV{DOCSYNC_ADAPTERS} ? split ' ', $ENV{DOCSYNC_ADAPTERS} : map { m{([^/]+)\.test\.js\z} } sort glob "$directory/*.test.js";
+
+my %is_scenario = map { $_ => 1 } grep { defined } slurp_file("$directory/scenarios.js") =~ /^\tasync (?:'([^']+)'|"([^"]+)")\(played\)/mg;
+
+ok(keys %is_scenario > 10, 'there are scenarios');
 
 # What the scenarios have refused
 $http->session->do(q{ALTER TABLE docsync.document ADD CONSTRAINT refuse_check CHECK (body ->> 'refuse' IS DISTINCT FROM 'check') NOT VALID});
@@ -49,7 +55,7 @@ for my $library (@libraries)
 		}
 		else
 		{
-			ok(!$not, "$library: $name");
+			ok(!$not, $library . ($is_scenario{$name} ? '' : ' (its own)') . ": $name");
 		}
 	}
 	diag $output if $failed || $status;

@@ -18,7 +18,6 @@ import { Sending, UNKNOWN, fetchAll } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
 
 const PAGE_DOCUMENTS = 1000;
-const EVERY = 60_000;
 
 /**
  * @typedef {import('../src/transport.js').TransportOptions & {
@@ -134,7 +133,7 @@ export class Remote {
 			// An earlier edit of this store's own, whose answer was lost: this one has seen it.
 			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
 			// Purged since: it is a new document. If that isn't applied either, there is one that we may not see.
-			if (!winner && sent.baseVersion) return based(sent, null);
+			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
 			if (!winner) {
 				outcomes.set(sent.id, refused('42501', `${outcome}, and the service shows no such document`));
 				return null;
@@ -250,15 +249,14 @@ export function warn({ id, error }) {
 }
 
 /**
- * Asks the service now and then: every minute, and when the page comes online or to the front; later and later while that fails.
+ * Asks the service now and then: every minute without `every`, and when the page comes online or to the front.
  * @param {() => unknown} sync
  * @param {number} [every] milliseconds
  * @returns {() => void} ends it
  */
-export function poll(sync, every = EVERY) {
+export function poll(sync, every) {
 	const schedule = new Schedule({
-		sync: async () => { await sync(); }, every, name: '', random: Math.random,
-		store: /** @type {any} */ ({ lock: (name, work) => work() }),
+		sync: async () => { await sync(); }, every, name: '', store: Promise.resolve(/** @type {any} */ ({ lock: (name, work) => work() })),
 	});
 
 	schedule.start();

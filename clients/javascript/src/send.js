@@ -30,7 +30,7 @@ export async function fetchAll(transport, clientId, cursor, ids) {
 	return documents;
 }
 
-/** One sending. Who sends has the three methods at its end. */
+/** One sending. Who sends has the four methods at its end. */
 export class Sending {
 	#accepted = false;
 	#refused = 0;
@@ -40,18 +40,22 @@ export class Sending {
 		this.transport = transport;
 	}
 
+	/** The others with the next sync: who may write nothing any more shouldn't try each at once. */
+	get hasHadEnough() {
+		return this.#refused >= MAX_REFUSED;
+	}
+
 	/** @param {import('./document.js').Sent[]} documents */
 	async send(documents) {
-		// The others with the next sync: who may write nothing any more shouldn't try each at once.
-		if (this.#refused >= MAX_REFUSED) return;
-		const { clientId } = await this.sending(documents);
+		if (this.hasHadEnough) return;
+		const clientId = await this.noteSent(documents);
 		let results;
 
 		try {
 			({ results } = await this.transport.upload(clientId, documents));
 		} catch (error) {
 			if (!(error instanceof Refused)) throw error;
-			if (!error.retry) await this.notApplied(documents);
+			if (!error.retry) await this.noteAnswered(documents);
 			if (!error.aboutDocuments) throw error;
 			if (documents.length > 1) {
 				const half = documents.length >> 1;
@@ -63,14 +67,25 @@ export class Sending {
 			}
 			return;
 		}
+		const untried = await this.take(documents, results);
+
+		if (untried.length && untried.length < documents.length) await this.send(untried);
+	}
+
+	/**
+	 * What became of documents that were sent.
+	 * @param {import('./document.js').Sent[]} documents
+	 * @param {any[]} results
+	 * @returns {Promise<import('./document.js').Sent[]>} those that weren't tried
+	 */
+	async take(documents, results) {
 		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
 			throw new BadAnswer('a result for each document was expected');
 		}
+		if (!documents.length) return [];
 		this.#accepted = true;
 		await this.#tell(documents, results);
-		const untried = documents.filter((_, i) => results[i].outcome === 'untried');
-
-		if (untried.length && untried.length < documents.length) await this.send(untried);
+		return documents.filter((_, i) => results[i].outcome === 'untried');
 	}
 
 	async #refusedAlone(clientId, document, { status, code, text }) {
@@ -82,6 +97,7 @@ export class Sending {
 		await this.#tell([document], [{ id: document.id, outcome: 'refused', error: { code: `${status} ${code}`, message: text } }]);
 	}
 
+	/** Who sends, with the winners. */
 	async #tell(documents, results) {
 		await this.answered(documents, results, await this.#winners(results));
 		this.#refused += results.filter(({ outcome }) => outcome === 'refused').length;
@@ -111,19 +127,19 @@ export class Sending {
 	}
 
 	/**
-	 * Before documents are sent. Says who sends them.
+	 * Before documents are sent. Returns the clientId.
 	 * @param {import('./document.js').Sent[]} documents
-	 * @returns {Promise<{ clientId: string }>}
+	 * @returns {Promise<string>}
 	 */
-	async sending(documents) {
-		return this.place();
+	async noteSent(documents) {
+		return (await this.place()).clientId;
 	}
 
 	/**
 	 * None of them was applied, for sure.
 	 * @param {import('./document.js').Sent[]} documents
 	 */
-	async notApplied(documents) {}
+	async noteAnswered(documents) {}
 
 	/**
 	 * What became of documents: their results, in order, and winners by id.

@@ -25,17 +25,27 @@ export class Upload extends Sending {
 	 * @param {(document: import('./document.js').Document, clientId: string) => boolean} [which]
 	 */
 	async run(unsent, which = all, limit = BATCH_DOCUMENTS) {
-		let after = null;
+		let documents = await this.next(unsent, null, limit, BATCH_BYTES, which);
 
-		for (;;) {
-			const documents = await this.local.transaction(async (transaction) => (await transaction.batch(
-				unsent, (document) => which(document, transaction.state.clientId), after, limit, BATCH_BYTES,
-			)).map((document) => asSent(document, transaction.keepsConflicts)));
-
-			if (!documents.length) return this.outcomes;
-			after = documents.at(-1);
+		while (documents.length) {
 			await this.send(documents);
+			documents = await this.next(unsent, documents.at(-1) ?? null, limit, BATCH_BYTES, which);
 		}
+		return this.outcomes;
+	}
+
+	/**
+	 * What is sent next, behind `after`, as it is sent: up to so many documents, and characters of bodies, about.
+	 * @param {number} unsent
+	 * @param {{ clientVersion: bigint, id: string } | null} after
+	 * @param {number} limit
+	 * @param {number} limitBytes
+	 * @param {(document: import('./document.js').Document, clientId: string) => boolean} [which]
+	 */
+	next(unsent, after, limit, limitBytes, which = all) {
+		return this.local.transaction(async (transaction) => (await transaction.batch(
+			unsent, (document) => which(document, transaction.state.clientId), after, limit, limitBytes,
+		)).map((document) => asSent(document, transaction.keepsConflicts)));
 	}
 
 	async place() {
@@ -43,7 +53,7 @@ export class Upload extends Sending {
 	}
 
 	/** Whatever happens then, the own versions are known from another store's. */
-	sending(documents) {
+	noteSent(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id, clientVersion } of documents) {
 				const document = await transaction.find(id);
@@ -53,11 +63,11 @@ export class Upload extends Sending {
 				document.unanswered = true;
 				await transaction.save(document);
 			}
-			return transaction.state;
+			return transaction.state.clientId;
 		});
 	}
 
-	notApplied(documents) {
+	noteAnswered(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id } of documents) {
 				const document = await transaction.find(id);

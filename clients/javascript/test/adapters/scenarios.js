@@ -76,13 +76,13 @@ class Played {
 		return place;
 	}
 
-	/** Until the service and all devices have just this: {id: text}; or the same, if nothing is given. Returns it. */
+	/** Syncs all, until the service and these devices have just this: {id: text}; or the same, if nothing is given. Returns it. */
 	async meet(expected, places = this.places) {
 		const end = Date.now() + 15_000;
 		const reference = openReference(this.name);
 
 		for (;;) {
-			for (const place of places) await place.sync();
+			for (const place of this.places) await place.sync();
 			await reference.sync();
 			const contents = await Promise.all(places.map(({ device }) => device.content()));
 			const service = Object.fromEntries((await reference.list()).map(({ id, body }) => [id, body.text]));
@@ -133,6 +133,11 @@ async function apart(played, text = 'first') {
 }
 
 const isUpload = ({ method, body }) => method === 'POST' && body.includes('"documents":[{');
+
+const isDownload = (request) => !isUpload(request) && /^\/Docs\/(Pull|Sync)/.test(request.path);
+
+/** An answer with a part of it changed: for each of its collections, if it has several. */
+const changed = (answer, change) => answer.collections ? { ...answer, collections: answer.collections.map(change) } : change(answer);
 
 const SCENARIOS = {
 	async 'edits offline meet'(played) {
@@ -205,22 +210,14 @@ const SCENARIOS = {
 	async 'edited after an answer was lost: the edit is kept'(played) {
 		const [a, b] = [await played.device(), await played.device()];
 		let isLost = true;
-		let lost = 0;
 
 		await b.device.put('x', '0');
 		await played.meet({ x: '0' });
-		a.line.fault = (request) => {
-			if (!isUpload(request) || !isLost) return undefined;
-			lost++;
-			return 'lost';
-		};
+		a.line.fault = (request) => isUpload(request) && isLost ? 'lost' : undefined;
 		await a.device.put('x', '1');
-		while (!lost) {
-			await a.sync();
-			await pause(10);
-		}
+		for (; JSON.parse((await played.stored('x')).body).text !== '1'; await pause(10)) await a.sync();
 		await a.device.put('x', '2');
-		await played.meet({ x: '1' }, [b]);
+		await a.sync();
 		isLost = false;
 		await played.meet({ x: '2' });
 	},
@@ -230,13 +227,23 @@ const SCENARIOS = {
 
 		await a.device.put('bad', 'bad', { refuse: 'check' });
 		await a.device.put('good', 'good');
-		await a.sync();
 		await played.meet({ good: 'good' }, [b]);
-		await a.sync();
 		assert.deepEqual([...new Set(await a.device.refused())], ['bad'], 'the app is told');
 		assert.deepEqual(await a.device.content(), { bad: 'bad', good: 'good' }, 'it is still here');
 		await a.device.put('bad', 'mended', { refuse: 'no' });
 		await played.meet({ bad: 'mended', good: 'good' });
+	},
+
+	async 'a hundred documents are refused'(played) {
+		const [a, b] = [await played.device(), await played.device()];
+
+		for (let n = 0; n < 100; n++) await a.device.put(`bad${n}`, 'bad', { refuse: 'check' });
+		await a.device.put('good', 'good');
+		await played.meet({ good: 'good' }, [b]);
+		for (const end = Date.now() + 10_000; new Set(await a.device.refused()).size < 100; await pause(20)) {
+			assert(Date.now() < end, 'the app is told of each');
+			await a.sync();
+		}
 	},
 
 	async 'three devices converge'(played) {
@@ -321,12 +328,13 @@ const SCENARIOS = {
 		a.line.requests = [];
 		a.line.fault = () => ({ status: 503, headers: { 'Retry-After': '1', 'Access-Control-Expose-Headers': 'Retry-After' }, body: '' });
 		await a.online();
-		for (let n = 0; n < 5; n++, await pause(50)) await a.sync();
+		await a.device.put('x', '3');
+		await pause(500);
 		assert(a.line.requests.length <= 2, `Retry-After is heeded: ${a.line.requests.length} requests`);
 		a.line.fault = () => undefined;
-		await played.meet({ x: '2' });
-		await b.device.put('x', '3');
 		await played.meet({ x: '3' });
+		await b.device.put('x', '4');
+		await played.meet({ x: '4' });
 	},
 
 	async "a captive portal's page is no answer"(played) {
@@ -366,6 +374,34 @@ const SCENARIOS = {
 		assert.equal((await played.meet()).d7, 'edited');
 	},
 
+	async 'told to compare, it gets what it has missed'(played) {
+		const [a, b] = [await played.device(), await played.device()];
+		let isMissed = false;
+
+		await b.device.put('x', '1');
+		await played.meet({ x: '1' });
+		a.line.fault = (request) => isDownload(request) ? {
+			change: (answer) => changed(answer, (part) => {
+				isMissed ||= part.documents.some(({ id }) => id === 'missed');
+				return { ...part, documents: part.documents.filter(({ id }) => id !== 'missed') };
+			}),
+		} : undefined;
+		await b.device.put('missed', '2');
+		await b.device.put('x', '3');
+		await played.meet({ x: '3', missed: '2' }, [b]);
+		for (; !isMissed || (await a.device.content()).x !== '3'; await pause(10)) await a.sync();
+		assert.deepEqual(await a.device.content(), { x: '3' });
+		let isTold = false;
+
+		a.line.fault = (request) => isDownload(request) && !isTold ? {
+			change: (answer) => changed(answer, (part) => {
+				isTold = true;
+				return { ...part, reconcile: true, lostAfter: null };
+			}),
+		} : undefined;
+		await played.meet({ x: '3', missed: '2' });
+	},
+
 	async "what can't be stored doesn't stop the others"(played) {
 		const a = await played.device();
 
@@ -374,7 +410,6 @@ const SCENARIOS = {
 		await a.device.put('good', 'good');
 		const b = await played.device();
 
-		await a.sync();
 		await played.meet({ good: 'good' }, [b]);
 	},
 };
