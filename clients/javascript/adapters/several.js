@@ -59,37 +59,47 @@ export async function pullSeveral(transport, clientId, cursors) {
  * @returns {Promise<Map<string, any[]>>} the results, by collection
  */
 export async function pushSeveral(transport, clientId, parts) {
-	try {
-		// Somebody's documents come with the answer, too: one at most of each collection. The next pull gives them.
-		const { collections } = await ask(transport, clientId, parts, 1);
+	const results = new Map();
+	const note = (more) => more.forEach((rest, collection) => results.set(collection, [...results.get(collection) ?? [], ...rest]));
+	let sent = parts.filter(({ documents }) => documents.length);
 
-		return new Map(collections.map(({ collection, results, error }, i) =>
-			[collection, results ?? parts[i].documents.map(({ id }) => ({ id, ...refused(error.code, error.message) }))]));
-	} catch (error) {
-		if (!(error instanceof Refused) || error.status !== 413) throw error;
-		const half = Math.ceil(parts.reduce((sum, { documents }) => sum + documents.length, 0) / 2);
-		const [first, second] = halve(parts, half);
+	while (sent.length) {
+		try {
+			// Somebody's documents come with the answer, too: one at most of each collection. The next pull gives them.
+			const { collections } = await ask(transport, clientId, sent, 1);
+			const outcomes = collections.map(({ results: of, error }, i) =>
+				of ?? sent[i].documents.map(({ id }) => ({ id, ...refused(error.code, error.message) })));
+			// After too many that were refused the others were left, for the next request.
+			const untried = sent.map((part, i) => ({ ...part, documents: part.documents.filter((_, n) => outcomes[i][n].outcome === 'untried') }));
 
-		if (!second.length) {
-			return new Map(parts.filter(({ documents }) => documents.length).map(({ collection, documents: [{ id }] }) =>
-				[collection, [{ id, ...refused(error.code, error.text) }]]));
+			note(new Map(sent.map(({ collection }, i) => [collection, outcomes[i].filter(({ outcome }) => outcome !== 'untried')])));
+			if (count(untried) === count(sent)) throw new BadAnswer('none of the documents was tried');
+			sent = untried.filter(({ documents }) => documents.length);
+		} catch (error) {
+			if (!(error instanceof Refused) || error.status !== 413) throw error;
+			if (count(sent) === 1) {
+				note(new Map(sent.map(({ collection, documents: [{ id }] }) => [collection, [{ id, ...refused(error.code, error.text) }]])));
+			} else {
+				for (const half of halve(sent)) note(await pushSeveral(transport, clientId, half));
+			}
+			sent = [];
 		}
-		const results = await pushSeveral(transport, clientId, first);
-
-		for (const [name, rest] of await pushSeveral(transport, clientId, second)) results.set(name, [...results.get(name) ?? [], ...rest]);
-		return results;
 	}
+	return results;
 }
 
-/** So many documents, and the others. */
-function halve(parts, count) {
+const count = (parts) => parts.reduce((sum, { documents }) => sum + documents.length, 0);
+
+/** Half of the documents, and the others. */
+function halve(parts) {
 	/** @type {any[][]} */
 	const [first, second] = [[], []];
+	let left = count(parts) >> 1;
 
 	for (const { documents, ...part } of parts) {
-		const taken = documents.slice(0, count);
+		const taken = documents.slice(0, left);
 
-		count -= taken.length;
+		left -= taken.length;
 		if (taken.length) first.push({ ...part, documents: taken });
 		if (taken.length < documents.length) second.push({ ...part, documents: documents.slice(taken.length) });
 	}
@@ -97,7 +107,7 @@ function halve(parts, count) {
 }
 
 async function ask(transport, clientId, parts, maxDocuments) {
-	const answer = await transport.several(clientId, parts, maxDocuments);
+	const answer = await transport.sync(clientId, parts.map((part) => ({ ...part, digest: null })), maxDocuments, true, 'any');
 
 	if (answer.collections.length !== parts.length || answer.collections.some(({ collection }, i) => collection !== parts[i].collection)) {
 		throw new BadAnswer('an answer for each collection was expected');

@@ -156,7 +156,7 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 
 				for (const result of results.get(name) ?? []) all.set(result.id, result);
 				for (const [id, { error }] of all) if (error) onRefused({ id, error });
-				rejected[table] = [...all].filter(([id, { outcome, winner }]) => ['refused', 'untried'].includes(outcome)
+				rejected[table] = [...all].filter(([id, { outcome, winner }]) => outcome === 'refused'
 					|| ['conflict', 'discarded'].includes(outcome) && !(winner?.deleted && changes[table].deleted.includes(id))).map(([id]) => id);
 			}
 			return { experimentalRejectedIds: rejected };

@@ -49,9 +49,10 @@ export class HttpTransport {
 	 * @param {{ collection: string, cursor: string | null, digest: string | null, documents: import('./document.js').Sent[] }[]} parts
 	 * @param {number} maxDocuments
 	 * @param {boolean} tombstones
+	 * @param {string} [origin] "any": documents of this client, too
 	 */
-	sync(clientId, parts, maxDocuments, tombstones) {
-		const asked = JSON.stringify({ clientId, maxDocuments, reconcile: true, atomic: false, tombstones });
+	sync(clientId, parts, maxDocuments, tombstones, origin) {
+		const asked = JSON.stringify({ clientId, origin, maxDocuments, reconcile: true, atomic: false, tombstones });
 		const texts = parts.map(({ collection, cursor, digest, documents }) => withDocuments({ collection, cursor, state: digest }, documents));
 
 		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${texts}]}`);
@@ -76,17 +77,6 @@ export class HttpTransport {
 			([key, value]) => `${key}=${encodeURIComponent(value)}`).join('&');
 
 		return this.#request('GET', `/Docs/Pull?${query}`, keys);
-	}
-
-	/**
-	 * Several collections in one transaction, not atomic: [{collection, cursor, documents}]. A result for each document, and a page
-	 * of each collection, all of one instant, with documents of all clients.
-	 */
-	several(clientId, collections, maxDocuments) {
-		const parts = collections.map(({ documents, ...part }) => `${JSON.stringify(part).slice(0, -1)},"documents":${documentsText(documents)}}`);
-		const asked = JSON.stringify({ clientId, origin: 'any', reconcile: true, atomic: false, maxDocuments });
-
-		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${parts.join()}]}`);
 	}
 
 	/** What there is, to compare. */
