@@ -38,11 +38,30 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 	const key = collection.schema.primaryPath;
 	const remote = new Remote(name, { url, token, timeout, fetch, onRefused, clientId: collection.database.storageToken });
 	const toRx = ({ id, clientVersion, deleted, body }) => ({ ...body, [key]: id, clientVersion: `${clientVersion}`, _deleted: deleted });
-	/** What was sent, with its new version, until RxDB has taken that by a download. Before what came by it, which is later. */
-	const acknowledged = new Map();
+	/**
+	 * What the service has, by id, and RxDB is given with each download until it has taken it: what was sent, with its new version; and
+	 * what came while it was sent, since RxDB passes over changes to a document that it takes to be unsent.
+	 */
+	const owed = new Map();
+	const sending = new Set();
+	const owe = (id, document) => {
+		if (!isLater(owed.get(id), document)) owed.set(id, document);
+	};
 	/** What RxDB was given since it last had all, and may not have stored yet. */
 	const given = new Set();
 	let isLast = true;
+
+	/** What RxDB has of these, deleted ones, too. */
+	const stored = async (ids) => new Map(ids.length
+		? (await collection.storageInstance.findDocumentsById(ids, true)).map((document) => [document[key], document]) : []);
+
+	/** What is owed still. */
+	async function stillOwed() {
+		for (const [id, document] of await stored([...owed.keys()])) {
+			if (!isLater(owed.get(id), document)) owed.delete(id);
+		}
+		return [...owed.values()];
+	}
 
 	/** A deleted document is what it was before, which the schema may require; what isn't here needs no deletion. */
 	async function allToRx(documents) {
@@ -50,7 +69,7 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 		let before = new Map();
 
 		while (ids.length && !replication.isStopped()) {
-			before = new Map((await collection.storageInstance.findDocumentsById(ids, true)).map((document) => [document[key], document]));
+			before = await stored(ids);
 			if (ids.every((id) => before.has(id) || !given.has(id))) break;
 			await new Promise((resolve) => { setTimeout(resolve, 10); });
 		}
@@ -66,7 +85,7 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 		pull: {
 			batchSize: 1000,
 			async handler(checkpoint, batchSize) {
-				const own = [...acknowledged];
+				const before = await stillOwed();
 				const latest = new Map();
 				let documents = [];
 				let page = { cursor: checkpoint?.cursor ?? null, more: true };
@@ -80,31 +99,45 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 					documents = await allToRx([...latest.values()]);
 					page = next;
 				}
-				for (const [id, document] of own) if (acknowledged.get(id) === document) acknowledged.delete(id);
-				for (const id of latest.keys()) given.add(id);
-				documents.unshift(...own.map(([, document]) => document));
+				for (const document of documents) {
+					const id = document[key];
+
+					given.add(id);
+					if (sending.has(id) || owed.has(id)) owe(id, document);
+				}
+				documents.unshift(...before);
 				isLast = documents.length < batchSize;
 				return { documents, checkpoint: { cursor: page.cursor } };
 			},
 		},
 		push: {
 			batchSize: 1000,
-			async handler(rows) {
-				const outcomes = await remote.push(rows.map(({ newDocumentState, assumedMasterState }) => {
-					const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
-
-					return { id: body[key], body, deleted, base: assumedMasterState?.clientVersion ?? null };
-				}));
+			async handler(all) {
+				// Where a conflict was decided for what the service has, that is all there is to be sent.
+				const rows = all.filter(({ newDocumentState, assumedMasterState }) => JSON.stringify(newDocumentState) !== JSON.stringify(assumedMasterState));
+				const ids = rows.map(({ newDocumentState }) => newDocumentState[key]);
 				const conflicts = [];
 
-				for (const { newDocumentState } of rows) {
-					const id = newDocumentState[key];
-					const { outcome, clientVersion, winner } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
-					const { deleted, body = newDocumentState } = winner ?? { deleted: newDocumentState._deleted };
-					const stored = toRx({ id, clientVersion, deleted, body });
+				for (const id of ids) sending.add(id);
+				try {
+					const outcomes = await remote.push(rows.map(({ newDocumentState, assumedMasterState }) => {
+						const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
 
-					if (outcome === 'conflict') conflicts.push(stored);
-					else if (outcome !== 'refused') acknowledged.set(id, stored);
+						return { id: body[key], body, deleted, base: assumedMasterState?.clientVersion ?? null };
+					}));
+
+					for (const { newDocumentState } of rows) {
+						const id = newDocumentState[key];
+						const { outcome, clientVersion, winner } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
+						const { deleted, body = newDocumentState } = winner ?? { deleted: newDocumentState._deleted };
+						const document = toRx({ id, clientVersion, deleted, body });
+
+						if (outcome === 'refused') continue;
+						if (outcome === 'conflict') conflicts.push(document);
+						owe(id, document);
+					}
+				} finally {
+					for (const id of ids) sending.delete(id);
 				}
 				if (live) replication.reSync();
 				return conflicts;
@@ -114,4 +147,9 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 
 	if (live) replication.onCancel.push(poll(() => replication.reSync(), every));
 	return replication;
+}
+
+/** Whether this is of a later version than the other; neither may be there, or have one. */
+function isLater(one, other) {
+	return one !== undefined && BigInt(one.clientVersion ?? -1) > BigInt(other?.clientVersion ?? -1);
 }
