@@ -78,12 +78,17 @@ test('a conflictHandler decides', needsService, async () => {
 
 test("a conflict that is decided for the service's version: nothing is sent", needsService, async () => {
 	const name = anyName();
-	const [a, b] = [await openCollection({ name }), await openCollection({ name })];
+	let isOffline = true;
+	const a = await openCollection({ name });
+	const b = await openCollection({
+		name, fetch: (...args) => isOffline ? Promise.reject(new TypeError('offline')) : fetch(...args),
+	});
 	const transport = new HttpTransport(name, { url: URL_OF_SERVICE, token: TOKEN });
 
 	await a.notes.insert({ id: 'x', text: 'a' });
 	await a.replication.awaitInSync();
 	await b.notes.insert({ id: 'x', text: 'b' });
+	isOffline = false;
 	await until(async () => (await b.notes.findOne('x').exec()).text === 'a');
 	await b.replication.awaitInSync();
 	const { documents: [{ clientId }] } = await transport.get('reader', null, ['x']);
