@@ -326,7 +326,7 @@ const SCENARIOS = {
 		await a.device.put('x', '2');
 		for (let n = 0; n < 5; n++, await pause(50)) await a.sync();
 		a.line.requests = [];
-		a.line.fault = () => ({ status: 503, headers: { 'Retry-After': '1' }, body: '' });
+		a.line.fault = () => ({ status: 503, headers: { 'Retry-After': '1', 'Access-Control-Expose-Headers': 'Retry-After' }, body: '' });
 		await a.online();
 		await a.device.put('x', '3');
 		await pause(500);
