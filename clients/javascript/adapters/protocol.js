@@ -130,7 +130,11 @@ export class Remote {
 		const { result: { outcome, clientVersion, error }, winner } = answer;
 
 		if (outcome === 'conflict' || outcome === 'discarded') {
-			// An earlier edit of this store's own, whose answer was lost: this one has seen it.
+			// Sent before by this store itself, and the answer was lost: this very edit, or an earlier one, which this one has seen.
+			if (winner?.clientId === clientId && isSame(sent, winner)) {
+				outcomes.set(sent.id, { outcome: 'unchanged', clientVersion: winner.clientVersion, winner: null, error: null });
+				return null;
+			}
 			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
 			// Purged since: it is a new document. If that isn't applied either, there is one that we may not see.
 			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
@@ -226,6 +230,17 @@ function later(base) {
 	const now = BigInt(Date.now());
 
 	return base === undefined || base === null || base < now ? now : base + 1n;
+}
+
+/** Whether a document is, but for its version, what is stored. */
+function isSame(sent, stored) {
+	return sent.deleted === stored.deleted && (sent.deleted || sorted(sent.body) === sorted(stored.body));
+}
+
+/** JSON as it is with the keys in order: the service has an order of its own. */
+function sorted(text) {
+	return JSON.stringify(JSON.parse(text), (key, part) => part === null || typeof part !== 'object' || Array.isArray(part) ? part
+		: Object.fromEntries(Object.entries(part).sort(([one], [other]) => one < other ? -1 : 1)));
 }
 
 /** The same edit, of another version. */

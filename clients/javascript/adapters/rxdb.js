@@ -26,92 +26,160 @@
 import { replicateRxCollection } from 'rxdb/plugins/replication';
 import { Remote, poll } from './protocol.js';
 
+const BATCH = 1000;
+const NONE = -(2n ** 63n) - 1n;		// below all versions
+
 /**
  * Begins a replication.
- * @param {import('./protocol.js').RemoteOptions & {
- *	collection: any, name: string, live?: boolean, every?: number, retryTime?: number,
+ * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & {
+ *	collection: any, name: string, live?: boolean, every?: number,
  * } & Record<string, any>} options collection: an RxCollection; name: of the collection, as the service knows it; every:
  *	milliseconds between two downloads; others are replicateRxCollection's
  * @returns {any} an RxReplicationState
  */
 export function replicateDocsync({ collection, name, url, token, timeout, fetch, onRefused, every, live = true, ...options }) {
-	const key = collection.schema.primaryPath;
 	const remote = new Remote(name, { url, token, timeout, fetch, onRefused, clientId: collection.database.storageToken });
-	const toRx = ({ id, clientVersion, deleted, body }) => ({ ...body, [key]: id, clientVersion: `${clientVersion}`, _deleted: deleted });
-	/** What was sent, with its new version, until RxDB has taken that by a download. Before what came by it, which is later. */
-	const acknowledged = new Map();
-	/** What RxDB was given since it last had all, and may not have stored yet. */
-	const given = new Set();
-	let isLast = true;
-
-	/** A deleted document is what it was before, which the schema may require; what isn't here needs no deletion. */
-	async function allToRx(documents) {
-		const ids = documents.filter(({ deleted }) => deleted).map(({ id }) => id);
-		let before = new Map();
-
-		while (ids.length && !replication.isStopped()) {
-			before = new Map((await collection.storageInstance.findDocumentsById(ids, true)).map((document) => [document[key], document]));
-			if (ids.every((id) => before.has(id) || !given.has(id))) break;
-			await new Promise((resolve) => { setTimeout(resolve, 10); });
-		}
-		return documents.filter(({ id, deleted }) => !deleted || before.has(id)).map((document) => {
-			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body;
-
-			return toRx({ ...document, body });
-		});
-	}
-
+	const ends = new Ends(collection, remote);
 	const replication = replicateRxCollection({
 		replicationIdentifier: `docsync ${url} ${name}`, collection, live, ...options,
-		pull: {
-			batchSize: 1000,
-			async handler(checkpoint, batchSize) {
-				const own = [...acknowledged];
-				const latest = new Map();
-				let documents = [];
-				let page = { cursor: checkpoint?.cursor ?? null, more: true };
-
-				if (isLast) given.clear();
-				// RxDB takes a page with fewer documents than it asked for to be the last.
-				while (page.more && documents.length < batchSize) {
-					const next = await remote.pull(page.cursor, batchSize);
-
-					for (const document of next.documents) latest.set(document.id, document);
-					documents = await allToRx([...latest.values()]);
-					page = next;
-				}
-				for (const [id, document] of own) if (acknowledged.get(id) === document) acknowledged.delete(id);
-				for (const id of latest.keys()) given.add(id);
-				documents.unshift(...own.map(([, document]) => document));
-				isLast = documents.length < batchSize;
-				return { documents, checkpoint: { cursor: page.cursor } };
-			},
-		},
+		pull: { batchSize: BATCH, handler: (checkpoint, batchSize) => ends.pull(checkpoint?.cursor ?? null, batchSize) },
 		push: {
-			batchSize: 1000,
+			batchSize: BATCH,
 			async handler(rows) {
-				const outcomes = await remote.push(rows.map(({ newDocumentState, assumedMasterState }) => {
-					const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
+				const conflicts = await ends.push(rows);
 
-					return { id: body[key], body, deleted, base: assumedMasterState?.clientVersion ?? null };
-				}));
-				const conflicts = [];
-
-				for (const { newDocumentState } of rows) {
-					const id = newDocumentState[key];
-					const { outcome, clientVersion, winner } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
-					const { deleted, body = newDocumentState } = winner ?? { deleted: newDocumentState._deleted };
-					const stored = toRx({ id, clientVersion, deleted, body });
-
-					if (outcome === 'conflict') conflicts.push(stored);
-					else if (outcome !== 'refused') acknowledged.set(id, stored);
-				}
 				if (live) replication.reSync();
 				return conflicts;
 			},
 		},
 	});
 
+	ends.isStopped = () => replication.isStopped();
 	if (live) replication.onCancel.push(poll(() => replication.reSync(), every));
 	return replication;
+}
+
+/** RxDB at one end, the service at the other. */
+class Ends {
+	isStopped = () => false;
+	#collection;
+	#remote;
+	#key;
+	/**
+	 * What the service has, by id, and RxDB is given with each download until it has taken it: what was sent, with its new version; and
+	 * what came while it was sent, since RxDB passes over changes to a document that it takes to be unsent.
+	 * @type {Map<string, any>}
+	 */
+	#owed = new Map();
+	#sending = new Set();
+	/** What RxDB was given since it last had all, and may not have stored yet. */
+	#given = new Set();
+	#wasLast = true;
+
+	constructor(collection, remote) {
+		this.#collection = collection;
+		this.#remote = remote;
+		this.#key = collection.schema.primaryPath;
+	}
+
+	/** What others have changed: as many documents as RxDB asks for, or all. It takes a page with fewer to be the last. */
+	async pull(cursor, batchSize) {
+		const owed = await this.#stillOwed();
+		const latest = new Map();
+		let documents = [];
+
+		if (this.#wasLast) this.#given.clear();
+		for (let more = true; more && documents.length < batchSize;) {
+			const page = await this.#remote.pull(cursor, batchSize);
+
+			for (const document of page.documents) latest.set(document.id, document);
+			documents = await this.#allToRx([...latest.values()]);
+			({ cursor, more } = page);
+		}
+		for (const document of documents) {
+			const id = document[this.#key];
+
+			this.#given.add(id);
+			if (this.#sending.has(id) || this.#owed.has(id)) this.#owe(id, document);
+		}
+		documents.unshift(...owed);
+		this.#wasLast = documents.length < batchSize;
+		return { documents, checkpoint: { cursor } };
+	}
+
+	/** Sends edits. Returns those that the service has of them that were in conflict. */
+	async push(all) {
+		// Where a conflict was decided for what the service has, that is all there is to be sent.
+		const rows = all.filter(({ newDocumentState, assumedMasterState }) =>
+			JSON.stringify(newDocumentState) !== JSON.stringify(assumedMasterState));
+		const ids = rows.map(({ newDocumentState }) => newDocumentState[this.#key]);
+		const conflicts = [];
+
+		for (const id of ids) this.#sending.add(id);
+		try {
+			const outcomes = await this.#remote.push(rows.map(({ newDocumentState, assumedMasterState }, i) => {
+				const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
+
+				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null };
+			}));
+
+			for (const [i, { newDocumentState }] of rows.entries()) {
+				const { outcome, clientVersion, winner } = outcomes.get(ids[i]);
+				const { deleted, body = newDocumentState } = winner ?? { deleted: newDocumentState._deleted };
+				const document = this.#toRx({ id: ids[i], clientVersion, deleted, body });
+
+				if (outcome === 'refused') continue;
+				if (outcome === 'conflict') conflicts.push(document);
+				this.#owe(ids[i], document);
+			}
+		} finally {
+			for (const id of ids) this.#sending.delete(id);
+		}
+		return conflicts;
+	}
+
+	#toRx({ id, clientVersion, deleted, body }) {
+		return { ...body, [this.#key]: id, clientVersion: `${clientVersion}`, _deleted: deleted };
+	}
+
+	/** A deleted document is what it was before, which the schema may require; what isn't here needs no deletion. */
+	async #allToRx(documents) {
+		const ids = documents.filter(({ deleted }) => deleted).map(({ id }) => id);
+		let before = new Map();
+
+		while (ids.length && !this.isStopped()) {
+			before = await this.#stored(ids);
+			if (ids.every((id) => before.has(id) || !this.#given.has(id))) break;
+			await new Promise((resolve) => { setTimeout(resolve, 10); });
+		}
+		return documents.filter(({ id, deleted }) => !deleted || before.has(id)).map((document) => {
+			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body;
+
+			return this.#toRx({ ...document, body });
+		});
+	}
+
+	/** What RxDB has of these, deleted ones, too. */
+	async #stored(ids) {
+		const documents = ids.length ? await this.#collection.storageInstance.findDocumentsById(ids, true) : [];
+
+		return new Map(documents.map((document) => [document[this.#key], document]));
+	}
+
+	#owe(id, document) {
+		if (!isLater(this.#owed.get(id), document)) this.#owed.set(id, document);
+	}
+
+	/** What is owed still. */
+	async #stillOwed() {
+		for (const [id, document] of await this.#stored([...this.#owed.keys()])) {
+			if (!isLater(this.#owed.get(id), document)) this.#owed.delete(id);
+		}
+		return [...this.#owed.values()];
+	}
+}
+
+/** Whether this is of a later version than the other; neither may be there, or have one. */
+function isLater(one, other) {
+	return one !== undefined && BigInt(one.clientVersion ?? NONE) > BigInt(other?.clientVersion ?? NONE);
 }

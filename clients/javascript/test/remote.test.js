@@ -46,6 +46,16 @@ for (const base of ['5', undefined]) {
 	});
 }
 
+test('the same edit once more is nothing new', async () => {
+	for (const body of [{ a: 1.5, n: { c: [1], b: null } }, undefined]) {
+		const theirs = { ...winner('me'), deleted: !body, body: body ? { n: { b: null, c: [1] }, a: 1.50 } : null };
+		const { remote: notes, asked } = remote(results(lost('conflict', theirs)));
+		const { outcome, clientVersion } = (await notes.push([{ id: 'x', body, deleted: !body, base: '5' }])).get('x');
+
+		assert.deepEqual([outcome, clientVersion, asked.length], ['unchanged', 7n, 1]);
+	}
+});
+
 test('based on what was purged since: it is new', async () => {
 	for (const base of ['5', '0']) {
 		const { remote: notes, asked } = remote(results(lost('conflict')), { documents: [], more: false }, results(stored('x', 8)));

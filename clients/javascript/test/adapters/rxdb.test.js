@@ -8,7 +8,8 @@ import { fileURLToPath } from 'node:url';
 import { replicateDocsync } from 'docsync-client/adapters/rxdb';
 import { createRxDatabase } from 'rxdb';
 import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
-import { TOKEN, URL_OF_SERVICE, anyName, needsService } from '../service.js';
+import { HttpTransport } from '../../src/transport.js';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
 import { play } from './scenarios.js';
 
 const text = { type: 'string' };
@@ -18,12 +19,12 @@ const schema = {
 };
 
 /** A replicated collection. The memory storage keeps a database after it was closed; store is its name. */
-async function openCollection({ url, token, name, store = randomUUID(), ...options }) {
+async function openCollection({ url = URL_OF_SERVICE, token = TOKEN, name, store = randomUUID(), fetch, ...options }) {
 	const refused = [];
 	const database = await createRxDatabase({ name: store, storage: getRxStorageMemory(), multiInstance: false });
 	const { notes } = await database.addCollections({ notes: { schema, ...options } });
 	const replication = replicateDocsync({
-		collection: notes, name, url, token, retryTime: 20, onRefused: ({ id }) => refused.push(id),
+		collection: notes, name, url, token, fetch, retryTime: 20, onRefused: ({ id }) => refused.push(id),
 	});
 
 	return { database, notes, replication, refused, store };
@@ -57,7 +58,7 @@ test('a conflictHandler decides', needsService, async () => {
 		resolve: ({ newDocumentState, realMasterState }) => ({ ...realMasterState, text: `${realMasterState.text} and ${newDocumentState.text}` }),
 	};
 	const name = anyName();
-	const open = () => openCollection({ url: URL_OF_SERVICE, token: TOKEN, name, conflictHandler });
+	const open = () => openCollection({ name, conflictHandler });
 	const [a, b] = [await open(), await open()];
 
 	await a.notes.insert({ id: 'x', text: 'a' });
@@ -73,6 +74,58 @@ test('a conflictHandler decides', needsService, async () => {
 	}
 	await a.database.close();
 	await b.database.close();
+});
+
+test("a conflict that is decided for the service's version: nothing is sent", needsService, async () => {
+	const name = anyName();
+	let isOffline = true;
+	const a = await openCollection({ name });
+	const b = await openCollection({
+		name, fetch: (...args) => isOffline ? Promise.reject(new TypeError('offline')) : fetch(...args),
+	});
+	const transport = new HttpTransport(name, { url: URL_OF_SERVICE, token: TOKEN });
+
+	await a.notes.insert({ id: 'x', text: 'a' });
+	await a.replication.awaitInSync();
+	await b.notes.insert({ id: 'x', text: 'b' });
+	isOffline = false;
+	await until(async () => (await b.notes.findOne('x').exec()).text === 'a');
+	await b.replication.awaitInSync();
+	const { documents: [{ clientId }] } = await transport.get('reader', null, ['x']);
+
+	assert.equal(clientId, await a.database.storageToken);
+	await a.database.close();
+	await b.database.close();
+});
+
+test('changed elsewhere while the answer to an edit is on its way', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	let isSlow = true;
+	let arrived = 0;
+
+	// The answer waits until the other has edited the document, and that was asked for.
+	const slowFetch = async (url, options) => {
+		const answer = await fetch(url, options);
+
+		if (options.method === 'POST' && isSlow) {
+			arrived++;
+			await until(() => !isSlow);
+		}
+		return answer;
+	};
+	const c = await openCollection({ name, fetch: slowFetch });
+
+	await c.notes.insert({ id: 'x', text: 'c' });
+	await until(() => arrived);
+	await other.sync();
+	await other.put('x', { id: 'x', text: 'other' });
+	await other.sync();
+	c.replication.reSync();
+	await pause(100);
+	isSlow = false;
+	await until(async () => (await c.notes.findOne('x').exec()).text === 'other');
+	await c.database.close();
 });
 
 test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {

@@ -101,3 +101,51 @@ test("what can't be stored is told, and keeps nothing else from being stored", n
 	await until(() => errors.length);
 	assert(errors[0] instanceof TypeError);
 });
+
+/** A persistence adapter of a collection that does nothing by itself, and what it does to it and shows. */
+async function openByHand() {
+	const done = [];
+	let tell;
+	const documents = {
+		watch: (listener) => {
+			tell = listener;
+			return () => {};
+		},
+		list: async () => [],
+		putAll: async (edits) => { done.push(...edits.map(([id, { text }]) => `put ${id} ${text}`)); },
+		delete: async (id) => { done.push(`delete ${id}`); },
+	};
+	const adapter = docsyncPersistence({ documents });
+
+	await adapter.register(async ({ changes: { added, removed } }) => {
+		done.push(...added.map(({ id, text }) => `show ${id} ${text}`), ...removed.map(({ id }) => `hide ${id}`));
+	});
+	await adapter.load();
+	await pause(1);
+	return { adapter, done, tell: (id, text) => tell({ id, body: text && { id, text }, deleted: !text }) };
+}
+
+const changes = ({ added = [], modified = [], removed = [] }) => ({ added, modified, removed });
+
+test("an edit that was overwritten by somebody else's before it was stored is shown again", async () => {
+	const { adapter, done, tell } = await openByHand();
+
+	tell('x', 'theirs');
+	await adapter.save([{ id: 'x', text: 'theirs' }], changes({ modified: [{ id: 'x', text: 'mine' }] }));
+	tell('x', 'mine');
+	tell('x', 'mine');
+	assert.deepEqual(done, ['show x theirs', 'put x mine', 'show x mine']);
+});
+
+test('removed, and inserted again, in one save; removed, and somebody else has changed it', async () => {
+	const { adapter, done, tell } = await openByHand();
+
+	await adapter.save([{ id: 'x', text: 'again' }], changes({ added: [{ id: 'x', text: 'again' }], removed: [{ id: 'x' }] }));
+	tell('x', 'again');
+	tell('x', 'theirs');
+	await adapter.save([{ id: 'x', text: 'theirs' }], changes({ removed: [{ id: 'x' }] }));
+	tell('x', undefined);
+	await adapter.save([], changes({ added: [{ id: 'y', text: 'short' }], removed: [{ id: 'y' }] }));
+	tell('y', undefined);
+	assert.deepEqual(done, ['put x again', 'show x theirs', 'delete x', 'hide x', 'delete y']);
+});
