@@ -25,7 +25,9 @@ async function openTab({ url, token, name, store = anyName() }) {
 		const db = new Dexie(options.store);
 
 		db.version(1).stores({ items: 'id, text', others: 'id', ...docsyncTables });
-		const { items } = docsync(db, { items: options.name }, { url: options.url, token: options.token ?? globalThis.tokenOf });
+		const { items } = docsync(db, { items: options.name }, {
+			url: options.url, token: options.token ?? globalThis.tokenOf, waits: { told: 0, others: 0 },
+		});
 
 		Object.assign(globalThis, { db, items, liveQuery, patience: new Patience() });
 	}, { url, token: typeof token === 'function' ? undefined : token, name, store });
