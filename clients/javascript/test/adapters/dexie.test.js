@@ -3,7 +3,7 @@
 import 'fake-indexeddb/auto';		// for the example at the adapter's head, which runs here
 import assert from 'node:assert/strict';
 import test, { after, before } from 'node:test';
-import { TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, until } from '../service.js';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause, until } from '../service.js';
 import { openPage } from '../chromium.js';
 import { play } from './scenarios.js';
 
@@ -138,5 +138,21 @@ test('start() sends soon after a write', needsService, async () => {
 		await other.sync();
 		return (await other.get('x'))?.text === 'bread';
 	});
+	await page.close();
+});
+
+test("what comes isn't taken for an edit", needsService, async () => {
+	const { page, other, sync } = await two();
+
+	await page.evaluate(() => globalThis.items.start());
+	await until(() => page.evaluate(async () => (await globalThis.items.status()).syncedAt !== null));
+	await other.put('x', { id: 'x', text: 'bread' });
+	await other.sync();
+	const requests = [];
+
+	page.on('request', (request) => requests.push(request.url()));
+	await sync();
+	await pause(500);
+	assert.equal(requests.length, 1, 'no second sync follows');
 	await page.close();
 });

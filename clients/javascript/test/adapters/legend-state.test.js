@@ -1,8 +1,8 @@
 // Legend-State, in localStorage in Chromium: the scenarios. A page for each device, since Legend-State's retries of a document are
 // those of the whole page.
 
-import { after, before } from 'node:test';
-import { anyName } from '../service.js';
+import test, { after, before } from 'node:test';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause, until } from '../service.js';
 import { openPage } from '../chromium.js';
 import { play } from './scenarios.js';
 
@@ -46,6 +46,7 @@ const library = {
 		}, { imports, name, url, store });
 
 		return {
+			page,
 			put: (id, text, more) => page.evaluate((row) => { globalThis.notes$[row.id].set(row); }, { id, text, ...more }),
 			delete: (id) => page.evaluate((which) => { if (globalThis.notes$[which].peek()) globalThis.notes$[which].delete(); }, id),
 			content: () => page.evaluate(() => Object.fromEntries(Object.entries(globalThis.notes$.peek() ?? {})
@@ -61,3 +62,26 @@ const library = {
 };
 
 play(library);
+
+test('edited while an edit is on its way: that is sent, too', needsService, async () => {
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const other = openReference(name);
+	let sent = 0;
+
+	await page.route('**/Docs?*', async (route) => {
+		const response = await route.fetch();
+
+		if (++sent === 1) {
+			await put('x', 'second');
+			await pause(50);
+		}
+		await route.fulfill({ response });
+	});
+	await put('x', 'first');
+	await until(async () => {
+		await other.sync();
+		return (await other.get('x'))?.text === 'second';
+	});
+	await close();
+});
