@@ -1,16 +1,17 @@
-// send.js - documents on their way to the service: in halves where it refuses a batch for some of its documents, without those
-// that it refuses alone, and with the winners that an answer left out. What is kept of them is up to who sends.
+// send.js - sends documents to the service: in halves where it refuses a batch because of some of its documents, without those
+// that it refuses even alone, and fetches the winners that an answer left out. What is noted of them is up to the subclass.
 
 import { BadAnswer, Refused } from './errors.js';
+import { isTold } from './jsontext.js';
 
-const MAX_REFUSED = 32;				// documents refused in one upload, about
+const MAX_REFUSED = 32;				// approximate limit of refused documents in one upload
 const GET_DOCUMENTS = 1000;
 
-/** Instead of a winner that couldn't be fetched: the document is sent once more, and it comes then. */
+/** A winner that couldn't be fetched: the document is sent again, which returns it. */
 export const UNKNOWN = 'unknown';
 
 /**
- * Documents by their ids, as the service has them now; null if this one can't say.
+ * Documents by their ids, as the service has them now; null if the server that answered can't say.
  * @param {any} transport
  * @param {string} clientId
  * @param {string | null} cursor
@@ -23,6 +24,7 @@ export async function fetchAll(transport, clientId, cursor, ids) {
 		const answer = await transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
 
 		if (answer.behind || answer.reconcile) return null;
+		if (!answer.documents.every(isTold)) throw new BadAnswer('documents were expected');
 		documents.push(...answer.documents);
 		missing = missing.slice(answer.more && answer.documents.length
 			? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
@@ -30,7 +32,7 @@ export async function fetchAll(transport, clientId, cursor, ids) {
 	return documents;
 }
 
-/** One sending. Who sends has the four methods at its end. */
+/** One upload. A subclass has the four methods at its end. */
 export class Sending {
 	#accepted = false;
 	#refused = 0;
@@ -40,7 +42,7 @@ export class Sending {
 		this.transport = transport;
 	}
 
-	/** The others with the next sync: who may write nothing any more shouldn't try each at once. */
+	/** The others are sent with the next sync: a client that can't write any more shouldn't try them all at once. */
 	get hasHadEnough() {
 		return this.#refused >= MAX_REFUSED;
 	}
@@ -73,13 +75,13 @@ export class Sending {
 	}
 
 	/**
-	 * What became of documents that were sent.
+	 * Applies the results of documents that were sent.
 	 * @param {import('./document.js').Sent[]} documents
 	 * @param {any[]} results
 	 * @returns {Promise<import('./document.js').Sent[]>} those that weren't tried
 	 */
 	async take(documents, results) {
-		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
+		if (results.length !== documents.length || results.some((result, i) => result?.id !== documents[i].id || !isResult(result))) {
 			throw new BadAnswer('a result for each document was expected');
 		}
 		if (!documents.length) return [];
@@ -90,20 +92,23 @@ export class Sending {
 
 	async #refusedAlone(clientId, document, { status, code, text }) {
 		if (!this.#accepted) {
-			// Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
+			// Perhaps the document isn't the reason: then an empty upload is refused, too, and that error is raised.
 			await this.transport.upload(clientId, []);
 			this.#accepted = true;
 		}
 		await this.#tell([document], [{ id: document.id, outcome: 'refused', error: { code: `${status} ${code}`, message: text } }]);
 	}
 
-	/** Who sends, with the winners. */
+	/** Hands the results to the subclass, with the winners. */
 	async #tell(documents, results) {
 		await this.answered(documents, results, await this.#winners(results));
 		this.#refused += results.filter(({ outcome }) => outcome === 'refused').length;
 	}
 
-	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
+	/**
+	 * The stored documents, by id, for those not applied. Fetches the ones left out of an answer that would have been too
+	 * large.
+	 */
 	async #winners(results) {
 		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
 		const missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
@@ -119,15 +124,15 @@ export class Sending {
 	}
 
 	/**
-	 * Who asks, and since when.
+	 * The clientId and the cursor to ask for winners with.
 	 * @returns {Promise<{ clientId: string, cursor: string | null }>}
 	 */
 	async place() {
-		throw new TypeError('who sends says who it is');
+		throw new TypeError('a subclass says who sends');
 	}
 
 	/**
-	 * Before documents are sent. Returns the clientId.
+	 * Called before documents are sent. Returns the clientId.
 	 * @param {import('./document.js').Sent[]} documents
 	 * @returns {Promise<string>}
 	 */
@@ -136,16 +141,33 @@ export class Sending {
 	}
 
 	/**
-	 * None of them was applied, for sure.
+	 * Called when it is certain that none of them was applied.
 	 * @param {import('./document.js').Sent[]} documents
 	 */
 	async noteAnswered(documents) {}
 
 	/**
-	 * What became of documents: their results, in order, and winners by id.
+	 * Called with the documents' results, in order, and with winners by id.
 	 * @param {import('./document.js').Sent[]} documents
 	 * @param {any[]} results
 	 * @param {Map<string, any>} winners
 	 */
 	async answered(documents, results, winners) {}
+}
+
+/** Whether it is the result of a document, with what its outcome needs. */
+export function isResult(result) {
+	if (result.winner && !isTold(result.winner)) return false;
+	switch (result.outcome) {
+		case 'created': case 'updated': case 'unchanged':
+			return isTold(result);
+		case 'modified':
+			return !result.winner || isTold(result);
+		case 'discarded': case 'conflict': case 'untried':
+			return true;
+		case 'refused':
+			return Boolean(result.error);
+		default:
+			return false;
+	}
 }

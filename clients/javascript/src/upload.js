@@ -1,15 +1,17 @@
-// upload.js - sends what is unsent, and what becomes of each document of it.
+// upload.js - sends what is unsent, and handles the result of each document.
 
 import { MARK } from './document.js';
 import { Sending, UNKNOWN } from './send.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
-export const BATCH_BYTES = 8_000_000;		// of bodies in an upload, about
+export const BATCH_BYTES = 8_000_000;		// approximate size of the bodies in an upload
 
 const all = () => true;
 
-/** One sending of all that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next. */
+/**
+ * Sends everything that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next upload.
+ */
 export class Upload extends Sending {
 	/** @param {import('./client.js').Client} client */
 	constructor(client) {
@@ -35,7 +37,8 @@ export class Upload extends Sending {
 	}
 
 	/**
-	 * What is sent next, behind `after`, as it is sent: up to so many documents, and characters of bodies, about.
+	 * What is sent next, after `after`, in the form it is sent: up to about limit documents and limitBytes characters of
+	 * bodies.
 	 * @param {number} unsent
 	 * @param {{ clientVersion: bigint, id: string } | null} after
 	 * @param {number} limit
@@ -52,7 +55,7 @@ export class Upload extends Sending {
 		return this.client.state();
 	}
 
-	/** Whatever happens then, the own versions are known from another store's. */
+	/** Notes versions before they are sent: whatever happens then, our own can be told from another store's. */
 	noteSent(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id, clientVersion } of documents) {
@@ -98,12 +101,12 @@ export class Upload extends Sending {
 			await transaction.save(document);
 			if (outcome === 'refused') await setAside(transaction, document, sent, `${result.error.code} ${result.error.message}`);
 		} else if (outcome === 'modified' && (winner === null || winner === UNKNOWN)) {
-			await transaction.save(document);		// it is sent once more, and loses against what was stored
+			await transaction.save(document);		// it is sent again, and loses to what was stored
 		} else if (outcome !== 'discarded' && outcome !== 'conflict') {
 			await acknowledged(transaction, document, sent, result);
-			if (winner) await take(transaction, winner, true);		// what was stored isn't quite what was sent
+			if (winner) await take(transaction, winner, true);		// what was stored differs from what was sent
 		} else if (winner === null) {
-			// It is sent once more, as a new document. If that isn't applied either, then there is one that we may not see.
+			// It is sent again, as a new document. If that isn't applied either, there is one that we may not see.
 			document.rebase(null);
 			await transaction.save(document);
 			if ((sent.baseVersion ?? null) === null) {
@@ -113,13 +116,16 @@ export class Upload extends Sending {
 			await transaction.save(document);
 			if (winner === UNKNOWN) return;
 			await lookForTwin(transaction, winner, this.client.isBound);
-			// Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+			// A client that has lost takes the winner at once; otherwise it would differ from all others forever.
 			await take(transaction, winner, true);
 		}
 	}
 }
 
-/** A document as it is sent. With onConflict edits say what they are based on, so that none takes the place of what it hasn't seen. */
+/**
+ * A document in the form it is sent. With onConflict, edits say what they are based on, so that none replaces a version it hasn't
+ * seen.
+ */
 function asSent(document, keepsConflicts) {
 	/** @type {import('./document.js').Sent} */
 	const sent = {
@@ -137,7 +143,7 @@ async function acknowledged(transaction, document, sent, result) {
 	const told = { ...result, deleted: sent.deleted, body: sent.body, clientId: transaction.state.clientId };
 
 	if (result.outcome === 'unchanged' && document.clientId !== null) told.clientId = document.clientId;		// somebody else has sent it before
-	// Not if it was edited again while the answer was on its way: that version is yet to be sent.
+	// Not if it was edited again before the answer arrived: that version has yet to be sent.
 	if (document.clientVersion === sent.clientVersion) document.becomes(told);
 	else document.rebase(told);
 	await transaction.save(document);

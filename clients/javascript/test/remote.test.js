@@ -92,7 +92,7 @@ test('versions and bases of 64 bits are exact', async () => {
 	const notes = new Remote('c', {
 		url: 'http://x', clientId: 'me', fetch: async (url, { body }) => {
 			sent = body;
-			return new Response(`{"results": [{"id": "x", "outcome": "updated", "clientVersion": ${VERSION + 1n}, "winner": null}]}`);
+			return new Response(`{"results": [{"id": "x", "outcome": "updated", "clientVersion": ${VERSION + 1n}, "LastUpdateUtc": "2", "winner": null}]}`);
 		},
 	});
 
