@@ -12,7 +12,7 @@
 // again, and what was deleted that long ago stays.
 
 import { BadAnswer, NoAnswer } from '../src/errors.js';
-import { checkId, toJson } from '../src/jsontext.js';
+import { checkId, isPage, toJson } from '../src/jsontext.js';
 import { Schedule } from '../src/schedule.js';
 import { Sending, UNKNOWN, fetchAll } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
@@ -106,6 +106,7 @@ export class Remote {
 			if (answer.reconcile && cursor !== null) answer = await this.#transport.pull(clientId, null, limit);
 			// A server that lags
 			if (answer.behind) return { documents: [], cursor, more: false };
+			if (!isPage(answer, cursor)) throw new BadAnswer('documents, and a cursor to go on from, were expected');
 			return { documents: answer.documents.map(read), cursor: answer.cursor, more: answer.more };
 		});
 	}

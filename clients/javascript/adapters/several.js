@@ -1,6 +1,8 @@
 // several.js - several collections in one request, for libraries that ask for all tables at once.
 
 import { BadAnswer, NoAnswer, Refused } from '../src/errors.js';
+import { hasKeys, isPage } from '../src/jsontext.js';
+import { isResult } from '../src/send.js';
 import { read, refused } from './protocol.js';
 
 const PAGE_DOCUMENTS = 1000;
@@ -41,6 +43,7 @@ export async function pullSeveral(transport, clientId, cursors) {
 				collections.set(collection, { documents: new Map(), cursor: null, missed: page.lostAfter === null ? 'purged' : 'lost' });
 				more = true;
 			} else {
+				if (!isPage(page, begun.cursor)) throw new BadAnswer('documents, and a cursor to go on from, were expected');
 				for (const document of page.documents) begun.documents.set(document.id, read(document));
 				begun.cursor = page.cursor;
 				more ||= page.more;
@@ -67,6 +70,10 @@ export async function pushSeveral(transport, clientId, parts) {
 		try {
 			// Somebody's documents come with the answer, too: one at most of each collection. The next pull gives them.
 			const { collections } = await ask(transport, clientId, sent, 1);
+
+			if (!collections.every((part, i) => part.error || areResults(part, sent[i].documents))) {
+				throw new BadAnswer('a result for each document was expected');
+			}
 			const outcomes = collections.map(({ results: of, error }, i) =>
 				of ?? sent[i].documents.map(({ id }) => ({ id, ...refused(error.code, error.message) })));
 			// After too many that were refused the others were left, for the next request.
@@ -86,6 +93,12 @@ export async function pushSeveral(transport, clientId, parts) {
 		}
 	}
 	return results;
+}
+
+/** Whether a collection's answer has a result for each document that was sent, in order. */
+function areResults(part, documents) {
+	return hasKeys(part, ['results']) && part.results.length === documents.length
+		&& part.results.every((result, i) => result?.id === documents[i].id && isResult(result));
 }
 
 const count = (parts) => parts.reduce((sum, { documents }) => sum + documents.length, 0);
@@ -109,7 +122,7 @@ function halve(parts) {
 async function ask(transport, clientId, parts, maxDocuments) {
 	const answer = await transport.sync(clientId, parts.map((part) => ({ ...part, digest: null })), maxDocuments, true, 'any');
 
-	if (answer.collections.length !== parts.length || answer.collections.some(({ collection }, i) => collection !== parts[i].collection)) {
+	if (answer.collections.length !== parts.length || answer.collections.some((part, i) => part?.collection !== parts[i].collection)) {
 		throw new BadAnswer('an answer for each collection was expected');
 	}
 	return answer;

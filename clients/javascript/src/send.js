@@ -24,10 +24,11 @@ export async function fetchAll(transport, clientId, cursor, ids) {
 		const answer = await transport.get(clientId, cursor, missing.slice(0, GET_DOCUMENTS));
 
 		if (answer.behind || answer.reconcile) return null;
-		if (!answer.documents.every(isTold)) throw new BadAnswer('documents were expected');
+		const last = missing.indexOf(answer.documents.at(-1)?.id);
+
+		if (!answer.documents.every(isTold) || answer.documents.length && last < 0) throw new BadAnswer('documents were expected');
 		documents.push(...answer.documents);
-		missing = missing.slice(answer.more && answer.documents.length
-			? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
+		missing = missing.slice(answer.more && answer.documents.length ? last + 1 : GET_DOCUMENTS);
 	}
 	return documents;
 }

@@ -3,7 +3,9 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Remote } from '../adapters/protocol.js';
-import { NoAnswer, Refused } from '../src/index.js';
+import { pullSeveral, pushSeveral } from '../adapters/several.js';
+import { BadAnswer, NoAnswer, Refused } from '../src/index.js';
+import { HttpTransport } from '../src/transport.js';
 
 const VERSION = 2n ** 62n;
 
@@ -19,6 +21,13 @@ function remote(...answers) {
 	};
 
 	return { asked, refused, remote: new Remote('c', { url: 'http://x', clientId: 'me', fetch, onRefused: (refusal) => refused.push(refusal) }) };
+}
+
+/** A transport for several collections, whose one request is answered by these. */
+function several(...collections) {
+	const fetch = async () => new Response(JSON.stringify({ serverUtc: '3', collections }));
+
+	return new HttpTransport('', { url: 'http://x', fetch });
 }
 
 const results = (...list) => ({ received: list.length, results: list });
@@ -125,4 +134,40 @@ test('told to compare: everything comes anew, with tombstones', async () => {
 
 	assert.deepEqual([documents[0].deleted, documents[0].body, cursor, more], [true, undefined, 'c', true]);
 	assert(!/cursor=|tombstones=/.test(asked[1].path), asked[1].path);
+});
+
+for (const [name, page] of Object.entries({
+	'with a document without a version': { documents: [{ ...winner('another'), clientVersion: undefined }] }, 'without a cursor': { cursor: null },
+	'that says there is more, and leads nowhere': { cursor: 'old', more: true },
+})) {
+	test(`a page ${name} is no answer`, async () => {
+		const answer = { documents: [], cursor: 'c', more: false, ...page };
+
+		await assert.rejects(remote(answer).remote.pull('old'), BadAnswer);
+		const transport = several({ collection: 'c', results: [], ...answer });
+
+		await assert.rejects(pullSeveral(transport, 'me', new Map([['c', 'old']])), BadAnswer);
+	});
+}
+
+for (const [name, result] of Object.entries({
+	'without a version': { clientVersion: undefined }, 'with an outcome that nobody knows': { outcome: 'later' }, 'of another document': { id: 'z' },
+	'refused without an error': { outcome: 'refused' },
+})) {
+	test(`a result ${name} is no answer`, async () => {
+		const answer = { ...stored('x', 1), ...result };
+
+		await assert.rejects(remote(results(answer)).remote.push([{ id: 'x', body: 1 }]), BadAnswer);
+		const transport = several({ collection: 'c', results: [answer], documents: [], cursor: 'c', more: false });
+
+		await assert.rejects(pushSeveral(transport, 'me', [{ collection: 'c', cursor: null, documents: [{ id: 'x', clientVersion: 1n, body: '1' }] }]), BadAnswer);
+	});
+}
+
+test('winners that were not asked for are no answer', async () => {
+	const { remote: notes, asked } = remote(
+		results({ ...lost('conflict'), winnerOmitted: true }), ...Array(5).fill({ documents: [{ ...winner('another'), id: 'z' }], more: true }));
+
+	await assert.rejects(notes.push([{ id: 'x', body: 1, base: null }]), BadAnswer);
+	assert.equal(asked.length, 2);
 });
