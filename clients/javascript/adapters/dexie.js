@@ -1,28 +1,18 @@
-// dexie.js - tables of a Dexie database, each a collection.
+// dexie.js - binds tables of a Dexie database to collections. README.md has an example.
 //
-//	import Dexie from 'dexie';
-//	import { docsync, docsyncTables } from 'docsync-client/adapters/dexie';
+// The app reads and writes its tables as before, with liveQuery(), in transactions, offline. A write and the mark that it is unsent
+// are in one transaction. docsync() returns Collections of this package, which synchronise, compare, set aside what is refused and
+// ask onConflict: they do all that the client does, since they are the client. Each document is kept twice, as the row, and as the
+// text that is sent.
 //
-//	const db = new Dexie('app');
-//	db.version(1).stores({ items: 'id, text', ...docsyncTables });
-//	const { items } = docsync(db, { items: 'notes' }, { url, token });
-//
-//	await db.items.put({ id: 'shopping', text: 'bread' });
-//	items.start();
-//
-// The app reads and writes its tables as ever, with liveQuery(), in transactions, offline. A write and the mark that it is unsent
-// are in one transaction. What docsync() returns are Collections (README.md) of this package, which synchronise, compare, set
-// aside what is refused and ask onConflict: they have all that the client has, since they are the client. Each document is kept
-// twice, as the row, and as the text that is sent.
-//
-// Call docsync() before the database is opened. Rows are objects, their primary keys texts of 1 to 500 bytes that the app gives.
-// A row that can't be sent is refused by put(), with a TypeError.
+// Call docsync() before the database is opened. Rows are objects; their primary keys are texts of 1 to 500 bytes, given by the app.
+// put() refuses a row that can't be sent, with a TypeError.
 //
 // What can't be done:
 //
-// - A row is what JSON makes of it: a Date is a string on the other devices, a Blob is nothing.
-// - A unique index would keep two devices' rows from meeting. A table that is synchronised has none but its primary key.
-// - What writes beside Dexie, with IndexedDB's own functions, isn't seen.
+// - A row is what JSON makes of it: a Date becomes a string on the other devices, a Blob an empty object.
+// - A unique index would keep the rows of two devices from meeting. A table that is synchronised has none but its primary key.
+// - What is written without Dexie, by IndexedDB's own functions, isn't noticed.
 
 import { Client, WAITS } from '../src/client.js';
 import { Collection } from '../src/collection.js';
@@ -32,15 +22,15 @@ import { IndexedDbStore, IndexedDbTransaction } from '../src/stores/indexeddb.js
 const RECORDS = 'docsyncRecords';
 const VALUES = 'docsyncValues';
 
-/** What the client has to know of the documents: to be spread into the schema of the database. */
+/** The client's own tables, to be spread into the schema of the database. */
 export const docsyncTables = { [RECORDS]: 'key, *entries', [VALUES]: '' };
 
 /**
  * Binds tables to collections of the service.
  * @param {any} db a Dexie that isn't open yet
- * @param {Record<string, string>} tables {table: the collection, as the service knows it}
+ * @param {Record<string, string>} tables {table: the collection's name at the service}
  * @param {Omit<import('../src/collection.js').Options, 'store'>} options
- * @returns {Record<string, Collection>} of each table
+ * @returns {Record<string, Collection>} by table
  */
 export function docsync(db, tables, options) {
 	const store = new DexieStore(db, tables, options);
@@ -48,12 +38,12 @@ export function docsync(db, tables, options) {
 	return Object.fromEntries(Object.entries(tables).map(([table, name]) => [table, new Collection(name, { ...options, store })]));
 }
 
-/** A store in the app's database, which writes the rows, and hears what the app writes. */
+/** A store in the app's database, which writes the rows, and notices what the app writes. */
 class DexieStore extends IndexedDbStore {
 	#db;
 	#tables;
 	#options;
-	/** Transactions of this store's, whose writes are no edits. */
+	/** This store's own transactions, whose writes are no edits. */
 	#own = new WeakSet();
 	/** @type {Set<(message: any) => void>} */
 	#listeners = new Set();
@@ -66,7 +56,7 @@ class DexieStore extends IndexedDbStore {
 		db.use({ stack: 'dbcore', name: 'docsync', create: (core) => this.#between(core) });
 	}
 
-	/** A transaction of its own, though it be asked for in one of the app's. */
+	/** A transaction of its own, even when called inside one of the app's. */
 	transaction(work) {
 		return this.#db.transaction('rw!', [RECORDS, VALUES, ...Object.keys(this.#tables)], (transaction) => {
 			this.#own.add(transaction.idbtrans);
@@ -84,7 +74,7 @@ class DexieStore extends IndexedDbStore {
 		};
 	}
 
-	/** Between Dexie's tables and its core: what is written there is also noted as unsent. */
+	/** A layer between Dexie's tables and its core, which also marks what is written as unsent. */
 	#between(core) {
 		const isSynced = (name) => Object.hasOwn(this.#tables, name);
 
@@ -99,7 +89,7 @@ class DexieStore extends IndexedDbStore {
 		};
 	}
 
-	/** In Dexie's promises, so that Dexie knows in which transaction it is. */
+	/** With Dexie's promises, so that Dexie knows which transaction it is in. */
 	#mutate(table, collection, request) {
 		const { trans, type, range, values } = request;
 		const { Promise } = this.#db.constructor;
@@ -110,7 +100,7 @@ class DexieStore extends IndexedDbStore {
 			: request.keys ?? values.map((value) => table.schema.primaryKey.extractKey(value));
 
 		return Promise.resolve(keys).then((ids) => {
-			// What is refused is refused before it is written.
+			// Checked before anything is written.
 			const edits = ids.map((id, i) => {
 				checkId(id);
 				return [id, values ? toJson(values[i]) : null];
@@ -144,7 +134,7 @@ class DexieStore extends IndexedDbStore {
 	}
 }
 
-/** Of the client's: a document whose body it changes is changed in the app's table. */
+/** A transaction of the client: where it changes a document's body, it changes the row in the app's table. */
 class RowTransaction extends IndexedDbTransaction {
 	#transaction;
 	#tables;

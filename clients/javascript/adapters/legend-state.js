@@ -1,27 +1,18 @@
-// legend-state.js - an observable of Legend-State, synchronised by its syncedCrud.
+// legend-state.js - synchronises an observable of Legend-State, by its syncedCrud. README.md has an example.
 //
-//	import { observable } from '@legendapp/state';
-//	import { syncedCrud } from '@legendapp/state/sync-plugins/crud';
-//	import { docsync } from 'docsync-client/adapters/legend-state';
-//
-//	const notes$ = observable(syncedCrud(docsync({ name: 'notes', url, token })));
-//
-//	notes$.get();
-//	notes$.shopping.set({ id: 'shopping', text: 'bread' });
-//
-// With `persist` and its retrySync edits are kept while the page is closed. syncState(notes$).sync(), from '@legendapp/state',
-// fetches what others have changed: call it now and then. Legend-State's lastSync is the clientId and the cursor: made with what
-// is persisted, and lost with it. The adapter sends again by itself, later and later. Don't give syncedCrud's `retry`: of several
-// edits of a document that wait for their retries it drops some (3.0.0-beta.48), deletions among them.
+// With `persist` and its retrySync, edits are kept while the page is closed. syncState(notes$).sync(), from '@legendapp/state',
+// fetches what others have changed: call it now and then. Legend-State's lastSync holds the clientId and the cursor, so they are
+// made with what is persisted, and lost with it. The adapter retries by itself, with growing waits. Don't set syncedCrud's `retry`:
+// of several edits of one document that wait to be retried it drops some (3.0.0-beta.48), even deletions.
 //
 // What Legend-State can't do:
 //
-// - Each document that is edited is a request of its own; a second one, before, reads what the service has of it, unless it was
-//   edited before on this page. The fields that were edited replace those of the service: the last that is sent wins, field by
-//   field, whatever the clientVersions are.
-// - What the service refuses is told to onRefused and to syncedCrud's onError, stays here, and is sent again when it is edited.
-// - Two tabs that persist in one place are one store to the service, and neither is told what the other has sent.
-// - Who is told to compare gets everything anew, but what was deleted meanwhile, and purged, stays here.
+// - Each edited document takes a request of its own, and another one before it, which reads what the service has, unless the
+//   document was edited before on this page. The edited fields replace the service's: the last one sent wins, field by field,
+//   whatever the clientVersions are.
+// - onRefused and syncedCrud's onError are called with what the service refuses. It stays here, and is sent again when it is edited.
+// - Two tabs that persist under one name are one store to the service, and neither learns what the other has sent.
+// - A device that is told to compare downloads everything again, but what was deleted and purged meanwhile stays here.
 
 import { newClientId } from '../src/local.js';
 import { Queue } from '../src/stores/store.js';
@@ -31,7 +22,7 @@ const DELETED = '_deleted';
 const FIRST_AGAIN = 250;
 const LAST_AGAIN = 30_000;
 
-/** Why the service doesn't store a document. */
+/** The service refuses to store a document. */
 class RefusedEdit extends Error {
 	constructor(id, { code, message }) {
 		super(`document "${id}" is refused: ${code} ${message}`);
@@ -40,9 +31,9 @@ class RefusedEdit extends Error {
 }
 
 /**
- * What syncedCrud asks for.
- * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & { name: string }} options name: of the collection, as the
- *	service knows it
+ * Options for syncedCrud.
+ * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & { name: string }} options name: the collection's name at
+ *	the service
  * @returns {Record<string, any>}
  */
 export function docsync({ name, ...options }) {
@@ -50,15 +41,15 @@ export function docsync({ name, ...options }) {
 	const remoteOf = (clientId) => new Remote(name, { ...options, clientId, patience });
 	let clientId = newClientId();
 	let remote = remoteOf(clientId);
-	// One after the other: what is fetched while an edit is on its way would be taken for older than the edit, and passed over.
+	// One after the other: what is fetched while an edit is being sent would look older than the edit, and be skipped.
 	const queue = new Queue();
-	/** @type {Map<string, any>} what the service has of documents that were edited here, as it told last */
+	/** @type {Map<string, any>} the service's last known versions of documents that were edited here */
 	const known = new Map();
 
-	/** @type {Map<string, { fields: any, rest: any, done: Promise<any> }>} edits that are to be sent, or on their way */
+	/** @type {Map<string, { fields: any, rest: any, done: Promise<any> }>} edits that wait to be sent, or are being sent */
 	const edits = new Map();
 
-	/** Edits of a document are one until they are sent; null: it is deleted. Resolves with what the service has then. */
+	/** Edits of a document are merged until they are sent; null deletes it. Resolves with what the service has then. */
 	function edit(id, fields, params) {
 		const waiting = edits.get(id);
 
@@ -74,7 +65,7 @@ export function docsync({ name, ...options }) {
 		return made.done;
 	}
 
-	/** Until that is what the service has, later and later. */
+	/** Sends a document until the service has it, with growing waits. */
 	async function sendAll(id, made) {
 		for (let wait = FIRST_AGAIN; ; wait = Math.min(2 * wait, LAST_AGAIN)) {
 			try {
@@ -96,13 +87,13 @@ export function docsync({ name, ...options }) {
 		}
 	}
 
-	/** Legend-State holds no version that the edit is based on, so the service is asked. */
+	/** Legend-State keeps no version that the edit is based on, so the service is asked. */
 	async function send(id, { fields, rest }) {
 		let stored = known.get(id) ?? (await remote.get([id]))[0] ?? null;
 
 		for (;;) {
 			const deleted = fields === null;
-			const body = deleted ? undefined : { ...stored?.body ?? rest, ...fields };		// what was deleted elsewhere comes back whole
+			const body = deleted ? undefined : { ...stored?.body ?? rest, ...fields };		// what was deleted elsewhere comes back complete
 			const outcomes = await remote.push([{ id, deleted, body, base: stored?.clientVersion ?? null }]);
 			const { outcome, clientVersion, winner, error } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
 
@@ -118,7 +109,7 @@ export function docsync({ name, ...options }) {
 		fieldDeleted: DELETED,
 		changesSince: 'last-sync',
 		updatePartial: true,
-		mode: 'assign',		// else the first download would take away what was edited before it came
+		mode: 'assign',		// otherwise the first download would remove what was edited before it came
 
 		list: ({ lastSync, updateLastSync }) => queue.run(async () => {
 			let cursor = null;

@@ -1,15 +1,16 @@
-// protocol.js - what the adapters share whose library keeps the documents itself: a collection at the service, without a store.
+// protocol.js - a collection of the service, without a store: shared by the adapters whose libraries keep the documents
+// themselves.
 //
-// Requests, errors, JSON and versions of 64 bits are the client's own (../src). What an adapter keeps is the library's to store:
+// Requests, errors, JSON and 64-bit versions are the client's (../src). The library stores what an adapter has to remember:
 //
 // - a cursor for the collection, with the documents that came with it,
 // - a clientId: a random text that is made with the library's store, and lost with it,
-// - with each document the clientVersion that the service has, as text: an edit says what it is based on, so that none takes the
-//   place of another that it hasn't seen.
+// - with each document the clientVersion that the service has, as text: an edit says what it is based on, so that it doesn't
+//   replace a version that it hasn't seen.
 //
-// Without the client's store there is no comparing. Who is told to compare - the service was restored, or tombstones were purged
-// while the device was away - gets everything anew, so it has what the service has; but what the service has lost isn't sent
-// again, and what was deleted that long ago stays.
+// Without the client's store, nothing can be compared. A device that is told to compare (because the service was restored, or
+// tombstones were purged while it was away) downloads everything again, so it gets what the service has; but what the service has
+// lost isn't sent again, and what was deleted long ago stays.
 
 import { BadAnswer, NoAnswer } from '../src/errors.js';
 import { checkId, isPage, toJson } from '../src/jsontext.js';
@@ -23,16 +24,17 @@ const PAGE_DOCUMENTS = 1000;
  * @typedef {import('../src/transport.js').TransportOptions & {
  *	clientId: string | Promise<string>,
  *	onRefused?: (refusal: { id: string, error: { code: string, message: string } }) => void, patience?: Patience,
- * }} RemoteOptions patience: shared by all that ask the same service. onRefused: is told of each document that the
- *	service can't store. The library holds it to be sent; so it is, when it is edited. The console is told without it
+ * }} RemoteOptions patience: shared by all who use the same service. onRefused: called with each document that the service can't
+ *	store; by default that is written to the console. For the library the document has been sent; it is sent again when it is
+ *	edited
  *
  * @typedef {object} Edit
  * @property {string} id
- * @property {unknown} [body] what JSON can hold; none with deleted
+ * @property {unknown} [body] anything JSON can represent; none with deleted
  * @property {boolean} [deleted]
- * @property {bigint | string | null} [base] the clientVersion of what was edited; null: it is new. undefined: the higher
+ * @property {bigint | string | null} [base] the clientVersion of what was edited; null: the document is new; undefined: the higher
  *	clientVersion wins
- * @property {bigint} [version] without it the time in milliseconds, or base plus one where that is higher
+ * @property {bigint} [version] by default the time in milliseconds, or base plus one if that is higher
  *
  * @typedef {object} RemoteDocument
  * @property {string} id
@@ -40,16 +42,16 @@ const PAGE_DOCUMENTS = 1000;
  * @property {string} clientId
  * @property {string} LastUpdateUtc
  * @property {boolean} deleted
- * @property {any} body undefined where it is deleted
+ * @property {any} body undefined if it is deleted
  *
  * @typedef {object} Outcome
- * @property {string} outcome doc/protocol.md has them
- * @property {bigint | null} clientVersion that the service has now
+ * @property {string} outcome see doc/protocol.md
+ * @property {bigint | null} clientVersion the one that the service has now
  * @property {RemoteDocument | null} winner what it has instead of the edit
- * @property {{ code: string, message: string } | null} error why the edit is refused
+ * @property {{ code: string, message: string } | null} error why the edit was refused
  */
 
-/** A collection, as the service has it. */
+/** A collection of the service. */
 export class Remote {
 	#transport;
 	#clientId;
@@ -68,10 +70,10 @@ export class Remote {
 	}
 
 	/**
-	 * Sends edits, one a document. Raises what keeps them from the service; then the same are to be sent again, later. What one is
-	 * refused for doesn't stop the others.
+	 * Sends edits, one for each document. Throws if they can't be sent; then send the same edits again, later. A document that is
+	 * refused doesn't stop the others.
 	 * @param {Edit[]} edits
-	 * @returns {Promise<Map<string, Outcome>>} of each, by id
+	 * @returns {Promise<Map<string, Outcome>>} by id
 	 */
 	push(edits) {
 		return this.#patience.ask(async () => {
@@ -93,8 +95,8 @@ export class Remote {
 
 	/**
 	 * What others have changed since.
-	 * @param {string | null} cursor that came last; null at first
-	 * @param {number} [limit] documents, about
+	 * @param {string | null} cursor the last one received; null at first
+	 * @param {number} [limit] about how many documents
 	 * @returns {Promise<{ documents: RemoteDocument[], cursor: string | null, more: boolean }>}
 	 */
 	pull(cursor, limit = PAGE_DOCUMENTS) {
@@ -104,7 +106,7 @@ export class Remote {
 			let answer = await this.#transport.pull(clientId, cursor, limit, null, cursor !== null);
 
 			if (answer.reconcile && cursor !== null) answer = await this.#transport.pull(clientId, null, limit);
-			// A server that lags
+			// The server lags.
 			if (answer.behind) return { documents: [], cursor, more: false };
 			if (!isPage(answer, cursor)) throw new BadAnswer('documents, and a cursor to go on from, were expected');
 			return { documents: answer.documents.map(read), cursor: answer.cursor, more: answer.more };
@@ -112,7 +114,7 @@ export class Remote {
 	}
 
 	/**
-	 * Documents as the service has them now, deleted ones, too; those that it hasn't are left out.
+	 * Documents as the service has them now, also deleted ones; those that it doesn't have are left out.
 	 * @param {string[]} ids
 	 * @returns {Promise<RemoteDocument[]>}
 	 */
@@ -125,19 +127,19 @@ export class Remote {
 		});
 	}
 
-	/** What became of a document, noted; or the document as it has to be sent once more. */
+	/** Notes the outcome of a document; or returns the document in the form in which it has to be sent again. */
 	#answered(sent, answer, clientId, outcomes) {
 		if (!answer || answer.result.outcome === 'untried') return sent;
 		const { result: { outcome, clientVersion, error }, winner } = answer;
 
 		if (outcome === 'conflict' || outcome === 'discarded') {
-			// Sent before by this store itself, and the answer was lost: this very edit, or an earlier one, which this one has seen.
+			// This store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
 			if (winner?.clientId === clientId && isSame(sent, winner)) {
 				outcomes.set(sent.id, { outcome: 'unchanged', clientVersion: winner.clientVersion, winner: null, error: null });
 				return null;
 			}
 			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
-			// Purged since: it is a new document. If that isn't applied either, there is one that we may not see.
+			// Purged since: it is sent as a new document. If that isn't applied either, there is one that we may not see.
 			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
 			if (!winner) {
 				outcomes.set(sent.id, refused('42501', `${outcome}, and the service shows no such document`));
@@ -150,7 +152,7 @@ export class Remote {
 	}
 }
 
-/** One upload: what became of each document. */
+/** One upload, with the result of each document. */
 class Push extends Sending {
 	/** @type {Map<string, { result: any, winner: any }>} */
 	results = new Map();
@@ -174,7 +176,7 @@ class Push extends Sending {
 	}
 }
 
-/** Asks not before the time that the service has said, whatever the library's own waits are. */
+/** Sends nothing before the time that the service named in Retry-After, whatever the library's own waits are. */
 export class Patience {
 	#notBefore = 0;
 	/** @type {unknown} */
@@ -200,7 +202,7 @@ export class Patience {
 }
 
 /**
- * Edits as they are sent. What no service could store is refused here, and noted among the outcomes.
+ * Edits in the form they are sent. What the service couldn't store is refused here, and noted among the outcomes.
  * @param {Edit[]} edits
  * @param {Map<string, Outcome>} outcomes
  * @returns {any[]}
@@ -221,30 +223,30 @@ export function toSend(edits, outcomes) {
 	});
 }
 
-/** A document as the service tells it, with its body parsed. */
+/** A document of the service's answer, with its body parsed. */
 export function read(document) {
 	return { ...document, body: document.body === null || document.deleted ? undefined : JSON.parse(document.body) };
 }
 
-/** Now, or the version after this one. */
+/** The time, or the version after this one if that is higher. */
 function later(base) {
 	const now = BigInt(Date.now());
 
 	return base === undefined || base === null || base < now ? now : base + 1n;
 }
 
-/** Whether a document is, but for its version, what is stored. */
+/** Whether a document is the same as the stored one, apart from its version. */
 function isSame(sent, stored) {
 	return sent.deleted === stored.deleted && (sent.deleted || sorted(sent.body) === sorted(stored.body));
 }
 
-/** JSON as it is with the keys in order: the service has an order of its own. */
+/** JSON with its keys sorted: the service has its own order. */
 function sorted(text) {
 	return JSON.stringify(JSON.parse(text), (key, part) => part === null || typeof part !== 'object' || Array.isArray(part) ? part
 		: Object.fromEntries(Object.entries(part).sort(([one], [other]) => one < other ? -1 : 1)));
 }
 
-/** The same edit, of another version. */
+/** The same edit, based on another version. */
 function based(sent, base) {
 	const least = base === null ? sent.clientVersion : base + 1n;
 
@@ -259,16 +261,16 @@ export function refused(code, message) {
 	return { outcome: 'refused', clientVersion: null, winner: null, error: { code, message } };
 }
 
-/** Where nobody wants to be told. */
+/** The default of onRefused. */
 export function warn({ id, error }) {
 	console.warn(`docsync: document "${id}" is refused: ${error.code} ${error.message}`);
 }
 
 /**
- * Asks the service now and then: every minute without `every`, and when the page comes online or to the front.
+ * Calls sync regularly, by default every minute, and when the page comes online or gets the focus.
  * @param {() => unknown} sync
  * @param {number} [every] milliseconds
- * @returns {() => void} ends it
+ * @returns {() => void} stops that
  */
 export function poll(sync, every) {
 	const schedule = new Schedule({

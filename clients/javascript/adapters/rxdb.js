@@ -1,26 +1,15 @@
-// rxdb.js - an RxCollection, replicated.
+// rxdb.js - replicates an RxCollection. README.md has an example.
 //
-//	import { createRxDatabase } from 'rxdb';
-//	import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
-//	import { replicateDocsync } from 'docsync-client/adapters/rxdb';
-//
-//	const properties = { id: { type: 'string', maxLength: 100 }, text: { type: 'string' }, clientVersion: { type: 'string' } };
-//	const db = await createRxDatabase({ name: 'app', storage: getRxStorageMemory() });
-//	const { notes } = await db.addCollections({ notes: { schema: { version: 0, primaryKey: 'id', type: 'object', properties } } });
-//
-//	replicateDocsync({ collection: notes, name: 'notes', url, token });
-//	await notes.insert({ id: 'shopping', text: 'bread' });
-//
-// The schema has a property clientVersion, a string, which is the adapter's: the version that the service has. Bodies are
-// objects. A collection has one primary key; it is the id, 1 to 500 bytes.
+// The schema has a property clientVersion, a string, which belongs to the adapter: the version that the service has. Bodies are
+// objects. The primary key, a single property, is the id, 1 to 500 bytes.
 //
 // What RxDB can't do:
 //
-// - A conflict is decided by the collection's conflictHandler, not by the higher clientVersion. RxDB's own takes what the service
-//   has, a deletion, too: who sends later loses the edit, unless the handler merges the two.
-// - What the service refuses is told to onRefused once, and nobody is reminded: RxDB takes it to be sent. It stays in the
-//   collection, is sent again when it is edited, and gives way when somebody else writes that document.
-// - Numbers beyond 2^53 in bodies are those that JSON.parse makes of them. Attachments aren't sent.
+// - A conflict is decided by the collection's conflictHandler, not by the higher clientVersion. RxDB's default one takes what the
+//   service has, even a deletion: the device that sends later loses its edit, unless the handler merges the two.
+// - onRefused is called once with a document that the service refuses, and RxDB doesn't mark it: it counts as sent. It stays in the
+//   collection, is sent again when it is edited, and is replaced when somebody else writes that document.
+// - Numbers beyond 2^53 in bodies become what JSON.parse makes of them. Attachments aren't sent.
 
 // @ts-ignore: an optional peer
 import { replicateRxCollection } from 'rxdb/plugins/replication';
@@ -30,11 +19,11 @@ const BATCH = 1000;
 const NONE = -(2n ** 63n) - 1n;		// below all versions
 
 /**
- * Begins a replication.
+ * Starts a replication.
  * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & {
  *	collection: any, name: string, live?: boolean, every?: number,
- * } & Record<string, any>} options collection: an RxCollection; name: of the collection, as the service knows it; every:
- *	milliseconds between two downloads; others are replicateRxCollection's
+ * } & Record<string, any>} options collection: an RxCollection; name: the collection's name at the service; every: milliseconds
+ *	between two downloads; the others are those of replicateRxCollection
  * @returns {any} an RxReplicationState
  */
 export function replicateDocsync({ collection, name, url, token, timeout, fetch, onRefused, every, live = true, ...options }) {
@@ -59,20 +48,20 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 	return replication;
 }
 
-/** RxDB at one end, the service at the other. */
+/** The two handlers of a replication, between RxDB and the service. */
 class Ends {
 	isStopped = () => false;
 	#collection;
 	#remote;
 	#key;
 	/**
-	 * What the service has, by id, and RxDB is given with each download until it has taken it: what was sent, with its new version; and
-	 * what came while it was sent, since RxDB passes over changes to a document that it takes to be unsent.
+	 * What the service has, by id. RxDB is given it with each download until it has stored it: what was sent, with its new version;
+	 * and what arrived meanwhile, since RxDB skips changes to a document that it considers unsent.
 	 * @type {Map<string, any>}
 	 */
 	#owed = new Map();
 	#sending = new Set();
-	/** What RxDB was given since it last had all, and may not have stored yet. */
+	/** What RxDB was given since it was last up to date, and may not have stored yet. */
 	#given = new Set();
 	#wasLast = true;
 
@@ -82,7 +71,7 @@ class Ends {
 		this.#key = collection.schema.primaryPath;
 	}
 
-	/** What others have changed: as many documents as RxDB asks for, or all. It takes a page with fewer to be the last. */
+	/** What others have changed: as many documents as RxDB asks for, or all. RxDB takes a page with fewer for the last one. */
 	async pull(cursor, batchSize) {
 		const owed = await this.#stillOwed();
 		const latest = new Map();
@@ -107,9 +96,9 @@ class Ends {
 		return { documents, checkpoint: { cursor } };
 	}
 
-	/** Sends edits. Returns those that the service has of them that were in conflict. */
+	/** Sends edits. Returns the service's versions of those that were in conflict. */
 	async push(all) {
-		// Where a conflict was decided for what the service has, that is all there is to be sent.
+		// Where a conflict was decided for the service's version, there is nothing to send.
 		const rows = all.filter(({ newDocumentState, assumedMasterState }) =>
 			JSON.stringify(newDocumentState) !== JSON.stringify(assumedMasterState));
 		const ids = rows.map(({ newDocumentState }) => newDocumentState[this.#key]);
@@ -142,7 +131,7 @@ class Ends {
 		return { ...body, [this.#key]: id, clientVersion: `${clientVersion}`, _deleted: deleted };
 	}
 
-	/** A deleted document is what it was before, which the schema may require; what isn't here needs no deletion. */
+	/** A deleted document keeps its properties, which the schema may require; one that isn't here needs no deletion. */
 	async #allToRx(documents) {
 		const ids = documents.filter(({ deleted }) => deleted).map(({ id }) => id);
 		let before = new Map();
@@ -159,7 +148,7 @@ class Ends {
 		});
 	}
 
-	/** What RxDB has of these, deleted ones, too. */
+	/** What RxDB has of these, also deleted ones. */
 	async #stored(ids) {
 		const documents = ids.length ? await this.#collection.storageInstance.findDocumentsById(ids, true) : [];
 
@@ -170,7 +159,7 @@ class Ends {
 		if (!isLater(this.#owed.get(id), document)) this.#owed.set(id, document);
 	}
 
-	/** What is owed still. */
+	/** What RxDB hasn't stored yet. */
 	async #stillOwed() {
 		for (const [id, document] of await this.#stored([...this.#owed.keys()])) {
 			if (!isLater(this.#owed.get(id), document)) this.#owed.delete(id);
@@ -179,7 +168,7 @@ class Ends {
 	}
 }
 
-/** Whether this is of a later version than the other; neither may be there, or have one. */
+/** Whether this one has a later version than the other. Either may be missing, or have no version. */
 function isLater(one, other) {
 	return one !== undefined && BigInt(one.clientVersion ?? NONE) > BigInt(other?.clientVersion ?? NONE);
 }

@@ -8,18 +8,18 @@ import { read, refused } from './protocol.js';
 const PAGE_DOCUMENTS = 1000;
 
 /**
- * @typedef {object} Pulled what has changed in a collection
- * @property {Map<string, import('./protocol.js').RemoteDocument>} documents by id, each once, as it is now
- * @property {string | null} cursor to go on from
- * @property {'purged' | 'lost' | null} missed this collection has come anew, all of it, since tombstones were purged, or what it
- *	had was lost in a restore or a failover
+ * @typedef {object} Pulled what was changed in a collection
+ * @property {Map<string, import('./protocol.js').RemoteDocument>} documents by id, each as it is now
+ * @property {string | null} cursor to continue from
+ * @property {'purged' | 'lost' | null} missed why the whole collection was downloaded again: tombstones were purged, or the service
+ *	has lost something in a restore or a failover
  */
 
 /**
- * All that has changed in several collections since, as it is at one instant: it asks for all of them, until none has more.
+ * Everything that was changed in several collections since, as of one instant: it asks for all of them until none has more.
  * @param {import('../src/transport.js').HttpTransport} transport
  * @param {string} clientId
- * @param {Map<string, string | null>} cursors of each collection, null at first
+ * @param {Map<string, string | null>} cursors one for each collection, null at first
  * @returns {Promise<{ utc: string, collections: Map<string, Pulled> }>} utc: the service's time
  */
 export async function pullSeveral(transport, clientId, cursors) {
@@ -38,7 +38,7 @@ export async function pullSeveral(transport, clientId, cursors) {
 			if (page.behind) throw new NoAnswer('the server lags');
 			const begun = /** @type {Pulled} */ (collections.get(collection));
 
-			// What has been missed isn't known, so all of it, which is asked for now.
+			// It isn't known what was missed, so everything is downloaded, beginning now.
 			if (page.reconcile && begun.cursor !== null) {
 				collections.set(collection, { documents: new Map(), cursor: null, missed: page.lostAfter === null ? 'purged' : 'lost' });
 				more = true;
@@ -54,11 +54,10 @@ export async function pullSeveral(transport, clientId, cursors) {
 }
 
 /**
- * Sends documents of several collections, in one transaction; in two, where that is too much for the service, and so on.
+ * Sends documents of several collections, in one transaction; or in two, if that is too much for the service, and so on.
  * @param {import('../src/transport.js').HttpTransport} transport
  * @param {string} clientId
- * @param {{ collection: string, cursor: string | null, documents: any[] }[]} parts what is sent, and from where on the collection
- *	was pulled last
+ * @param {{ collection: string, cursor: string | null, documents: any[] }[]} parts what to send, and the cursor of the last pull
  * @returns {Promise<Map<string, any[]>>} the results, by collection
  */
 export async function pushSeveral(transport, clientId, parts) {
@@ -68,7 +67,7 @@ export async function pushSeveral(transport, clientId, parts) {
 
 	while (sent.length) {
 		try {
-			// Somebody's documents come with the answer, too: one at most of each collection. The next pull gives them.
+			// The answer also has documents of others, at most one for each collection. They come again with the next pull.
 			const { collections } = await ask(transport, clientId, sent, 1);
 
 			if (!collections.every((part, i) => part.error || areResults(part, sent[i].documents))) {
@@ -76,7 +75,7 @@ export async function pushSeveral(transport, clientId, parts) {
 			}
 			const outcomes = collections.map(({ results: of, error }, i) =>
 				of ?? sent[i].documents.map(({ id }) => ({ id, ...refused(error.code, error.message) })));
-			// After too many that were refused the others were left, for the next request.
+			// After too many refusals the rest was left for the next request.
 			const untried = sent.map((part, i) => ({ ...part, documents: part.documents.filter((_, n) => outcomes[i][n].outcome === 'untried') }));
 
 			note(new Map(sent.map(({ collection }, i) => [collection, outcomes[i].filter(({ outcome }) => outcome !== 'untried')])));
@@ -103,7 +102,7 @@ function areResults(part, documents) {
 
 const count = (parts) => parts.reduce((sum, { documents }) => sum + documents.length, 0);
 
-/** Half of the documents, and the others. */
+/** Two halves of the documents. */
 function halve(parts) {
 	/** @type {any[][]} */
 	const [first, second] = [[], []];

@@ -1,24 +1,15 @@
-// signaldb.js - a persistence adapter for a collection of SignalDB, which shows a Collection of the client's, and edits it.
+// signaldb.js - a persistence adapter for a collection of SignalDB, which shows and edits a Collection of the client. README.md has
+// an example.
 //
-//	import { Collection as Notes } from '@signaldb/core';
-//	import { Collection, memoryStore } from 'docsync-client';
-//	import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
+// `documents` says what is unsent, refused or in conflict. Items are objects; their ids are texts of 1 to 500 bytes.
 //
-//	const documents = new Collection('notes', { url, token, store: memoryStore() });
-//	const notes = new Notes({ persistence: docsyncPersistence({ documents }) });
-//
-//	documents.start();
-//	notes.insert({ id: 'shopping', text: 'bread' });
-//
-// What is unsent, refused or in conflict is told by `documents`. Items are objects, their ids texts of 1 to 500 bytes.
-//
-// It takes the place of SignalDB's SyncManager, where a deletion elsewhere beats a later edit here.
+// It replaces SignalDB's SyncManager, in which a deletion elsewhere beats a later edit here.
 //
 // What SignalDB can't do:
 //
-// - An insert() ends before the item is stored. What can't be stored is shown all the same until the app starts again, and told
-//   by the event persistence.error.
-// - Numbers beyond 2^53 in items are those that JSON.parse makes of them.
+// - insert() ends before the item is stored. An item that can't be stored is shown until the app starts again, and reported by the
+//   event persistence.error.
+// - Numbers beyond 2^53 in items become what JSON.parse makes of them.
 
 import { View } from './view.js';
 
@@ -35,7 +26,7 @@ export function docsyncPersistence({ documents }) {
 			view = new View(documents, ({ id, item }) => {
 				const changes = { added: item ? [item] : [], modified: [], removed: item ? [] : [{ id }] };
 
-				// An item that was removed here, too, a moment ago, isn't there to be removed.
+				// An item that was removed here, too, a moment ago, can't be removed again.
 				Promise.resolve(onChange({ changes })).catch(() => {});
 			});
 		},
@@ -47,7 +38,7 @@ export function docsyncPersistence({ documents }) {
 		async load() {
 			const items = await view.load();
 
-			// When SignalDB has taken them
+			// After SignalDB has taken them
 			setTimeout(() => view.follow());
 			return { items };
 		},
@@ -56,7 +47,8 @@ export function docsyncPersistence({ documents }) {
 			const shown = new Map(items.map((item) => [item.id, item]));
 			const edits = new Map([...added, ...modified].map((item) => [item.id, item]));
 
-			// What was removed and inserted again is there; what somebody else changed while this waited is shown, but not what is saved.
+			// An item that was removed and inserted again exists. One that somebody else changed meanwhile is shown as it is now, which
+			// isn't what is saved.
 			for (const { id } of removed) if (!edits.has(id) || !shown.has(id)) edits.set(id, undefined);
 			for (const id of edits.keys()) view.shows(id, shown.get(id));
 			await store(documents, edits);
@@ -64,7 +56,7 @@ export function docsyncPersistence({ documents }) {
 	};
 }
 
-/** One that can't be stored doesn't keep the others from it. */
+/** An item that can't be stored doesn't stop the others. */
 async function store(documents, edits) {
 	const puts = [...edits].filter(([, item]) => item);
 	let problem;

@@ -1,34 +1,24 @@
-// tanstack-db.js - a collection of TanStack DB that shows a Collection of the client's, and edits it.
+// tanstack-db.js - a collection of TanStack DB that shows and edits a Collection of the client. README.md has an example.
 //
-//	import { createCollection } from '@tanstack/db';
-//	import { Collection, memoryStore } from 'docsync-client';
-//	import { docsyncCollectionOptions } from 'docsync-client/adapters/tanstack-db';
+// A mutation ends when the edit is in the client's store, offline too; `documents` says what is unsent, refused or in conflict. An
+// item that can't be stored is rolled back, and its promise rejects. Items are objects with an `id`, a text of 1 to 500 bytes.
 //
-//	const documents = new Collection('notes', { url, token, store: memoryStore() });
-//	const notes = createCollection(docsyncCollectionOptions({ documents }));
+// Don't put an outbox in front of it, such as @tanstack/offline-transactions: one that sends to the service by itself drops an
+// edit that is answered 400, 401 or 403, as when a token has expired.
 //
-//	documents.start();
-//	notes.insert({ id: 'shopping', text: 'bread' });
-//
-// A mutation ends when the edit is in the client's store, offline, too; what is unsent, refused or in conflict is told by
-// `documents`. What can't be stored is rolled back, and rejects. Items are objects with an `id`, a text of 1 to 500 bytes.
-//
-// No outbox belongs before it, such as @tanstack/offline-transactions: one that sends to the service by itself drops an edit that
-// is answered 400, 401 or 403, as when a token has expired.
-//
-// In a transaction of your own (createTransaction) mutationFn is yours, too: it calls documents.putAll() and documents.delete().
+// In a transaction of your own (createTransaction), your mutationFn calls documents.putAll() and documents.delete().
 //
 // What TanStack DB can't do:
 //
-// - A draft in update() is made of what is shown. Numbers beyond 2^53 in it are those that JSON.parse makes of them.
-// - It keeps nothing itself: what is shown is in memory, all of it.
+// - A draft in update() is made from what is shown. Numbers beyond 2^53 in it become what JSON.parse makes of them.
+// - It keeps nothing itself: everything that is shown is in memory.
 
 import { View } from './view.js';
 
 /**
  * Options for createCollection.
  * @param {{ documents: import('../src/collection.js').Collection } & Record<string, any>} options documents: what is shown and
- *	edited; others are createCollection's
+ *	edited; the others are those of createCollection
  * @returns {any}
  */
 export function docsyncCollectionOptions({ documents, ...options }) {

@@ -1,12 +1,12 @@
-// view.js - what the adapters share whose library is a view of a Collection, which keeps, sends and receives the documents: edits
-// go to it by putAll() and delete(), and what it has comes back by this, where that isn't what the view shows already.
+// view.js - shared by the adapters whose library is a view of a Collection, which keeps, sends and receives the documents. Edits
+// go to the Collection by putAll() and delete(); this tells the view of changes that it doesn't show yet.
 
 /**
  * @typedef {{ [field: string]: any, id: string }} Item a body, with its document's id in it
  * @typedef {object} ItemChange
  * @property {string} id
- * @property {Item | undefined} item undefined where it is deleted
- * @property {boolean} isNew the view shows no such item yet
+ * @property {Item | undefined} item undefined if it is deleted
+ * @property {boolean} isNew the view doesn't show such an item yet
  */
 
 /** What a library shows of a Collection. */
@@ -16,12 +16,12 @@ export class View {
 	#end;
 	/** @type {Map<string, string>} JSON of each item, by id */
 	#shown = new Map();
-	/** @type {import('../src/collection.js').Change[] | null} what happens until all is shown */
+	/** @type {import('../src/collection.js').Change[] | null} changes that come before everything is shown */
 	#waiting = [];
 
 	/**
 	 * @param {import('../src/collection.js').Collection} documents
-	 * @param {(change: ItemChange) => void} listener is called, from follow() on, when something differs from what is shown
+	 * @param {(change: ItemChange) => void} listener called, after follow(), when something differs from what is shown
 	 */
 	constructor(documents, listener) {
 		this.#documents = documents;
@@ -33,7 +33,7 @@ export class View {
 	}
 
 	/**
-	 * All items. When they are shown, follow() is to be called.
+	 * All items. Call follow() when they are shown.
 	 * @returns {Promise<Item[]>}
 	 */
 	async load() {
@@ -52,7 +52,7 @@ export class View {
 	}
 
 	/**
-	 * The view shows this of itself.
+	 * Notes what the view shows by itself.
 	 * @param {string} id
 	 * @param {Item | undefined} item
 	 */

@@ -1,32 +1,20 @@
-// watermelondb.js - the tables of a WatermelonDB Database, each a collection.
+// watermelondb.js - synchronises tables of a WatermelonDB Database with collections. README.md has an example.
 //
-//	import { Database, Model, appSchema, tableSchema } from '@nozbe/watermelondb';
-//	import { synchronize } from '@nozbe/watermelondb/sync/index.js';
-//	import loki from '@nozbe/watermelondb/adapters/lokijs/index.js';
-//	import { docsync } from 'docsync-client/adapters/watermelondb';
-//
-//	class Item extends Model { static table = 'items'; }
-//	const schema = appSchema({ version: 1, tables: [tableSchema({ name: 'items', columns: [{ name: 'text', type: 'string' }] })] });
-//	const adapter = new loki.default({ schema, dbName: 'app', useWebWorker: false, useIncrementalIndexedDB: true });
-//	const database = new Database({ adapter, modelClasses: [Item] });
-//
-//	await database.write(() => database.get('items').create((item) => Object.assign(item._raw, { id: 'shopping', text: 'bread' })));
-//	await synchronize({ database, ...docsync({ database, tables: { items: 'notes' }, url, token }) });
-//
-// All tables are asked for in one request, so they are as they were at one instant, and sent in one, a transaction. Before that a
-// request for each table that has edits reads what the service has of the edited records. It keeps what it needs in database.localStorage: the
-// clientId, and the cursors of the last two pulls, of which WatermelonDB's lastPulledAt says which it has taken.
+// All tables are pulled in one request, so they are as of one instant, and pushed in one, a transaction. Before a push, one request
+// for each table with edits reads what the service has of the edited records. The adapter keeps what it needs in
+// database.localStorage: the clientId, and the cursors of the last two pulls; WatermelonDB's lastPulledAt says which of them was
+// applied.
 //
 // What WatermelonDB can't do:
 //
-// - A deletion elsewhere beats a later edit here: WatermelonDB removes the record with its unsent edit. Other conflicts it merges
-//   by columns, those that were edited here from here. It doesn't know the higher clientVersion, but for conflictResolver.
-// - When a record that is to be sent was changed elsewhere since the pull, nothing is sent, and synchronize() raises that: call it
-//   once more, as WatermelonDB's manual says.
-// - What the service refuses is told to onRefused, stays marked as unsent, and is sent again with each synchronize().
-// - Columns are all there is: what else a body has is kept at the service, and isn't here. Ids with ' " \ / or $ aren't taken.
-// - A device that was away until tombstones were purged gets the whole table anew, and drops what isn't in it. When the service
-//   was restored, what it has lost whole is sent again; where it has an older version of a record, that is taken.
+// - A deletion elsewhere beats a later edit here: WatermelonDB removes the record with its unsent edit. It merges other conflicts
+//   by columns: those edited here are kept. The higher clientVersion plays no part; synchronize()'s conflictResolver may decide otherwise.
+// - If a record to be sent was changed elsewhere since the pull, nothing is sent, and synchronize() throws ChangedSincePull: call it
+//   again, as WatermelonDB's manual says.
+// - onRefused is called with what the service refuses. It stays marked as unsent, and is sent again with each synchronize().
+// - There are only columns: whatever else a body has is kept by the service, and isn't here. Ids with ' " \ / or $ aren't taken.
+// - A device that was away until tombstones were purged downloads the whole table again, and drops what isn't in it. When the
+//   service was restored, records that it lost completely are sent again; where it has an older version of a record, that is taken.
 
 import { Patience, Remote, toSend, warn } from './protocol.js';
 import { pullSeveral, pushSeveral } from './several.js';
@@ -39,15 +27,15 @@ const UNSAFE_ID = /['"\\/$]/;
 /**
  * @typedef {object} Kept in localStorage
  * @property {string} clientId
- * @property {Pull[]} pulls the last two: of the later one it isn't known whether WatermelonDB has taken it
+ * @property {Pull[]} pulls the last two: WatermelonDB may or may not have applied the later one
  *
  * @typedef {object} Pull
  * @property {number | null} at WatermelonDB's lastPulledAt
- * @property {Record<string, string>} cursors of each table
- * @property {Record<string, string>} seen the highest LastUpdateUtc of what has come
+ * @property {Record<string, string>} cursors by table
+ * @property {Record<string, string>} seen the highest LastUpdateUtc received, by table
  */
 
-/** A record that is to be sent was changed elsewhere since the pull: synchronize once more. */
+/** A record to be sent was changed elsewhere since the pull: synchronize again. */
 export class ChangedSincePull extends Error {
 	/**
 	 * @param {string} table
@@ -60,9 +48,9 @@ export class ChangedSincePull extends Error {
 }
 
 /**
- * What synchronize() asks for.
+ * Arguments for synchronize().
  * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & { database: any, tables: Record<string, string> }} options
- *	tables: {table: the collection, as the service knows it}, up to 60
+ *	tables: {table: the collection's name at the service}, up to 60
  * @returns {{ pullChanges: (args: any) => Promise<any>, pushChanges: (args: any) => Promise<any>, sendCreatedAsUpdated: true }}
  */
 export function docsync({ database, tables, onRefused = warn, ...options }) {
@@ -78,14 +66,14 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 		return kept;
 	}
 
-	/** A record's columns: what there may be besides is no business of the table's. */
+	/** The fields that the table has columns for. */
 	function columnsOf(table, from) {
 		const known = Object.keys(database.schema.tables[table].columns).filter((name) => Object.hasOwn(Object(from), name));
 
 		return Object.fromEntries(known.map((name) => [name, from[name]]));
 	}
 
-	/** What the service has lost whole is sent again: records that it had, and that didn't come. */
+	/** Sends again what the service has lost completely: records that it had, and that the download didn't have. */
 	async function sendLost(remote, table, documents) {
 		const records = await database.get(table).query().fetch();
 
@@ -99,7 +87,7 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 		async pullChanges({ lastPulledAt, migration }) {
 			const { clientId, pulls } = await keep();
 			const last = pulls.find(({ at }) => at === lastPulledAt) ?? { at: null, cursors: {}, seen: {} };
-			// Tables and columns that are new to the app come from the beginning on.
+			// Tables that are new to the app, or have new columns, are downloaded from the beginning.
 			const anew = [...migration?.tables ?? [], ...migration?.columns?.map(({ table }) => table) ?? []];
 			const cursors = new Map(names.map(([table, name]) => [name, anew.includes(table) ? null : last.cursors[table] ?? null]));
 			const { utc, collections } = await patience.ask(() => pullSeveral(transport, clientId, cursors));
@@ -141,7 +129,7 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 
 				if (late !== undefined) throw new ChangedSincePull(table, late);
 				return { collection: name, cursor: cursors[table] ?? null, documents: toSend([
-					// What the app's columns aren't is kept.
+					// Fields without a column are kept.
 					...[...created, ...updated].map((raw) => ({
 						id: raw.id, base: baseOf(raw.id), body: { ...stored.get(raw.id)?.body, id: raw.id, ...columnsOf(table, raw) },
 					})),
@@ -164,7 +152,7 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 	};
 }
 
-/** Somebody else has changed it after what has come, in another way than the edit does. */
+/** Whether somebody else has changed it since the pull, in another way than the edit does. */
 function isLate(stored, isDeletion, clientId, seen = '') {
 	return stored && stored.clientId !== clientId && stored.LastUpdateUtc > seen && !(isDeletion && stored.deleted);
 }

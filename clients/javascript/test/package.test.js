@@ -53,7 +53,7 @@ console.log(JSON.stringify(seen.at(-1)));`;
 			await writeFile(join(project, 'others.js'), `import { Collection, DELETE, indexedDbStore, memoryStore } from 'docsync-client';
 const url = ${JSON.stringify(URL_OF_SERVICE)}, token = ${JSON.stringify(TOKEN)}, store = memoryStore(), console = { log() {} };
 const signIn = async () => token, show = () => {}, merge = (mine, theirs) => ({ ...theirs, ...mine });
-${examples.slice(1).filter((code) => !code.includes('sqlite')).map((code) => `{\n${code.replaceAll("'notes'", JSON.stringify(name))}\nnotes?.stop();\n}`).join('\n')}
+${examples.slice(1).filter((code) => !/sqlite|docsync-client\/adapters/.test(code)).map((code) => `{\n${code.replaceAll("'notes'", JSON.stringify(name))}\nnotes?.stop();\n}`).join('\n')}
 process.exit(0);`);
 			await run(process.execPath, ['others.js'], { cwd: project });
 		});

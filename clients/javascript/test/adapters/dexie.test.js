@@ -1,6 +1,6 @@
 // Dexie, in IndexedDB in Chromium: the scenarios, and what apps do with Dexie.
 
-import 'fake-indexeddb/auto';		// for the example at the adapter's head, which runs here
+import 'fake-indexeddb/auto';		// for README's lines, which run here
 import assert from 'node:assert/strict';
 import test, { after, before } from 'node:test';
 import { TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause, until } from '../service.js';

@@ -1,4 +1,4 @@
-// scenarios.js - what each adapter must come through, written once; and the example at its head, which is run as it stands.
+// scenarios.js - what each adapter must come through, written once; and its lines in README.md, which are run as they stand.
 //
 // A library's test makes devices. Where it can't come through, `cannot` says why, as the adapter's head does: the test is skipped.
 
@@ -11,7 +11,6 @@ import { join } from 'node:path';
 import { HttpTransport } from '../../src/transport.js';
 import { BadLine, EXPIRED_TOKEN, TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause } from '../service.js';
 
-const ADAPTERS = fileURLToPath(new URL('node_modules/docsync-client/adapters/', import.meta.url));
 const HERE = fileURLToPath(new URL('.', import.meta.url));
 
 /**
@@ -415,7 +414,7 @@ const SCENARIOS = {
 };
 
 /**
- * Plays all scenarios, and the example.
+ * Plays all scenarios, and README's lines.
  * @param {Library} library
  */
 export function play(library) {
@@ -433,16 +432,16 @@ export function play(library) {
 			}
 		});
 	}
-	test("the example at the adapter's head", needsService, () => runExample(name));
+	test("README's lines", needsService, () => runExample(name));
 }
 
 /**
- * The lines of the adapter's head that are indented. They stand for a module, which has `url`, `token` and the collection's name
- * from the test, and stores a document "shopping" whose text is "bread".
+ * The lines in README.md that use this adapter. They stand for a module, which has `url`, `token` and the collection's name from
+ * the test, and stores a document "shopping" whose text is "bread".
  */
 async function runExample(name) {
-	const [head] = (await readFile(join(ADAPTERS, `${name}.js`), 'utf8')).split('\n\n');
-	const code = [...head.matchAll(/^\/\/\t(.*)$/gm)].map(([, line]) => line).join('\n');
+	const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+	const [[, code]] = [...readme.matchAll(/```js\n(.*?)```/gs)].filter(([, lines]) => lines.includes(`'docsync-client/adapters/${name}'`));
 	const played = new Played(null);
 	const directory = await mkdtemp(join(tmpdir(), 'docsync-example-'));
 	const file = join(directory, 'example.mjs');
