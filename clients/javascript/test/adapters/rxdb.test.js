@@ -65,7 +65,7 @@ test('a conflictHandler decides', needsService, async () => {
 	await b.notes.insert({ id: 'x', text: 'b' });
 	const texts = async () => Promise.all([a, b].map(async ({ notes }) => (await notes.findOne('x').exec()).text));
 
-	for (const end = Date.now() + 5000; (await texts()).some((text, i, all) => !text.includes(' and ') || text !== all[0]);) {
+	for (const end = Date.now() + 40_000; (await texts()).some((text, i, all) => !text.includes(' and ') || text !== all[0]);) {
 		assert(Date.now() < end, `merged: ${await texts()}`);
 		for (const { replication } of [a, b]) {
 			replication.reSync();
@@ -130,7 +130,7 @@ test('changed elsewhere while the answer to an edit is on its way', needsService
 
 test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {
 	const mocha = fileURLToPath(new URL('bin/mocha.js', import.meta.resolve('mocha/package.json')));
-	const { status, stdout, stderr } = spawnSync(process.execPath, [mocha, '--exit', '--reporter', 'tap', 'rxdb_suite.js'], {
+	const { status, stdout, stderr } = spawnSync(process.execPath, [mocha, '--exit', '--timeout', '40000', '--reporter', 'tap', 'rxdb_suite.js'], {
 		cwd: fileURLToPath(new URL('.', import.meta.url)), env: { ...process.env, NODE_ENV: 'fast', DEFAULT_STORAGE: 'memory' }, encoding: 'utf8',
 	});
 

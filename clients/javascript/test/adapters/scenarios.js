@@ -77,7 +77,7 @@ class Played {
 
 	/** Syncs all, until the service and these devices have just this: {id: text}; or the same, if nothing is given. Returns it. */
 	async meet(expected, places = this.places) {
-		const end = Date.now() + 15_000;
+		const end = Date.now() + 40_000;
 		const reference = openReference(this.name);
 
 		for (;;) {
@@ -199,7 +199,7 @@ const SCENARIOS = {
 		a.line.fault = (request) => isUpload(request) && lost++ < 1 ? 'lost' : undefined;
 		await a.device.put('x', 'x');
 		await played.meet({ x: 'x' });
-		for (const end = Date.now() + 5000; lost < 2; await pause(10)) {
+		for (const end = Date.now() + 40_000; lost < 2; await pause(10)) {
 			assert(Date.now() < end, 'it is sent again');
 			await a.sync();
 		}
@@ -239,7 +239,7 @@ const SCENARIOS = {
 		for (let n = 0; n < 100; n++) await a.device.put(`bad${n}`, 'bad', { refuse: 'check' });
 		await a.device.put('good', 'good');
 		await played.meet({ good: 'good' }, [b]);
-		for (const end = Date.now() + 10_000; new Set(await a.device.refused()).size < 100; await pause(20)) {
+		for (const end = Date.now() + 40_000; new Set(await a.device.refused()).size < 100; await pause(20)) {
 			assert(Date.now() < end, 'the app is told of each');
 			await a.sync();
 		}
@@ -451,7 +451,7 @@ async function runExample(name) {
 ${code.replaceAll("'notes'", JSON.stringify(played.name))}`);
 	try {
 		await import(pathToFileURL(file).href);
-		for (const end = Date.now() + 10_000; (await played.meet()).shopping !== 'bread'; await pause(20)) {
+		for (const end = Date.now() + 40_000; (await played.meet()).shopping !== 'bread'; await pause(20)) {
 			assert(Date.now() < end, 'the service has "shopping"');
 		}
 	} finally {
