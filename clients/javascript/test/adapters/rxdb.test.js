@@ -90,7 +90,9 @@ test("a conflict that is decided for the service's version: nothing is sent", ne
 	await b.notes.insert({ id: 'x', text: 'b' });
 	isOffline = false;
 	await until(async () => (await b.notes.findOne('x').exec()).text === 'a');
-	await b.replication.awaitInSync();
+	// What RxDB has sent after that, if anything, is there when the next document is.
+	await b.notes.insert({ id: 'y', text: 'b' });
+	await until(async () => (await transport.get('reader', null, ['y'])).documents.length);
 	const { documents: [{ clientId }] } = await transport.get('reader', null, ['x']);
 
 	assert.equal(clientId, await a.database.storageToken);
@@ -101,29 +103,45 @@ test("a conflict that is decided for the service's version: nothing is sent", ne
 test('changed elsewhere while the answer to an edit is on its way', needsService, async () => {
 	const name = anyName();
 	const other = open(name);
-	let isSlow = true;
-	let arrived = 0;
+	const held = { GET: 0, POST: 0 };
+	let holds = false;
+	let hasEdited = false;
+	let isTold = false;
 
-	// The answer waits until the other has edited the document, and that was asked for.
+	// A download that began before the edit is evaluated after the other's edit; its answer comes before that of the edit.
 	const slowFetch = async (url, options) => {
+		const { method } = options;
+
+		if (!holds) return fetch(url, options);
+		if (method === 'GET') {
+			held.GET++;
+			await until(() => hasEdited);
+		}
 		const answer = await fetch(url, options);
 
-		if (options.method === 'POST' && isSlow) {
-			arrived++;
-			await until(() => !isSlow);
+		if (method === 'GET') {
+			isTold = true;
+		} else {
+			held.POST++;
+			await until(() => !holds);
 		}
 		return answer;
 	};
 	const c = await openCollection({ name, fetch: slowFetch });
 
+	await c.replication.awaitInSync();
+	holds = true;
+	c.replication.reSync();
+	await until(() => held.GET);
 	await c.notes.insert({ id: 'x', text: 'c' });
-	await until(() => arrived);
+	await until(() => held.POST);
 	await other.sync();
 	await other.put('x', { id: 'x', text: 'other' });
 	await other.sync();
-	c.replication.reSync();
-	await pause(100);
-	isSlow = false;
+	hasEdited = true;
+	await until(() => isTold);
+	await pause(200);		// RxDB has passed over it, since x is unsent
+	holds = false;
 	await until(async () => (await c.notes.findOne('x').exec()).text === 'other');
 	await c.database.close();
 });
