@@ -90,6 +90,7 @@ AS $$
 DECLARE
 	adopted bool;
 	doubtful bool := false;
+	had_history bool;
 	command text;
 	-- The schema that the functions are in now: its owner may have renamed it, and
 	-- have put others' functions where it was.
@@ -183,6 +184,7 @@ BEGIN
 		'The highest stamp of a tombstone removed that was not of that client_id: the horizon of that client.';
 	END IF;
 
+	had_history := adopted AND to_regclass('docsync.history') IS NOT NULL;
 	IF to_regclass('docsync.history') IS NULL THEN
 		CREATE TABLE docsync.history (
 			number			int8 PRIMARY KEY,
@@ -218,6 +220,41 @@ BEGIN
 		'Whether the documents with stamps up to clock may come from another server: next_xid takes the place of their fences, which say nothing here.';
 	END IF;
 
+	IF to_regclass('docsync.moved') IS NULL THEN
+		-- Nor what has gone, or from where it came
+		doubtful := doubtful OR had_history;
+		CREATE TABLE docsync.moved (
+			collection		text COLLATE "C" PRIMARY KEY,
+			state			text COLLATE "C" NOT NULL CHECK (state IN ('leaving', 'gone', 'arriving', 'here')),
+			changed			timestamptz NOT NULL DEFAULT clock_timestamp(),
+			epochs			int8[] NOT NULL DEFAULT '{}',
+			survived		timestamptz[] NOT NULL DEFAULT '{}',
+			lost_after		timestamptz[] NOT NULL DEFAULT '{}',
+			clocks			timestamptz[] NOT NULL DEFAULT '{}',
+			number			int8 NOT NULL DEFAULT 0,
+			replaced		int8 NOT NULL DEFAULT 0,
+			next_xid		xid8 NOT NULL DEFAULT '0',
+			move			text COLLATE "C",
+			ticket			jsonb
+		);
+		COMMENT ON TABLE docsync.moved IS
+		'Collections that are elsewhere, or have come from elsewhere. Written by docsync_move_out and the like alone.';
+		COMMENT ON COLUMN docsync.moved.collection IS 'The collection, with all whose names begin with it and a "/".';
+		COMMENT ON COLUMN docsync.moved.state IS
+		'leaving, gone, arriving: closed, neither read nor written; here: open, and come from elsewhere.';
+		COMMENT ON COLUMN docsync.moved.changed IS 'Since when.';
+		COMMENT ON COLUMN docsync.moved.epochs IS
+		'What had happened to it elsewhere, as docsync.history has it; the last is its coming here.';
+		COMMENT ON COLUMN docsync.moved.survived IS 'Of each of these, as in docsync.history.';
+		COMMENT ON COLUMN docsync.moved.lost_after IS 'Of each of these, as in docsync.history.';
+		COMMENT ON COLUMN docsync.moved.clocks IS 'Of each of these, as in docsync.history.';
+		COMMENT ON COLUMN docsync.moved.number IS 'The newest row of docsync.history when it came: what is later has happened to it, too.';
+		COMMENT ON COLUMN docsync.moved.replaced IS 'The epoch of that row, in the place of which the last of epochs stands.';
+		COMMENT ON COLUMN docsync.moved.next_xid IS 'The next transaction id when it came: the fence of all that came.';
+		COMMENT ON COLUMN docsync.moved.move IS 'The id of the move that it came, or was let go, by.';
+		COMMENT ON COLUMN docsync.moved.ticket IS 'With what it can be opened elsewhere, if it has been let go.';
+	END IF;
+
 	IF NOT EXISTS (SELECT FROM pg_attrdef AS d JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
 					WHERE a.attrelid = 'docsync.document'::regclass AND a.attname = 'last_update_utc') THEN
 		EXECUTE format('ALTER TABLE docsync.document
@@ -247,7 +284,7 @@ BEGIN
 		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
 		  FROM pg_class AS part, pg_class AS document
 		 WHERE document.oid = 'docsync.document'::regclass AND part.relowner <> document.relowner
-		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass)
+		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass, 'docsync.moved'::regclass)
 		   AND part.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user AND rolsuper)
 	LOOP
 		EXECUTE command;
@@ -311,6 +348,283 @@ COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.t
 'Removes the tombstones older than keep, of one collection or of all, and says how many.
 Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
 A client that has been away for longer compares what it has with the store.';
+
+------------------------------------------------------------------------------
+-- moving collections between servers
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_move_begin(
+	collection		pg_catalog.text,
+	after			pg_catalog.timestamptz,
+	OUT epoch		pg_catalog.int8,
+	OUT clock		pg_catalog.timestamptz,
+	OUT next_xid	pg_catalog.xid8)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_move_begin(pg_catalog.text, pg_catalog.timestamptz) IS
+'For the functions below: refuses who may not, and gives an id for an epoch, the clock, and a fence.';
+
+CREATE FUNCTION @extschema@.docsync_move_wait(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_move_wait(pg_catalog.text) IS
+'Waits until nobody writes any more who began before: who writes later finds the collection as it is then, open or closed.
+For the store''s owner. lock_timeout limits it.';
+
+CREATE FUNCTION @extschema@.docsync_move_sum(
+	collection		pg_catalog.text,
+	OUT documents	pg_catalog.int8,
+	OUT digest		pg_catalog.numeric,
+	OUT highest		pg_catalog.timestamptz)
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+BEGIN
+	SELECT count(*), coalesce(sum(hashtextextended(d.id, hashtextextended(d.collection,
+				hashfloat8extended(date_part('epoch', d.last_update_utc), d.client_version)))), 0),
+		   coalesce(max(d.last_update_utc), '-infinity')
+	  INTO documents, digest, highest
+	  FROM docsync.document AS d
+	 WHERE d.collection >= docsync_move_sum.collection AND d.collection < docsync_move_sum.collection || '0'
+	   AND (d.collection = docsync_move_sum.collection OR starts_with(d.collection, docsync_move_sum.collection || '/'));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_sum(pg_catalog.text) IS
+'How many documents a collection and those below it have, tombstones among them, and a sum over ids, versions and stamps, to be compared with another server''s.';
+
+CREATE FUNCTION @extschema@.docsync_move_out(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present text;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT m.state INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_out.collection;
+
+	IF EXISTS (SELECT FROM docsync.moved AS m WHERE starts_with(m.collection, docsync_move_out.collection || '/') OR starts_with(docsync_move_out.collection, m.collection || '/')) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is a part of one that was moved, or has such a part',
+			DETAIL = 'Collections are moved back and on as they were moved: docsync.moved says how.';
+	END IF;
+
+	IF present = 'arriving' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is on its way to here',
+			HINT = 'docsync_move_take_over() opens it; docsync_move_back() gives it up.';
+	ELSIF present = 'here' THEN
+		UPDATE docsync.moved AS m SET state = 'leaving', changed = clock_timestamp() WHERE m.collection = docsync_move_out.collection;
+	ELSIF present IS NULL THEN
+		INSERT INTO docsync.moved (collection, state) VALUES (docsync_move_out.collection, 'leaving');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_out(pg_catalog.text) IS
+'Closes a collection, and those whose names begin with it and "/", before they move to another server: requests are answered 503, code moving.
+For the store''s owner. Commit it, copy what has changed since, and call docsync_move_hand_over, or docsync_move_back.';
+
+CREATE FUNCTION @extschema@.docsync_move_hand_over(collection pg_catalog.text)
+	RETURNS pg_catalog.jsonb
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present record;
+	point record;
+	has record;
+	line record;
+	purged jsonb;
+	result jsonb;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_hand_over.collection;
+	IF present.state = 'gone' THEN
+		RETURN present.ticket;
+	ELSIF present.state IS DISTINCT FROM 'leaving' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is not about to leave',
+			HINT = 'docsync_move_out() closes it first.';
+	END IF;
+
+	-- From here on nothing of it changes. The clock is read behind that: whatever was given out here is not above it.
+	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
+	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING collection;
+	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, NULL)', functions) INTO point USING collection;
+
+	-- What has happened to it: elsewhere, and here since it came
+	SELECT jsonb_agg(e.epoch ORDER BY e.part, e.number) AS epochs, jsonb_agg(e.survived ORDER BY e.part, e.number) AS survived,
+		   jsonb_agg(e.lost_after ORDER BY e.part, e.number) AS lost_after, jsonb_agg(e.clock ORDER BY e.part, e.number) AS clocks
+	  INTO line
+	  FROM (SELECT 1 AS part, e.number, e.epoch, e.survived, e.lost_after, e.clock
+			  FROM unnest(present.epochs, present.survived, present.lost_after, present.clocks)
+				   WITH ORDINALITY AS e(epoch, survived, lost_after, clock, number)
+			 UNION ALL
+			SELECT 2, h.number, CASE WHEN h.epoch = present.replaced THEN present.epochs[cardinality(present.epochs)] ELSE h.epoch END,
+				   h.survived, h.lost_after, h.clock
+			  FROM docsync.history AS h WHERE h.number > present.number) AS e;
+
+	SELECT coalesce(jsonb_agg(p), '[]') INTO purged FROM docsync.purged AS p
+	 WHERE p.collection = docsync_move_hand_over.collection OR starts_with(p.collection, docsync_move_hand_over.collection || '/');
+
+	result := jsonb_build_object('collection', collection, 'move', gen_random_uuid(), 'documents', has.documents, 'digest', has.digest,
+								 'highest', has.highest, 'clock', point.clock, 'purged', purged) || to_jsonb(line);
+	UPDATE docsync.moved AS m SET state = 'gone', changed = clock_timestamp(), move = result ->> 'move', ticket = result
+	 WHERE m.collection = docsync_move_hand_over.collection;
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_hand_over(pg_catalog.text) IS
+'Lets a closed collection go, and gives the ticket with which docsync_move_take_over opens it on the other server; requests here are answered 421, code moved.
+For the store''s owner. The ticket is good when this has committed; asked for again, it is the same. There is no way back but by moving it back.';
+
+CREATE FUNCTION @extschema@.docsync_move_in(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present text;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT m.state INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_in.collection;
+
+	IF EXISTS (SELECT FROM docsync.moved AS m WHERE starts_with(m.collection, docsync_move_in.collection || '/') OR starts_with(docsync_move_in.collection, m.collection || '/')) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is a part of one that was moved, or has such a part',
+			DETAIL = 'Collections are moved back and on as they were moved: docsync.moved says how.';
+	END IF;
+
+	IF present IN ('here', 'leaving') THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is here already',
+			DETAIL = format('docsync.moved says "%s".', present);
+	ELSIF present = 'gone' THEN
+		-- It comes back. What it has left behind is old.
+		DELETE FROM docsync.document AS d WHERE d.collection = docsync_move_in.collection
+			OR (d.collection >= docsync_move_in.collection || '/' AND d.collection < docsync_move_in.collection || '0');
+		UPDATE docsync.moved AS m SET state = 'arriving', changed = clock_timestamp() WHERE m.collection = docsync_move_in.collection;
+	ELSIF present IS NULL THEN
+		IF EXISTS (SELECT FROM docsync.document AS d WHERE d.collection = docsync_move_in.collection
+					  OR (d.collection >= docsync_move_in.collection || '/' AND d.collection < docsync_move_in.collection || '0')) THEN
+			RAISE object_not_in_prerequisite_state USING
+				MESSAGE = 'the collection has documents here',
+				DETAIL = 'What comes from elsewhere is not mixed with others.',
+				HINT = 'If they are not needed, DELETE them, CALL docsync_purge(''0''), and delete the tombstones that stay with session_replication_role = replica.';
+		END IF;
+		INSERT INTO docsync.moved (collection, state) VALUES (docsync_move_in.collection, 'arriving');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_in(pg_catalog.text) IS
+'Awaits a collection, and those whose names begin with it and "/", from another server: requests are answered 503, code moving, and the owner may bring documents with their stamps, and delete them for good.
+For the store''s owner. docsync_move_take_over opens it when all have come; docsync_move_back gives it up.';
+
+CREATE FUNCTION @extschema@.docsync_move_take_over(ticket pg_catalog.jsonb)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	name text := ticket ->> 'collection';
+	present record;
+	point record;
+	has record;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING name;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = name;
+	IF present.move = ticket ->> 'move' AND present.state IN ('here', 'leaving') THEN
+		RETURN;
+	ELSIF present.state IS DISTINCT FROM 'arriving' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is not awaited here',
+			DETAIL = CASE WHEN present.state IS NOT NULL THEN format('docsync.moved says "%s".', present.state) END,
+			HINT = 'docsync_move_in() comes first.';
+	END IF;
+
+	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING name;
+	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING name;
+	IF (has.documents, has.digest) IS DISTINCT FROM ((ticket ->> 'documents')::int8, (ticket ->> 'digest')::numeric) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the documents are not those that were handed over',
+			DETAIL = format('There are %s, and %s were.', has.documents, ticket ->> 'documents'),
+			HINT = 'Copy them once more. Where they have come from they are as they were.';
+	END IF;
+
+	-- Beyond all that was given out there
+	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, $2)', functions) INTO point USING name, (ticket ->> 'clock')::timestamptz;
+
+	DELETE FROM docsync.purged AS p WHERE p.collection = name OR starts_with(p.collection, name || '/');
+	INSERT INTO docsync.purged (collection, last_update_utc, client_id, others_utc)
+	SELECT p.collection, p.last_update_utc, p.client_id, p.others_utc
+	  FROM jsonb_to_recordset(ticket -> 'purged') AS p(collection text, last_update_utc timestamptz, client_id text, others_utc timestamptz)
+	 WHERE p.collection = name OR starts_with(p.collection, name || '/');
+
+	UPDATE docsync.moved AS m
+	   SET state = 'here', changed = clock_timestamp(), move = take_over.ticket ->> 'move', ticket = NULL,
+		   epochs = ARRAY(SELECT e.v::int8 FROM jsonb_array_elements_text(take_over.ticket -> 'epochs') WITH ORDINALITY AS e(v, n) ORDER BY n) || point.epoch,
+		   survived = ARRAY(SELECT e.v::timestamptz FROM jsonb_array_elements_text(take_over.ticket -> 'survived') WITH ORDINALITY AS e(v, n) ORDER BY n)
+					  || (take_over.ticket ->> 'highest')::timestamptz,
+		   lost_after = ARRAY(SELECT e.v::timestamptz FROM jsonb_array_elements_text(take_over.ticket -> 'lost_after') WITH ORDINALITY AS e(v, n) ORDER BY n)
+						|| 'infinity'::timestamptz,
+		   clocks = ARRAY(SELECT e.v::timestamptz FROM jsonb_array_elements_text(take_over.ticket -> 'clocks') WITH ORDINALITY AS e(v, n) ORDER BY n)
+					|| point.clock,
+		   number = newest.number, replaced = newest.epoch, next_xid = point.next_xid
+	  FROM (SELECT docsync_move_take_over.ticket) AS take_over,
+		   (SELECT h.number, h.epoch FROM docsync.history AS h ORDER BY h.number DESC LIMIT 1) AS newest
+	 WHERE m.collection = name;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_take_over(pg_catalog.jsonb) IS
+'Opens a collection that was awaited here, if it has just the documents that the ticket of docsync_move_hand_over says. Clients go on with the cursors that they have.
+For the store''s owner. Give a ticket to one server; called again there, it does nothing.';
+
+CREATE FUNCTION @extschema@.docsync_move_back(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present record;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_back.collection;
+
+	IF present.state = 'leaving' AND present.epochs = '{}' OR present.state = 'arriving' AND present.ticket IS NULL THEN
+		IF present.state = 'arriving' THEN
+			EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
+			DELETE FROM docsync.document AS d WHERE d.collection = docsync_move_back.collection
+				OR (d.collection >= docsync_move_back.collection || '/' AND d.collection < docsync_move_back.collection || '0');
+		END IF;
+		DELETE FROM docsync.moved AS m WHERE m.collection = docsync_move_back.collection;
+	ELSIF present.state = 'leaving' OR present.state = 'arriving' THEN
+		UPDATE docsync.moved AS m SET state = CASE present.state WHEN 'leaving' THEN 'here' ELSE 'gone' END, changed = clock_timestamp()
+		 WHERE m.collection = docsync_move_back.collection;
+	ELSIF present.state = 'gone' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection has been let go',
+			DETAIL = 'It may be open elsewhere, or be opened there at any time.',
+			HINT = 'Finish the move, with the ticket of docsync_move_hand_over(); then move it back.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_back(pg_catalog.text) IS
+'Gives a move up, on either server, that has not come to docsync_move_hand_over: where the collection was it is open again, as if nothing had happened; where it was awaited, what has come is deleted.
+For the store''s owner.';
 
 ------------------------------------------------------------------------------
 -- functions for HTTP: JSON in, one JSON value out

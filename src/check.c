@@ -84,14 +84,28 @@ static const NeededColumn history_columns[] = {
 	[HISTORY_ARRIVED] = {"arrived", BOOLOID, true}
 };
 
+static const NeededColumn moved_columns[] = {
+	[MOVED_COLLECTION] = {"collection", TEXTOID, true},
+	[MOVED_STATE] = {"state", TEXTOID, true},
+	[MOVED_EPOCHS] = {"epochs", INT8ARRAYOID, true},
+	[MOVED_SURVIVED] = {"survived", TIMESTAMPTZARRAYOID, true},
+	[MOVED_LOST_AFTER] = {"lost_after", TIMESTAMPTZARRAYOID, true},
+	[MOVED_CLOCKS] = {"clocks", TIMESTAMPTZARRAYOID, true},
+	[MOVED_NUMBER] = {"number", INT8OID, true},
+	[MOVED_REPLACED] = {"replaced", INT8OID, true},
+	[MOVED_NEXT_XID] = {"next_xid", XID8OID, true}
+};
+
 /* Each column has its place in Store.attnums, and each place a column. */
 StaticAssertDecl(lengthof(document_columns) == DOCUMENT_FENCE + 1 &&
 				 lengthof(purged_columns) == PURGED_OTHERS_UTC + 1 &&
-				 lengthof(history_columns) == HISTORY_ARRIVED + 1,
+				 lengthof(history_columns) == HISTORY_ARRIVED + 1 &&
+				 lengthof(moved_columns) == MOVED_NEXT_XID + 1,
 				 "a column is missing");
 StaticAssertDecl(lengthof(document_columns) <= STORE_COLUMNS_MAX &&
 				 lengthof(purged_columns) <= STORE_COLUMNS_MAX &&
-				 lengthof(history_columns) <= STORE_COLUMNS_MAX,
+				 lengthof(history_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(moved_columns) <= STORE_COLUMNS_MAX,
 				 "Store.attnums has no room for all columns");
 
 /* The store's relations, in the order in which they are locked */
@@ -105,6 +119,7 @@ static const struct
 	[STORE_DOCUMENT] = {"document", RELKIND_RELATION, document_columns, lengthof(document_columns)},
 	[STORE_PURGED] = {"purged", RELKIND_RELATION, purged_columns, lengthof(purged_columns)},
 	[STORE_HISTORY] = {"history", RELKIND_RELATION, history_columns, lengthof(history_columns)},
+	[STORE_MOVED] = {"moved", RELKIND_RELATION, moved_columns, lengthof(moved_columns)},
 	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0}
 };
 
@@ -146,6 +161,11 @@ docsync_check_run(Store *store)
 	rel = table_open(store->relations[STORE_PURGED], NoLock);
 	store->purged_index = check_primary_key(rel, store->attnums[STORE_PURGED],
 											1, "collection");
+	table_close(rel, NoLock);
+
+	rel = table_open(store->relations[STORE_MOVED], NoLock);
+	store->moved_index = check_primary_key(rel, store->attnums[STORE_MOVED],
+										   1, "collection");
 	table_close(rel, NoLock);
 
 	store->is_subscribed = is_subscribed(store);

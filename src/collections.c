@@ -267,7 +267,7 @@ judge_all(Parts *parts, StoreUse use)
 		 */
 		if (part->refusal == NULL && part->sync.upload == NULL &&
 			part->sync.download.refused != RESYNC_NONE)
-			part->refusal = docsync_position_describe(part->sync.download.refused);
+			part->refusal = docsync_position_describe(&part->sync.download);
 		if (has_download(part))
 			docsync_sync_compare_before(&part->sync);
 	}

@@ -20,6 +20,7 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
+#include "storage/lockdefs.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -52,6 +53,7 @@
 #define DOCSYNC_LOCK_MAKE		0xD0C7	/* makes the store */
 #define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writes history */
 #define DOCSYNC_LOCK_STATE		0xD0C9	/* sums up a collection: 0 or 1 */
+#define DOCSYNC_LOCK_MOVE		0xD0CB	/* copies documents: hash of collection */
 
 /*
  * settings.c: settings
@@ -72,6 +74,7 @@ typedef enum StoreRelation
 	STORE_DOCUMENT,
 	STORE_PURGED,
 	STORE_HISTORY,
+	STORE_MOVED,
 	STORE_CLOCK
 } StoreRelation;
 
@@ -115,6 +118,19 @@ enum HistoryColumn
 	HISTORY_ARRIVED
 };
 
+enum MovedColumn
+{
+	MOVED_COLLECTION,
+	MOVED_STATE,
+	MOVED_EPOCHS,
+	MOVED_SURVIVED,
+	MOVED_LOST_AFTER,
+	MOVED_CLOCKS,
+	MOVED_NUMBER,
+	MOVED_REPLACED,
+	MOVED_NEXT_XID
+};
+
 #define STORE_COLUMNS_MAX		(HISTORY_ARRIVED + 1)
 
 typedef enum StoreUse
@@ -131,6 +147,7 @@ typedef struct Store
 	Oid			owners[STORE_RELATIONS];
 	Oid			document_index; /* primary keys */
 	Oid			purged_index;
+	Oid			moved_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 	bool		is_altered;		/* triggers of the user's may change what is
 								 * written to it */
@@ -575,10 +592,53 @@ extern FullTransactionId docsync_history_fence(const History *history,
 											   FullTransactionId fence);
 
 /*
+ * moved.c: collections that are elsewhere, or have come from elsewhere
+ */
+typedef enum MovedState
+{
+	MOVED_LEAVING,				/* these are closed: */
+	MOVED_GONE,
+	MOVED_ARRIVING,
+	MOVED_HERE
+} MovedState;
+
+typedef struct Moved
+{
+	text	   *collection;		/* and all below it */
+	MovedState	state;
+	bool		is_own;			/* by the present transaction */
+
+	/* What had happened to it where it was; the last is its coming here */
+	int			count;
+	int64	   *epochs;
+	TimestampTz *survived;
+	TimestampTz *lost_after;
+	TimestampTz *clocks;
+
+	/* How it was here then */
+	int64		number;			/* docsync.history's newest row, */
+	uint64		replaced;		/* and its epoch */
+	FullTransactionId next;
+} Moved;
+
+extern Moved *docsync_moved_find(Snapshot snapshot, const text *collection);
+extern Moved *docsync_moved_find_latest(const text *collection);
+extern bool docsync_moved_is_closed(const Moved *moved);
+extern void docsync_moved_check(const text *collection);
+extern bool docsync_moved_may_be_closed(const text *collection);
+extern bool docsync_moved_enter(const text *collection, bool to_bring);
+extern bool docsync_moved_lock(const Moved *moved, LOCKMODE mode);
+extern const History *docsync_moved_line(const Moved *moved,
+										 const History *history);
+extern const Refusal *docsync_moved_describe(const Moved *moved);
+pg_noreturn extern void docsync_moved_refuse(const Moved *moved);
+
+/*
  * epoch.c: and who notes it
  */
 extern void docsync_epoch_init(void);
 extern void docsync_epoch_notice(void);
+extern uint64 docsync_epoch_make_id(void);
 
 /*
  * settle.c: the reader's side
@@ -904,7 +964,8 @@ typedef enum ResyncReason
 	RESYNC_NONE,
 	RESYNC_PURGED,				/* tombstones have gone that it hasn't seen */
 	RESYNC_LOST,				/* its position is of another history */
-	RESYNC_USE_CURSOR			/* it can't page by stamps */
+	RESYNC_USE_CURSOR,			/* it can't page by stamps */
+	RESYNC_CLOSED				/* nobody can: the collection is closed */
 } ResyncReason;
 
 typedef struct Download
@@ -923,6 +984,7 @@ typedef struct Download
 
 	/* What came of it */
 	ResyncReason refused;		/* by cursor, before anything was looked at */
+	const Moved *moved;			/* what is said of it; NULL: nothing */
 	Position	next;			/* by cursor: where to go on */
 	int			count;			/* documents later than the position */
 	TimestampTz last;			/* the last stamp passed */
@@ -934,7 +996,7 @@ typedef struct Download
 	bool		is_behind;		/* this server is; nothing was looked at */
 
 	/* Under which snapshot */
-	History    *history;
+	const History *history;		/* the collection's */
 	bool		has_horizon;	/* else it hasn't been asked for */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
@@ -965,7 +1027,7 @@ extern void docsync_position_judge_first(Download *download,
 extern void docsync_position_judge_next(Download *download);
 extern void docsync_position_judge_more(Download *download);
 extern const Horizon *docsync_position_horizon(Download *download);
-extern const Refusal *docsync_position_describe(ResyncReason reason);
+extern const Refusal *docsync_position_describe(const Download *download);
 pg_noreturn extern void docsync_position_refuse(ResyncReason reason);
 
 /*

@@ -303,6 +303,21 @@ docsync_epoch_notice(void)
 }
 
 /*
+ * Makes an id for an epoch, which nobody can guess.
+ */
+uint64
+docsync_epoch_make_id(void)
+{
+	uint64		epoch;
+
+	if (!pg_strong_random(&epoch, sizeof(epoch)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return (epoch & PG_INT64_MAX) | 1;	/* a bigint, and not 0 */
+}
+
+/*
  * Opens the store for a function that is its owner's, and writes.  What has
  * been found noted is looked at again: since then the owner may have deleted
  * rows, or have brought others from elsewhere.
@@ -452,11 +467,7 @@ begin(const Store *store, const History *history, bool by_hand,
 	{
 		TimestampTz beginning = GetCurrentTimestamp();
 
-		if (!pg_strong_random(&entry.epoch, sizeof(entry.epoch)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate random values")));
-		entry.epoch = (entry.epoch & PG_INT64_MAX) | 1; /* a bigint, and not 0 */
+		entry.epoch = docsync_epoch_make_id();
 
 		/* In a new store there was nothing to lose. */
 		if (goes_on)

@@ -55,7 +55,7 @@ static void stamp_insert(Row *new);
 static void clamp_fence(Row *new, FullTransactionId fence);
 static bool guard_update(const Row *old, Row *new);
 static void check_not_highest(int64 version);
-static void guard_delete(const Row *old);
+static bool guard_delete(const Row *old);
 static void restamp(Row *new, RestampEdit edit, int64 server_version);
 static Row	read_row(Relation rel, HeapTuple tuple);
 static void set_attr(Row *row, int column, Datum value);
@@ -128,8 +128,7 @@ docsync_guard(PG_FUNCTION_ARGS)
 
 	/* The row stays, as a tombstone. */
 	old = read_row(rel, trigdata->tg_trigtuple);
-	guard_delete(&old);
-	return PointerGetDatum(NULL);
+	return PointerGetDatum(guard_delete(&old) ? trigdata->tg_trigtuple : NULL);
 }
 
 /*
@@ -204,10 +203,15 @@ guard_insert(Row *new)
 
 	/*
 	 * Readers who are past its stamp by then won't get it; who isn't must
-	 * wait for it, as for what is stamped here.
+	 * wait for it, as for what is stamped here.  Not where there are none,
+	 * until all has come.
 	 */
-	docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
-	docsync_clock_advance(last_update_utc);
+	if (!docsync_moved_enter(get_text(new, DOCUMENT_COLLECTION), true))
+	{
+		docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
+		docsync_moved_check(get_text(new, DOCUMENT_COLLECTION));
+		docsync_clock_advance(last_update_utc);
+	}
 	clamp_fence(new, fence);
 }
 
@@ -330,15 +334,22 @@ check_not_highest(int64 version)
 /*
  * Turns the row into a tombstone, with an UPDATE as the caller.  Does nothing
  * if it is one already.
+ *
+ * True if the row is to go: of a collection that isn't used here nobody needs
+ * tombstones.
  */
-static void
+static bool
 guard_delete(const Row *old)
 {
 	bool		isnull;
 
+	if (object_ownercheck(RelationRelationId, RelationGetRelid(old->rel), GetUserId()) &&
+		docsync_moved_enter(get_text(old, DOCUMENT_COLLECTION), false))
+		return true;
+
 	/* A tombstone stays as it is: nothing has changed for anybody. */
 	if (DatumGetBool(get_attr(old, DOCUMENT_DELETED, &isnull)))
-		return;
+		return false;
 
 	check_cascade(old->rel);
 
@@ -349,6 +360,7 @@ guard_delete(const Row *old)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot turn the document into a tombstone"),
 				 errdetail("DELETE on docsync.document is an UPDATE, which a policy or a trigger has kept from the row.")));
+	return false;
 }
 
 /*

@@ -38,6 +38,7 @@ static void begin_from_nothing(Download *download);
 static void judge_stamp(Download *download);
 static TimestampTz horizon_of(Download *download);
 static TimestampTz known_horizon(Download *download);
+static const Refusal *describe(ResyncReason reason);
 
 /*
  * Finds out from where a download goes on under its snapshot, which has been
@@ -46,7 +47,12 @@ static TimestampTz known_horizon(Download *download);
 void
 docsync_position_judge(Download *download)
 {
-	if (download->by_cursor)
+	if (docsync_moved_is_closed(download->moved))
+	{
+		docsync_schema_check_caller(ACL_SELECT);
+		download->refused = RESYNC_CLOSED;
+	}
+	else if (download->by_cursor)
 		judge_cursor(download);
 	else
 		judge_stamp(download);
@@ -238,7 +244,9 @@ on_base(const StoredDocument *stored, void *arg)
 /*
  * Who begins has nothing that could have been deleted: it needs no tombstone
  * that was there before its first page.  What can't be seen yet gets a stamp
- * above the clock, if the fence that was read with the clock is settled.
+ * above the clock, if the fence that was read with the clock is settled; and if
+ * it is stamped here: if the collection was closed when the clock was read, it
+ * may go on elsewhere from an earlier stamp.
  */
 static void
 begin_from_nothing(Download *download)
@@ -250,7 +258,8 @@ begin_from_nothing(Download *download)
 		TimestampTz clock = docsync_clock_read_fence(&settle.next);
 
 		/* Who has got his id since the snapshot may have stamped, too. */
-		if (docsync_settle_test(&settle, clock, settle.next))
+		if (docsync_settle_test(&settle, clock, settle.next) &&
+			!docsync_moved_may_be_closed(download->collection))
 			download->next.seen = Max(download->next.seen, clock);
 	}
 }
@@ -360,13 +369,24 @@ docsync_position_horizon(Download *download)
 }
 
 /*
+ * What is to be said to the client of a download that is refused.
+ */
+const Refusal *
+docsync_position_describe(const Download *download)
+{
+	return download->refused == RESYNC_CLOSED ?
+		docsync_moved_describe(download->moved) :
+		describe(download->refused);
+}
+
+/*
  * What is to be said to a client that can't go on from where it is.  The
  * message becomes the status line over HTTP: it must not have anything of the
  * request in it; nor must any of it tell of stamps or collections, since who
  * asks may see none.
  */
-const Refusal *
-docsync_position_describe(ResyncReason reason)
+static const Refusal *
+describe(ResyncReason reason)
 {
 	static const Refusal refusals[] = {
 		[RESYNC_PURGED] = {
@@ -399,5 +419,5 @@ void
 docsync_position_refuse(ResyncReason reason)
 {
 	docsync_refuse_request(reason == RESYNC_USE_CURSOR ? 409 : 410,
-						   docsync_position_describe(reason));
+						   describe(reason));
 }

@@ -357,6 +357,10 @@ take_step(Purge *purge)
 
 	check_rights();
 	docsync_epoch_notice();
+
+	/* Before we look whether a collection is here: docsync_move_wait() */
+	LockRelationOid(docsync_schema_open(STORE_READ)->relations[STORE_PURGED],
+					RowExclusiveLock);
 	docsync_schema_push_snapshot();
 
 	more = purge->collection != NULL || find_next_collection(purge);
@@ -505,7 +509,8 @@ find_next_collection(Purge *purge)
 }
 
 /*
- * Finds the tombstones of a step.
+ * Finds the tombstones of a step: none in a collection that isn't here, or is
+ * about to move, and is counted.
  */
 static void
 collect(Purge *purge, Step *step)
@@ -516,10 +521,17 @@ collect(Purge *purge, Step *step)
 		TimestampTzGetDatum(purge->before)
 	};
 
+	Moved	   *moved = docsync_moved_find(GetActiveSnapshot(),
+									   purge->collection);
+
 	step->purge = purge;
 	step->last = purge->passed;
+	if (docsync_moved_is_closed(docsync_moved_find_latest(purge->collection)))
+		return;
+
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
-						 docsync_history_read(GetActiveSnapshot()),
+						 docsync_moved_line(moved,
+											docsync_history_read(GetActiveSnapshot())),
 						 purge->collection);
 	docsync_statement_run(&old_ones, args, put_old, step);
 }

@@ -209,6 +209,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	 * spec mark-before-stamp.
 	 */
 	mark(xid, docsync_stamp_hash(collection));
+	docsync_moved_check(collection);
 
 	return docsync_clock_tick(count, fence);
 }
