@@ -1,0 +1,382 @@
+# Collections move from one server to another, by examples/shards/move: what a
+# client's cursor means there, long afterwards, when the collections have moved
+# back, when either server has lost something; and a move that is broken off at
+# any step.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use DocsyncTest;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $JSON = JSON::PP->new->canonical->allow_nonref;
+
+# The servers are far apart in time and in transaction ids.
+my $here = new_node('here');
+my $there = new_server('there');
+$there->stop;
+{
+	local %ENV = $there->_get_env;
+	system_or_bail('pg_resetwal', '-e', '3', '-D', $there->data_dir);
+}
+$there->start;
+$there->safe_psql('postgres', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
+$there->safe_psql('postgres', q{SELECT setval('docsync.clock', (extract(epoch FROM now() + '1 hour') * 1000000)::bigint)});
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$there->backup('base');
+$standby->init_from_backup($there, 'base', has_streaming => 1);
+$standby->start;
+my ($s, $t) = map { connect_to($_) } $here, $there;
+
+moves();
+is_closed();
+later();
+moves_back();
+is_lost_elsewhere();
+is_restored();
+moves_on();
+rights();
+breaks_off();
+
+$_->stop for $standby, $here, $there;
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+# Ten clients' cursors, at whichever page, go on at the other server.
+sub moves
+{
+	fill($s, 'anna');
+	fill($s, 'ben');
+	$s->do(q{DELETE FROM docsync.document WHERE id = 'd7' AND collection <> 'ben'});
+	fill($t, 'others');
+	my @cursors = map { pull($s, "c$_", undef, 'anna', $_)->{cursor} } 1 .. 10;
+	my $stamps = $s->rows(q{SELECT collection, id, last_update_utc FROM docsync.document WHERE collection <> 'ben' ORDER BY 1, 2});
+
+	is(move($here, $there, 'anna'), 0, 'anna moves');
+	is_deeply($t->rows(q{SELECT collection, id, last_update_utc FROM docsync.document WHERE collection <> 'others' ORDER BY 1, 2}), $stamps, 'all is there, with its stamps, and what was not meant is not');
+	$t->upload('there', 'anna', document('new', 1, 1));
+	replayed($t, connect_to($standby));
+	for my $n (1 .. 10)
+	{
+		for my $session ($t, connect_to($standby))
+		{
+			my $page = pull($session, "c$n", $cursors[ $n - 1 ], 'anna');
+
+			is_deeply([ told($page), scalar @{ $page->{documents} }, $page->{documents}[-1]{id} ], [ '', 31 - $n, 'new' ], "client $n goes on, and gets the rest, once")
+			  or diag $JSON->encode($page);
+		}
+	}
+	cmp_ok($t->stamp_of('anna', 'new'), '>', $t->value(q{SELECT max((extract(epoch FROM (t.v)) * 1000000)::bigint) FROM docsync.moved, unnest(clocks) AS t(v)}), 'what is new is later than all that was given out before');
+	return;
+}
+
+# At the old server nothing is read or written, not even what would change nothing.
+sub is_closed
+{
+	for my $sql (
+		q{SELECT docsync_sync('c1', '[]', NULL, 'anna', reconcile => true)}, q{SELECT docsync_pull('c1', NULL, 'anna/notes')}, q{SELECT * FROM docsync_query_since('c1', collection => 'anna')},
+		q{SELECT * FROM docsync_upsert('c1', '[{"id": "d1", "clientVersion": 1, "body": 1}]', 'anna')}, q{SELECT * FROM docsync_upsert('c1', '[]', 'anna')},
+		q{SELECT docsync_docs_get('{"clientId": "c1", "collection": "anna", "ids": ["d1"]}')}, q{SELECT docsync_docs_reconcile('{"clientId": "c1", "collection": "anna"}')},
+		q{INSERT INTO docsync.document (collection, id, body) VALUES ('anna', 'sql', '1')}, q{INSERT INTO docsync.document (collection, id, body) VALUES ('anna/never', 'sql', '1')},
+		q{UPDATE docsync.document SET body = '2' WHERE collection = 'anna' AND id = 'd1'},
+		q{INSERT INTO docsync.document (collection, id, client_version, client_id, last_update_utc, deleted, body, fence) VALUES ('anna', 'restored', 1, 'c1', now(), false, '1', '3')})
+	{
+		is($s->sqlstate_of($sql), '55000', "refused: $sql");
+		like($s->errstr, qr/the collection has been moved/, '... for that');
+	}
+	my $several = $JSON->decode($s->value(q{SELECT docsync_docs_sync('{"clientId": "c1", "collections": [{"collection": "anna"}, {"collection": "ben"}, {"collection": "anna/notes", "documents": [{"id": "x", "clientVersion": 1, "body": 1}]}]}')}));
+	is_deeply([ map { $_->{error}{code} // scalar @{ $_->{documents} } } @{ $several->{collections} } ], [ 'moved', 30, 'moved' ], 'of several collections the others go on');
+	is(pull($s, 'c1', undef, 'anna2')->{more}, JSON::PP::false, 'one that only begins so is another');
+
+	$s->do("CALL docsync_purge('0')");
+	is($s->value(q{SELECT count(*) FROM docsync.document WHERE deleted AND collection LIKE 'anna%'}), 2, 'nothing of it is purged');
+	is(run_move('-e', 'anna', $here->connstr('postgres')), 0, 'it is deleted there');
+	is($s->value(q{SELECT string_agg(DISTINCT collection, ' ') FROM docsync.document}), 'ben', '... for good, and nothing else');
+	is($s->sqlstate_of(q{SELECT docsync_pull('c1', NULL, 'anna')}), '55000', '... and still closed');
+	return;
+}
+
+# A cursor of before the move, after a crash, a deletion, a purge
+sub later
+{
+	my $old = pull($t, 'later', undef, 'anna')->{cursor};
+
+	crash($there);
+	$t = connect_to($there);
+	is(told(pull($t, 'c1', $old, 'anna')), '', 'a crash is nothing to be told of');
+	$t->upload('there', 'anna', document('after the crash', 1, 1));
+	is(told(my $page = pull($t, 'later', $old, 'anna')), '', '... nor when it has been noted');
+	is_deeply([ map { $_->{id} } @{ $page->{documents} } ], ['after the crash'], '... and what is new comes');
+
+	$t->do(q{DELETE FROM docsync.document WHERE collection = 'anna' AND id IN ('d1', 'd2', 'd3')});
+	$t->do(q{CALL docsync_purge('0', 'anna')});
+	is(told(pull($t, 'later', $old, 'anna')), 'purged', 'who has missed a purge is told');
+	is(told(pull($t, 'later', pull($t, 'later', undef, 'anna')->{cursor}, 'anna')), '', '... and nobody else');
+	return;
+}
+
+# What was given out by any of the servers, while the collection was there, is good.
+sub moves_back
+{
+	my ($first, $second, $third);
+
+	fill($s, 'cora');
+	$first = pull($s, 'c1', undef, 'cora', 3)->{cursor};
+	move($here, $there, 'cora');
+	$t->upload('there', 'cora', document('there', 1, 1));
+	$second = pull($t, 'c2', undef, 'cora', 3)->{cursor};
+	is(move($there, $here, 'cora'), 0, 'cora moves back');
+	$s->upload('here', 'cora', document('here again', 1, 1));
+	$third = pull($s, 'c3', undef, 'cora', 3)->{cursor};
+	is_deeply([ map { told($_) . scalar @{ $_->{documents} } } pull($s, 'c1', $first, 'cora'), pull($s, 'c2', $second, 'cora'), pull($s, 'c3', $third, 'cora') ], [ 29, 29, 29 ], 'cursors of each time go on');
+	is(move($here, $there, 'cora'), 0, '... and again');
+	is_deeply([ map { told($_) . scalar @{ $_->{documents} } } pull($t, 'c1', $first, 'cora'), pull($t, 'c2', $second, 'cora'), pull($t, 'c3', $third, 'cora') ], [ 29, 29, 29 ], 'cursors of each time go on there');
+	is($t->value(q{SELECT cardinality(epochs) FROM docsync.moved WHERE collection = 'cora'}), $s->value('SELECT count(*) FROM docsync.history') + 3, 'its line has each of them');
+	return;
+}
+
+# A loss at one server is known at the next.
+sub is_lost_elsewhere
+{
+	fill($s, 'dora');
+	my $before = pull($s, 'c1', undef, 'dora')->{cursor};
+	move($here, $there, 'dora');
+	my $between = pull($t, 'c2', undef, 'dora')->{cursor};
+	my $other = pull($s, 'c2', undef, 'ben')->{cursor};
+
+	$t->do('SELECT docsync_new_epoch()');
+	my $after = pull($t, 'c3', undef, 'dora')->{cursor};
+	move($there, $here, 'dora');
+	is_deeply([ map { told(pull($s, @$_)) } [ 'c1', $before, 'dora' ], [ 'c2', $between, 'dora' ], [ 'c3', $after, 'dora' ], [ 'c2', $other, 'ben' ] ],
+		[ 'lost', 'lost', '', '' ], 'who was there before the loss is told, after it has moved, and nobody else');
+	cmp_ok(pull($s, 'c1', $before, 'dora')->{lostAfter}, 'gt', '2', '... and up to when nothing can have been lost');
+	return;
+}
+
+# The new server is restored from a backup that it wasn't in yet, or was; the
+# whole store moves afterwards.
+sub is_restored
+{
+	fill($s, 'emma');
+	my $before = pull($s, 'c1', undef, 'emma')->{cursor};
+	clone('postgres', 'early');
+	move($here, $there, 'emma');
+	my $after = pull($t, 'c2', undef, 'emma')->{cursor};
+	clone('postgres', 'late');
+
+	my $late = connect_to($there, 'late');
+	$late->upload('late', 'others', document('late', 1, 1));
+	is_deeply([ map { told($_) } pull($late, 'c1', $before, 'emma'), pull($late, 'c2', $after, 'emma') ], [ 'lost', 'lost' ], 'restored as it was after the move: they are told, as by any restore');
+	$late->close;
+
+	my $early = connect_to($there, 'early');
+	$early->upload('early', 'others', document('early', 1, 1));
+	is(told(my $page = pull($early, 'c2', $after, 'emma')), 'lost', 'restored as it was before: they are told');
+	is($page->{lostAfter}, '-infinity', '... that anything can have been lost');
+
+	# What the old server still has can be brought again.
+	is(run_move('emma', $here->connstr('postgres'), $there->connstr('early')), 0, 'it is moved there once more');
+	is($early->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'emma'}), 30, '... and what the old server has is there');
+	is_deeply([ map { told($_) } pull($early, 'c1', $before, 'emma'), pull($early, 'c2', $after, 'emma') ], [ '', 'lost' ], 'who was never at the new server goes on, who was is told');
+	$early->do(q{SELECT docsync_hand_over()});
+	$early->close;
+
+	# A store that collections have come to is handed over.
+	clone('early', 'handed_over');
+	my $new = connect_to($there, 'handed_over');
+	$new->do('SELECT docsync_take_over()');
+	is(told(pull($new, 'c1', $before, 'emma')), '', 'a store that it had moved to is handed over: they go on');
+	$new->close;
+	return;
+}
+
+# What comes too early, too late, twice, or isn't what was handed over
+sub moves_on
+{
+	my $ticket;
+
+	fill($s, 'fay');
+	fill($t, 'gil');
+	is($s->sqlstate_of(q{SELECT docsync_move_hand_over('fay')}), '55000', 'what is open is not handed over');
+	is($t->sqlstate_of(q{SELECT docsync_move_in('gil')}), '55000', 'nothing comes where there are documents');
+	is($t->sqlstate_of(q{SELECT docsync_move_in('cora')}), '55000', '... or what is there already');
+	is($s->sqlstate_of(q{SELECT docsync_move_out('cora/part')}), '55000', 'no part of what has moved moves');
+	is($s->sqlstate_of(q{SELECT docsync_move_out(NULL)}), '22004', 'it has a name');
+	is($s->sqlstate_of(q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT docsync_move_out('fay')}), '55000', 'it is of now');
+	$s->do('ROLLBACK', q{SELECT docsync_move_out('fay')});
+	is($s->sqlstate_of(q{DELETE FROM docsync.document WHERE collection = 'fay'}), '55000', 'what may stay is not deleted');
+	$ticket = $s->value(q{SELECT docsync_move_hand_over('fay')});
+	is($s->value(q{SELECT docsync_move_hand_over('fay')}), $ticket, 'the ticket is the same whenever it is asked for');
+	is($s->sqlstate_of(q{SELECT docsync_move_back('fay')}), '55000', 'what is let go is not taken back');
+
+	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'what is not awaited is not opened');
+	$t->do(q{SELECT docsync_move_in('fay')});
+	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'nor what has not come');
+	like($t->errstr, qr/There are 0, and 30 were/, '... which is said');
+	is($t->sqlstate_of(q{SELECT docsync_pull('c1', NULL, 'fay')}), '55000', '... nor read');
+	$t->do(q{SELECT docsync_move_back('fay')});
+	is(pull($t, 'c1', undef, 'fay')->{more}, JSON::PP::false, 'it is not awaited any more');
+	is(run_move('fay', $here->connstr('postgres'), $there->connstr('postgres')), 0, 'it moves all the same');
+	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '', 'it is opened once');
+	is($t->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'fay'}), 30, '... and whole');
+	return;
+}
+
+sub rights
+{
+	$s->do('CREATE ROLE user_of_store LOGIN', q{SELECT docsync_grant('user_of_store')}, 'SET ROLE user_of_store');
+	is($s->sqlstate_of("SELECT $_"), '42501', "the owner's alone: $_")
+	  for q{docsync_move_out('ben')}, q{docsync_move_in('x')}, q{docsync_move_back('ben')}, q{docsync_move_hand_over('anna')}, q{docsync_move_take_over('{"collection": "x"}')}, q{docsync_move_wait('ben')},
+	  q{docsync_move_begin('ben', NULL)}, q{count(*) FROM docsync.moved};
+	is($s->sqlstate_of(q{SELECT docsync_pull('c1', NULL, 'anna')}), '55000', 'who may read is told that it has moved');
+	$s->do('RESET ROLE', 'DROP OWNED BY user_of_store', 'DROP ROLE user_of_store');
+
+	# What the owner has written there himself ends no server.
+	for my $set (q{epochs = '{}', survived = ARRAY[now()]}, q{epochs = ARRAY[NULL::bigint]}, q{epochs = '{{1,2},{3,4}}'}, q{clocks = '{}'})
+	{
+		is($t->sqlstate_of("BEGIN; UPDATE docsync.moved SET $set WHERE collection = 'anna'; SELECT docsync_pull('c1', NULL, 'anna')"), '55000', "refused: $set");
+		$t->do('ROLLBACK');
+	}
+	return;
+}
+
+# The mover is killed before or after each of its commands, or either server
+# ends: nothing is lost, it is never open on both, and running it again finishes.
+sub breaks_off
+{
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my ($psql) = grep { -x } map { "$_/psql" } split /:/, $ENV{PATH};
+	my ($count, $open_at_both, $n) = (0, 0, 0);
+
+	# A psql that kills who has called it, at its nth call
+	append_to_file("$dir/psql", <<"END");
+#!/bin/bash
+n=\$(( \$(cat $dir/n 2>/dev/null || echo 0) + 1 )); echo \$n >$dir/n
+[ "\$n" != "\$KILL_BEFORE" ] || { kill -9 \$MOVER; exit 1; }
+$psql "\$@"; status=\$?
+[ "\$n" != "\$KILL_AFTER" ] || kill -9 \$MOVER
+exit \$status
+END
+	chmod 0755, "$dir/psql";
+	append_to_file("$dir/mover", "#!/bin/bash\nMOVER=\$\$ exec examples/shards/move \"\$@\"\n");
+	chmod 0755, "$dir/mover";
+
+	for (my $done = 0; !$done; $count++)
+	{
+		for my $kill ('KILL_BEFORE', 'KILL_AFTER')
+		{
+			my $name = 'broken' . $n++;
+
+			fill($s, $name);
+			my $cursor = pull($s, 'c1', undef, $name, 3)->{cursor};
+			{
+				local @ENV{ 'PATH', $kill } = ("$dir:$ENV{PATH}", $count + 1);
+				unlink "$dir/n";
+				$done = system("$dir/mover $name '@{[$here->connstr('postgres')]}' '@{[$there->connstr('postgres')]}' >>$dir/log 2>&1") == 0;
+			}
+			$open_at_both++ if is_open($s, $name) && $t->value("SELECT count(*) FROM docsync.moved WHERE state = 'here' AND collection = '$name'");
+			$s->upload('c2', $name, document('more', 1, 1)) if is_open($s, $name);
+			my $expected = is_open($s, $name) ? 28 : 27;
+
+			is(move($here, $there, $name), 0, "$kill $count: run again it finishes") if !$done;
+			$open_at_both++ if is_open($s, $name);
+			my $page = pull($t, 'c1', $cursor, $name);
+			is_deeply([ told($page), scalar @{ $page->{documents} } ], [ '', $done ? 27 : $expected ], '... nobody is told, nothing is missing or comes twice') or last;
+		}
+	}
+	is($open_at_both, 0, 'never open at both');
+	cmp_ok($count, '>', 10, "there were $count steps");
+
+	# Given up where that can be, the old server goes on as if nothing had been.
+	for my $count (6, 12, 18)
+	{
+		my $name = "given up $count";
+
+		fill($s, $name);
+		my $cursor = pull($s, 'c1', undef, $name, 3)->{cursor};
+		{
+			local @ENV{qw(PATH KILL_AFTER)} = ("$dir:$ENV{PATH}", $count);
+			unlink "$dir/n";
+			system("$dir/mover '$name' '@{[$here->connstr('postgres')]}' '@{[$there->connstr('postgres')]}' >>$dir/log 2>&1");
+		}
+		is(run_move('-b', $name, $here->connstr('postgres'), $there->connstr('postgres')), 0, "broken off after $count, and given up");
+		is(scalar @{ pull($s, 'c1', $cursor, $name)->{documents} }, 27, '... the client goes on');
+		is($t->value('SELECT count(*) FROM docsync.document WHERE collection = ?', $name), 0, '... nothing is left at the other server');
+	}
+
+	# Who writes for long is found before anything is closed.
+	my $writer = connect_to($here);
+	fill($s, 'held');
+	$writer->do('BEGIN', q{SELECT FROM docsync_upsert('w', '[{"id": "w", "clientVersion": 1, "body": 1}]', 'whichever')});
+	isnt(move($here, $there, 'held'), 0, 'with a transaction that does not end it fails');
+	is(is_open($s, 'held'), 1, '... and nothing has been closed');
+	$writer->do('COMMIT');
+	is(move($here, $there, 'held'), 0, '... when it has ended, it moves');
+	return;
+}
+
+#-----------------------------------------------------------------------------
+
+# 30 documents in a collection, and some in one below it
+sub fill
+{
+	my ($session, $collection) = @_;
+
+	$session->upload('filler', $collection, map { document("d$_", 1, $_) } 1 .. 30);
+	$session->upload('filler', "$collection/notes", map { document("d$_", 1, $_) } 1 .. 10) if $collection ne 'ben' && $collection ne 'others';
+	return;
+}
+
+sub pull
+{
+	my ($session, $client, $cursor, $collection, $max) = @_;
+
+	return $JSON->decode($session->value('SELECT docsync_pull(?, ?, ?, NULL, ?, reconcile => true)', $client, $cursor, $collection, $max // 1000));
+}
+
+# What a page tells its client
+sub told
+{
+	my ($page) = @_;
+
+	return $page->{behind} ? 'behind' : !$page->{reconcile} ? '' : defined $page->{lostAfter} ? 'lost' : 'purged';
+}
+
+sub is_open
+{
+	my ($session, $collection) = @_;
+
+	return $session->sqlstate_of("SELECT docsync_pull('c1', NULL, '$collection')") eq '' ? 1 : 0;
+}
+
+sub move
+{
+	my ($from, $to, $collection) = @_;
+
+	return run_move($collection, map { $_->connstr('postgres') } $from, $to);
+}
+
+sub run_move
+{
+	return PostgreSQL::Test::Utils::system_log("$ENV{TESTDIR}/examples/shards/move", @_);
+}
+
+# A copy of a database of there's, as a backup is
+sub clone
+{
+	my ($from, $to) = @_;
+
+	$t->close;
+	$there->safe_psql('template1', qq{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '$from'});
+	$there->poll_query_until('template1', qq{SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = '$from'});
+	$there->safe_psql('template1', qq{CREATE DATABASE "$to" TEMPLATE "$from"});
+	$t = connect_to($there);
+	return;
+}
