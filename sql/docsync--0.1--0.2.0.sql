@@ -557,7 +557,7 @@ BEGIN
 	ELSIF present.state IS DISTINCT FROM 'arriving' THEN
 		RAISE object_not_in_prerequisite_state USING
 			MESSAGE = 'the collection is not awaited here',
-			DETAIL = CASE WHEN present.state IS NOT NULL THEN format('docsync.moved says "%s".', present.state) END,
+			DETAIL = format('docsync.moved says %s.', coalesce(quote_ident(present.state), 'nothing of it')),
 			HINT = 'docsync_move_in() comes first.';
 	END IF;
 

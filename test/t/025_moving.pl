@@ -27,7 +27,7 @@ $there->stop;
 }
 $there->start;
 $there->safe_psql('postgres', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
-$there->safe_psql('postgres', q{SELECT setval('docsync.clock', (extract(epoch FROM now() + '1 hour') * 1000000)::bigint)});
+$there->safe_psql('postgres', q{SELECT setval('docsync.clock', (extract(epoch FROM now() + '5 s') * 1000000)::bigint)});
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $there->backup('base');
 $standby->init_from_backup($there, 'base', has_streaming => 1);
@@ -110,12 +110,13 @@ sub later
 
 	crash($there);
 	$t = connect_to($there);
-	is(told(pull($t, 'c1', $old, 'anna')), '', 'a crash is nothing to be told of');
+	is(told(pull($t, 'later', $old, 'anna')), '', 'a crash is nothing to be told of');
 	$t->upload('there', 'anna', document('after the crash', 1, 1));
 	is(told(my $page = pull($t, 'later', $old, 'anna')), '', '... nor when it has been noted');
 	is_deeply([ map { $_->{id} } @{ $page->{documents} } ], ['after the crash'], '... and what is new comes');
 
 	$t->do(q{DELETE FROM docsync.document WHERE collection = 'anna' AND id IN ('d1', 'd2', 'd3')});
+	wait_for('the time that its clock says', sub { $t->value(q{SELECT bool_and(last_update_utc < clock_timestamp()) FROM docsync.document}) });
 	$t->do(q{CALL docsync_purge('0', 'anna')});
 	is(told(pull($t, 'later', $old, 'anna')), 'purged', 'who has missed a purge is told');
 	is(told(pull($t, 'later', pull($t, 'later', undef, 'anna')->{cursor}, 'anna')), '', '... and nobody else');
@@ -219,7 +220,7 @@ sub moves_on
 	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'what is not awaited is not opened');
 	$t->do(q{SELECT docsync_move_in('fay')});
 	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'nor what has not come');
-	like($t->errstr, qr/There are 0, and 30 were/, '... which is said');
+	like($t->errstr, qr/There are 0, and 40 were/, '... which is said');
 	is($t->sqlstate_of(q{SELECT docsync_pull('c1', NULL, 'fay')}), '55000', '... nor read');
 	$t->do(q{SELECT docsync_move_back('fay')});
 	is(pull($t, 'c1', undef, 'fay')->{more}, JSON::PP::false, 'it is not awaited any more');
@@ -258,7 +259,9 @@ sub breaks_off
 	# A psql that kills who has called it, at its nth call
 	append_to_file("$dir/psql", <<"END");
 #!/bin/bash
+exec 9>$dir/lock; flock 9
 n=\$(( \$(cat $dir/n 2>/dev/null || echo 0) + 1 )); echo \$n >$dir/n
+exec 9>&-
 [ "\$n" != "\$KILL_BEFORE" ] || { kill -9 \$MOVER; exit 1; }
 $psql "\$@"; status=\$?
 [ "\$n" != "\$KILL_AFTER" ] || kill -9 \$MOVER
