@@ -84,6 +84,18 @@ static const NeededColumn history_columns[] = {
 	[HISTORY_ARRIVED] = {"arrived", BOOLOID, true}
 };
 
+static const NeededColumn moved_columns[] = {
+	[MOVED_COLLECTION] = {"collection", TEXTOID, true},
+	[MOVED_STATE] = {"state", TEXTOID, true},
+	[MOVED_EPOCHS] = {"epochs", INT8ARRAYOID, true},
+	[MOVED_SURVIVED] = {"survived", TIMESTAMPTZARRAYOID, true},
+	[MOVED_LOST_AFTER] = {"lost_after", TIMESTAMPTZARRAYOID, true},
+	[MOVED_CLOCKS] = {"clocks", TIMESTAMPTZARRAYOID, true},
+	[MOVED_NUMBER] = {"number", INT8OID, true},
+	[MOVED_REPLACED] = {"replaced", INT8OID, true},
+	[MOVED_NEXT_XID] = {"next_xid", XID8OID, true}
+};
+
 /* Each column has an index in Store.attnums, and each index a column. */
 StaticAssertDecl(lengthof(document_columns) == DOCUMENT_FENCE + 1 &&
 				 lengthof(purged_columns) == PURGED_OTHERS_UTC + 1 &&

@@ -310,6 +310,21 @@ docsync_epoch_notice(void)
 }
 
 /*
+ * Makes the id of an epoch, which nobody can guess.
+ */
+uint64
+docsync_epoch_make_id(void)
+{
+	uint64		epoch;
+
+	if (!pg_strong_random(&epoch, sizeof(epoch)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return (epoch & PG_INT64_MAX) | 1;	/* a bigint, and not 0 */
+}
+
+/*
  * Opens the store for a function that only its owner may call, and that
  * writes.  What was found to be noted is checked again: since then the owner
  * may have deleted rows, or brought in others.

@@ -205,10 +205,15 @@ guard_insert(Row *new)
 
 	/*
 	 * Readers that are past its stamp by then won't get it.  Others must wait
-	 * for it, as for anything stamped here.
+	 * for it, as for anything stamped here; but not where there are none
+	 * before everything has arrived.
 	 */
-	docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
-	docsync_clock_advance(last_update_utc);
+	if (!docsync_moved_enter(get_text(new, DOCUMENT_COLLECTION), true))
+	{
+		docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
+		docsync_moved_check(get_text(new, DOCUMENT_COLLECTION));
+		docsync_clock_advance(last_update_utc);
+	}
 	clamp_fence(new, fence);
 }
 
@@ -331,15 +336,22 @@ check_not_highest(int64 version)
 /*
  * Turns the row into a tombstone, by an UPDATE as the caller.  Does nothing if
  * it is one already.
+ *
+ * Returns true if the row is to be removed instead: nobody needs tombstones in
+ * a collection that isn't in use here.
  */
-static void
+static bool
 guard_delete(const Row *old)
 {
 	bool		isnull;
 
+	if (object_ownercheck(RelationRelationId, RelationGetRelid(old->rel), GetUserId()) &&
+		docsync_moved_enter(get_text(old, DOCUMENT_COLLECTION), false))
+		return true;
+
 	/* A tombstone stays as it is: nothing has changed for anybody. */
 	if (DatumGetBool(get_attr(old, DOCUMENT_DELETED, &isnull)))
-		return;
+		return false;
 
 	check_cascade(old->rel);
 
@@ -352,6 +364,7 @@ guard_delete(const Row *old)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot turn the document into a tombstone"),
 				 errdetail("DELETE on docsync.document becomes an UPDATE, and a policy or a trigger has kept that from the row.")));
+	return false;
 }
 
 /*

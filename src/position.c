@@ -253,7 +253,9 @@ on_base(const StoredDocument *stored, void *arg)
 /*
  * A new client has nothing that could have been deleted, so it needs no
  * tombstone older than its first page.  What can't be seen yet gets a stamp
- * above the clock, if the fence that was read with the clock is settled.
+ * above the clock, if the fence that was read with the clock is settled, and
+ * if it is stamped here: once the collection is closed, to be moved, it may
+ * continue elsewhere from an earlier stamp.
  */
 static void
 begin_from_nothing(Download *download)
@@ -376,6 +378,17 @@ docsync_position_horizon(Download *download)
 		download->has_horizon = true;
 	}
 	return &download->horizon;
+}
+
+/*
+ * The refusal of a download.
+ */
+const Refusal *
+docsync_position_describe(const Download *download)
+{
+	return download->refused == RESYNC_CLOSED ?
+		docsync_moved_describe(download->moved) :
+		describe(download->refused);
 }
 
 /*
