@@ -378,7 +378,7 @@ COMMENT ON FUNCTION @extschema@.docsync_move_begin(pg_catalog.text, pg_catalog.t
 CREATE FUNCTION @extschema@.docsync_move_wait(collection pg_catalog.text)
 	RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_move_wait(pg_catalog.text) IS
 'Waits until nobody writes any more who began before: who writes later finds the collection as it is then, open or closed.
 For the store''s owner. lock_timeout limits it.';
@@ -388,11 +388,14 @@ CREATE FUNCTION @extschema@.docsync_move_sum(
 	OUT documents	pg_catalog.int8,
 	OUT digest		pg_catalog.numeric,
 	OUT highest		pg_catalog.timestamptz)
-	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	SET row_security = off
 AS $$
 BEGIN
+	IF collection IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'collection is null';
+	END IF;
 	SELECT count(*), coalesce(sum(hashtextextended(d.id, hashtextextended(d.collection,
 				hashfloat8extended(date_part('epoch', d.last_update_utc), d.client_version)))), 0),
 		   coalesce(max(d.last_update_utc), '-infinity')
@@ -537,8 +540,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_move_in(pg_catalog.text) IS
-'Awaits a collection, and those whose names begin with it and "/", from another server: requests are answered 503, code moving, and the owner may bring documents with their stamps, and delete them for good.
-For the store''s owner. docsync_move_take_over opens it when all have come; docsync_move_back gives it up.';
+'Awaits a collection, and those whose names begin with it and "/", from another server: requests are answered 503, code moving.
+For the store''s owner, who may then bring documents with their stamps, and delete them for good. docsync_move_take_over opens it when all have come; docsync_move_back gives it up.';
 
 CREATE FUNCTION @extschema@.docsync_move_take_over(ticket pg_catalog.jsonb)
 	RETURNS pg_catalog.void

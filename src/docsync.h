@@ -53,7 +53,8 @@
 #define DOCSYNC_LOCK_MAKE		0xD0C7	/* creation of the store */
 #define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writing of docsync.history */
 #define DOCSYNC_LOCK_STATE		0xD0C9	/* summing up a collection: 0 or 1 */
-#define DOCSYNC_LOCK_MOVE		0xD0CB	/* copying documents: hash of collection */
+#define DOCSYNC_LOCK_MOVE		0xD0CB	/* copying documents: hash of
+										 * collection */
 
 /*
  * settings.c: settings

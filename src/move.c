@@ -94,10 +94,13 @@ Datum
 docsync_move_wait(PG_FUNCTION_ARGS)
 {
 	const Store *store = open_owned("docsync_move_wait()");
-	const Moved *moved = docsync_moved_find_latest(PG_GETARG_TEXT_PP(0));
+	text	   *collection = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	const Moved *moved;
 	TransactionId *xids;
 	int			count;
 
+	docsync_text_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	moved = docsync_moved_find_latest(collection);
 	if (moved != NULL)
 	{
 		if (moved->is_own)

@@ -529,7 +529,7 @@ collect(Purge *purge, Step *step)
 	};
 
 	Moved	   *moved = docsync_moved_find(GetActiveSnapshot(),
-									   purge->collection);
+										   purge->collection);
 
 	step->purge = purge;
 	step->last = purge->passed;

@@ -9,7 +9,7 @@ DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA api;
 CREATE EXTENSION docsync SCHEMA api;
 DO $$ BEGIN PERFORM api.docsync_create_store(); END $$;
-SELECT plan(34);
+SELECT plan(36);
 
 -- All that belongs to the extension
 CREATE TEMP VIEW member AS
@@ -25,10 +25,11 @@ CREATE TEMP VIEW member AS
 -- and the defaults.
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
-	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence'],
+	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_move_begin', 'docsync_move_wait', 'docsync_move_sum',
+	'docsync_move_out', 'docsync_move_hand_over', 'docsync_move_in', 'docsync_move_take_over', 'docsync_move_back', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
-SELECT tables_are('docsync', ARRAY['document', 'purged', 'history']);
+SELECT tables_are('docsync', ARRAY['document', 'purged', 'history', 'moved']);
 SELECT sequences_are('docsync', ARRAY['clock']);
 SELECT types_are('docsync', ARRAY[]::name[]);
 SELECT views_are('docsync', ARRAY[]::name[]);
@@ -58,6 +59,14 @@ SELECT results_eq($$
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),
+	('docsync_move_back', 'collection text', 'void'),
+	('docsync_move_begin', 'collection text, after timestamp with time zone, OUT epoch bigint, OUT clock timestamp with time zone, OUT next_xid xid8', 'record'),
+	('docsync_move_hand_over', 'collection text', 'jsonb'),
+	('docsync_move_in', 'collection text', 'void'),
+	('docsync_move_out', 'collection text', 'void'),
+	('docsync_move_sum', 'collection text, OUT documents bigint, OUT digest numeric, OUT highest timestamp with time zone', 'record'),
+	('docsync_move_take_over', 'ticket jsonb', 'void'),
+	('docsync_move_wait', 'collection text', 'void'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
 		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state text DEFAULT NULL::text, '
@@ -93,6 +102,14 @@ SELECT results_eq($$
 	('docsync_grant', 'v', 'u', false, false, false),
 	('docsync_guard', 'v', 'u', false, false, false),
 	('docsync_hand_over', 'v', 'u', false, false, false),
+	('docsync_move_back', 'v', 'u', false, false, false),
+	('docsync_move_begin', 'v', 'u', false, false, false),
+	('docsync_move_hand_over', 'v', 'u', false, false, false),
+	('docsync_move_in', 'v', 'u', false, false, false),
+	('docsync_move_out', 'v', 'u', false, false, false),
+	('docsync_move_sum', 'v', 'u', false, false, false),
+	('docsync_move_take_over', 'v', 'u', false, false, false),
+	('docsync_move_wait', 'v', 'u', false, false, false),
 	('docsync_new_epoch', 'v', 'u', false, false, false),
 	('docsync_pull', 's', 'r', false, false, false),
 	('docsync_purge', 'v', 'u', false, false, false),
@@ -108,10 +125,16 @@ SELECT results_eq($$
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
 	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
-		'docsync_hand_over,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
+		'docsync_hand_over,docsync_move_begin,docsync_move_wait,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
-	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}',
+	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}, '
+	'docsync_move_back: {"search_path=pg_catalog, pg_temp",row_security=off}, '
+	 'docsync_move_hand_over: {"search_path=pg_catalog, pg_temp"}, '
+	 'docsync_move_in: {"search_path=pg_catalog, pg_temp",row_security=off}, '
+	 'docsync_move_out: {"search_path=pg_catalog, pg_temp"}, '
+	 'docsync_move_sum: {"search_path=pg_catalog, pg_temp",row_security=off}, '
+	 'docsync_move_take_over: {"search_path=pg_catalog, pg_temp"}',
 	'those that are not in C and use names have a search_path of their own');
 
 ------------------------------------------------------------------------------
@@ -132,11 +155,15 @@ SELECT is(pg_temp.columns('docsync.purged'), 'collection text not null C, last_u
 SELECT is(pg_temp.columns('docsync.history'), 'number bigint not null, epoch bigint not null, system_identifier bigint not null, database oid not null, '
 	'document oid not null, timeline bigint not null, begun timestamp with time zone not null, survived timestamp with time zone not null, '
 	'lost_after timestamp with time zone not null, clock timestamp with time zone not null, next_xid xid8 not null, arrived boolean not null', 'columns of docsync.history');
+SELECT is(pg_temp.columns('docsync.moved'), 'collection text not null C, state text not null C, changed timestamp with time zone not null default, epochs bigint[] not null default, '
+	'survived timestamp with time zone[] not null default, lost_after timestamp with time zone[] not null default, clocks timestamp with time zone[] not null default, '
+	'number bigint not null default, replaced bigint not null default, next_xid xid8 not null default, move text C, ticket jsonb', 'columns of docsync.moved');
 SELECT is(pg_temp.columns('api.docsync_change'), 'id text, client_version bigint, client_id text, last_update_utc timestamp with time zone, '
 	'deleted boolean, body jsonb', 'columns of docsync_change');
 SELECT col_is_pk('docsync', 'document', ARRAY['collection', 'id'], 'a document''s key');
 SELECT col_is_pk('docsync', 'purged', 'collection', 'one horizon a collection');
 SELECT col_is_pk('docsync', 'history', 'number', 'the order of the history');
+SELECT col_is_pk('docsync', 'moved', 'collection', 'one row a collection');
 SELECT indexes_are('docsync', 'document', ARRAY['document_pkey', 'document_stamp', 'document_tombstone']);
 SELECT index_is_type('docsync', 'document', 'document_stamp', 'btree');
 SELECT has_index('docsync', 'document', 'document_stamp', ARRAY['collection', 'last_update_utc'], 'the order of downloads');
@@ -154,7 +181,7 @@ SELECT is_empty($$
 	'... each table and sequence of the store');
 SELECT is_empty($$
 	SELECT attrelid::regclass, attname FROM pg_attribute
-	 WHERE attrelid IN ('docsync.document'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass) AND attnum > 0 AND NOT attisdropped
+	 WHERE attrelid IN ('docsync.document'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass, 'docsync.moved'::regclass) AND attnum > 0 AND NOT attisdropped
 	   AND coalesce(col_description(attrelid, attnum), '') = ''$$, '... and each column');
 -- The first line becomes a summary over HTTP: a sentence.
 SELECT is_empty($$
