@@ -218,6 +218,7 @@ typedef struct Refusal
 	const char *message;
 	const char *detail;			/* JSON: the place, and a text; NULL: none */
 	const char *hint;			/* NULL: none */
+	int			retry_after;	/* in seconds, over HTTP; 0: not said */
 } Refusal;
 
 extern void docsync_refuse_document(const Batch *batch, SentDocument *sent,

@@ -388,7 +388,8 @@ refuse_handed_over(const History *history)
 		.code = "handed_over",
 		.message = "docsync's store has been handed over",
 		.detail = "It does not accept writes here any more: it lives on elsewhere.",
-		.hint = "To use it here after all: SELECT docsync_new_epoch(); after that, clients compare what they have."
+		.hint = "To use it here after all: SELECT docsync_new_epoch(); after that, clients compare what they have.",
+		.retry_after = 10
 	};
 
 	if (docsync_history_is_gone(history))

@@ -255,13 +255,15 @@ docsync_moved_describe(const Moved *moved)
 		.code = "moving",
 		.message = "the collection is being moved",
 		.detail = "For a moment it can be neither read nor written.",
-		.hint = "Try again."
+		.hint = "Try again.",
+		.retry_after = 1
 	};
 	static const Refusal gone = {
 		.code = "moved",
 		.message = "the collection has been moved",
 		.detail = "It is at another server, where cursors from here are good.",
-		.hint = "Send the request there; or try again, until requests are sent there."
+		.hint = "Send the request there; or try again, until requests are sent there.",
+		.retry_after = 10
 	};
 
 	return moved->state == MOVED_GONE ? &gone : &moving;

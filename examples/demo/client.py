@@ -77,7 +77,7 @@ class Refused(Exception):
     @property
     def retry(self):
         """Whether the same request may be accepted later; nobody knows then whether this one was."""
-        return self.status >= 500 or self.status == 429 or not (self.code or self.about_documents)
+        return self.status >= 500 or self.status in (421, 429) or not (self.code or self.about_documents)
 
     @property
     def about_documents(self):

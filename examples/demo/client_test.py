@@ -425,7 +425,7 @@ class ClientTest(Case):
 
     def test_refused_as_a_whole_sets_nothing_aside(self):
         for refusal in (Refused(401, 'PGRST301', ''), Refused(403, '42501', 'permission denied'), Refused(400, '22023', 'clientId'),
-                        Refused(400, '', ''), Refused(503, '', ''), Refused(429, 'x', '')):
+                        Refused(400, '', ''), Refused(503, '', ''), Refused(429, 'x', ''), Refused(421, 'moved', '')):
             with self.subTest(refusal=str(refusal)):
                 self.setUp()
 

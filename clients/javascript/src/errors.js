@@ -22,7 +22,7 @@ export class Refused extends Error {
 
 	/** Whether the same request may be accepted later; nobody knows then whether this one was. */
 	get retry() {
-		return this.status >= 500 || this.status === 429 || !(this.code || this.aboutDocuments);
+		return this.status >= 500 || this.status === 421 || this.status === 429 || !(this.code || this.aboutDocuments);
 	}
 
 	/** Whether a part of the documents may be accepted. */

@@ -38,11 +38,12 @@ my @started;
 
 # Starts it.  The database is made by roles.sql if it isn't there.  env: more
 # settings for PostgREST or the gateway; and layer, which of them it is, if not
-# the one that DOCSYNC_HTTP says.
+# the one that DOCSYNC_HTTP says; start: false, not yet.
 sub new
 {
 	my ($class, $node, %env) = @_;
 	my $layer = delete $env{layer};
+	my $start = delete $env{start} // 1;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $self = bless {
 		is_gateway => defined $layer ? $layer eq 'gateway' : $IS_GATEWAY,
@@ -74,7 +75,7 @@ sub new
 	push @started, $self;
 	$self->configure_nginx unless $self->{is_gateway};
 	$self->start_nginx unless $self->{is_gateway};
-	$self->start_layer;
+	$self->start_layer if $start;
 	return $self;
 }
 
