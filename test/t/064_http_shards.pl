@@ -193,7 +193,7 @@ sub run_client
 		$client->put("c$n-$i", $i);
 		push @sent, "c$n-$i";
 		push @problems, $client->sync;
-		sleep 0.02;
+		sleep($problems[-1] eq '' ? 0.02 : 0.3);
 	}
 	my @unsent = @{ $client->unsent };
 	my %unsent = map { $_ => 1 } @unsent;
