@@ -186,10 +186,18 @@ sub is_restored
 	is(run_move('emma', $here->connstr('postgres'), $there->connstr('early')), 0, 'it is moved there once more');
 	is($early->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'emma'}), 30, '... and what the old server has is there');
 	is_deeply([ map { told($_) } pull($early, 'c1', $before, 'emma'), pull($early, 'c2', $after, 'emma') ], [ '', 'lost' ], 'who was never at the new server goes on, who was is told');
-	$early->do(q{SELECT docsync_hand_over()});
-	$early->close;
+
+	# The new server is lost for good: the old one has what it had.
+	fill($s, 'hal');
+	my $ours = pull($s, 'c1', undef, 'hal')->{cursor};
+	move($here, $there, 'hal');
+	$after = pull($t, 'c2', undef, 'hal')->{cursor};
+	$s->do(q{UPDATE docsync.moved SET state = 'arriving' WHERE collection = 'hal'}, q{SELECT docsync_move_take_over(ticket) FROM docsync.moved WHERE collection = 'hal'});
+	is_deeply([ map { told($_) } pull($s, 'c1', $ours, 'hal'), pull($s, 'c2', $after, 'hal') ], [ '', 'lost' ], 'opened again at the old server: who was at the new one is told');
 
 	# A store that collections have come to is handed over.
+	$early->do(q{SELECT docsync_hand_over()});
+	$early->close;
 	clone('early', 'handed_over');
 	my $new = connect_to($there, 'handed_over');
 	$new->do('SELECT docsync_take_over()');
@@ -296,6 +304,41 @@ END
 	}
 	is($open_at_both, 0, 'never open at both');
 	cmp_ok($count, '>', 10, "there were $count steps");
+
+	# Either server is restarted in the midst of a command, as by a crash.
+	append_to_file("$dir/psql.crash", <<"END");
+#!/bin/bash
+exec 9>$dir/lock; flock 9
+n=\$(( \$(cat $dir/n 2>/dev/null || echo 0) + 1 )); echo \$n >$dir/n
+exec 9>&-
+[ "\$n" = "\$CRASH_AT" ] || exec $psql "\$@"
+pg_ctl -D "\$CRASH" -l $dir/crash.log -m immediate restart >/dev/null 2>&1 &
+exec $psql "\$@"
+END
+	chmod 0755, "$dir/psql.crash";
+	rename "$dir/psql", "$dir/psql.kill";
+	rename "$dir/psql.crash", "$dir/psql";
+	for my $node ($here, $there)
+	{
+		for my $at (9, 16, 17, 20, 21)
+		{
+			my $name = 'crash' . $n++;
+			my $cursor = do { fill($s, $name); pull($s, 'c1', undef, $name, 3)->{cursor} };
+			my $done;
+			{
+				local @ENV{ 'PATH', 'CRASH_AT', 'CRASH' } = ("$dir:$ENV{PATH}", $at, $node->data_dir);
+				unlink "$dir/n";
+				$done = system("$dir/mover $name '@{[$here->connstr('postgres')]}' '@{[$there->connstr('postgres')]}' >>$dir/log 2>&1") == 0;
+			}
+			$node->poll_query_until('template1', 'SELECT true');
+			($s, $t) = map { connect_to($_) } $here, $there;
+			is(move($here, $there, $name), 0, "a server ends at step $at: run again it finishes") if !$done;
+			is(is_open($s, $name), 0, '... closed here');
+			my $page = pull($t, 'c1', $cursor, $name);
+			is_deeply([ told($page), scalar @{ $page->{documents} } ], [ '', 27 ], '... nobody is told, nothing is missing or comes twice');
+		}
+	}
+	rename "$dir/psql.kill", "$dir/psql";
 
 	# Given up where that can be, the old server goes on as if nothing had been.
 	for my $count (6, 12, 18)
