@@ -837,6 +837,7 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.docsync_create_store();
 	ALTER EXTENSION docsync DROP TABLE docsync.history;
+	ALTER EXTENSION docsync DROP TABLE docsync.moved;
 
 	-- The epoch continues, since clients have its id in their cursors. Nothing
 	-- has been lost, and all stamps up to the clock, not only those of the
