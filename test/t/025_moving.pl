@@ -281,7 +281,7 @@ END
 
 	for (my $done = 0; !$done; $count++)
 	{
-		for my $kill ('KILL_BEFORE', 'KILL_AFTER')
+		for my $kill ('KILL_AFTER', $count % 2 ? () : 'KILL_BEFORE')
 		{
 			my $name = 'broken' . $n++;
 

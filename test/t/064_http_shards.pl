@@ -100,7 +100,11 @@ sub moves
 	ok($moved, 'the tenant moves') or diag $stderr;
 	my ($closed) = $stderr =~ /closed for (\d+) ms/;
 	note sprintf('%d documents moved in %.1f s, closed for %d ms', $DOCUMENTS, $took, $closed // -1);
-	cmp_ok($closed // 1e9, '<', 2000, 'it was closed for less than 2 s');
+
+	# The clients are on the same machine, and so may be other tests.
+	my ($load) = split ' ', slurp_file('/proc/loadavg');
+	my $limit = $load > 2 * `nproc` ? 10_000 : 2000;
+	cmp_ok($closed // 1e9, '<', $limit, "it was closed for less than $limit ms, at a load of $load");
 	sleep 2;
 	touch("$dir/stop");
 	waitpid $_, 0 for @clients;
