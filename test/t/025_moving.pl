@@ -42,6 +42,7 @@ is_lost_elsewhere();
 is_restored();
 moves_on();
 rights();
+as_owner();
 breaks_off();
 
 $_->stop for $standby, $here, $there;
@@ -253,6 +254,28 @@ sub rights
 		is($t->sqlstate_of("BEGIN; UPDATE docsync.moved SET $set WHERE collection = 'anna'; SELECT docsync_pull('c1', NULL, 'anna')"), '55000', "refused: $set");
 		$t->do('ROLLBACK');
 	}
+	return;
+}
+
+# As the owners, who are no superusers; with names, columns and contents that have
+# to be quoted
+sub as_owner
+{
+	my $name = q{o'neil \x/"};
+	my @databases = map { my $node = $_; $node->safe_psql('postgres', 'CREATE ROLE owner LOGIN'); $node->safe_psql('postgres', 'CREATE DATABASE owned OWNER owner'); $node } $here, $there;
+
+	for my $node (@databases)
+	{
+		$node->safe_psql('owned', q{CREATE EXTENSION docsync; SELECT docsync_create_store();
+			ALTER TABLE docsync.document ADD "a tag" text DEFAULT 'none', ADD shout text GENERATED ALWAYS AS (upper(id)) STORED}, extra_params => [ '-U', 'owner' ]);
+	}
+	my ($from, $to) = map { connect_to($_, 'owned') } @databases;
+	$from->upload('c', $name, document('d', 1, q{"x\\ny\\t'"}), document(q{a' \\\\ b}, 1, 'null'));
+	$from->do(q{UPDATE docsync.document SET "a tag" = E'tab\there'});
+	is(run_move($name, map { $_->connstr('owned') . ' user=owner' } $here, $there), 0, 'it moves as the owner, whatever is to be quoted');
+	is_deeply($to->rows('SELECT * FROM docsync.document ORDER BY id'), $from->rows('SELECT * FROM docsync.document ORDER BY id'), '... and all is there as it was');
+	is($to->value('SELECT count(*) FROM docsync.document'), 2, '... both of them');
+	$_->close for $from, $to;
 	return;
 }
 
