@@ -187,7 +187,7 @@ sub is_down
 sub run_client
 {
 	my ($n) = @_;
-	my $client = DocsyncTest::Clients->new("client$n", $router, 'anna/shared', seed => $n);
+	my $client = DocsyncTest::Clients->new("client$n", $router, 'anna/shared', seed => $n, language => $n > 8 && $ENV{DOCSYNC_JAVASCRIPT} ? 'javascript' : 'python');
 	my (@problems, @sent);
 
 	push @problems, $client->sync;
