@@ -641,7 +641,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_move_back(pg_catalog.text) IS
-'Gives a move up, on either server, that has not come to docsync_move_hand_over: where the collection was it is open again, as if nothing had happened; where it was awaited, what has come is deleted.
+'Gives a move up, on either server, that has not come to docsync_move_hand_over: where the collection was it is open again, as if nothing had happened; where it was awaited, what has come is deleted, or if it had gone from there before, it is gone.
 For the store''s owner.';
 
 DROP FUNCTION @extschema@.docsync_upsert(text, jsonb, text);

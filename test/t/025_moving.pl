@@ -1,7 +1,6 @@
 # Collections move from one server to another, by examples/shards/move: what a
 # client's cursor means there, long afterwards, when the collections have moved
-# back, when either server has lost something; and a move that is broken off at
-# any step.
+# back, when either server has lost something.  026 has moves that are broken off.
 
 use strict;
 use warnings;
@@ -43,7 +42,7 @@ is_restored();
 moves_on();
 rights();
 as_owner();
-breaks_off();
+is_held();
 
 $_->stop for $standby, $here, $there;
 done_testing();
@@ -279,108 +278,9 @@ sub as_owner
 	return;
 }
 
-# The mover is killed before or after each of its commands, or either server
-# ends: nothing is lost, it is never open on both, and running it again finishes.
-sub breaks_off
+# Who writes for long is found before anything is closed.
+sub is_held
 {
-	my $dir = PostgreSQL::Test::Utils::tempdir();
-	my ($psql) = grep { -x } map { "$_/psql" } split /:/, $ENV{PATH};
-	my ($count, $open_at_both, $n) = (0, 0, 0);
-
-	# A psql that kills who has called it, at its nth call
-	append_to_file("$dir/psql", <<"END");
-#!/bin/bash
-exec 9>$dir/lock; flock 9
-n=\$(( \$(cat $dir/n 2>/dev/null || echo 0) + 1 )); echo \$n >$dir/n
-exec 9>&-
-[ "\$n" != "\$KILL_BEFORE" ] || { kill -9 \$MOVER; exit 1; }
-$psql "\$@"; status=\$?
-[ "\$n" != "\$KILL_AFTER" ] || kill -9 \$MOVER
-exit \$status
-END
-	chmod 0755, "$dir/psql";
-	append_to_file("$dir/mover", "#!/bin/bash\nMOVER=\$\$ exec examples/shards/move \"\$@\"\n");
-	chmod 0755, "$dir/mover";
-
-	for (my $done = 0; !$done; $count++)
-	{
-		for my $kill ('KILL_AFTER', $count % 2 ? () : 'KILL_BEFORE')
-		{
-			my $name = 'broken' . $n++;
-
-			fill($s, $name);
-			my $cursor = pull($s, 'c1', undef, $name, 3)->{cursor};
-			{
-				local @ENV{ 'PATH', $kill } = ("$dir:$ENV{PATH}", $count + 1);
-				unlink "$dir/n";
-				$done = system("$dir/mover $name '@{[$here->connstr('postgres')]}' '@{[$there->connstr('postgres')]}' >>$dir/log 2>&1") == 0;
-			}
-			$open_at_both++ if is_open($s, $name) && $t->value("SELECT count(*) FROM docsync.moved WHERE state = 'here' AND collection = '$name'");
-			$s->upload('c2', $name, document('more', 1, 1)) if is_open($s, $name);
-			my $expected = is_open($s, $name) ? 28 : 27;
-
-			is(move($here, $there, $name), 0, "$kill $count: run again it finishes") if !$done;
-			$open_at_both++ if is_open($s, $name);
-			my $page = pull($t, 'c1', $cursor, $name);
-			is_deeply([ told($page), scalar @{ $page->{documents} } ], [ '', $done ? 27 : $expected ], '... nobody is told, nothing is missing or comes twice') or last;
-		}
-	}
-	is($open_at_both, 0, 'never open at both');
-	cmp_ok($count, '>', 10, "there were $count steps");
-
-	# Either server is restarted in the midst of a command, as by a crash.
-	append_to_file("$dir/psql.crash", <<"END");
-#!/bin/bash
-exec 9>$dir/lock; flock 9
-n=\$(( \$(cat $dir/n 2>/dev/null || echo 0) + 1 )); echo \$n >$dir/n
-exec 9>&-
-[ "\$n" = "\$CRASH_AT" ] || exec $psql "\$@"
-pg_ctl -D "\$CRASH" -l $dir/crash.log -m immediate restart >/dev/null 2>&1 &
-exec $psql "\$@"
-END
-	chmod 0755, "$dir/psql.crash";
-	rename "$dir/psql", "$dir/psql.kill";
-	rename "$dir/psql.crash", "$dir/psql";
-	for my $node ($here, $there)
-	{
-		for my $at (9, 16, 17, 20, 21)
-		{
-			my $name = 'crash' . $n++;
-			my $cursor = do { fill($s, $name); pull($s, 'c1', undef, $name, 3)->{cursor} };
-			my $done;
-			{
-				local @ENV{ 'PATH', 'CRASH_AT', 'CRASH' } = ("$dir:$ENV{PATH}", $at, $node->data_dir);
-				unlink "$dir/n";
-				$done = system("$dir/mover $name '@{[$here->connstr('postgres')]}' '@{[$there->connstr('postgres')]}' >>$dir/log 2>&1") == 0;
-			}
-			$node->poll_query_until('template1', 'SELECT true');
-			($s, $t) = map { connect_to($_) } $here, $there;
-			is(move($here, $there, $name), 0, "a server ends at step $at: run again it finishes") if !$done;
-			is(is_open($s, $name), 0, '... closed here');
-			my $page = pull($t, 'c1', $cursor, $name);
-			is_deeply([ told($page), scalar @{ $page->{documents} } ], [ '', 27 ], '... nobody is told, nothing is missing or comes twice');
-		}
-	}
-	rename "$dir/psql.kill", "$dir/psql";
-
-	# Given up where that can be, the old server goes on as if nothing had been.
-	for my $count (6, 12, 18)
-	{
-		my $name = "given up $count";
-
-		fill($s, $name);
-		my $cursor = pull($s, 'c1', undef, $name, 3)->{cursor};
-		{
-			local @ENV{qw(PATH KILL_AFTER)} = ("$dir:$ENV{PATH}", $count);
-			unlink "$dir/n";
-			system("$dir/mover '$name' '@{[$here->connstr('postgres')]}' '@{[$there->connstr('postgres')]}' >>$dir/log 2>&1");
-		}
-		is(run_move('-b', $name, $here->connstr('postgres'), $there->connstr('postgres')), 0, "broken off after $count, and given up");
-		is(scalar @{ pull($s, 'c1', $cursor, $name)->{documents} }, 27, '... the client goes on');
-		is($t->value('SELECT count(*) FROM docsync.document WHERE collection = ?', $name), 0, '... nothing is left at the other server');
-	}
-
-	# Who writes for long is found before anything is closed.
 	my $writer = connect_to($here);
 	fill($s, 'held');
 	$writer->do('BEGIN', q{SELECT FROM docsync_upsert('w', '[{"id": "w", "clientVersion": 1, "body": 1}]', 'whichever')});

@@ -167,16 +167,42 @@ sub moves
 	return;
 }
 
-# The others go on.
+# A server that is down, or cannot be reached at all, is nothing to the tenants of
+# the other, although its own go on asking.
 sub is_down
 {
-	$nodes[0]->stop('immediate');
-	is(ask('GET', '/tenants/anna/Docs/Pull?clientId=c1&collection=anna/shared&maxDocuments=1')->{status}, 200, 'where a server is down the others go on');
-	$nodes[0]->start;
-	$shards[1]->stop;
-	my $answer = ask('GET', '/tenants/anna/Docs/Pull?clientId=c1');
-	is($answer->{status}, 503, 'where it cannot be reached at all: 503');
-	is($answer->{headers}{'retry-after'}, 10, '... and when to try again');
+	my %cora = (token => DocsyncTest::Http::token(DocsyncTest::Http::claims(tenant => 'cora', collection => 'cora')));
+	my @cora = ('GET', '/tenants/cora/Docs/Pull?clientId=c1', undef, %cora);
+
+	$s->do(q{INSERT INTO shard.tenant VALUES ('cora')});
+	append_to_file("$dir/tenants.map", "cora shard_1;\n");
+	system_or_bail('nginx', '-p', $dir, '-c', 'nginx.conf', '-e', 'error.log', '-s', 'reload');
+	wait_for('the route', sub { ask(@cora)->{status} == 200 });
+
+	$s->close;
+	for my $down ([ 'is down', sub { $nodes[0]->stop('immediate') } ], [ 'cannot be reached', sub { $shards[0]->stop_process('nginx', 'TERM') } ])
+	{
+		$down->[1]->();
+		my $asking = in_child(sub { ask(@cora) until -e "$dir/enough" || getppid() == 1 });
+		my (%status, @took);
+		for my $n (1 .. 30)
+		{
+			my $begun = time;
+
+			$status{ ask('POST', '/tenants/anna/Docs?clientId=c1&collection=anna/shared', "[{\"id\": \"$down->[0]\", \"clientVersion\": $n, \"body\": 1}]")->{status} }++;
+			$status{ ask('GET', '/tenants/anna/Docs/Pull?clientId=c2&collection=anna/shared&maxDocuments=1')->{status} }++;
+			push @took, time - $begun;
+		}
+		is_deeply(\%status, { 200 => 60 }, "a server $down->[0]: the other's tenants go on");
+		@took = sort { $a <=> $b } @took;
+		cmp_ok($took[ $#took / 2 ], '<', 1, sprintf '... an upload and a download take %.0f ms, at most %.0f', 1000 * $took[ $#took / 2 ], 1000 * $took[-1]);
+		touch("$dir/enough");
+		waitpid $asking, 0;
+		unlink "$dir/enough";
+		my $answer = ask(@cora);
+		is($answer->{status}, 503, '... and its own are told that it is');
+		is($answer->{headers}{'retry-after'}, 10, '... and when to try again') if $down->[0] ne 'is down';
+	}
 	return;
 }
 
