@@ -49,6 +49,12 @@ CREATE FUNCTION @extschema@.docsync_unset_fence() RETURNS pg_catalog.xid8
 COMMENT ON FUNCTION @extschema@.docsync_unset_fence() IS
 'Default of docsync.document.fence: docsync sets it.';
 
+CREATE FUNCTION @extschema@.docsync_keep_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_keep_changed() IS
+'Trigger of docsync.keep: what is kept from now on is known to all sessions.';
+
 CREATE FUNCTION @extschema@.docsync_check_store() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -218,6 +224,48 @@ BEGIN
 		'Whether the documents with stamps up to clock may come from another server: next_xid takes the place of their fences, which say nothing here.';
 	END IF;
 
+	IF to_regclass('docsync.keep') IS NULL THEN
+		CREATE TABLE docsync.keep (
+			pattern			text COLLATE "C" PRIMARY KEY CHECK (pattern !~ '(^|[^\\])(\\\\)*\\$'),
+			keep			text COLLATE "C" NOT NULL CHECK (keep IN ('none', 'discarded', 'replaced')),
+			most			int4 NOT NULL DEFAULT 10 CHECK (most BETWEEN 1 AND 1000)
+		);
+		COMMENT ON TABLE docsync.keep IS
+		'Of which collections docsync.record keeps what lost. Where several patterns match, the longest counts; where none does, nothing is kept.';
+		COMMENT ON COLUMN docsync.keep.pattern IS 'Collections, as LIKE has them.';
+		COMMENT ON COLUMN docsync.keep.keep IS
+		'none; discarded: uploads that were discarded, or in conflict; replaced: these, and the versions that newer ones replaced.';
+		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept.';
+	END IF;
+
+	IF to_regclass('docsync.record') IS NULL THEN
+		CREATE TABLE docsync.record (
+			collection		text COLLATE "C" NOT NULL,
+			id				text COLLATE "C" NOT NULL,
+			recorded_utc	timestamptz NOT NULL,
+			client_version	int8 NOT NULL,
+			client_id		text COLLATE "C" NOT NULL,
+			deleted			bool NOT NULL,
+			body			jsonb,
+			why				text COLLATE "C" NOT NULL,
+			PRIMARY KEY (collection, id, recorded_utc)
+		);
+		-- Nobody's but the owner's, until there is a policy for it, too.
+		ALTER TABLE docsync.record ENABLE ROW LEVEL SECURITY;
+		COMMENT ON TABLE docsync.record IS
+		'Versions of documents that lost, where docsync.keep wants them kept: docsync_restore brings one back. Written by docsync alone; docsync_purge removes old ones.';
+		COMMENT ON COLUMN docsync.record.collection IS 'The collection.';
+		COMMENT ON COLUMN docsync.record.id IS 'The document.';
+		COMMENT ON COLUMN docsync.record.recorded_utc IS
+		'When it lost: where it was replaced, the stamp of the version that has replaced it.';
+		COMMENT ON COLUMN docsync.record.client_version IS 'The version that lost.';
+		COMMENT ON COLUMN docsync.record.client_id IS 'Who had sent it.';
+		COMMENT ON COLUMN docsync.record.deleted IS 'True for a tombstone.';
+		COMMENT ON COLUMN docsync.record.body IS 'The content.';
+		COMMENT ON COLUMN docsync.record.why IS
+		'discarded: the stored version was higher, or the same; conflict: it was another than the one that this was based on; replaced: this was stored, and a newer version came.';
+	END IF;
+
 	IF NOT EXISTS (SELECT FROM pg_attrdef AS d JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
 					WHERE a.attrelid = 'docsync.document'::regclass AND a.attname = 'last_update_utc') THEN
 		EXECUTE format('ALTER TABLE docsync.document
@@ -242,12 +290,28 @@ BEGIN
 			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_guard()', functions);
 	END IF;
 
+	-- Also for what a subscription brings
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.keep'::regclass AND tgname = 'docsync_keep_changed'
+					  AND tgfoid = to_regprocedure(functions || '.docsync_keep_changed()')) OR
+	   NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.keep'::regclass AND tgname = 'docsync_keep_changed_truncate'
+					  AND tgfoid = to_regprocedure(functions || '.docsync_keep_changed()')) THEN
+		DROP TRIGGER IF EXISTS docsync_keep_changed ON docsync.keep;
+		DROP TRIGGER IF EXISTS docsync_keep_changed_truncate ON docsync.keep;
+		EXECUTE format('CREATE TRIGGER docsync_keep_changed
+			AFTER INSERT OR UPDATE OR DELETE ON docsync.keep
+			FOR EACH ROW EXECUTE FUNCTION %s.docsync_keep_changed()', functions);
+		EXECUTE format('CREATE TRIGGER docsync_keep_changed_truncate
+			AFTER TRUNCATE ON docsync.keep
+			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_keep_changed()', functions);
+		ALTER TABLE docsync.keep ENABLE ALWAYS TRIGGER docsync_keep_changed;
+	END IF;
+
 	-- What a superuser has mended is the owner's like the rest.
 	FOR command IN
 		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
 		  FROM pg_class AS part, pg_class AS document
 		 WHERE document.oid = 'docsync.document'::regclass AND part.relowner <> document.relowner
-		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass)
+		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass, 'docsync.keep'::regclass, 'docsync.record'::regclass)
 		   AND part.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user AND rolsuper)
 	LOOP
 		EXECUTE command;
@@ -311,6 +375,88 @@ COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.t
 'Removes the tombstones older than keep, of one collection or of all, and says how many.
 Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
 A client that has been away for longer compares what it has with the store.';
+
+------------------------------------------------------------------------------
+-- repair
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_restore(
+	collection		pg_catalog.text,
+	id				pg_catalog.text,
+	version			pg_catalog.int8)
+	RETURNS pg_catalog.int8
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	lost record;
+	now int8 := (date_part('epoch', now()) * 1000)::int8;
+	restored int8;
+BEGIN
+	SELECT r.client_version, r.deleted, r.body INTO lost FROM docsync.record AS r
+	 WHERE (r.collection, r.id, r.client_version) = (docsync_restore.collection, docsync_restore.id, version)
+	 ORDER BY r.recorded_utc DESC LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE no_data_found USING
+			MESSAGE = format('docsync.record has no version %s of document "%s"', version, id),
+			DETAIL = format('The collection is "%s". A version that you may not see is not there either.', collection);
+	END IF;
+
+	-- The guard makes it the server's edit, with a version above the present one.
+	UPDATE docsync.document AS d SET deleted = lost.deleted, body = lost.body
+	 WHERE (d.collection, d.id) = (docsync_restore.collection, docsync_restore.id)
+	RETURNING d.client_version INTO restored;
+	IF NOT FOUND THEN
+		INSERT INTO docsync.document AS d (collection, id, client_version, deleted, body)
+		VALUES (docsync_restore.collection, docsync_restore.id,
+				CASE WHEN lost.client_version < 9223372036854775807 THEN greatest(now, lost.client_version + 1) ELSE now END,
+				lost.deleted, lost.body)
+		RETURNING d.client_version INTO restored;
+	END IF;
+	RETURN restored;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_restore(pg_catalog.text, pg_catalog.text, pg_catalog.int8) IS
+'Brings back a version of a document from docsync.record, as the server''s edit, so that all clients receive it. Returns the version that it has now.
+As the caller, who must be allowed to read the one and to update the other.';
+
+CREATE FUNCTION @extschema@.docsync_restamp(
+	collection		pg_catalog.text,
+	ids				pg_catalog.text[])
+	RETURNS pg_catalog.int8
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_restamp(pg_catalog.text, pg_catalog.text[]) IS
+'Gives documents new stamps, with the versions that they have: they are delivered again, also to who may see them only now. Returns how many there were.
+As the caller, who must be allowed to update them.';
+
+CREATE FUNCTION @extschema@.docsync_rebase(
+	collection		pg_catalog.text,
+	id				pg_catalog.text,
+	version			pg_catalog.int8 DEFAULT NULL)
+	RETURNS pg_catalog.int8
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rebased int8;
+BEGIN
+	UPDATE docsync.document AS d
+	   SET client_version = coalesce(version, (date_part('epoch', now()) * 1000)::int8), client_id = 'server'
+	 WHERE (d.collection, d.id) = (docsync_rebase.collection, docsync_rebase.id)
+	RETURNING d.client_version INTO rebased;
+	IF NOT FOUND THEN
+		RAISE no_data_found USING
+			MESSAGE = format('there is no document "%s"', id),
+			DETAIL = format('The collection is "%s". A document that you may not see is not there either.', collection);
+	END IF;
+	RETURN rebased;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_rebase(pg_catalog.text, pg_catalog.text, pg_catalog.int8) IS
+'Gives a document another version, that of the present time in milliseconds without one, as the server''s edit: for one whose version is so high that nobody can edit it. Returns that version.
+Set docsync.max_version_lead, so that clients which hold the high one give it up.
+As the caller, who must be allowed to update it.';
 
 ------------------------------------------------------------------------------
 -- functions for HTTP: JSON in, one JSON value out

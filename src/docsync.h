@@ -72,10 +72,12 @@ typedef enum StoreRelation
 	STORE_DOCUMENT,
 	STORE_PURGED,
 	STORE_HISTORY,
-	STORE_CLOCK
+	STORE_CLOCK,
+	STORE_KEEP,
+	STORE_RECORD
 } StoreRelation;
 
-#define STORE_RELATIONS			(STORE_CLOCK + 1)
+#define STORE_RELATIONS			(STORE_RECORD + 1)
 
 /*
  * Columns, as places in Store.attnums: they may stand anywhere in the tables.
@@ -113,6 +115,25 @@ enum HistoryColumn
 	HISTORY_CLOCK,
 	HISTORY_NEXT_XID,
 	HISTORY_ARRIVED
+};
+
+enum KeepColumn
+{
+	KEEP_PATTERN,
+	KEEP_KEEP,
+	KEEP_MOST
+};
+
+enum RecordColumn
+{
+	RECORD_COLLECTION,
+	RECORD_ID,
+	RECORD_RECORDED_UTC,
+	RECORD_CLIENT_VERSION,
+	RECORD_CLIENT_ID,
+	RECORD_DELETED,
+	RECORD_BODY,
+	RECORD_WHY
 };
 
 #define STORE_COLUMNS_MAX		(HISTORY_ARRIVED + 1)
@@ -622,6 +643,7 @@ typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 #define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
 										 * it has RETURNING */
+#define STATEMENT_OF_RECORD		0x20	/* as docsync.record's owner */
 
 typedef struct Statement
 {
@@ -685,6 +707,9 @@ typedef enum StoreWrite
 
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
 								 StoredCallback callback, void *arg);
+extern void docsync_store_find_changeable(text *collection, Datum *ids,
+										  int count, StoredCallback callback,
+										  void *arg);
 extern void docsync_store_get(text *collection, Datum *ids, int count,
 							  StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
@@ -698,6 +723,7 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+extern bool docsync_store_restamp(text *collection, Datum id);
 
 /*
  * task.c: the upload or purge that is under way
@@ -747,6 +773,44 @@ extern void docsync_pin_add(const char *query_string);
  */
 extern bool docsync_revive(Relation rel, text *collection, text *id,
 						   int64 *version);
+
+/*
+ * record.c: what lost is kept
+ */
+
+/* Of which versions that lost the bodies are kept */
+typedef enum RecordKeep
+{
+	RECORD_KEEP_NONE,
+	RECORD_KEEP_DISCARDED,
+	RECORD_KEEP_REPLACED		/* both */
+} RecordKeep;
+
+/* A row of docsync.keep */
+typedef struct RecordRule
+{
+	text	   *pattern;		/* LIKE's, of collections */
+	RecordKeep	keep;
+	int			most;			/* versions of a document */
+} RecordRule;
+
+typedef enum RecordReason
+{
+	RECORD_DISCARDED,
+	RECORD_CONFLICT,
+	RECORD_REPLACED
+} RecordReason;
+
+/* What has lost in a collection, and isn't written yet */
+typedef struct RecordList RecordList;
+
+extern const RecordRule *docsync_record_find_rule(const text *collection);
+extern RecordList *docsync_record_begin(text *collection,
+										const RecordRule *rule, bool is_sent);
+extern void docsync_record_add(RecordList *list, const StoredDocument *lost,
+							   TimestampTz recorded_utc, RecordReason reason);
+extern void docsync_record_write(RecordList *list);
+extern void docsync_record_forget(RecordList *list);
 
 /*
  * purge.c: tombstones go, and what is remembered of them
@@ -840,6 +904,8 @@ typedef struct Upload
 	UploadGroup *groups;		/* by id, as the batch's */
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	const RecordRule *keep;		/* what is kept; NULL: nothing */
+	RecordList *replaced;		/* NULL: what is replaced isn't */
 	Division	division;		/* of the groups */
 	bool		is_one_of_many; /* what it is refused for is its own */
 	const Refusal *refusal;		/* NULL: none; else nothing of it is applied */
@@ -851,6 +917,16 @@ extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
 extern bool docsync_judge_stored(const StoredDocument *stored, void *arg);
 extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
 extern void docsync_judge_written(const WrittenDocument *written, void *arg);
+
+/*
+ * keep.c: what lost is kept
+ */
+extern void docsync_keep_begin(Upload *upload);
+extern void docsync_keep_expect(Upload *upload);
+extern void docsync_keep_replaced(Upload *upload,
+								  const WrittenDocument *written);
+extern void docsync_keep_write(Upload *upload);
+extern void docsync_keep_discarded(Upload *upload);
 
 /*
  * write.c: what won is written

@@ -361,7 +361,8 @@ find_relations(void)
 }
 
 /*
- * Not the clock, which is the last: clock.c locks it when it comes to it.
+ * Not the clock and what comes after it, which are locked by who comes to them:
+ * clock.c, record.c.
  */
 static void
 lock_relations(bool unlock)

@@ -103,10 +103,11 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 	 * the other.  Nor with the caller's search_path, by which he would choose
 	 * what functions it calls.
 	 */
-	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY))
+	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY | STATEMENT_OF_RECORD))
 	{
-		Oid			owner = docsync_schema_open(STORE_READ)->owners[statement->flags & STATEMENT_OF_HISTORY ?
-																	STORE_HISTORY : STORE_DOCUMENT];
+		StoreRelation of = statement->flags & STATEMENT_OF_HISTORY ? STORE_HISTORY :
+			statement->flags & STATEMENT_OF_RECORD ? STORE_RECORD : STORE_DOCUMENT;
+		Oid			owner = docsync_schema_open(STORE_READ)->owners[of];
 		Oid			user;
 		int			context;
 		int			level = NewGUCNestLevel();

@@ -23,6 +23,7 @@ typedef enum DocumentStatement
 {
 	STATEMENT_FIND,
 	STATEMENT_FIND_ONE,
+	STATEMENT_FIND_CHANGEABLE,
 	STATEMENT_GET,
 	STATEMENT_SCAN,
 	STATEMENT_SCAN_BACK,
@@ -33,7 +34,8 @@ typedef enum DocumentStatement
 	STATEMENT_CREATE_ONE,
 	STATEMENT_UPDATE,
 	STATEMENT_UPDATE_ONE,
-	STATEMENT_BURY
+	STATEMENT_BURY,
+	STATEMENT_RESTAMP
 } DocumentStatement;
 
 #define STORED_COLUMNS \
@@ -52,9 +54,11 @@ typedef enum DocumentStatement
 	"   AND id OPERATOR(pg_catalog.<=) " id \
 	" ORDER BY id"
 
-#define BY_IDS \
+#define BY_IDS_WITH(locking) \
 	"SELECT d.* FROM pg_catalog.unnest($2) AS sent(id) CROSS JOIN LATERAL (" \
-	STORED_COLUMNS BY_ID("sent.id") " OFFSET 0) AS d"
+	STORED_COLUMNS BY_ID("sent.id") " OFFSET 0" locking ") AS d"
+
+#define BY_IDS BY_IDS_WITH("")
 
 #define WRITE(source) \
 	"INSERT INTO docsync.document AS d" \
@@ -148,6 +152,15 @@ static Statement statements[] = {
 	},
 
 	/*
+	 * To lock a row takes the right to update it, by privileges and policies;
+	 * and this lock is one that no upload waits for.
+	 */
+	[STATEMENT_FIND_CHANGEABLE] = {
+		BY_IDS_WITH(" FOR KEY SHARE"),
+		2, {TEXTOID, TEXTARRAYOID}, STATEMENT_PINNED, NULL
+	},
+
+	/*
 	 * Rows come in the order of their ids, since the arrays do: two uploads
 	 * lock rows in the same order, and never deadlock.
 	 */
@@ -183,6 +196,14 @@ static Statement statements[] = {
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND id OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED, NULL
+	},
+
+	[STATEMENT_RESTAMP] = {
+		"UPDATE docsync.document SET deleted = deleted"
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND id OPERATOR(pg_catalog.=) $2"
+		" RETURNING 1",
+		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 	}
 };
 
@@ -205,6 +226,7 @@ typedef struct WrittenReceiver
 	void	   *arg;
 } WrittenReceiver;
 
+static bool may_restamp(const StoredDocument *stored, void *arg);
 static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
 
@@ -241,7 +263,27 @@ docsync_store_find(text *collection, Datum *ids, int count,
 }
 
 /*
- * The same in the order of the ids, with the active snapshot.
+ * Looks up those that the caller may see and change.
+ *
+ * Locks: these rows, KEY SHARE, until the end of the transaction.
+ */
+void
+docsync_store_find_changeable(text *collection, Datum *ids, int count,
+							  StoredCallback callback, void *arg)
+{
+	StoredReceiver receiver = {callback, arg};
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+										TYPALIGN_INT))
+	};
+
+	docsync_statement_run(&statements[STATEMENT_FIND_CHANGEABLE], args,
+						  receive_stored, &receiver);
+}
+
+/*
+ * Looks up documents in the order of the ids, with the active snapshot.
  */
 void
 docsync_store_get(text *collection, Datum *ids, int count,
@@ -413,6 +455,42 @@ docsync_store_bury(Datum collection, Datum id)
 
 	return docsync_statement_run(&statements[STATEMENT_BURY], args, NULL,
 								 NULL) > 0;
+}
+
+/*
+ * Gives a document a new stamp, and leaves it as it is; false if there is none
+ * that the caller can update.  To the guard it is an upload of just what is
+ * there.
+ *
+ * Locks: the row, and the collection's mark, until the end of the transaction.
+ */
+bool
+docsync_store_restamp(text *collection, Datum id)
+{
+	Datum		args[] = {PointerGetDatum(collection), id};
+	TaskFrame	frame;
+	volatile bool restamped = false;
+
+	frame = docsync_task_enter(TASK_UPLOAD, may_restamp, NULL);
+	PG_TRY();
+	{
+		restamped = docsync_statement_run(&statements[STATEMENT_RESTAMP], args,
+										  NULL, NULL) > 0;
+	}
+	PG_FINALLY();
+	{
+		docsync_task_leave(&frame);
+	}
+	PG_END_TRY();
+
+	return restamped;
+}
+
+/* ReplaceCallback: whatever it is */
+static bool
+may_restamp(const StoredDocument *stored, void *arg)
+{
+	return true;
 }
 
 /*
