@@ -35,6 +35,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -190,21 +191,18 @@ Datum
 docsync_keep_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	const Store *store;
+	Oid			document;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("docsync_keep_changed() was not called as a trigger")));
 
-	store = docsync_schema_open(STORE_READ);
-	if (RelationGetRelid(trigdata->tg_relation) != store->relations[STORE_KEEP])
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("docsync_keep_changed() is for docsync.keep, not for \"%s\"",
-						RelationGetRelationName(trigdata->tg_relation))));
-
-	CacheInvalidateRelcacheByRelid(store->relations[STORE_DOCUMENT]);
+	/* It isn't for us to say what is wrong with the store, if anything is. */
+	document = get_relname_relid(docsync_check_name(STORE_DOCUMENT),
+								 RelationGetNamespace(trigdata->tg_relation));
+	if (OidIsValid(document))
+		CacheInvalidateRelcacheByRelid(document);
 	return PointerGetDatum(NULL);
 }
 

@@ -50,7 +50,7 @@ from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BEGINNING = MIN_VERSION, ''     # (clientVersion, id), before all
-BATCH_BYTES = 8_000_000     # of bodies in an upload, about
+BATCH_BYTES = 4_000_000     # of bodies in an upload, about: half of what a service accepts by default
 UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent once more, and it comes then
 MAX_REFUSED = 32            # documents refused in one upload(), about
 KEEP_TOMBSTONES = datetime.timedelta(days=90)

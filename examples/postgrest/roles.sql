@@ -46,6 +46,16 @@ ALTER ROLE docsync_gateway SET statement_timeout = '55s';
 ALTER ROLE docsync_authenticator SET lock_timeout = '3s';
 ALTER ROLE docsync_gateway SET lock_timeout = '3s';
 
+-- Nor one that has begun a transaction and left it, PostgREST having lost its way in the midst: it holds rows, and holds back
+-- the readers of its collection.
+ALTER ROLE docsync_authenticator SET idle_in_transaction_session_timeout = '10s';
+ALTER ROLE docsync_gateway SET idle_in_transaction_session_timeout = '10s';
+
+-- clientVersions are milliseconds here. One that is a day ahead of the time, of a clock that is wrong or worse, is refused:
+-- nobody could edit the document before it is that late.
+SELECT format('ALTER DATABASE %I SET docsync.max_version_lead = %L', current_database(), '1d')
+\gexec
+
 -- One policy for reading and writing. A collection belongs to the tenant who is named in front of its first "/".
 -- (SELECT ...) is evaluated once a query, not once a row. The claims are empty outside PostgREST: no tenant, no row.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;

@@ -19,6 +19,7 @@ const SETTINGS = [
 	['POOL', '20', 'connections to PostgreSQL, and so requests under way', positive],
 	['POOL_PER_COLLECTION', '10', '... of one collection', positive],
 	['POOL_WAIT', '10', 'how long others wait for one of them, in seconds', positive],
+	['MAX_BODY_MB', '8', 'the largest body that a request may have', positive],
 	['MAX_BUFFERED_MB', '512', 'memory for requests that are arriving or under way', positive],
 	['PROCESSES', '1', 'how many processes share the work; each has a pool and memory for requests of its own', positive],
 	['LOG_REQUESTS', 'false', 'true: a line for each request; else for those that failed here or in PostgreSQL', boolean],

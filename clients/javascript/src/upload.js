@@ -5,7 +5,7 @@ import { BadAnswer, Refused } from './errors.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
-export const BATCH_BYTES = 8_000_000;		// of bodies in an upload, about
+export const BATCH_BYTES = 4_000_000;		// of bodies in an upload, about: half of what a service accepts by default
 const MAX_REFUSED = 32;				// documents refused in one upload, about
 const GET_DOCUMENTS = 1000;
 const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent once more, and it comes then
