@@ -592,6 +592,17 @@ COMMENT ON FUNCTION @extschema@.docsync_restamp(pg_catalog.text, pg_catalog.text
 'Gives documents new stamps, with the versions that they have: they are delivered again, also to who may see them only now. Returns how many there were.
 As the caller, who must be allowed to update them.';
 
+CREATE PROCEDURE @extschema@.docsync_erase(
+	pattern			pg_catalog.text,
+	forget			pg_catalog.bool DEFAULT false,
+	INOUT erased	pg_catalog.int8 DEFAULT NULL)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.docsync_erase(pg_catalog.text, pg_catalog.bool, pg_catalog.int8) IS
+'Erases the collections whose names match a pattern, as LIKE has them: documents, tombstones, what docsync.record has of them. Says how many documents and tombstones there were.
+Clients that come later drop what they hold; for that the time up to which it was erased is kept, with the collection''s name, unless forget is true.
+Commits after each step where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.';
+
 CREATE FUNCTION @extschema@.docsync_rebase(
 	collection		pg_catalog.text,
 	id				pg_catalog.text,

@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "docsync.h"
 
@@ -27,6 +28,20 @@ docsync_answer_begin(StringInfo buf)
 {
 	initStringInfo(buf);
 	appendStringInfoSpaces(buf, VARHDRSZ);
+}
+
+/*
+ * , "serverUtc": the time; and where there is a limit, "maxVersion": the
+ * highest clientVersion that is accepted now
+ */
+void
+docsync_answer_append_server(StringInfo buf)
+{
+	appendStringInfoString(buf, ",\"serverUtc\":");
+	docsync_json_append_stamp(buf, GetCurrentTimestamp());
+	if (docsync_max_version_lead >= 0)
+		appendStringInfo(buf, ",\"maxVersion\":" INT64_FORMAT,
+						 docsync_batch_max_version());
 }
 
 /*

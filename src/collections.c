@@ -112,8 +112,8 @@ docsync_collections_run(Request *request)
 	}
 	docsync_query_end();
 
-	appendStringInfoString(&buf, "],\"serverUtc\":");
-	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
+	appendStringInfoChar(&buf, ']');
+	docsync_answer_append_server(&buf);
 	appendStringInfoChar(&buf, '}');
 	return docsync_answer_end(&buf, NULL);
 }

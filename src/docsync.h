@@ -434,6 +434,7 @@ struct Batch
 extern Batch *docsync_batch_read(JsonReader *reader, int before);
 extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
 extern const Refusal *docsync_batch_make_atomic(Batch *batch);
+extern int64 docsync_batch_max_version(void);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 
@@ -724,6 +725,7 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
 extern bool docsync_store_restamp(text *collection, Datum id);
+extern void docsync_store_erase(text *collection, Datum id);
 
 /*
  * task.c: the upload or purge that is under way
@@ -812,6 +814,21 @@ extern void docsync_record_add(RecordList *list, const StoredDocument *lost,
 extern void docsync_record_write(RecordList *list);
 extern void docsync_record_forget(RecordList *list);
 
+/* Rows that are removed in steps, for their age */
+typedef struct RecordScan
+{
+	text	   *only;			/* the one collection; NULL: all */
+	TimestampTz before;			/* rows from here on stay */
+
+	/* Up to here all is done; of 0s: nothing yet */
+	char		collection[DOCSYNC_COLLECTION_LEN + 1];
+	char		id[DOCSYNC_ID_LEN + 1];
+	TimestampTz recorded_utc;
+} RecordScan;
+
+extern bool docsync_record_purge(RecordScan *scan);
+extern uint64 docsync_record_erase(text *collection);
+
 /*
  * purge.c: tombstones go, and what is remembered of them
  */
@@ -823,6 +840,19 @@ typedef struct Horizon
 	TimestampTz others;			/* than the client asked for */
 } Horizon;
 
+/* Tombstones of a collection that are removed in steps */
+typedef struct PurgeScan
+{
+	text	   *collection;
+	TimestampTz before;			/* those from here on stay, */
+	TimestampTz keep[2];		/* and those with these stamps */
+	TimestampTz passed;			/* up to here all is done */
+	bool		is_held;		/* the next isn't settled yet */
+	int64		removed;
+} PurgeScan;
+
+extern bool docsync_purge_step(PurgeScan *scan);
+extern void docsync_purge_check_rights(void);
 extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
 										  const text *collection,
 										  const text *client_id);
@@ -1112,6 +1142,7 @@ extern void docsync_url_read(Request *request, const char *const *keys);
  * answer.c: what it is answered, around the documents
  */
 extern void docsync_answer_begin(StringInfo buf);
+extern void docsync_answer_append_server(StringInfo buf);
 extern Datum docsync_answer_end(StringInfo buf, const char *tag);
 extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
 extern bool docsync_answer_is_had(const char *tag);

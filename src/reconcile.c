@@ -274,7 +274,6 @@ static void
 append_end(StringInfo buf)
 {
 	docsync_query_end();
-	appendStringInfoString(buf, ",\"serverUtc\":");
-	docsync_json_append_stamp(buf, GetCurrentTimestamp());
+	docsync_answer_append_server(buf);
 	appendStringInfoChar(buf, '}');
 }

@@ -170,6 +170,41 @@ static Statement delete_surplus = {
 	STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
 };
 
+/* Rows removed in a step */
+#define STEP_ROWS			1000
+
+#define LITTLE_OF_THIS \
+	"DELETE FROM docsync.record WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(" \
+	" SELECT ctid FROM docsync.record"
+
+/* In the order of the key, from where the last step has come to */
+#define OLD_ROWS \
+	LITTLE_OF_THIS \
+	" WHERE (collection, id, recorded_utc) OPERATOR(pg_catalog.>) ($1, $2, $3)" \
+	"   AND recorded_utc OPERATOR(pg_catalog.<) $4"
+
+#define IN_ORDER \
+	" ORDER BY collection, id, recorded_utc LIMIT $5 FOR UPDATE SKIP LOCKED))" \
+	" RETURNING collection, id, recorded_utc"
+
+static Statement purge_all = {
+	OLD_ROWS IN_ORDER,
+	5, {TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID},
+	STATEMENT_PINNED, NULL
+};
+
+static Statement purge_one = {
+	OLD_ROWS " AND collection OPERATOR(pg_catalog.=) $6" IN_ORDER,
+	6, {TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TEXTOID},
+	STATEMENT_PINNED, NULL
+};
+
+static Statement erase = {
+	LITTLE_OF_THIS
+	" WHERE collection OPERATOR(pg_catalog.=) $1 LIMIT $2))",
+	2, {TEXTOID, INT8OID}, STATEMENT_PINNED, NULL
+};
+
 static void read_rules(const Store *store);
 static void read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
 					  const AttrNumber *attnums);
@@ -180,6 +215,7 @@ static void make_arrays(const Lost *lost, int count, Datum *arrays);
 static Datum make_array(Datum *values, int count, Oid type);
 static void remove_surplus(const RecordList *list, Surplus *surplus);
 static bool note_surplus(TupleTableSlot *slot, void *arg);
+static bool note_purged(TupleTableSlot *slot, void *arg);
 
 /*
  * docsync_keep_changed() RETURNS trigger
@@ -326,6 +362,41 @@ docsync_record_forget(RecordList *list)
 	list->count = 0;
 	list->size = 0;
 	MemoryContextReset(list->context);
+}
+
+/*
+ * Removes some rows that are old enough, as the caller; false if there are no
+ * more.
+ */
+bool
+docsync_record_purge(RecordScan *scan)
+{
+	Datum		args[] = {
+		CStringGetTextDatum(scan->collection),
+		CStringGetTextDatum(scan->id),
+		TimestampTzGetDatum(scan->recorded_utc),
+		TimestampTzGetDatum(scan->before),
+		Int64GetDatum(STEP_ROWS),
+		PointerGetDatum(scan->only)
+	};
+
+	return docsync_statement_run(scan->only != NULL ? &purge_one : &purge_all,
+								 args, note_purged, scan) == STEP_ROWS;
+}
+
+/*
+ * Removes some rows of a collection, as the caller, and returns how many; 0 if
+ * there are no more.
+ */
+uint64
+docsync_record_erase(text *collection)
+{
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		Int64GetDatum(STEP_ROWS)
+	};
+
+	return docsync_statement_run(&erase, args, NULL, NULL);
 }
 
 /*
@@ -529,6 +600,29 @@ note_surplus(TupleTableSlot *slot, void *arg)
 	{
 		surplus->ids[surplus->count] = datumCopy(slot->tts_values[0], false, -1);
 		surplus->stamps[surplus->count++] = slot->tts_values[1];
+	}
+	return true;
+}
+
+/*
+ * RowCallback: the last of the rows removed, in the order of the key
+ */
+static bool
+note_purged(TupleTableSlot *slot, void *arg)
+{
+	RecordScan *scan = (RecordScan *) arg;
+	char	   *collection = TextDatumGetCString(slot->tts_values[0]);
+	char	   *id = TextDatumGetCString(slot->tts_values[1]);
+	TimestampTz recorded_utc = DatumGetTimestampTz(slot->tts_values[2]);
+	int			order = strcmp(collection, scan->collection);
+
+	if (order == 0)
+		order = strcmp(id, scan->id);
+	if (order > 0 || (order == 0 && recorded_utc > scan->recorded_utc))
+	{
+		strlcpy(scan->collection, collection, sizeof(scan->collection));
+		strlcpy(scan->id, id, sizeof(scan->id));
+		scan->recorded_utc = recorded_utc;
 	}
 	return true;
 }

@@ -35,7 +35,8 @@ typedef enum DocumentStatement
 	STATEMENT_UPDATE,
 	STATEMENT_UPDATE_ONE,
 	STATEMENT_BURY,
-	STATEMENT_RESTAMP
+	STATEMENT_RESTAMP,
+	STATEMENT_ERASE
 } DocumentStatement;
 
 #define STORED_COLUMNS \
@@ -204,6 +205,19 @@ static Statement statements[] = {
 		"   AND id OPERATOR(pg_catalog.=) $2"
 		" RETURNING 1",
 		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
+	},
+
+	/*
+	 * With the version that it has, which may be the highest there is: whoever
+	 * has that version takes the tombstone by its stamp.
+	 */
+	[STATEMENT_ERASE] = {
+		"UPDATE docsync.document"
+		"   SET deleted = true, body = NULL, client_id = '" DOCSYNC_SERVER_ID "'"
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND id OPERATOR(pg_catalog.=) $2"
+		" RETURNING 1",
+		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 	}
 };
 
@@ -226,7 +240,8 @@ typedef struct WrittenReceiver
 	void	   *arg;
 } WrittenReceiver;
 
-static bool may_restamp(const StoredDocument *stored, void *arg);
+static bool rewrite(DocumentStatement statement, text *collection, Datum id);
+static bool may_rewrite(const StoredDocument *stored, void *arg);
 static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
 
@@ -459,23 +474,44 @@ docsync_store_bury(Datum collection, Datum id)
 
 /*
  * Gives a document a new stamp, and leaves it as it is; false if there is none
- * that the caller can update.  To the guard it is an upload of just what is
- * there.
+ * that the caller can update.
  *
  * Locks: the row, and the collection's mark, until the end of the transaction.
  */
 bool
 docsync_store_restamp(text *collection, Datum id)
 {
+	return rewrite(STATEMENT_RESTAMP, collection, id);
+}
+
+/*
+ * Makes a tombstone of a document, with a new stamp and the version that it
+ * has.  What there was isn't kept anywhere.
+ *
+ * Locks: as above.
+ */
+void
+docsync_store_erase(text *collection, Datum id)
+{
+	rewrite(STATEMENT_ERASE, collection, id);
+}
+
+/*
+ * Writes over a document; false if there is none that the caller can update.
+ * To the guard it is an upload, which has been judged.
+ */
+static bool
+rewrite(DocumentStatement statement, text *collection, Datum id)
+{
 	Datum		args[] = {PointerGetDatum(collection), id};
 	TaskFrame	frame;
-	volatile bool restamped = false;
+	volatile bool rewritten = false;
 
-	frame = docsync_task_enter(TASK_UPLOAD, may_restamp, NULL);
+	frame = docsync_task_enter(TASK_UPLOAD, may_rewrite, NULL);
 	PG_TRY();
 	{
-		restamped = docsync_statement_run(&statements[STATEMENT_RESTAMP], args,
-										  NULL, NULL) > 0;
+		rewritten = docsync_statement_run(&statements[statement], args, NULL,
+										  NULL) > 0;
 	}
 	PG_FINALLY();
 	{
@@ -483,12 +519,12 @@ docsync_store_restamp(text *collection, Datum id)
 	}
 	PG_END_TRY();
 
-	return restamped;
+	return rewritten;
 }
 
 /* ReplaceCallback: whatever it is */
 static bool
-may_restamp(const StoredDocument *stored, void *arg)
+may_rewrite(const StoredDocument *stored, void *arg)
 {
 	return true;
 }

@@ -67,8 +67,7 @@ docsync_sync_run(Request *request)
 	docsync_sync_append_position(&buf, &sync);
 	docsync_query_end();
 
-	appendStringInfoString(&buf, ",\"serverUtc\":");
-	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
+	docsync_answer_append_server(&buf);
 	appendStringInfoChar(&buf, '}');
 
 	if (!request->may_write && !download->is_behind && !download->must_reconcile)

@@ -25,6 +25,10 @@ with its error and is set aside, see problems(), and sent again after the next e
 enough others were refused is sent again. Where the whole request is refused, since it is too large or the service doesn't know
 atomic, the batch is halved until the one is found.
 
+**A version that the service wouldn't accept loses**, where it says which is the highest that it does (maxVersion): of a clock
+that is years ahead, or one that has made a document impossible to edit until somebody rebased it there (docsync_rebase). An
+edit with such a version gets another.
+
 **Bodies are texts** to the sync, see jsontext.py: none that a parser can't read stops it.
 
 Upload and download are each in two halves, what is asked for and what is done with the answer: client.py plays them one after
@@ -45,7 +49,7 @@ import uuid
 
 from digest import BUCKETS
 from jsontext import BadAnswer, check_text, from_json, to_json
-from reconcile import Reconciler, Stale, earlier, is_later
+from reconcile import Reconciler, Stale, earlier, is_beyond, is_later
 from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
@@ -304,6 +308,8 @@ class Client:
     def to_send(self, documents):
         """The documents as they are sent. Noted before: whatever happens then, the own versions are known from another store's."""
         with self.store.transaction():
+            for document in documents:
+                self._bring_down(document)
             self.store.db.executemany(
                 'UPDATE document SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1 WHERE id = ?2',
                 [(document.clientVersion, document.id) for document in documents])
@@ -451,6 +457,7 @@ class Client:
         if answer.get('behind'):
             self.store.set_state(behindSince=state['behindSince'] if state['behindSince'] is not None else now)
             return 0
+        self._note_limit(answer)
         unheard = state['unheard'] and self._has_told()
         changed = sum(self.take(document) for document in answer['documents'])
         newest = [document['LastUpdateUtc'] for document in answer['documents']]
@@ -474,7 +481,14 @@ class Client:
         later = listed or document.baseUtc is None or told['LastUpdateUtc'] > document.baseUtc
         if told['clientId'] == self.client_id:
             document.sent = max(version, document.sent if document.sent is not None else version)
-        if ours is not None and self._is_newer(document, told):
+        if later and ours is not None and is_beyond(ours, version, self.max_version()):
+            # Nobody would ever have it. An edit is one of what is told now.
+            if document.unsent == EDIT:
+                document.rebase(told)
+                self._bring_down(document)
+            else:
+                document.becomes(told)
+        elif ours is not None and self._is_newer(document, told):
             # A version that the service had, and that is newer than what it tells later, is lost there: it is sent again.
             if later:
                 document.rebase(told)
@@ -489,6 +503,37 @@ class Client:
         if told['clientVersion'] == document.clientVersion == 0:
             return document.unsent == EDIT or document.unsent == MARK and is_later(document, told)
         return told['clientVersion'] < document.clientVersion
+
+    # Versions that are too high
+
+    def max_version(self):
+        """The highest clientVersion that the service accepts, as far as it has said; None: any."""
+        ahead = self.store.state()['maxVersionAhead']
+        return None if ahead is None else self.clock() + ahead
+
+    def _note_limit(self, answer):
+        """With a page, in its transaction. Times are kept as distances from the own clock: the limit moves on with it."""
+        limit, now = answer.get('maxVersion'), self.clock()
+        if limit is None:
+            self.store.set_state(maxVersionAhead=None)
+            return
+        time = datetime.datetime.fromisoformat(answer['serverUtc'].replace('Z', '+00:00'))
+        self.store.set_state(serverAhead=int(time.timestamp() * 1000) - now, maxVersionAhead=limit - now)
+        for document in self.store.select('unsent > 0 AND clientVersion > ?', limit):
+            self._bring_down(document)
+
+    def _bring_down(self, document):
+        """Gives what is unsent another version if it has one that the service doesn't accept, of a clock that was wrong: above
+        the one that it is based on. Where that is as high, somebody has to rebase the document first."""
+        limit = self.max_version()
+        if limit is None or document.clientVersion <= limit:
+            return
+        version = min(self.clock() + self.store.state()['serverAhead'], self.clock(), limit)
+        if document.baseVersion is not None:
+            version = max(version, document.baseVersion + 1)
+        if version <= limit:
+            document.clientVersion, document.error = version, None
+            self.store.save(document)
 
     # Comparing
 

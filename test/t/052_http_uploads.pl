@@ -207,6 +207,8 @@ for my $path ('/Docs?clientId=c1&collection=anna/broken', $http->has_rpc ? '/rpc
 # In the order of their ids, which is that of their stamps
 my @integers = sort qw(0 1 -1 9007199254740993 9223372036854775807 -9223372036854775808);
 
+$http->set_version_lead(-1);
+
 for my $path (qw(/Docs /Docs/Sync))
 {
 	my $collection = 'anna/' . ++$n;

@@ -10,6 +10,8 @@
 // - A clientId is one store's. Before it sends a version it notes that; a version under its own clientId that it never sent is
 //   another store's with the same name. Then it takes a new name and begins from null, with its documents.
 // - What one document is refused for doesn't stop the others.
+// - A version that the service wouldn't accept loses, where it says which is the highest that it does (maxVersion): of a clock
+//   that is years ahead, or one that nobody could go beyond. An edit with such a version gets another.
 
 import { DELETE } from './conflict.js';
 import { Document, EDIT, MARK, MAX_VERSION } from './document.js';
@@ -54,7 +56,7 @@ export class Client {
 		this.onConflict = onConflict;
 		this.isBound = clientId !== undefined;
 		this.local = new Local(store, collection, {
-			clientId, firstCompare: () => this.within(waits.compare), keepsConflicts: () => this.onConflict !== null, changed,
+			clientId, clock, firstCompare: () => this.within(waits.compare), keepsConflicts: () => this.onConflict !== null, changed,
 		});
 	}
 

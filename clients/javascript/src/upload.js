@@ -2,7 +2,7 @@
 
 import { MARK } from './document.js';
 import { BadAnswer, Refused } from './errors.js';
-import { lookForTwin, take } from './take.js';
+import { bringDown, lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
 export const BATCH_BYTES = 4_000_000;		// of bodies in an upload, about: half of what a service accepts by default
@@ -32,12 +32,17 @@ export class Upload {
 		let after = null;
 
 		for (;;) {
-			const documents = await this.local.transaction(async (transaction) => (await transaction.batch(
-				unsent, (document) => which(document, transaction.state.clientId), after, limit, BATCH_BYTES,
-			)).map((document) => asSent(document, transaction.keepsConflicts)));
+			const [last, documents] = await this.local.transaction(async (transaction) => {
+				const batch = await transaction.batch(
+					unsent, (document) => which(document, transaction.state.clientId), after, limit, BATCH_BYTES);
+				const end = batch.length ? { clientVersion: batch.at(-1).clientVersion, id: batch.at(-1).id } : null;
 
-			if (!documents.length) return this.outcomes;
-			after = documents.at(-1);
+				for (const document of batch) if (bringDown(transaction, document)) await transaction.save(document);
+				return [end, batch.map((document) => asSent(document, transaction.keepsConflicts))];
+			});
+
+			if (!last) return this.outcomes;
+			after = last;
 			await this.#send(documents);
 		}
 	}

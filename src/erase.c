@@ -1,0 +1,432 @@
+/*-------------------------------------------------------------------------
+ *
+ * erase.c
+ *	  All of a tenant, or a person: documents, tombstones, what the record has
+ *	  of them.
+ *
+ * A document that simply went would stay with each client that has it, and a
+ * client that compares would send it again, as one that the store has lost.  So
+ * documents go by the way that tombstones go (purge.c), whose proof holds for
+ * them: each becomes a tombstone first, with a stamp that no client is past;
+ * that is removed when it is settled, and the horizon raised.  Whoever comes
+ * later is told to compare, finds nothing, and drops what he has.
+ *
+ * What stays is the horizon, and a tombstone of no document of theirs: the
+ * collection's name and two times.  Who sees no document of a collection is
+ * told nothing of it (position.c), and who goes on from a bare stamp only with
+ * something later; so without them a client that has been away would keep what
+ * it has, and bring it back.  They go only if nobody will come any more, and
+ * the caller says so.
+ *
+ * It goes in steps that commit, where they may, and each leaves a state that is
+ * right: who is ended in the midst begins again and finds less to do.  Only
+ * documents are looked at that were there when it was called, so it comes to an
+ * end however much is uploaded meanwhile.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_erase);
+
+/* Documents that become tombstones in a step */
+#define STEP_DOCUMENTS		1000
+
+/* The id of the tombstone that stays */
+#define ERASED_ID			"docsync:erased"
+
+/* What is done with a collection, in this order */
+typedef enum ErasePhase
+{
+	ERASE_DOCUMENTS,
+	ERASE_MARK,
+	ERASE_TOMBSTONES,
+	ERASE_RECORD,
+	ERASE_HORIZON
+} ErasePhase;
+
+typedef struct Erase
+{
+	MemoryContext context;		/* outlives transactions */
+	MemoryContext step_context; /* emptied after each step */
+	text	   *pattern;
+	bool		forget;			/* horizons, too */
+	TimestampTz until;			/* stamps of documents that were there */
+	text	   *collection;		/* the present one; NULL: none yet */
+	ErasePhase	phase;
+	TimestampTz passed;			/* in it, documents up to here are done */
+	PurgeScan	tombstones;
+	int64		erased;			/* in collections that are done with */
+	bool		is_held;		/* something couldn't be removed */
+} Erase;
+
+/* Documents that become tombstones in a step */
+typedef struct Step
+{
+	int			count;
+	Datum		ids[STEP_DOCUMENTS];
+	TimestampTz last;			/* stamp of the last one */
+} Step;
+
+static Statement next_collection = {
+	"SELECT pg_catalog.min(each.collection) FROM ("
+	" SELECT (SELECT collection FROM docsync.document"
+	"  WHERE collection OPERATOR(pg_catalog.>) $1 ORDER BY collection LIMIT 1)"
+	" UNION ALL SELECT (SELECT collection FROM docsync.record"
+	"  WHERE collection OPERATOR(pg_catalog.>) $1 ORDER BY collection LIMIT 1)"
+	" UNION ALL SELECT (SELECT collection FROM docsync.purged"
+	"  WHERE collection OPERATOR(pg_catalog.>) $1 ORDER BY collection LIMIT 1))"
+	" AS each(collection)",
+	1, {TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+};
+
+static Statement some_documents = {
+	"SELECT id, last_update_utc FROM docsync.document"
+	" WHERE collection OPERATOR(pg_catalog.=) $1"
+	"   AND last_update_utc OPERATOR(pg_catalog.>) $2"
+	"   AND last_update_utc OPERATOR(pg_catalog.<=) $3"
+	"   AND NOT deleted"
+	" ORDER BY last_update_utc",
+	3, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
+	STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+};
+
+static Statement find_other = {
+	"SELECT 1 FROM docsync.document"
+	" WHERE collection OPERATOR(pg_catalog.=) $1"
+	"   AND id OPERATOR(pg_catalog.<>) $2 LIMIT 1",
+	2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
+};
+
+/* An older one gives way to it (revive.c), or is written over. */
+static Statement put_mark = {
+	"INSERT INTO docsync.document AS d"
+	" (collection, id, client_version, client_id, deleted)"
+	" VALUES ($1, $2, 0, '" DOCSYNC_SERVER_ID "', true)"
+	" ON CONFLICT (collection, id) DO UPDATE SET deleted = true, body = NULL"
+	" RETURNING d.last_update_utc",
+	2, {TEXTOID, TEXTOID}, 0, NULL
+};
+
+/* Nobody is called '': what there is holds for all. */
+static Statement forget_client = {
+	"UPDATE docsync.purged SET client_id = '', others_utc = '-infinity'"
+	" WHERE collection OPERATOR(pg_catalog.=) $1"
+	"   AND client_id OPERATOR(pg_catalog.<>) ''",
+	1, {TEXTOID}, STATEMENT_PINNED, NULL
+};
+
+static Statement forget_horizon = {
+	"DELETE FROM docsync.purged"
+	" WHERE collection OPERATOR(pg_catalog.=) $1",
+	1, {TEXTOID}, STATEMENT_PINNED, NULL
+};
+
+static void check_caller(void);
+static bool take_step(Erase *erase);
+static bool do_some(Erase *erase);
+static bool bury_some(Erase *erase);
+static void mark(Erase *erase);
+static bool find_next_collection(Erase *erase);
+static void report_held(const Erase *erase);
+static bool put_document(TupleTableSlot *slot, void *arg);
+static bool put_stamp(TupleTableSlot *slot, void *arg);
+static bool put_collection(TupleTableSlot *slot, void *arg);
+static int	compare_ids(const void *a, const void *b);
+
+/*
+ * docsync_erase(pattern text, forget bool DEFAULT false,
+ *				 INOUT erased bigint DEFAULT NULL)
+ *
+ * Erases the collections whose names match a pattern, as LIKE has them, and
+ * says how many documents there were, tombstones included.
+ *
+ * A procedure: called outside a transaction it commits after each step, and
+ * goes on from there when it is called again.
+ *
+ * Locks: documents, in the order of ids, the collection's mark and its row of
+ * docsync.purged, until the end of the step's transaction.
+ */
+Datum
+docsync_erase(PG_FUNCTION_ARGS)
+{
+	bool		atomic = fcinfo->context == NULL ||
+	!IsA(fcinfo->context, CallContext) ||
+	castNode(CallContext, fcinfo->context)->atomic;
+	Erase		erase = {
+		.context = AllocSetContextCreate(PortalContext, "docsync erase",
+										 ALLOCSET_SMALL_SIZES)
+	};
+	MemoryContext oldcontext = MemoryContextSwitchTo(erase.context);
+	TupleDesc	desc;
+	HeapTuple	tuple;
+	Datum		result;
+	bool		isnull = false;
+	bool		more;
+
+	docsync_schema_open(STORE_READ);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "docsync_erase() doesn't return a row");
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s is null", PG_ARGISNULL(0) ? "pattern" : "forget")));
+	erase.pattern = DatumGetTextPCopy(PG_GETARG_DATUM(0));
+	erase.forget = PG_GETARG_BOOL(1);
+	PreventCommandIfReadOnly("docsync_erase()");
+	check_caller();
+	erase.until = docsync_clock_read();
+
+	erase.step_context = AllocSetContextCreate(erase.context, "docsync erase step",
+											   ALLOCSET_DEFAULT_SIZES);
+	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	for (more = true; more;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(erase.step_context);
+		more = take_step(&erase);
+		MemoryContextReset(erase.step_context);
+		if (more && !atomic)
+			SPI_commit();
+	}
+	SPI_finish();
+	report_held(&erase);
+
+	MemoryContextSwitchTo(oldcontext);
+	result = Int64GetDatum(erase.erased);
+	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
+	MemoryContextDelete(erase.context);
+	return HeapTupleGetDatum(tuple);
+}
+
+/*
+ * Who may purge may erase; but not where policies would hide a part of it.
+ */
+static void
+check_caller(void)
+{
+	Oid			document = docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT];
+
+	docsync_purge_check_rights();
+	if (check_enable_rls(document, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to erase documents"),
+				 errdetail("Row-level security applies to you: it would hide some of them."),
+				 errhint("Let the owner of docsync.document do it.")));
+}
+
+/*
+ * Does something of what is to be done, under a snapshot of its own; false if
+ * that was all.
+ */
+static bool
+take_step(Erase *erase)
+{
+	bool		more;
+
+	check_caller();
+	docsync_epoch_notice();
+
+	/* Where a step doesn't commit, the next one sees what it has done. */
+	CommandCounterIncrement();
+	docsync_schema_push_snapshot();
+	more = erase->collection != NULL || find_next_collection(erase);
+	if (more && !do_some(erase))
+	{
+		if (erase->phase < ERASE_HORIZON)
+			erase->phase++;
+		else
+			more = find_next_collection(erase);
+	}
+	PopActiveSnapshot();
+
+	return more;
+}
+
+/*
+ * Does some of the present collection's present phase; false if it is through.
+ */
+static bool
+do_some(Erase *erase)
+{
+	Datum		collection = PointerGetDatum(erase->collection);
+
+	switch (erase->phase)
+	{
+		case ERASE_DOCUMENTS:
+			return bury_some(erase);
+		case ERASE_MARK:
+			mark(erase);
+			return false;
+		case ERASE_TOMBSTONES:
+			if (docsync_purge_step(&erase->tombstones))
+				return true;
+			erase->erased += erase->tombstones.removed;
+			erase->is_held = erase->is_held || erase->tombstones.is_held;
+			return false;
+		case ERASE_RECORD:
+			return docsync_record_erase(erase->collection) > 0;
+		case ERASE_HORIZON:
+			docsync_statement_run(erase->forget && !erase->tombstones.is_held ?
+								  &forget_horizon : &forget_client,
+								  &collection, NULL, NULL);
+			return false;
+	}
+	elog(ERROR, "unrecognized phase: %d", (int) erase->phase);
+}
+
+/*
+ * Makes tombstones of some documents, in the order of ids; false if there are
+ * no more.
+ */
+static bool
+bury_some(Erase *erase)
+{
+	Step	   *step = palloc0(sizeof(Step));
+	Datum		args[] = {
+		PointerGetDatum(erase->collection),
+		TimestampTzGetDatum(erase->passed),
+		TimestampTzGetDatum(erase->until)
+	};
+
+	docsync_statement_run(&some_documents, args, put_document, step);
+	if (step->count == 0)
+		return false;
+
+	qsort(step->ids, step->count, sizeof(Datum), compare_ids);
+	for (int i = 0; i < step->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		docsync_store_erase(erase->collection, step->ids[i]);
+	}
+	erase->passed = step->last;
+	return true;
+}
+
+/*
+ * Leaves a tombstone that is newer than all that are removed; the one that is
+ * there if nothing is.
+ */
+static void
+mark(Erase *erase)
+{
+	Datum		args[] = {
+		PointerGetDatum(erase->collection),
+		CStringGetTextDatum(ERASED_ID)
+	};
+
+	if (erase->forget)
+		return;
+	if (docsync_statement_run(&find_other, args, NULL, NULL) > 0)
+		docsync_statement_run(&put_mark, args, put_stamp,
+							  &erase->tombstones.keep[0]);
+	else
+		erase->phase = ERASE_TOMBSTONES;
+}
+
+/*
+ * Goes on to the next collection that matches, in the order of names.  False if
+ * there is none.
+ */
+static bool
+find_next_collection(Erase *erase)
+{
+	text	   *next = erase->collection != NULL ? erase->collection :
+		cstring_to_text("");
+
+	do
+	{
+		Datum		arg = PointerGetDatum(next);
+
+		CHECK_FOR_INTERRUPTS();
+		next = NULL;
+		docsync_statement_run(&next_collection, &arg, put_collection, &next);
+	} while (next != NULL &&
+			 !DatumGetBool(DirectFunctionCall2Coll(textlike, C_COLLATION_OID,
+												   PointerGetDatum(next),
+												   PointerGetDatum(erase->pattern))));
+	if (next == NULL)
+		return false;
+
+	erase->collection = (text *)
+		MemoryContextAlloc(erase->context, VARSIZE_ANY(next));
+	memcpy(erase->collection, next, VARSIZE_ANY(next));
+	erase->phase = ERASE_DOCUMENTS;
+	erase->passed = DT_NOBEGIN;
+	memset(&erase->tombstones, 0, sizeof(PurgeScan));
+	erase->tombstones.collection = erase->collection;
+	erase->tombstones.before = DT_NOEND;
+	erase->tombstones.keep[0] = erase->tombstones.keep[1] = DT_NOBEGIN;
+	erase->tombstones.passed = DT_NOBEGIN;
+	return true;
+}
+
+/*
+ * Says that something is left, if it is.
+ */
+static void
+report_held(const Erase *erase)
+{
+	if (erase->is_held)
+		ereport(NOTICE,
+				(errmsg("some tombstones could not be removed yet"),
+				 errdetail("Transactions that have written to the collection have not ended. The documents' bodies have gone."),
+				 errhint("Call docsync_erase() again when they have.")));
+}
+
+/* RowCallback: adds a document to the step; ends the scan when it is full. */
+static bool
+put_document(TupleTableSlot *slot, void *arg)
+{
+	Step	   *step = (Step *) arg;
+
+	step->ids[step->count++] = PointerGetDatum(DatumGetTextPCopy(slot->tts_values[0]));
+	step->last = DatumGetTimestampTz(slot->tts_values[1]);
+	return step->count < STEP_DOCUMENTS;
+}
+
+/* RowCallback: the stamp */
+static bool
+put_stamp(TupleTableSlot *slot, void *arg)
+{
+	*(TimestampTz *) arg = DatumGetTimestampTz(slot->tts_values[0]);
+	return true;
+}
+
+/* RowCallback: copies a name, if there is one. */
+static bool
+put_collection(TupleTableSlot *slot, void *arg)
+{
+	if (!slot->tts_isnull[0])
+		*(text **) arg = DatumGetTextPCopy(slot->tts_values[0]);
+	return false;
+}
+
+/* For qsort: bytewise */
+static int
+compare_ids(const void *a, const void *b)
+{
+	const text *one = (const text *) DatumGetPointer(*(const Datum *) a);
+	const text *other = (const text *) DatumGetPointer(*(const Datum *) b);
+
+	return docsync_text_compare(VARDATA_ANY(one), VARSIZE_ANY_EXHDR(one),
+								VARDATA_ANY(other), VARSIZE_ANY_EXHDR(other));
+}
