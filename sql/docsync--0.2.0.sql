@@ -2,10 +2,11 @@
 
 \echo Use "CREATE EXTENSION docsync" to load this file. \quit
 
--- What holds data is no member of the extension: docsync_create_store() makes
--- it, in the schema docsync. So pg_dump, pg_upgrade and logical replication
--- treat it as any other table, with the policies, triggers, indexes and columns
--- that its owner has given it, and DROP EXTENSION deletes no document.
+-- Tables that hold data are not members of the extension:
+-- docsync_create_store() creates them, in the schema docsync. So pg_dump,
+-- pg_upgrade and logical replication treat them like any other table, with the
+-- policies, triggers, indexes and columns that their owner has added, and DROP
+-- EXTENSION deletes no document.
 
 ------------------------------------------------------------------------------
 -- types
@@ -23,7 +24,7 @@ COMMENT ON TYPE @extschema@.docsync_change IS 'A document as it is downloaded.';
 
 CREATE DOMAIN @extschema@."*/*" AS pg_catalog.json;
 COMMENT ON DOMAIN @extschema@."*/*" IS
-'An answer over HTTP. By this name PostgREST knows that it shall pass the value on as it is, which takes a third of the time and of the memory.';
+'An answer over HTTP. The name tells PostgREST to pass the value on as it is, which takes a third of the time and memory.';
 
 ------------------------------------------------------------------------------
 -- the store
@@ -33,11 +34,11 @@ CREATE FUNCTION @extschema@.docsync_guard() RETURNS trigger
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_guard() IS
-'Trigger of docsync.document: stamps what is written, turns DELETE into a tombstone, refuses TRUNCATE.';
+'Trigger of docsync.document: stamps each row written, turns DELETE into a tombstone, refuses TRUNCATE.';
 
--- Defaults of the two columns that docsync alone sets, so that whoever asks the
--- catalogs sees that they may be left out. Without the extension there is no
--- default, and NOT NULL refuses a row that nobody has stamped.
+-- Defaults of the two columns that only docsync sets, so that tools which read
+-- the catalogs see that they may be left out. Without the extension there is no
+-- default, and NOT NULL refuses a row that hasn't been stamped.
 CREATE FUNCTION @extschema@.docsync_unset_stamp() RETURNS pg_catalog.timestamptz
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	AS 'SELECT NULL::pg_catalog.timestamptz';
@@ -59,34 +60,34 @@ CREATE FUNCTION @extschema@.docsync_check_store() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_check_store() IS
-'Says by an error what is wrong with the store, if anything is; all functions of docsync refuse it then.';
+'Raises an error that says what is wrong with the store, if anything is. All functions of docsync refuse such a store.';
 
 CREATE FUNCTION @extschema@.docsync_check_store_owner() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_check_store_owner() IS
-'Refuses a store, as far as it is there, that is owned by somebody who may not own one, and a caller who may not make one.';
+'Raises an error if the caller may not create a store, or if any part of an existing one is owned by a role that may not own it.';
 
 CREATE FUNCTION @extschema@.docsync_new_epoch() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_new_epoch() IS
-'Begins an epoch: all clients compare what they have with the store, or begin again.
-For the store''s owner, when documents were changed behind docsync''s back. Restoring, cloning and failing over are noticed without it.';
+'Begins an epoch: all clients compare what they have with the store, or start again.
+For the store''s owner, after documents were changed behind docsync''s back. Restores, clones and failovers are noticed without it.';
 
 CREATE FUNCTION @extschema@.docsync_hand_over() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_hand_over() IS
-'Before the store moves to another server or database: waits for who has written, and from then on nothing is written here. Where the store has moved to clients go on without comparing.
-For the store''s owner. docsync_new_epoch() takes it back.';
+'Before the store moves to another server or database: waits for transactions that have written; from then on nothing can be written here. At the new place clients resume without comparing.
+For the store''s owner. docsync_new_epoch() undoes it.';
 
 CREATE FUNCTION @extschema@.docsync_take_over() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_take_over() IS
-'Where a store has moved to that was handed over: it goes on here, or an error says why clients would have to compare.
-For the store''s owner. The first upload does it as well.';
+'At the new place of a store that was handed over: clients resume here, or an error says why they would have to compare.
+For the store''s owner. The first upload does the same, without the error.';
 
 CREATE FUNCTION @extschema@.docsync_create_store() RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -97,24 +98,25 @@ DECLARE
 	adopted bool;
 	doubtful bool := false;
 	command text;
-	-- The schema that the functions are in now: its owner may have renamed it, and
-	-- have put others' functions where it was.
+	-- The current schema of the functions: its owner may have renamed it, and put
+	-- other functions into one with its old name.
 	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
 BEGIN
-	-- Waits for another who makes it just now; then the work is found done.
+	-- Waits if another session is creating it; then there is nothing left to
+	-- do.
 	EXECUTE format('SELECT %s.docsync_check_store_owner()', functions);
 
 	IF current_setting('server_encoding') <> 'UTF8' THEN
 		RAISE WARNING USING
 			MESSAGE = 'the database''s encoding is not UTF8',
-			DETAIL = format('It is %s. Documents with characters that it lacks are refused.', current_setting('server_encoding')),
-			HINT = 'Make the database with ENCODING ''UTF8''.';
+			DETAIL = format('It is %s. Documents with characters that it does not have are refused.', current_setting('server_encoding')),
+			HINT = 'Create the database with ENCODING ''UTF8''.';
 	END IF;
 
 	IF to_regnamespace('docsync') IS NULL THEN
 		CREATE SCHEMA docsync;
 		COMMENT ON SCHEMA docsync IS
-		'Where docsync keeps its documents. Roles get in by docsync_grant.';
+		'Where docsync keeps its documents. docsync_grant gives roles access.';
 	END IF;
 
 	adopted := to_regclass('docsync.document') IS NOT NULL;
@@ -130,28 +132,28 @@ BEGIN
 			fence			xid8 NOT NULL
 		);
 		COMMENT ON TABLE docsync.document IS
-		'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, DELETE leaves a tombstone.';
+		'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, and DELETE leaves a tombstone.';
 		COMMENT ON COLUMN docsync.document.collection IS
 		'The sync scope (an application, a tenant, a user, a list), 1 to 200 bytes. Each call works on one collection.';
 		COMMENT ON COLUMN docsync.document.id IS
 		'The document''s name within its collection, 1 to 500 bytes.';
 		COMMENT ON COLUMN docsync.document.client_version IS
-		'What decides which of two documents is newer: the higher one. By good practice milliseconds since 1970 at the edit.';
+		'What decides which of two documents is newer: the higher one. It should be the time of the edit, in milliseconds since 1970.';
 		COMMENT ON COLUMN docsync.document.client_id IS
 		'Who sent this version, 1 to 200 bytes; "server" for edits made here by SQL.';
 		COMMENT ON COLUMN docsync.document.last_update_utc IS
-		'The stamp: transaction time, moved forward as far as is needed to be unique and in order. Set by docsync alone.';
+		'The stamp: the transaction''s time, moved forward as far as needed to be unique and in order. Set by docsync alone.';
 		COMMENT ON COLUMN docsync.document.deleted IS
 		'True for a tombstone.';
 		COMMENT ON COLUMN docsync.document.body IS
 		'The content: any JSON value; a tombstone may have none.';
 		COMMENT ON COLUMN docsync.document.fence IS
-		'The next transaction id when the stamp was issued: decides from when on readers may be given the document. Set by docsync alone.';
+		'The next transaction id when the stamp was issued: decides when readers may be given the document. Set by docsync alone.';
 	END IF;
 
 	-- In this order: of two indexes that seem to cost the same, as they do in a
-	-- small table, the planner takes the younger, and it keeps that plan for long.
-	-- A purge must not take another than that of the tombstones.
+	-- small table, the planner takes the newer, and the plan is kept for long. A
+	-- purge must use the index of the tombstones.
 	CREATE INDEX IF NOT EXISTS document_stamp ON docsync.document (collection, last_update_utc);
 	IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'docsync.document'::regclass AND contype = 'p') THEN
 		ALTER TABLE docsync.document ADD CONSTRAINT document_pkey PRIMARY KEY (collection, id);
@@ -159,18 +161,18 @@ BEGIN
 	CREATE INDEX IF NOT EXISTS document_tombstone ON docsync.document (collection, last_update_utc) WHERE deleted;
 
 	IF to_regclass('docsync.clock') IS NULL THEN
-		-- Nobody knows how far it was.
+		-- Its last value is unknown.
 		doubtful := adopted;
 		CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0;
 		COMMENT ON SEQUENCE docsync.clock IS
 		'The last LastUpdateUtc issued, in microseconds since 1970-01-01 UTC. Never goes back. Moved by docsync alone.';
-		-- If documents have later stamps, the epoch moves it beyond them. They aren't
-		-- asked here: to read a table is to run what its owner has in its indexes.
+		-- If documents have later stamps, the epoch moves it beyond them. The table
+		-- isn't read here, since that could run functions in its owner's indexes.
 		PERFORM setval('docsync.clock', (date_part('epoch', clock_timestamp()) * 1000000)::int8);
 	END IF;
 
 	IF to_regclass('docsync.purged') IS NULL THEN
-		-- Nor what has been purged
+		-- What has been purged is unknown.
 		doubtful := adopted;
 		CREATE TABLE docsync.purged (
 			collection		text COLLATE "C" PRIMARY KEY,
@@ -179,14 +181,14 @@ BEGIN
 			others_utc		timestamptz NOT NULL DEFAULT '-infinity'
 		);
 		COMMENT ON TABLE docsync.purged IS
-		'The horizon of each collection: up to which stamp tombstones have been removed, by docsync_purge.';
+		'The horizon of each collection: the stamp up to which docsync_purge has removed tombstones.';
 		COMMENT ON COLUMN docsync.purged.collection IS 'The collection.';
 		COMMENT ON COLUMN docsync.purged.last_update_utc IS
-		'The highest stamp of a tombstone removed.';
+		'The highest stamp of a removed tombstone.';
 		COMMENT ON COLUMN docsync.purged.client_id IS
 		'The client_id of that tombstone.';
 		COMMENT ON COLUMN docsync.purged.others_utc IS
-		'The highest stamp of a tombstone removed that was not of that client_id: the horizon of that client.';
+		'The highest stamp of a removed tombstone that did not have that client_id: the horizon for that client.';
 	END IF;
 
 	IF to_regclass('docsync.history') IS NULL THEN
@@ -205,23 +207,23 @@ BEGIN
 			arrived			bool NOT NULL
 		);
 		COMMENT ON TABLE docsync.history IS
-		'What has happened to this store: a row for each server, database or timeline it has lived in, and for each start after a crash. Written by docsync alone.';
-		COMMENT ON COLUMN docsync.history.number IS 'The order of the rows; the highest is the present.';
+		'What has happened to this store: a row for each server, database or timeline that it has been in, and for each start after a crash. Written by docsync alone.';
+		COMMENT ON COLUMN docsync.history.number IS 'The order of the rows; the highest is the current one.';
 		COMMENT ON COLUMN docsync.history.epoch IS
-		'The random id of an epoch, part of each cursor. A cursor of another than the present epoch leads to a comparison.';
-		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system(). 0: the store has been handed over, and is at no place.';
+		'The random id of the epoch, part of each cursor. A cursor of any other than the current epoch makes its client compare.';
+		COMMENT ON COLUMN docsync.history.system_identifier IS 'The server: pg_control_system(). 0: the store was handed over, and is at no place.';
 		COMMENT ON COLUMN docsync.history.database IS 'The database''s oid.';
 		COMMENT ON COLUMN docsync.history.document IS 'The oid of docsync.document.';
-		COMMENT ON COLUMN docsync.history.timeline IS 'The timeline: another one after each promotion and recovery to a point in time.';
-		COMMENT ON COLUMN docsync.history.begun IS 'When this row was made.';
-		COMMENT ON COLUMN docsync.history.survived IS 'The highest stamp there was then; -infinity in an empty store.';
+		COMMENT ON COLUMN docsync.history.timeline IS 'The timeline, which changes with each promotion and point-in-time recovery.';
+		COMMENT ON COLUMN docsync.history.begun IS 'When this row was added.';
+		COMMENT ON COLUMN docsync.history.survived IS 'The highest stamp at that time; -infinity in an empty store.';
 		COMMENT ON COLUMN docsync.history.lost_after IS
-		'Documents with stamps up to this one cannot have been lost when this row was made: a day before the highest that survived and before the oldest prepared transaction; infinity where nothing can have been lost.';
-		COMMENT ON COLUMN docsync.history.clock IS 'The clock then: all later stamps are higher.';
+		'Documents with stamps up to this one cannot have been lost when this row was added: a day before the highest stamp that survived and before the oldest prepared transaction; infinity if nothing can have been lost.';
+		COMMENT ON COLUMN docsync.history.clock IS 'The clock at that time: all stamps issued later are higher.';
 		COMMENT ON COLUMN docsync.history.next_xid IS
-		'The next transaction id then: a fence for all stamps up to clock.';
+		'The next transaction id at that time: a fence for all stamps up to clock.';
 		COMMENT ON COLUMN docsync.history.arrived IS
-		'Whether the documents with stamps up to clock may come from another server: next_xid takes the place of their fences, which say nothing here.';
+		'Whether the documents with stamps up to clock may come from another server: next_xid then replaces their fences, which mean nothing here.';
 	END IF;
 
 	IF to_regclass('docsync.keep') IS NULL THEN
@@ -273,12 +275,13 @@ BEGIN
 			ALTER fence SET DEFAULT %1$s.docsync_unset_fence()', functions);
 	END IF;
 
-	-- The name makes it the last of the BEFORE triggers: what it has stamped nobody changes.
+	-- The name makes it the last of the BEFORE triggers, so nothing changes what it has
+	-- stamped.
 	IF EXISTS (SELECT FROM (VALUES ('zz_docsync_guard', 31), ('zz_docsync_guard_truncate', 34)) AS needed(tgname, tgtype)
 				 LEFT JOIN pg_trigger AS t ON t.tgrelid = 'docsync.document'::regclass AND t.tgname = needed.tgname AND t.tgtype = needed.tgtype
 				  AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL AND t.tgattr = '' AND t.tgfoid = to_regprocedure(functions || '.docsync_guard()')
 				WHERE t.oid IS NULL) THEN
-		-- Nor what was changed while the guard was away
+		-- What was changed without the guard is unknown.
 		doubtful := adopted;
 		DROP TRIGGER IF EXISTS zz_docsync_guard ON docsync.document;
 		DROP TRIGGER IF EXISTS zz_docsync_guard_truncate ON docsync.document;
@@ -306,7 +309,7 @@ BEGIN
 		ALTER TABLE docsync.keep ENABLE ALWAYS TRIGGER docsync_keep_changed;
 	END IF;
 
-	-- What a superuser has mended is the owner's like the rest.
+	-- What a superuser has repaired belongs to the owner, like the rest.
 	FOR command IN
 		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
 		  FROM pg_class AS part, pg_class AS document
@@ -325,8 +328,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_create_store() IS
-'Makes the store, or mends the one that is there: schema docsync with its tables, clock, triggers.
-For a superuser or the database''s owner. The first upload of one of these does it, too.';
+'Creates the store, or repairs an existing one: schema docsync with its tables, clock and triggers.
+For a superuser or the database''s owner. Their first upload does it, too.';
 
 ------------------------------------------------------------------------------
 -- functions for SQL, in the schema the extension is created in
@@ -349,8 +352,8 @@ CREATE FUNCTION @extschema@.docsync_upsert(
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION @extschema@.docsync_upsert(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.bool) IS
 'Upload: creates or updates each document that is not stored or has a lower clientVersion here.
-documents is an array of {"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}. Returns a row for each, in the order given: outcome is created, updated, unchanged, discarded, conflict or modified; winner is the stored document where that is another than the one sent.
-atomic: false applies each document that can be applied. What is wrong with one is its error, {"code", "message", "details", "hint"}, and the outcome refused; after many of these the rest may be untried: send it again.';
+documents is an array of {"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}. Returns a row for each, in the order given: outcome is created, updated, unchanged, discarded, conflict or modified; winner is the stored document if it is not the one sent.
+atomic: false applies each document that can be applied. One that cannot has the outcome refused and an error, {"code", "message", "details", "hint"}. After many refusals the rest may be untried: send it again.';
 
 CREATE FUNCTION @extschema@.docsync_query_since(
 	client_id		pg_catalog.text,
@@ -363,7 +366,7 @@ CREATE FUNCTION @extschema@.docsync_query_since(
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 100;
 COMMENT ON FUNCTION @extschema@.docsync_query_since(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
 'Download: the settled documents with last_update_utc >= since_utc, in the order of their stamps.
-origin is other (than client_id), own or any. With max_documents = n: the document at since_utc, if it is still there, and up to n later ones. Go on from max(last_update_utc).';
+origin is other (than client_id), own or any. With max_documents = n: the document at since_utc, if it is still there, and up to n later ones. Continue from max(last_update_utc).';
 
 CREATE PROCEDURE @extschema@.docsync_purge(
 	keep			pg_catalog.interval DEFAULT '90 days',
@@ -372,8 +375,8 @@ CREATE PROCEDURE @extschema@.docsync_purge(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C;
 COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.text, pg_catalog.int8) IS
-'Removes the tombstones older than keep, of one collection or of all, and says how many.
-Commits after each step of at most 1,000 where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.
+'Removes the tombstones older than keep, of one collection or of all, and returns their number.
+Called outside a transaction block, it commits after each step of at most 1,000: it can be interrupted at any time, and continues when called again.
 A client that has been away for longer compares what it has with the store.';
 
 ------------------------------------------------------------------------------
@@ -489,9 +492,9 @@ CREATE FUNCTION @extschema@.docsync_sync(
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_sync(pg_catalog.text, pg_catalog.json, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool, pg_catalog.bool) IS
 'A whole sync in one request: upload, then download.
-clientId: else the header X-Client-Id, else the token''s claim client_id; a claim binds. collection: else the claim collection, else "default".
-documents: [{"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}]; cursor: as received last, null at first.
-reconcile: the client can compare what it has with the store, and is told when it must instead of refused. state: "true", or the digest of what the client has: give digests for that with the last page. tombstones: false leaves them out of a first download. atomic: false applies each document that can be applied; the others are refused, with an error.
+clientId: by default the header X-Client-Id, or the token''s claim client_id; if there is that claim, no other clientId is accepted. collection: by default the claim collection, or "default".
+documents: [{"id", "clientVersion", "body", "deleted", "baseVersion", "baseUtc"}]; cursor: the one received last, null at first.
+reconcile: the client can compare what it has with the store; if it must, it is told so instead of being refused. state: "true", or the digest of what the client has: the last page has digests to compare with. tombstones: false leaves them out of a first download. atomic: false applies each document that can be applied; the others are refused, with an error.
 Answers {"received", "results": [{"id", "outcome", "clientVersion", "LastUpdateUtc", "winner"}], "documents": [{"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}], "cursor", "more", "serverUtc"}, and where they apply "reconcile", "lostAfter", "behind", "state".';
 
 CREATE FUNCTION @extschema@.docsync_pull(
@@ -507,7 +510,7 @@ CREATE FUNCTION @extschema@.docsync_pull(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_pull(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.int4, pg_catalog.bool, pg_catalog.text, pg_catalog.bool) IS
-'Download alone, by GET, in a read-only transaction, on a standby. origin: else other than the clientId, and without one, any.
+'Download alone: by GET, in a read-only transaction, on a standby. origin: by default other, or any if there is no clientId.
 Answers as docsync_sync does, with "received": 0 and no results.';
 
 CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea)
@@ -515,7 +518,7 @@ CREATE FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_docs_sync(pg_catalog.bytea) IS
-'A whole sync, as docsync_sync: its arguments are the keys of one object, the body of the request; or of several collections.';
+'A whole sync, like docsync_sync, of one collection or of several: the arguments are the keys of one object, the body of the request.';
 
 CREATE FUNCTION @extschema@.docsync_docs(pg_catalog.bytea)
 	RETURNS @extschema@."*/*"
@@ -543,7 +546,7 @@ CREATE FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_docs_reconcile(pg_catalog.bytea) IS
-'What a collection holds, without bodies, for a client that compares: {"clientId", "collection", "cursor", "origin", "buckets", "after", "maxDocuments"}.
+'The documents of a collection, without bodies, for a client that compares: {"clientId", "collection", "cursor", "origin", "buckets", "after", "maxDocuments"}.
 Answers {"rows": [{"id", "clientVersion", "LastUpdateUtc", "clientId", "deleted"}], "after", "more", "purgedThrough", "serverUtc"}.';
 
 CREATE FUNCTION @extschema@.docsync_docs_get(pg_catalog.bytea)
@@ -565,9 +568,9 @@ CREATE FUNCTION @extschema@.docsync_call(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS
-'A whole HTTP request in one statement: as a role, with the claims of its token, its method and headers, calls one of the functions for HTTP.
-For the login role of an HTTP layer alone: it does nothing that this role could not do by SET ROLE and set_config(), once a transaction.
-Answers with the value, and in two more lines the headers and the status that were set for it.';
+'A whole HTTP request in one statement: calls one of the functions for HTTP as a role, with the claims of its token, its method and headers.
+Only for the login role of an HTTP layer: it does nothing that this role could not do by SET ROLE and set_config(), once in a transaction.
+Returns the answer, and in two more lines the headers and the status that were set for it.';
 
 ------------------------------------------------------------------------------
 -- privileges
@@ -590,35 +593,36 @@ BEGIN
 
 	IF to_regnamespace('docsync') IS NULL THEN
 		EXECUTE format('SELECT %s.docsync_create_store()', functions);
-		RAISE NOTICE 'docsync has made its store, schema docsync';
+		RAISE NOTICE 'docsync has created its store, schema docsync';
 	END IF;
 	EXECUTE format('SELECT %s.docsync_check_store()', functions);
 
-	-- Not the stamp and the fence: nobody sets those but docsync.
+	-- Not the stamp and the fence: only docsync sets those.
 	EXECUTE format('GRANT USAGE ON SCHEMA docsync TO %s', role);
 	EXECUTE format('GRANT SELECT,
 		INSERT (collection, id, client_version, client_id, deleted, body),
 		UPDATE (client_version, client_id, deleted, body)
 		ON docsync.document TO %s', role);
 
-	-- Who has a privilege, and may not give it, is but warned by GRANT.
+	-- GRANT only warns a caller who has the privilege without grant option.
 	IF NOT has_schema_privilege(role, 'docsync', 'USAGE') OR NOT has_table_privilege(role, 'docsync.document', 'SELECT') OR
 	   NOT has_column_privilege(role, 'docsync.document', 'body', 'INSERT') OR NOT has_column_privilege(role, 'docsync.document', 'body', 'UPDATE') THEN
 		RAISE insufficient_privilege USING
 			MESSAGE = 'permission denied to grant the use of docsync',
-			HINT = 'The owner of schema docsync grants it.';
+			HINT = 'The owner of schema docsync can grant it.';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
-'Gives a role what it needs of the store to upload and download, and nothing that lets it set a stamp. Row-level security on docsync.document narrows it further.';
+'Grants a role the privileges on the store that it needs to upload and download, and none that lets it set a stamp. Row-level security on docsync.document can restrict it further.';
 
 -- The functions run as their caller, and the store's privileges and policies
--- decide; those for its owner ask for that. So they are everybody's to call.
+-- decide what they may do; those for the store's owner check that. So everybody
+-- may call them.
 
--- But for the one that makes a request: to whoever has a token and no SQL it
--- would be a way to other claims than the token's.
+-- Except docsync_call(): it would let somebody who has a token, but no SQL, use
+-- other claims than the token's.
 REVOKE ALL ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) FROM PUBLIC;
 
--- PostgREST, if there is one, shall know the functions.
+-- Tells PostgREST, if there is one, about the functions.
 NOTIFY pgrst, 'reload schema';

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * answer.c
- *	  What an HTTP request is answered, around the documents.
+ *	  The parts of an answer over HTTP around the documents.
  *
- * What PostgREST is to make of a value it is told by settings, response.status
- * and response.headers.
+ * PostgREST is told what to do with the value by settings: response.status and
+ * response.headers.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,8 +20,8 @@
 static void set_headers(const char *tag);
 
 /*
- * The answer is written behind the header of the value it becomes, so that it
- * needn't be copied.
+ * Begins an answer.  It is written after room for the header of the value that
+ * it becomes, so that it needn't be copied.
  */
 void
 docsync_answer_begin(StringInfo buf)
@@ -45,7 +45,7 @@ docsync_answer_append_server(StringInfo buf)
 }
 
 /*
- * Makes it a value.  tag: its entity tag, or NULL
+ * Makes the answer a value. tag is its entity tag, or NULL.
  */
 Datum
 docsync_answer_end(StringInfo buf, const char *tag)
@@ -56,7 +56,7 @@ docsync_answer_end(StringInfo buf, const char *tag)
 }
 
 /*
- * Instead of an answer that the client has: 304, and nothing.
+ * Ends with 304 and an empty answer instead, since the client has this one.
  */
 Datum
 docsync_answer_end_unchanged(StringInfo buf, const char *tag)
@@ -68,7 +68,7 @@ docsync_answer_end_unchanged(StringInfo buf, const char *tag)
 }
 
 /*
- * Does the client say that it has the answer with this tag?
+ * Does the client say that it already has the answer with this tag?
  */
 bool
 docsync_answer_is_had(const char *tag)
@@ -80,9 +80,9 @@ docsync_answer_is_had(const char *tag)
 }
 
 /*
- * Tells PostgREST the type of an answer, which it is to pass on as it is
- * (see the domain of the functions), and its entity tag, if there is one;
- * unless somebody has set headers already.
+ * Tells PostgREST the content type of the answer, which it passes on as it is
+ * (see the functions' result domain), and the entity tag, if there is one.
+ * Headers that somebody else has set already are left alone.
  */
 static void
 set_headers(const char *tag)
@@ -109,7 +109,7 @@ set_headers(const char *tag)
 }
 
 /*
- * Gives a setting a value until the end of the transaction, with all that it
+ * Sets a setting until the end of the transaction, with the setting's own
  * checks, as set_config(name, value, true) does.
  */
 void

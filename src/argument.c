@@ -4,8 +4,8 @@
  *	  The arguments of an HTTP request: the keys of its body, the parameters of
  *	  its query string.
  *
- * Each request knows some of them (its keys), and refuses others.  What they
- * are is the same for all, and stands here, once.
+ * Each kind of request accepts some of them (its keys) and refuses others.
+ * What an argument means is the same for all, and is defined here, once.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,23 +24,23 @@
 	"Send an array of documents, or {\"clientId\": text, \"documents\": array, \"collection\": text, \"atomic\": boolean}; for a sync the object, with \"cursor\": text, \"origin\": text, \"maxDocuments\": integer, \"reconcile\", \"state\", \"tombstones\": boolean, and of several collections \"collections\": array."
 
 /*
- * Below the number of marks from which on a transaction takes that of all
- * collections (stamp.c), and some to spare
+ * The most collections in one request: fewer, by some margin, than the number
+ * of marks at which a transaction marks all collections (stamp.c)
  */
 #define COLLECTIONS_MAX			60
 
-/* What is asked for of one of several collections */
+/* The keys of one of several collections */
 static const char *const collection_keys[] = {
 	"collection", "cursor", "documents", "state", NULL
 };
 
-/* What the value of a key of a request's body is to be */
+/* The kinds of values that keys of a request's body have */
 typedef enum FieldKind
 {
 	FIELD_TEXT,
-	FIELD_MAX,					/* a number of documents, from 1 on */
+	FIELD_MAX,					/* a number of documents, at least 1 */
 	FIELD_BOOLEAN,
-	FIELD_NEGATED,				/* a boolean whose contrary is kept */
+	FIELD_NEGATED,				/* a boolean that is stored negated */
 	FIELD_STATE,				/* a boolean, or a text */
 	FIELD_DOCUMENTS,
 	FIELD_COLLECTIONS,
@@ -94,13 +94,13 @@ pg_noreturn static void refuse(const RefusePlace *place, const char *message,
 							   const char *detail, const char *hint);
 
 /*
- * Reads the body of a request, the one argument of docsync_docs(bytea) and the
- * like: an object that may have the given keys.  Where the first of these is
- * "documents", an array is that alone.
+ * Reads the body of a request, the one argument of docsync_docs(bytea) and its
+ * like: an object that may have the given keys.  If the first of them is
+ * "documents", the body may also be just that array.
  *
- * As bytes, since a text or a json would be refused before we could say where
- * it is wrong, and a jsonb be made, of everything, before we could say that it
- * is too much.
+ * It comes as bytes, since invalid text or json would be refused before we
+ * could say where it is wrong, and a jsonb would be made of everything before
+ * we could say that it is too much.
  */
 void
 docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
@@ -109,7 +109,7 @@ docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
 	JsonReader	reader;
 	bytea	   *body;
 
-	/* 0.1's function had a jsonb; this says what to do about it. */
+	/* 0.1's function took jsonb; this raises an error that says what to do. */
 	if (get_fn_expr_argtype(fcinfo->flinfo, 0) == JSONBOID)
 		docsync_schema_open(STORE_READ);
 
@@ -131,9 +131,9 @@ docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
 }
 
 /*
- * What is null is as if it weren't there.  Of a key that comes twice the last
- * counts, and what was made of the first is gone: who sends one a million
- * times isn't to take the memory for it.
+ * Reads an object into the request.  A key whose value is null counts as
+ * absent.  If a key comes twice, the last one counts, and what was made of the
+ * first is freed: a key sent a million times must not take the memory for it.
  */
 static void
 read_object(JsonReader *reader, Request *request, const char *const *keys)
@@ -190,7 +190,7 @@ read_object(JsonReader *reader, Request *request, const char *const *keys)
 	} while (docsync_reader_go_on(reader, true));
 }
 
-/* What may be sent */
+/* A hint that says what may be sent */
 static const char *
 hint_of(const char *const *keys)
 {
@@ -209,8 +209,8 @@ hint_of(const char *const *keys)
 }
 
 /*
- * The field of a key.  There is one: keys come from our own lists, not from
- * what was sent.
+ * The field of a key.  There always is one: keys come from our own lists, not
+ * from what was sent.
  */
 static const Field *
 find_field(const char *key)
@@ -224,8 +224,8 @@ find_field(const char *key)
 }
 
 /*
- * Reads the value that comes next into its field of the request.  A value of
- * the wrong type is refused, with the given hint.
+ * Reads the next value into its field of the request.  A value of the wrong
+ * type is refused, with the given hint.
  */
 static void
 read_field(JsonReader *reader, const Field *field, Request *request,
@@ -260,8 +260,8 @@ read_field(JsonReader *reader, const Field *field, Request *request,
 }
 
 /*
- * Fills in a field that is neither an array nor an object; false if the value
- * is of a type that it can't have.
+ * Fills in a field that is neither an array nor an object; returns false if
+ * the value has a type that the field can't have.
  */
 static bool
 take_value(const Field *field, const SentValue *value, Request *request)
@@ -300,8 +300,8 @@ take_value(const Field *field, const SentValue *value, Request *request)
 }
 
 /*
- * What is asked for of each of several collections: a Request each, of which
- * what is asked for of all is left out.
+ * Reads what is asked for of each of several collections: a Request for each,
+ * without what applies to all of them.
  */
 static Request *
 read_collections(JsonReader *reader, int *count)
@@ -338,7 +338,7 @@ read_collections(JsonReader *reader, int *count)
 }
 
 /*
- * Which buckets are wanted.
+ * Reads which buckets are wanted.
  */
 static bool *
 read_buckets(JsonReader *reader)
@@ -349,7 +349,7 @@ read_buckets(JsonReader *reader)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"buckets\" is not an array"),
-				 errhint("Give integers from 0 to %d, or leave it out for all.",
+				 errhint("Give integers from 0 to %d, or leave it out to get all.",
 						 DIGEST_BUCKETS - 1)));
 	if (!docsync_reader_enter(reader))
 		return wanted;
@@ -371,7 +371,7 @@ read_buckets(JsonReader *reader)
 }
 
 /*
- * Ids, as texts.
+ * Reads ids, as texts.
  */
 static Datum *
 read_ids(JsonReader *reader, int *count)
@@ -410,8 +410,8 @@ read_ids(JsonReader *reader, int *count)
 
 /*
  * Finds the field that a name in a query string stands for, if it is one of
- * the keys that the request knows and not one for a body alone.  Returns its
- * place in fields, for docsync_argument_set(), or -1 if there is none.
+ * the request's keys and not one for a body only.  Returns its index in
+ * fields, for docsync_argument_set(), or -1 if there is none.
  */
 int
 docsync_argument_find(const char *name, const char *const *keys)
@@ -427,7 +427,7 @@ docsync_argument_find(const char *name, const char *const *keys)
 	return is_of_body(field) ? -1 : field - fields;
 }
 
-/* Can it be given only in a body?  A query string has no arrays. */
+/* Can the field be given in a body only?  A query string has no arrays. */
 static bool
 is_of_body(const Field *field)
 {
@@ -437,8 +437,7 @@ is_of_body(const Field *field)
 }
 
 /*
- * Fills in a field that docsync_argument_find() has found, given its value as
- * a text.
+ * Sets a field found by docsync_argument_find() from its value as text.
  */
 void
 docsync_argument_set(Request *request, int which, const char *value)
@@ -470,13 +469,12 @@ docsync_argument_set(Request *request, int which, const char *value)
 			*(bool *) member = is_true == (field->kind == FIELD_BOOLEAN);
 			break;
 		default:
-			elog(ERROR, "\"%s\" is no parameter", field->key);
+			elog(ERROR, "\"%s\" is not a parameter", field->key);
 	}
 }
 
 /*
- * The parameters that a query string may have, of the keys that a request
- * knows.
+ * The names, out of a request's keys, that its query string may have.
  */
 const char *
 docsync_argument_parameters(const char *const *keys)
@@ -493,8 +491,8 @@ docsync_argument_parameters(const char *const *keys)
 }
 
 /*
- * Refuses more than may be asked for at once.  The message becomes HTTP's
- * status line, so it names no place.
+ * Refuses a request that asks for too much at once.  The message becomes
+ * HTTP's status line, so it names no place.
  */
 static void
 refuse_many(const char *message, const char *detail)
@@ -502,10 +500,10 @@ refuse_many(const char *message, const char *detail)
 	RefusePlace whole = {.offset = -1};
 
 	docsync_refuse_raise(docsync_refuse_describe(&whole, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-												 message, detail, "Ask several times."));
+												 message, detail, "Split it into several requests."));
 }
 
-/* Refuses the request because of what stands at a place: SQLSTATE 22023. */
+/* Refuses the request because of what is at a place: SQLSTATE 22023. */
 static void
 refuse(const RefusePlace *place, const char *message, const char *detail,
 	   const char *hint)

@@ -3,9 +3,9 @@
  * batch.c
  *	  An upload's documents, grouped by id, and the order of ids.
  *
- * Pure: no table, no lock.  What is bad is refused before anything is stored
- * or stamped (document.c).  The documents point into what they were read from,
- * which has to outlive them.
+ * Pure: no table, no lock.  Bad documents are refused before anything is
+ * stored or stamped (document.c).  The documents point into what they were
+ * read from, which must outlive them.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,7 +17,7 @@
 
 #include "docsync.h"
 
-/* What is said of all of it names itself. */
+/* A refusal of the whole batch names no place. */
 static const RefusePlace whole = {.offset = -1};
 
 static Batch *begin(int collection);
@@ -27,11 +27,12 @@ static int	compare_documents(const void *a, const void *b);
 pg_noreturn static void refuse_array(const Batch *batch, JsonTokenType type);
 
 /*
- * Reads a batch out of a request, in the current memory context.  Documents
- * that are refused are noted as such: whether the batch is atomic the request
- * may say behind it.
+ * Reads a batch out of a request, in the current memory context.  Refusals of
+ * documents are only noted here: whether the batch is atomic may come later in
+ * the request.
  *
- * before: documents of other batches of the request, which count, too.
+ * before is the number of documents in other batches of the request, which
+ * count towards the limit, too.
  */
 Batch *
 docsync_batch_read(JsonReader *reader, int before)
@@ -61,8 +62,8 @@ docsync_batch_read(JsonReader *reader, int before)
 }
 
 /*
- * The same from jsonb.  If it is atomic, the first document that is refused is
- * an error.
+ * The same from jsonb.  If the batch is atomic, the first document that is
+ * refused is an error.
  */
 Batch *
 docsync_batch_parse(const JsonbValue *documents, bool atomic)
@@ -91,8 +92,8 @@ docsync_batch_parse(const JsonbValue *documents, bool atomic)
 }
 
 /*
- * Makes a batch atomic, and returns what it is refused for: the refusal of the
- * first document that is.  NULL: none is
+ * Makes a batch atomic, and returns the first refusal of one of its documents,
+ * for which it must be refused; NULL if there is none.
  */
 const Refusal *
 docsync_batch_make_atomic(Batch *batch)
@@ -149,7 +150,7 @@ add(Batch *batch, int before)
 }
 
 /*
- * Groups the documents by id, those that are refused left out.
+ * Groups the documents by id, leaving out those that are refused.
  */
 static Batch *
 finish(Batch *batch)
@@ -190,7 +191,7 @@ finish(Batch *batch)
 	return batch;
 }
 
-/* For qsort: by id, and documents of one id in the order sent */
+/* For qsort: by id, then in the order sent */
 static int
 compare_documents(const void *a, const void *b)
 {
@@ -229,7 +230,7 @@ refuse_array(const Batch *batch, JsonTokenType type)
 }
 
 /*
- * Which group has the id?  It is there.
+ * The index of the group that has the id, which must exist.
  */
 int
 docsync_batch_find(Batch *batch, const text *id)

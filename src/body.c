@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * body.c
- *	  A document's body: what it may be, and the jsonb made of it.
+ *	  A document's body: its limits, and the jsonb made of it.
  *
- * A body may be so large, in bytes of JSON; nested so deep, since a dump can't
- * be restored and clients can't read what is nested by the thousand; and a
- * number in it may have so many digits when it is written out: 1e131071 is a
- * handful of bytes, and a page that nobody gets past.  Text is held to these
- * limits by reader.c and lexer.c while it is read, jsonb here.
+ * Three things are limited: the size of a body, in bytes of JSON; its nesting,
+ * since with thousands of levels a dump can't be restored and clients can't
+ * read it; and the digits of a number, written out, since 1e131071 is a
+ * handful of bytes that become a page which no client gets past. reader.c and
+ * lexer.c check text against these limits while reading it; jsonb is checked
+ * here.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,15 +22,15 @@
 #include "docsync.h"
 
 /*
- * JSON as docsync writes it has at most so many bytes for each of the jsonb:
- * of a number up to 404 for 12.
+ * The most bytes of JSON, as docsync writes it, for each byte of the jsonb: a
+ * number takes up to 404 for 12.
  */
 #define JSON_PER_JSONB		36
 
 typedef struct Measure
 {
 	bool		with_size;
-	int64		size;			/* bytes of JSON up to here */
+	int64		size;			/* bytes of JSON so far */
 } Measure;
 
 static BodyFault measure(Measure *measured, const JsonbContainer *container,
@@ -39,8 +40,7 @@ static bool is_long_number(Numeric number);
 static int64 written_len(const char *string, int len);
 
 /*
- * What is wrong with a body that has come as jsonb.  The walk ends where that
- * shows.
+ * What is wrong with a body that has come as jsonb.  Stops at the first fault.
  */
 BodyFault
 docsync_body_check(const JsonbValue *body)
@@ -66,7 +66,8 @@ docsync_body_check(const JsonbValue *body)
 }
 
 /*
- * What is wrong with a value that is to be a number's, or anything but one.
+ * What is wrong with a value other than a body: only a number can have a
+ * fault.
  */
 BodyFault
 docsync_body_check_number(const JsonbValue *value)
@@ -76,7 +77,7 @@ docsync_body_check_number(const JsonbValue *value)
 }
 
 /*
- * What is said of a body, or a number, with which something is wrong.
+ * The refusal for a body, or a number, that has a fault.
  */
 Refusal *
 docsync_body_describe(const RefusePlace *place, BodyFault fault)
@@ -88,17 +89,17 @@ docsync_body_describe(const RefusePlace *place, BodyFault fault)
 										   "too large",
 										   psprintf("It has more bytes of JSON than docsync.max_document_size, %d.",
 													docsync_max_document_size),
-										   "Split the document, or keep what is large elsewhere.");
+										   "Split the document, or store large contents elsewhere.");
 		case BODY_TOO_DEEP:
 			return docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
-										   "nested too deep",
+										   "nested too deeply",
 										   psprintf("Arrays and objects are nested deeper than docsync.max_depth, %d.",
 													docsync_max_depth),
-										   "Nest it less, or send it as a string.");
+										   "Nest it less deeply, or send it as a string.");
 		case BODY_LONG_NUMBER:
 			return docsync_refuse_describe(place, ERRCODE_INVALID_PARAMETER_VALUE,
 										   "number too long",
-										   psprintf("Written out, a number has more than %d digits.",
+										   psprintf("Written out, the number has more than %d digits.",
 													DOCSYNC_NUMBER_DIGITS),
 										   "Round it, or send it as a string.");
 		case BODY_FINE:
@@ -127,7 +128,7 @@ docsync_body_make(const SentDocument *sent)
 		return JsonbValueToJsonb(&value);
 	}
 
-	/* On its way jsonb_in() takes many times what it returns. */
+	/* While it runs, jsonb_in() takes many times the memory of its result. */
 	context = AllocSetContextCreate(CurrentMemoryContext, "docsync body",
 									ALLOCSET_DEFAULT_SIZES);
 	oldcontext = MemoryContextSwitchTo(context);
@@ -142,8 +143,8 @@ docsync_body_make(const SentDocument *sent)
 }
 
 /*
- * Measures an array or object.  By the entries themselves: an iterator makes a
- * JsonbValue of each key and string.
+ * Measures an array or object.  Looks at the entries themselves: an iterator
+ * would make a JsonbValue of each key and string.
  */
 static BodyFault
 measure(Measure *measured, const JsonbContainer *container, int depth)
@@ -158,7 +159,7 @@ measure(Measure *measured, const JsonbContainer *container, int depth)
 		if (depth++ == docsync_max_depth)
 			return BODY_TOO_DEEP;
 
-		/* Brackets, and ", " or ": " behind all but the last */
+		/* Brackets, and ", " or ": " after all but the last */
 		measured->size += 2 + 2 * Max(count - 1, 0);
 	}
 
@@ -207,8 +208,8 @@ measure(Measure *measured, const JsonbContainer *container, int depth)
 }
 
 /*
- * Looks at a scalar: whether it is a number that is too long, and, if sizes
- * are asked for, how many bytes it takes as JSON.
+ * Checks a scalar: is it a number that is too long?  If sizes are asked for,
+ * adds the bytes it takes as JSON.
  */
 static BodyFault
 measure_value(Measure *measured, const JsonbValue *value)
@@ -243,7 +244,8 @@ measure_value(Measure *measured, const JsonbValue *value)
 }
 
 /*
- * Has the number too many digits?  Without writing them: it may have 147,455.
+ * Does the number have too many digits?  They aren't written out, since there
+ * may be 147,455.
  */
 static bool
 is_long_number(Numeric number)
@@ -270,7 +272,7 @@ is_long_number(Numeric number)
 		is_long = true;
 	else
 	{
-		/* 10 to the digits that are left for the integer part */
+		/* 10 to the power of the digits left for the integer part */
 		char		power[16];
 		Datum		limit;
 
@@ -286,7 +288,7 @@ is_long_number(Numeric number)
 }
 
 /*
- * The bytes that a string is written with, its quotes and escapes among them.
+ * The bytes that a string takes as JSON, including quotes and escapes.
  */
 static int64
 written_len(const char *string, int len)

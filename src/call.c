@@ -4,37 +4,38 @@
  *	  A whole HTTP request in one statement.
  *
  * PostgREST needs four statements for a request: BEGIN, set_config() of what
- * it says of it, the call, COMMIT.  docsync_call() is the middle two, so that a
- * layer of one's own needs one statement, which is a transaction of its own.
- * What the called function finds is what it finds under PostgREST: the role,
- * the settings, the search_path, a transaction that is read-only where nothing
- * is to be written.
+ * it says about the request, the call, COMMIT. docsync_call() does the middle
+ * two, so that another HTTP layer needs only one statement, which is its own
+ * transaction.  The called function finds what it would find under PostgREST:
+ * the role, the settings, the search_path, and a transaction that is read-only
+ * unless something is to be written.
  *
- * Who may call it, and what for:
+ * Who may call it, and why that is safe:
  *
- * 1. It gives nobody a right that he hasn't got.  It runs as its caller
- *	  (SECURITY INVOKER) and does, in the caller's name, what he could do by SET
- *	  LOCAL ROLE, set_config() and a SELECT.  The role is set by the setting
- *	  "role" itself, which asks whether the *session's* user is a member of it,
- *	  and which refuses within a SECURITY DEFINER function and wherever else SET
- *	  ROLE is refused.  Then the function is looked up, and its EXECUTE asked
- *	  for, as the new role, as parser and executor would do it.
- * 2. A SECURITY DEFINER function in its place would run past the policies, or
- *	  for another user than the policies are for, at once or after a dump was
- *	  restored by somebody else.
- * 3. What a role may lack is SQL: whoever has nothing but a token, and calls
- *	  functions through PostgREST.  For him a function that sets claims would
- *	  be a forger.  So EXECUTE is revoked from PUBLIC and given to the layer's
- *	  own role alone (roles.sql); and if it is given to others all the same, to
- *	  all functions of the schema perhaps, it refuses where a request has been
- *	  set up already.  PostgREST sets its claims and method for each request,
- *	  before any call.
- * 4. For the same reason it can be called once in a transaction.
- * 5. The session's own role is refused, as is "none": nothing is to be run
- *	  with the rights of the layer itself, whatever they are.
+ * 1.  It gives nobody a right that they don't have.  It runs as its caller
+ *	  (SECURITY INVOKER) and does, in the caller's name, what the caller could
+ *	  do by SET LOCAL ROLE, set_config() and a SELECT.  The role is set through
+ *	  the setting "role" itself, which checks that the *session's* user is a
+ *	  member of it, and which fails within a SECURITY DEFINER function and
+ *	  wherever else SET ROLE fails.  Then the function is looked up, and
+ *	  EXECUTE on it is checked, as the new role, just as the parser and the
+ *	  executor would do.
+ * 2.  A SECURITY DEFINER function in its place would bypass the policies, or
+ *	  run as another user than the policies are meant for, at once or after
+ *	  somebody else has restored a dump.
+ * 3.  Some have no SQL, only a token, and call functions through PostgREST.  A
+ *	  function that sets claims would let them forge claims.  So EXECUTE is
+ *	  revoked from PUBLIC and granted to the layer's own role alone
+ *	  (roles.sql).  If it is granted to others all the same, perhaps along with
+ *	  all functions of the schema, it refuses to work where a request has been
+ *	  set up already: PostgREST sets claims and method for each request, before
+ *	  any call.
+ * 4.  For the same reason it can be called only once in a transaction.
+ * 5.  The session's own role is refused, and so is "none": nothing runs with
+ *	  the rights of the layer itself, whatever they are.
  *
- * All that is set is local to the transaction, and what is called is one of a
- * list.
+ * All settings are local to the transaction, and only functions of a fixed
+ * list can be called.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,8 +65,9 @@ typedef struct Target
 	Oid			argtypes[TARGET_MAX_ARGS];
 
 	/*
-	 * The defaults of those that take no body, as the script has them: what
-	 * is asked for is in the query string.  NULL: the argument is null.
+	 * The arguments' defaults, as in the script, for functions that take no
+	 * body: their request is in the query string.  NULL: the argument is
+	 * null.
 	 */
 	const char *defaults[TARGET_MAX_ARGS];
 } Target;
@@ -95,13 +97,14 @@ static const char *get_line(const char *setting);
  *				headers text, body bytea) RETURNS text
  *
  * Calls one of the functions for whole HTTP requests, as the role, with the
- * claims of a token and the headers (both JSON, names in lower case) of a
- * request.  Returns its answer, and in two more lines the headers and the
- * status that were set for it, as PostgREST reads them; empty lines, if there
- * are none.  (Of a row's columns the executor would make a description for
- * each request, which takes as long as all else that is done here.)
+ * claims of a token and the headers of a request (both JSON, names in lower
+ * case).  Returns the function's answer, and in two more lines the headers and
+ * the status that were set for it, in the form that PostgREST reads; a line is
+ * empty if nothing was set.  (For a row with columns the executor would make a
+ * description for each request, which takes as long as everything else done
+ * here.)
  *
- * An error leaves it as it was raised; all that was set is undone with the
+ * Errors are passed on as they were raised.  The settings are undone with the
  * transaction, not before.
  */
 Datum
@@ -121,19 +124,19 @@ docsync_call(PG_FUNCTION_ARGS)
 	if (is_set("request.jwt.claims") || is_set("request.method"))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to make a request within a request"),
+				 errmsg("permission denied to start a request within a request"),
 				 errdetail("request.jwt.claims or request.method is set."),
-				 errhint("docsync_call() is for a layer of its own, once a transaction.")));
+				 errhint("docsync_call() is for an HTTP layer other than PostgREST, once in a transaction.")));
 
 	target = find_target(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
-	/* As BEGIN READ WRITE, with which PostgREST begins */
+	/* As for BEGIN READ WRITE, which PostgREST starts with */
 	if (target->writes && RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot set transaction read-write mode during recovery")));
 
-	/* Nothing is left of what a trigger has set for longer than its request. */
+	/* A trigger may have set these for longer than its own request. */
 	if (is_set("response.status"))
 		docsync_answer_set("response.status", "");
 	if (is_set("response.headers"))
@@ -158,7 +161,7 @@ docsync_call(PG_FUNCTION_ARGS)
 }
 
 /*
- * The function of a name; whoever asks for another is refused.
+ * Finds the function that has the name; any other name is refused.
  */
 static const Target *
 find_target(const char *name)
@@ -170,12 +173,13 @@ find_target(const char *name)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FUNCTION),
-			 errmsg("no function for HTTP requests has this name"),
+			 errmsg("there is no such function for HTTP requests"),
 			 errdetail("It is \"%s\".", name)));
 }
 
 /*
- * Is it set, to anything but the empty string that a transaction leaves of it?
+ * Is it set, to anything but the empty string that an earlier transaction
+ * leaves behind?
  */
 static bool
 is_set(const char *setting)
@@ -186,8 +190,7 @@ is_set(const char *setting)
 }
 
 /*
- * SET LOCAL ROLE, with its checks; but it must be another than the session's
- * own.
+ * SET LOCAL ROLE, with its checks; the session's own role is refused.
  */
 static void
 set_role(const char *role)
@@ -197,11 +200,11 @@ set_role(const char *role)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set role \"%s\"", role),
-				 errdetail("It is the session's own.")));
+				 errdetail("It is the session's own role.")));
 }
 
 /*
- * Calls a function of docsync's own schema, which is given.
+ * Calls a function in docsync's own schema, namespace.
  */
 static Datum
 call_target(const Target *target, Oid namespace, Datum body)
@@ -239,7 +242,7 @@ call_target(const Target *target, Oid namespace, Datum body)
 }
 
 /*
- * The answer, and what was set for it
+ * Puts the answer and what was set for it into one text.
  */
 static text *
 put_together(text *answer)
@@ -266,8 +269,8 @@ put_together(text *answer)
 }
 
 /*
- * A setting, in one line: what somebody has set may have several, which are
- * white space in JSON.  Empty if it isn't set
+ * A setting, as one line, or an empty string if it isn't set.  What somebody
+ * has set may contain line breaks, which are white space in JSON.
  */
 static const char *
 get_line(const char *setting)

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * check.c
- *	  What a store must be like: its owners, relations, columns, triggers.
+ *	  What is required of a store: its owners, relations, columns, triggers.
  *
- * The store is the user's, and he may do with it what he likes.  What docsync
- * can't work with, or what would lose documents, is refused here, by an error
- * that says what is wrong and what to do.  Columns are looked up by their
- * names: others may stand between them.
+ * The store belongs to the user, who may do with it as they like.  What
+ * docsync can't work with, or what would lose documents, is refused here, by
+ * an error that says what is wrong and what to do.  Columns are looked up by
+ * name: there may be others between them.
  *
- * Called when the relations are locked (schema.c).
+ * Called with the relations locked (schema.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +44,7 @@
 
 #include "docsync.h"
 
-/* The store's columns.  Others may stand between and behind them. */
+/* The columns required of a table.  There may be others. */
 typedef struct NeededColumn
 {
 	const char *name;
@@ -101,7 +101,7 @@ static const NeededColumn record_columns[] = {
 	[RECORD_WHY] = {"why", TEXTOID, true}
 };
 
-/* Each column has its place in Store.attnums, and each place a column. */
+/* Each column has an index in Store.attnums, and each index a column. */
 StaticAssertDecl(lengthof(document_columns) == DOCUMENT_FENCE + 1 &&
 				 lengthof(purged_columns) == PURGED_OTHERS_UTC + 1 &&
 				 lengthof(history_columns) == HISTORY_ARRIVED + 1 &&
@@ -143,7 +143,7 @@ static bool is_subscribed(const Store *store);
 
 /*
  * Checks the whole store, whose relations have been found and locked, and
- * fills in what is to be known of it.
+ * fills in the rest of the struct.
  */
 void
 docsync_check_run(Store *store)
@@ -162,7 +162,7 @@ docsync_check_run(Store *store)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"docsync.document\" has a child table"),
-				 errdetail("Its rows would come without a stamp of docsync's."),
+				 errdetail("Rows of the child table would not be stamped."),
 				 errhint("ALTER TABLE ... NO INHERIT docsync.document.")));
 	table_close(rel, NoLock);
 
@@ -184,11 +184,12 @@ docsync_check_name(StoreRelation which)
 }
 
 /*
- * Whoever owns the store may run what he likes as anybody who uploads, by a
- * trigger.  So it may be nobody's who couldn't become a superuser, or the
- * owner of the database, anyway.  Else whoever has CREATE on the database
- * would make it first, and wait for the next superuser.  To own the extension
- * isn't enough: it is trusted, so CREATE is all that takes.
+ * Refuses a store with the wrong owner.  The owner of the store can run
+ * anything as anybody who uploads, by a trigger.  So the owner must be
+ * somebody who is, or can become, a superuser or the owner of the database
+ * anyway.  Otherwise anybody with CREATE on the database could make the store
+ * first, and wait for the next superuser.  To own the extension isn't enough:
+ * it is trusted, so CREATE is all that takes.
  */
 void
 docsync_check_owners(const Store *store)
@@ -218,8 +219,8 @@ docsync_check_owners(const Store *store)
 }
 
 /*
- * Refuses an object of the store whose owner may not own it.  kind is the
- * keyword that ALTER has for it, name its name; the error shows both.
+ * Refuses an object of the store whose owner may not own it. kind is its
+ * keyword in ALTER, name its name; the error shows both.
  */
 static void
 check_owner(const char *kind, const char *name, Oid owner)
@@ -227,15 +228,15 @@ check_owner(const char *kind, const char *name, Oid owner)
 	if (!docsync_check_may_own(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("\"%s\" belongs to somebody who may not own docsync's store", name),
-				 errdetail("Its owner is \"%s\", who is no superuser, nor owns the database.",
+				 errmsg("\"%s\" is owned by a role that may not own docsync's store", name),
+				 errdetail("Its owner \"%s\" is neither a superuser nor the owner of the database.",
 						   GetUserNameFromId(owner, true)),
-				 errhint("If nothing in it is a trap - triggers, rules, policies, defaults run as whoever uploads - ALTER %s %s OWNER TO one of these.", kind, name)));
+				 errhint("First make sure that nothing in it is a trap: triggers, rules, policies and defaults run as whoever uploads. Then ALTER %s %s OWNER TO one of these.", kind, name)));
 }
 
 /*
  * May a role own the store?  A superuser may, and so may the owner of the
- * database, or whoever can become that.
+ * database, or a role that can become that owner.
  */
 bool
 docsync_check_may_own(Oid role)
@@ -256,8 +257,8 @@ docsync_check_may_own(Oid role)
 }
 
 /*
- * The extension and its schema.  There is one as long as one of its functions
- * runs.
+ * Finds the extension and its schema.  It exists as long as one of its
+ * functions runs.
  */
 Oid
 docsync_check_find_extension(Oid *namespace)
@@ -282,8 +283,8 @@ docsync_check_find_extension(Oid *namespace)
 }
 
 /*
- * Checks a relation's kind, persistence and columns, and fills in its owner
- * and the columns' numbers.
+ * Checks a relation's kind, persistence, columns and rules, and fills in its
+ * owner and the columns' numbers.
  *
  * Locks: ACCESS SHARE, until the end of the transaction.
  */
@@ -293,7 +294,10 @@ check_relation(Store *store, StoreRelation which)
 	Relation	rel = try_relation_open(store->relations[which], AccessShareLock);
 	const char *name = needed[which].name;
 
-	/* The clock isn't locked yet: it may go while we wait for its lock. */
+	/*
+	 * The clock isn't locked yet: it may be dropped while we wait for its
+	 * lock.
+	 */
 	if (rel == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -323,8 +327,8 @@ check_relation(Store *store, StoreRelation which)
 }
 
 /*
- * Refuses a rule that does something else instead: docsync's statements
- * wouldn't do what they say.
+ * Refuses INSTEAD rules: with them docsync's statements wouldn't do what they
+ * say.
  */
 static void
 check_rules(Relation rel)
@@ -336,15 +340,15 @@ check_rules(Relation rel)
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("\"docsync.%s\" has an INSTEAD rule",
 							RelationGetRelationName(rel)),
-					 errdetail("Documents, or what is to be known of them, would go elsewhere."),
+					 errdetail("Documents, or what docsync records about them, would be written elsewhere."),
 					 errhint("DROP RULE ... ON docsync.%s. A BEFORE trigger can change what is written.",
 							 RelationGetRelationName(rel))));
 	}
 }
 
 /*
- * Returns the number of a column.  It is an error if there is none, or if it
- * isn't as docsync's statements need it.
+ * Returns the number of a column.  It is an error if it is missing, or not
+ * what docsync's statements need.
  */
 static AttrNumber
 check_column(Relation rel, const NeededColumn *column)
@@ -365,7 +369,7 @@ check_column(Relation rel, const NeededColumn *column)
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" of \"docsync.%s\" has been altered",
 							column->name, RelationGetRelationName(rel)),
-					 errdetail("It must be a plain column of type %s%s, and is %s of type %s%s.",
+					 errdetail("It must be a plain column of type %s%s, but is %s of type %s%s.",
 							   format_type_be(column->type),
 							   column->type == TEXTOID ? " with the collation \"C\"" : "",
 							   attr->attgenerated != '\0' ? "a generated one" :
@@ -393,8 +397,9 @@ check_column(Relation rel, const NeededColumn *column)
 }
 
 /*
- * The primary key, by which uploads find what is stored and know that it is so
- * but once.  It is on the given columns, in their order, and not deferrable.
+ * Returns the primary key's index, which uploads rely on to find what is
+ * stored, and for there being only one such row.  It must be on the given
+ * columns, in this order, and not deferrable.
  */
 static Oid
 check_primary_key(Relation rel, const AttrNumber *attnums, int count,
@@ -423,14 +428,14 @@ check_primary_key(Relation rel, const AttrNumber *attnums, int count,
 }
 
 /*
- * The guard must be there for every way of writing, and nothing may change
- * what it has let pass: it is the last of the BEFORE triggers, which fire in
- * the order of their names.
+ * Checks that the guard is in place for every way of writing, and that nothing
+ * can change a row after it: it must be the last of the BEFORE triggers, which
+ * fire in the order of their names.
  *
- * They are looked at in a copy.  To look up whose function one calls may have
- * us hear of a change of the table, and then what the cache has of it is made
- * anew.  t/010_rewrites.pl fails without it on a server with assertions, which
- * writes over what it frees.
+ * This works on a copy of the triggers.  Looking up which function a trigger
+ * calls may process an invalidation of the table, and then the relcache entry
+ * is rebuilt.  On a server with assertions, which overwrites what it frees,
+ * t/010_rewrites.pl fails without the copy.
  */
 static void
 check_triggers(Store *store, Relation rel)
@@ -469,14 +474,17 @@ check_triggers(Store *store, Relation rel)
 			if (has_row)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						 errmsg("trigger \"%s\" on \"docsync.document\" fires after docsync's own",
+						 errmsg("trigger \"%s\" on \"docsync.document\" fires after docsync's",
 								trigger->tgname),
-						 errdetail("It could change what docsync has stamped. BEFORE triggers fire in the order of their names."),
+						 errdetail("It could change a row after docsync has stamped it. BEFORE triggers fire in the order of their names."),
 						 errhint("ALTER TRIGGER ... RENAME TO a name that sorts before %s.", DOCSYNC_GUARD_NAME)));
 			store->is_altered = true;
 		}
 
-		/* Not of those that are fired for rows that have been inserted */
+		/*
+		 * Not AFTER row triggers: these fire only for rows that were
+		 * inserted.
+		 */
 		if (!guards && TRIGGER_FOR_INSERT(trigger->tgtype) &&
 			!(TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_AFTER(trigger->tgtype)))
 			store->is_insert_heard = true;
@@ -488,14 +496,14 @@ check_triggers(Store *store, Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"docsync.document\" is not guarded"),
-				 errdetail("A trigger of docsync's is missing or switched off: what is written meanwhile isn't stamped, and readers would lose it."),
-				 errhint("SELECT docsync_create_store(); it attaches the triggers again.")));
+				 errdetail("One of docsync's triggers is missing or disabled. Rows written without it are not stamped, and readers would lose them."),
+				 errhint("SELECT docsync_create_store() attaches the triggers again.")));
 }
 
 /*
- * Without a condition, on all columns, where it fires for whoever writes.  The
- * function is the one in the extension's schema: another of that name could be
- * made a member by the extension's owner.
+ * Is a trigger the guard: enabled, without a condition, and on all columns?
+ * The function must be the one in the extension's schema: the extension's
+ * owner could make another one of that name a member.
  */
 static bool
 is_guard(const Trigger *trigger, Oid extension, Oid namespace)
@@ -515,8 +523,7 @@ is_guard(const Trigger *trigger, Oid extension, Oid namespace)
 }
 
 /*
- * Is docsync.document among the tables of a subscription, whether or not that
- * is running?
+ * Is docsync.document among the tables of a subscription, running or not?
  */
 static bool
 is_subscribed(const Store *store)

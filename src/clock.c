@@ -3,27 +3,27 @@
  * clock.c
  *	  The clock: the last stamp issued, which never goes back.
  *
- * It is the sequence docsync.clock, so that it is on disk, in WAL, on
- * standbys and in dumps, and a person can read it: microseconds since
- * 1970-01-01 UTC.  It is moved on the sequence's own page, as nextval() does
- * (see sequence.c): a heavyweight lock and setval() would halve the throughput
- * of small uploads.
+ * It is the sequence docsync.clock, so it is on disk, in WAL, on standbys and
+ * in dumps, and a person can read it: microseconds since 1970-01-01 UTC.  It
+ * is advanced on the sequence's own page, as nextval() does it (see
+ * sequence.c): a heavyweight lock and setval() would halve the throughput of
+ * small uploads.
  *
  * Invariants:
  * 1. A value is issued once, and after every lower one.  Held by the content
  *	  lock of the page, the clock's latch.
- * 2. After a crash the clock isn't behind any stamp that a committed document
- *	  bears.  What WAL says is a value ahead of the one in the page; log_cnt
- *	  is by how much.  No value beyond it is issued before a record with a
- *	  higher one has been inserted, and the commit record comes behind that.
- * 3. The first change after a checkpoint is logged, even if an earlier record
- *	  covers it: replay starts at the checkpoint and wouldn't see that one,
- *	  and a page torn in writing is mended only by a record.
- * 4. What WAL says has is_called false.  So a page that comes from recovery
- *	  shows itself, until epoch.c has taken note of it and sets is_called in
- *	  the page, which is logged by nobody.
+ * 2.  After a crash the clock isn't behind any stamp of a committed document.
+ *	  The value in WAL is ahead of the one in the page, by log_cnt.  No value
+ *	  beyond it is issued before a record with a higher one has been inserted,
+ *	  and the commit record comes after that record.
+ * 3.  The first change after a checkpoint is logged, even if an earlier record
+ *	  covers it: replay starts at the checkpoint and wouldn't see that record,
+ *	  and only a record repairs a torn page.
+ * 4.  In WAL is_called is false.  So a page that comes from recovery can be
+ *	  told, until epoch.c has noted the start and sets is_called in the page.
+ *	  Nobody logs that.
  *
- * Nobody needs a privilege on the sequence, and only this file moves it.
+ * Nobody needs a privilege on the sequence, and only this file advances it.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,8 +51,8 @@
 #define CLOCK_LOG_AHEAD		USECS_PER_SEC
 
 /*
- * The clock ends before PostgreSQL's timestamps do: so early that neither what
- * is logged ahead nor the step between 1970 and 2000 overflows.
+ * The clock ends before PostgreSQL's timestamps do, early enough that neither
+ * what is logged ahead nor the conversion between 1970 and 2000 overflows.
  */
 #define CLOCK_END \
 	(END_TIMESTAMP - DOCSYNC_UNIX_OFFSET - CLOCK_LOG_AHEAD)
@@ -71,14 +71,14 @@ static void clock_close(ClockPage *clock);
 
 /*
  * Issues count consecutive stamps and returns the first: the transaction's
- * time, or if the clock is past that, what follows the clock.  Sets fence to
- * the next transaction id.
+ * time or, if the clock is past that, the value after the clock.  Sets fence
+ * to the next transaction id.
  *
  * The caller has a transaction id and its mark.  The fence is read while the
- * latch is held.  A transaction that gets its id later than this can tick
- * only after us, so its stamps are higher; any that may have ticked before us
- * has an id below the fence.  The latch is released on return, which is
- * enough: nothing else needs to happen together with the two.
+ * latch is held.  A transaction that gets its id later than this can tick only
+ * after us, so its stamps are higher; one that may have ticked before us has
+ * an id below the fence.  The latch is released on return, which is enough:
+ * nothing else needs to happen together with these two.
  */
 TimestampTz
 docsync_clock_tick(int count, FullTransactionId *fence)
@@ -101,7 +101,7 @@ docsync_clock_tick(int count, FullTransactionId *fence)
 }
 
 /*
- * Moves the clock to a stamp, if it isn't there yet.
+ * Advances the clock to a stamp, unless it is there already.
  */
 void
 docsync_clock_advance(TimestampTz stamp)
@@ -118,8 +118,8 @@ docsync_clock_advance(TimestampTz stamp)
 }
 
 /*
- * The last stamp issued, or on a standby one that may be up to a second ahead
- * of it.
+ * The last stamp issued; on a standby, a value that may be up to a second
+ * ahead of it.
  */
 TimestampTz
 docsync_clock_read(void)
@@ -130,8 +130,9 @@ docsync_clock_read(void)
 }
 
 /*
- * The same, and the next transaction id in one breath with it: a fence for all
- * stamps issued so far, as docsync_clock_tick() gives one for those it issues.
+ * The same, and the next transaction id, read under the same latch: a fence
+ * for all stamps issued so far, as docsync_clock_tick() gives one for those it
+ * issues.
  */
 TimestampTz
 docsync_clock_read_fence(FullTransactionId *fence)
@@ -148,7 +149,7 @@ docsync_clock_read_fence(FullTransactionId *fence)
 }
 
 /*
- * Does the page come from recovery, without anybody's having taken note of it?
+ * Does the page come from recovery, and has nobody noted that start yet?
  */
 bool
 docsync_clock_is_recovered(void)
@@ -164,11 +165,11 @@ docsync_clock_is_recovered(void)
 }
 
 /*
- * Notes in the page that the start has been taken note of.  This is a hint.
- * It isn't logged, unless the server keeps images of pages that only hints
- * have changed.  Such an image covers nothing: what is stamped next is logged,
- * if an earlier record covers it or not, and that takes the hint back
- * (invariant 4), so the next crash shows.
+ * Records in the page that the start has been noted.  This is a hint.  It
+ * isn't logged, unless the server logs images of pages that only hints have
+ * changed.  Such an image covers nothing: the next stamp is logged, whether or
+ * not an earlier record covers it, and that record takes the hint back
+ * (invariant 4).  So the next crash shows, too.
  */
 void
 docsync_clock_set_noted(void)
@@ -183,9 +184,9 @@ docsync_clock_set_noted(void)
 }
 
 /*
- * Forgets how far WAL is ahead of the clock: what is stamped next is logged.
- * For a page that may be a copy of another database's, CREATE DATABASE's: what
- * has been logged ahead was logged for that one (invariant 2).
+ * Forgets how far WAL is ahead of the clock, so that the next stamp is logged.
+ * This is for a page that CREATE DATABASE may have copied from another
+ * database: what was logged ahead was logged for that one (invariant 2).
  */
 void
 docsync_clock_forget_logged(void)
@@ -203,8 +204,8 @@ docsync_clock_forget_logged(void)
  *
  * The lock on the relation, which nextval() takes as well, is held until the
  * end of the transaction.  It keeps ALTER SEQUENCE away, which would give the
- * clock another file.  Who waited for it looks again which relation the clock
- * is.
+ * clock another file.  If we have waited for it, we look again which relation
+ * the clock is.
  */
 static void
 clock_open(ClockPage *clock, int latchmode)
@@ -246,7 +247,7 @@ clock_close(ClockPage *clock)
 }
 
 /*
- * Sets the clock, in microseconds since 1970.
+ * Sets the clock to a value, in microseconds since 1970.
  */
 static void
 clock_move(ClockPage *clock, int64 value)
@@ -266,10 +267,11 @@ clock_move(ClockPage *clock, int64 value)
 	logged = Min(clock->data->last_value, CLOCK_END) + clock->data->log_cnt;
 
 	/*
-	 * Before we look at where the last checkpoint begins.  One that begins
-	 * after that look finds the page dirty and has to wait for our lock, so
-	 * it writes what we do here; one that began before, we see, and log.
-	 * nextval() does it the other way round, which leaves a gap.
+	 * This comes before we look at where the last checkpoint begins.  A
+	 * checkpoint that begins after that look finds the page dirty and has to
+	 * wait for our lock, so it writes what we do here; if one began before,
+	 * we see it and log. nextval() does it the other way round, which leaves
+	 * a gap.
 	 */
 	MarkBufferDirty(clock->buffer);
 
@@ -280,7 +282,8 @@ clock_move(ClockPage *clock, int64 value)
 	if (log_it)
 		logged = value + CLOCK_LOG_AHEAD;
 	else if (!needs_wal)
-		logged = value;			/* made in this transaction, at minimal level */
+		logged = value;			/* created in this transaction, at wal_level
+								 * minimal */
 
 	START_CRIT_SECTION();
 
@@ -289,7 +292,10 @@ clock_move(ClockPage *clock, int64 value)
 		xl_seq_rec	record;
 		XLogRecPtr	end;
 
-		/* What replay shall find is the value ahead, and invariant 4. */
+		/*
+		 * Replay must find the value ahead, and is_called false (invariant
+		 * 4).
+		 */
 		clock->data->last_value = logged;
 		clock->data->log_cnt = 0;
 		clock->data->is_called = false;

@@ -4,19 +4,19 @@
  *	  A sync of several collections in one request.
  *
  * One transaction: first all uploads, then all downloads, under one snapshot.
- * What is wrong with one collection is that collection's answer: nothing of it
- * is applied, and the others go on.  That is what it was asked for (its
- * cursor, its name), that its client can't go on from where it is, and what is
- * refused of its documents, by us or by the database, as far as that may be
- * passed over (refuse.c).  All else ends the request.
+ * An error that concerns one collection becomes that collection's answer:
+ * nothing of it is applied, and the others carry on.  Such errors are: a bad
+ * argument (its cursor, its name), a position that its client can't resume
+ * from, and documents refused by us or by the database, as far as such an
+ * error may be passed over (refuse.c).  Any other error ends the request.
  *
  * Locks: collections are uploaded in the order of their names, as bytes, and
- * each locks its rows in the order of ids.  So do uploads of one collection,
- * and no two requests ever deadlock.
+ * each upload locks its rows in the order of ids.  Uploads to a single
+ * collection do the same, so no two requests ever deadlock.
  *
- * A page is the whole answer.  Each collection has its share of it, of
- * documents and bytes, and in any case one document, so that it gets further.
- * What is left then goes round among those that have more.
+ * The page is the whole answer.  Each collection has a share of its documents
+ * and bytes, and in any case one document, so that every collection makes
+ * progress.  What is left then goes to those that have more.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,7 +35,8 @@ typedef struct Part
 	int			place;			/* in the request, from 1 */
 	Request		request;
 	Sync		sync;
-	const Refusal *refusal;		/* NULL: none; else it is the whole answer */
+	const Refusal *refusal;		/* NULL: none; otherwise it is the whole
+								 * answer */
 	StringInfoData documents;
 } Part;
 
@@ -46,7 +47,7 @@ typedef struct Parts
 	int			count;
 } Parts;
 
-/* What is left of the page, and for each of those that have more */
+/* What is left of the page, and the share of each collection that has more */
 typedef struct Room
 {
 	int			documents;
@@ -70,8 +71,8 @@ static bool has_download(const Part *part);
 static void append_part(StringInfo buf, Part *part);
 
 /*
- * {"collections": [{"collection", and what a sync of it alone would be
- * answered, or "error"}], "serverUtc"}
+ * Answers {"collections": [{"collection", and what a sync of it alone would
+ * answer, or "error"}], "serverUtc"}.
  */
 Datum
 docsync_collections_run(Request *request)
@@ -91,7 +92,7 @@ docsync_collections_run(Request *request)
 	docsync_sync_prepare(request);
 	if (uploads)
 	{
-		/* Before one of them moves the clock */
+		/* Before one of the uploads advances the clock */
 		judge_all(&parts, STORE_WRITE);
 		docsync_query_end();
 		for (int i = 0; i < parts.count; i++)
@@ -119,7 +120,7 @@ docsync_collections_run(Request *request)
 }
 
 /*
- * What each collection has its own of isn't to be had for all.
+ * Refuses keys that belong within each collection when given for all.
  */
 static void
 refuse_outside(const Request *request)
@@ -133,11 +134,11 @@ refuse_outside(const Request *request)
 	if (key != NULL)
 		docsync_refuse_raise(docsync_refuse_describe(&place, ERRCODE_INVALID_PARAMETER_VALUE,
 													 "not beside \"collections\"", NULL,
-													 "Give it within each of the collections."));
+													 "Give it within each element of \"collections\"."));
 }
 
 /*
- * Who asks, and for whose documents, is the same for all.
+ * Checks the client and the origin, which are the same for all.
  */
 static void
 check_whole(const Request *request)
@@ -153,7 +154,7 @@ check_whole(const Request *request)
 }
 
 /*
- * A request of its own for each collection, which must be there once.
+ * Makes a request for each collection, which must not occur twice.
  */
 static void
 make_parts(Parts *parts, const Request *request)
@@ -187,14 +188,14 @@ make_parts(Parts *parts, const Request *request)
 		if (docsync_text_is_same(part->request.collection,
 								 parts->by_name[i - 1]->request.collection))
 			docsync_refuse_raise(docsync_refuse_describe(&place, ERRCODE_INVALID_PARAMETER_VALUE,
-														 "comes twice",
-														 psprintf("It is that of collection %d.",
+														 "occurs twice",
+														 psprintf("Collection %d is the same.",
 																  parts->by_name[i - 1]->place),
 														 "Ask for each collection once."));
 	}
 }
 
-/* By name, as bytes; of one name in the order asked for */
+/* For qsort: by name, as bytes, then in the order asked for */
 static int
 compare_names(const void *a, const void *b)
 {
@@ -211,8 +212,8 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * Refuses the collections that can't be asked for so.  What is found out about
- * the others is in their structs: what is allocated meanwhile goes.
+ * Refuses collections with bad arguments.  The results for the others are in
+ * their structs: what is allocated meanwhile is freed.
  */
 static void
 check_all(Parts *parts)
@@ -239,8 +240,8 @@ check_one(int from, int to, int steps, void *arg)
 }
 
 /*
- * Takes the snapshot for all, and finds out from where each goes on.
- * docsync_query_end() follows.
+ * Takes the snapshot for all, and finds out where each resumes.
+ * docsync_query_end() must follow.
  */
 static void
 judge_all(Parts *parts, StoreUse use)
@@ -262,8 +263,8 @@ judge_all(Parts *parts, StoreUse use)
 		Part	   *part = &parts->parts[i];
 
 		/*
-		 * If tombstones have gone since its upload, that stays, and the next
-		 * request is told.  Spec collections-purged.
+		 * If tombstones were purged since its upload, the upload stays, and
+		 * the client is told with the next request.  Spec collections-purged.
 		 */
 		if (part->refusal == NULL && part->sync.upload == NULL &&
 			part->sync.download.refused != RESYNC_NONE)
@@ -274,7 +275,7 @@ judge_all(Parts *parts, StoreUse use)
 }
 
 /*
- * Uploads, in the order that all lock in.
+ * Runs the uploads, in the order in which everybody locks.
  */
 static void
 upload_all(Parts *parts, const Request *request)
@@ -296,9 +297,9 @@ upload_all(Parts *parts, const Request *request)
 }
 
 /*
- * Fills the page: in rounds, until it is full or nobody has more.  In the
- * first each begins, and has a share, be it one document; what some don't need
- * is shared by those that have more.
+ * Fills the page: in rounds, until it is full or no collection has more.  In
+ * the first round each begins and has a share, at least one document; what
+ * some don't need is shared among those that have more.
  */
 static void
 download_all(Parts *parts, const Request *request)
@@ -333,7 +334,7 @@ download_all(Parts *parts, const Request *request)
 }
 
 /*
- * Begins the download of a collection, or goes on with it.
+ * Begins the download of a collection, or continues it.
  */
 static void
 download_share(Part *part, Room *room)
@@ -360,8 +361,8 @@ download_share(Part *part, Room *room)
 }
 
 /*
- * Are documents to be given?  Not if the collection is refused, nor if its
- * client has to start over after an upload that stays.
+ * Are there documents to be given?  Not if the collection is refused, nor if
+ * its client has to start over after an upload that stays.
  */
 static bool
 has_download(const Part *part)
@@ -370,7 +371,7 @@ has_download(const Part *part)
 }
 
 /*
- * The answer of a collection.
+ * Appends the answer for a collection.
  */
 static void
 append_part(StringInfo buf, Part *part)

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * compare.c
- *	  Is a body, as it was sent, the same as a jsonb that is stored?
+ *	  Is a body, as it was sent, the same as a stored jsonb?
  *
- * JSON is looked at as it came, so that no jsonb has to be made of what is
- * sent again, which would be most of the time it takes to find out that
- * nothing has changed.  Keys may come in any order, and numbers are compared
- * by their value, as compareJsonbContainers() does.
+ * The JSON is compared as it came, so that no jsonb has to be made when the
+ * same body is sent again: that would take most of the time needed to find out
+ * that nothing has changed.  Keys may come in any order, and numbers are
+ * compared by value, as compareJsonbContainers() does.
  *
- * The answer is yes or maybe: of a key that comes twice the last counts, and
- * that isn't known when the first is found to differ.
+ * The answer is "yes" or "maybe not": if a key comes twice, the last one
+ * counts, which isn't known yet when the first is found to differ.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,8 +36,8 @@ static int	find_key(const JsonbContainer *object, const char *key, int len);
 /*
  * Is the sent body the same as a jsonb, which may be toasted?
  *
- * A small request could have gigabytes read, so what is too large to be the
- * same isn't.
+ * A stored body that is too large to be the same isn't read: otherwise a small
+ * request could cause gigabytes to be read.
  */
 bool
 docsync_compare_is_same_body(const SentDocument *sent, Datum other)
@@ -69,7 +69,10 @@ docsync_compare_is_same_body(const SentDocument *sent, Datum other)
 			len = VARSIZE(body) - VARHDRSZ;
 		}
 
-		/* Unchanged bytes are the common case; numbers may differ in scale. */
+		/*
+		 * Identical bytes are the common case; numbers may differ in scale
+		 * only.
+		 */
 		same = (len == (int) VARSIZE(stored) - VARHDRSZ &&
 				memcmp(&stored->root, container, len) == 0) ||
 			compareJsonbContainers(&stored->root, container) == 0;
@@ -83,8 +86,8 @@ docsync_compare_is_same_body(const SentDocument *sent, Datum other)
 }
 
 /*
- * Is a body, which has been read without a refusal, the same as a jsonb for
- * sure?
+ * Is a body, which has been read without a refusal, certainly the same as a
+ * jsonb?
  */
 bool
 docsync_compare_is_same(const char *json, int len, const Jsonb *jsonb)
@@ -103,8 +106,8 @@ docsync_compare_is_same(const char *json, int len, const Jsonb *jsonb)
 }
 
 /*
- * No jsonb that is the same as the sent body has more bytes.  In text an array
- * of digits is densest: two bytes each, where a jsonb takes twelve.
+ * The most bytes of a jsonb that is the same as the sent body.  The densest
+ * text is an array of digits: two bytes each, where a jsonb takes twelve.
  */
 static Size
 largest_jsonb(const SentDocument *sent)
@@ -126,8 +129,8 @@ largest_jsonb(const SentDocument *sent)
 }
 
 /*
- * Compares the value that comes next with an entry of a container, whose data
- * begins at the offset, and passes over it if it is the same.
+ * Compares the next value with an entry of a container, whose data begins at
+ * offset, and skips the value if it is the same.
  */
 static bool
 is_same(JsonReader *reader, const JsonbContainer *container, int index,
@@ -168,7 +171,7 @@ is_same(JsonReader *reader, const JsonbContainer *container, int index,
 	return same;
 }
 
-/* The same with a whole array or object */
+/* The same for a whole array or object */
 static bool
 is_same_container(JsonReader *reader, const JsonbContainer *container)
 {
@@ -187,7 +190,7 @@ is_same_container(JsonReader *reader, const JsonbContainer *container)
 	}
 }
 
-/* Elements must be the same, in the same order, and as many. */
+/* Elements must be the same, in the same order, and equally many. */
 static bool
 is_same_array(JsonReader *reader, const JsonbContainer *array)
 {
@@ -209,7 +212,7 @@ is_same_array(JsonReader *reader, const JsonbContainer *array)
 }
 
 /*
- * All keys of the one must be keys of the other, as many, and no two the same.
+ * The keys must be distinct, be keys of the other object, and be equally many.
  */
 static bool
 is_same_object(JsonReader *reader, const JsonbContainer *object)
@@ -243,8 +246,8 @@ is_same_object(JsonReader *reader, const JsonbContainer *object)
 }
 
 /*
- * By the digits, which are the same most of the time; else by value: 1.5e1 is
- * 15, and 1.50 is 1.5.
+ * Compares the digits, which are mostly the same, and otherwise the value:
+ * 1.5e1 is 15, and 1.50 is 1.5.
  */
 static bool
 is_same_number(JsonReader *reader, Numeric number)
@@ -272,7 +275,9 @@ is_same_number(JsonReader *reader, Numeric number)
 	return same;
 }
 
-/* Where the data of a container's entries begin, which offsets count from */
+/*
+ * The beginning of the data of a container's entries, where offsets count from
+ */
 static const char *
 get_data(const JsonbContainer *container)
 {
@@ -283,8 +288,8 @@ get_data(const JsonbContainer *container)
 }
 
 /*
- * The place of a key among an object's, which are in the order of their
- * length, then of their bytes; -1 if it isn't there.
+ * The index of a key among an object's keys, which are ordered by length, then
+ * by bytes; -1 if it isn't there.
  */
 static int
 find_key(const JsonbContainer *object, const char *key, int len)

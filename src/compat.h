@@ -3,14 +3,13 @@
  * compat.h
  *	  What differs between PostgreSQL's major versions, and nothing else.
  *
- * No other file mentions PG_VERSION_NUM.  Callers write what the newest version
- * has; for the older ones it is made of what they have.  A macro of the name
- * of a function is no more than that: arguments which an older version doesn't
- * know are dropped.
+ * No other file mentions PG_VERSION_NUM.  Callers are written for the newest
+ * version; here older versions are made to look like it.  A macro with a
+ * function's name only drops the arguments that an older version doesn't have.
  *
- * Minor versions need nothing here: docsync calls no function that was added to
- * a major version later, not even by way of an inline function of the headers.
- * heap_getattr() is such a one (heap_deform_tuple() does the same).
+ * Minor versions need nothing here: docsync calls no function that was added
+ * in a minor release, not even through an inline function in the headers.
+ * heap_getattr() would be one (heap_deform_tuple() does the same).
  *
  *-------------------------------------------------------------------------
  */
@@ -57,7 +56,7 @@
 /* GetNamedDSMSegment()'s callback */
 #define DSM_INIT_PARAMETERS		void *segment, void *arg
 
-/* A tranche has the name that it was made with. */
+/* A tranche has the name that it was created with. */
 #define compat_name_tranche(tranche, name)	((void) 0)
 
 #else
@@ -75,7 +74,7 @@
 #define compat_name_tranche(tranche, name) \
 	LWLockRegisterTranche(tranche, name)
 
-/* GNU C's, as in all that has one; it is for the compiler's warnings only. */
+/* The attribute of GNU C and compatible compilers; only for their warnings */
 #ifdef __GNUC__
 #define pg_fallthrough		__attribute__((fallthrough))
 #else
@@ -114,7 +113,7 @@ compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
  */
 #if PG_VERSION_NUM >= 180000
 
-/* Does a NOT NULL hold for all rows? */
+/* Does NOT NULL hold for all rows? */
 #define compat_is_not_null(desc, i) \
 	(TupleDescAttr(desc, i)->attnotnull && \
 	 TupleDescCompactAttr(desc, i)->attnullability != ATTNULLABLE_INVALID)
@@ -133,7 +132,7 @@ compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 #define RelationGetPrimaryKeyIndex(rel, deferrable_ok) \
 	RelationGetPrimaryKeyIndex(rel)
 
-/* NOT NULL holds for all rows: it can't be NOT VALID. */
+/* NOT NULL always holds for all rows: it can't be NOT VALID. */
 #define compat_is_not_null(desc, i)	(TupleDescAttr(desc, i)->attnotnull)
 
 #endif
@@ -159,8 +158,8 @@ compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 								 need_escapes)
 
 /*
- * Sets a search_path with nothing of a user's in it, until the caller's level
- * of settings ends (guc.h).
+ * Sets a search_path without any schema of a user's, until the caller's GUC
+ * nest level ends (guc.h).
  */
 static inline void
 RestrictSearchPath(void)
@@ -170,8 +169,8 @@ RestrictSearchPath(void)
 }
 
 /*
- * From what the server has to spare of its shared memory, 100 kB.  Where that is
- * gone, each process has a segment of its own.
+ * Allocates from the server's spare shared memory, 100 kB.  If that is used
+ * up, each process has a segment of its own.
  */
 static inline void *
 GetNamedDSMSegment(const char *name, size_t size,
@@ -189,9 +188,9 @@ GetNamedDSMSegment(const char *name, size_t size,
 	PG_CATCH();
 	{
 		/*
-		 * It has left nothing behind: it raises an error for want of memory
-		 * only, and last of all.  With an error interrupts are let in, which
-		 * a lock that is still held must not see.
+		 * Nothing was left behind: the only error is for lack of memory, and
+		 * it is raised last.  Raising it has allowed interrupts, which must
+		 * stay held off while we hold the lock.
 		 */
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(oldcontext);
@@ -222,7 +221,9 @@ GetNamedDSMSegment(const char *name, size_t size,
 #define locator				node	/* of an xl_seq_rec */
 #define JSON_UNICODE_UNTRANSLATABLE JSON_UNICODE_HIGH_ESCAPE
 
-/* Of relations; of schemas and functions: each class has a function. */
+/*
+ * For relations; for schemas and functions: each class has its own function.
+ */
 #define object_ownercheck(class_id, relation, role) \
 	pg_class_ownercheck(relation, role)
 #define object_aclcheck(class_id, object, role, mode) \
@@ -230,10 +231,10 @@ GetNamedDSMSegment(const char *name, size_t size,
 	 pg_namespace_aclcheck(object, role, mode) : \
 	 pg_proc_aclcheck(object, role, mode))
 
-/* The range table itself has what was moved into entries of its own. */
+/* The range table itself has what later moved into entries of their own. */
 typedef RangeTblEntry RTEPermissionInfo;
 
-/* The list that ExecCheckPermissions() is given here is the range table. */
+/* The list passed to ExecCheckPermissions() is the range table here. */
 static inline RTEPermissionInfo *
 addRTEPermissionInfo(List **permissions, RangeTblEntry *rte)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.c
- *	  Cursors: where a client goes on from, as text.
+ *	  Cursors: the position where a client resumes, as text.
  *
  * Pure: no table, no lock.
  *
@@ -9,9 +9,10 @@
  *
  *	  5f3a9c0d1e2b4a77.1795419244398710.1795419243000000.1a2b3c4d.0badcafe
  *
- * the epoch, the last stamp passed, what has been seen of the horizon, the WAL
- * position of the snapshots it was given out under, and a hash that binds it
- * to collection, client and origin.  Version 0.1 wrote the first two alone.
+ * the epoch, the last stamp passed, the stamp up to which no purge was missed,
+ * the WAL position of the snapshots it was given out under, and a hash that
+ * binds it to collection, client and origin.  Version 0.1 wrote only the first
+ * two.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,7 @@ docsync_cursor_format(const Position *position, char *buf)
 {
 	char	   *p = buf;
 
-	/* By hand: snprintf() would take as long as the look for news. */
+	/* By hand: snprintf() would take as long as looking for new documents. */
 	p = put_hex(p, position->epoch, EPOCH_DIGITS);
 	*p++ = '.';
 	p += pg_lltoa(to_unix(position->stamp), p);
@@ -58,8 +59,8 @@ docsync_cursor_format(const Position *position, char *buf)
 }
 
 /*
- * Reads what docsync_cursor_format() wrote, or 0.1's; false if it is something
- * else.
+ * Reads what docsync_cursor_format() wrote, or version 0.1; returns false for
+ * anything else.
  */
 bool
 docsync_cursor_parse(const char *from, Position *position)
@@ -98,7 +99,7 @@ docsync_cursor_parse(const char *from, Position *position)
 }
 
 /*
- * A hash of what a position is good for.  origin is a byte.
+ * A hash of what a position belongs to. origin is one byte.
  */
 uint32
 docsync_cursor_bind(const text *collection, const text *client_id, char origin)
@@ -124,7 +125,10 @@ docsync_cursor_bind(const text *collection, const text *client_id, char origin)
 	return hash;
 }
 
-/* Microseconds since 1970.  "None yet" becomes 0, as scan_stamp() has it. */
+/*
+ * Microseconds since 1970.  "None yet" becomes 0, which scan_stamp()
+ * understands.
+ */
 static int64
 to_unix(TimestampTz stamp)
 {
@@ -164,7 +168,9 @@ scan_number(const char **from, int base, int64 *value)
 	return true;
 }
 
-/* A digit's value, -1 if it isn't one.  Those above 9 are small letters. */
+/*
+ * A digit's value, -1 if it isn't one.  Those above 9 are lower-case letters.
+ */
 static int
 digit_of(char c, int base)
 {
@@ -174,7 +180,7 @@ digit_of(char c, int base)
 	return digit < base ? digit : -1;
 }
 
-/* Writes a number with so many digits, or more. */
+/* Writes a number with at least this many digits. */
 static char *
 put_hex(char *p, uint64 value, int digits)
 {

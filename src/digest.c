@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * digest.c
- *	  Hashes that clients compute, too, whatever their language.
+ *	  Hashes that clients compute as well, in whatever language.
  *
- * MurmurHash3_x86_32 (Austin Appleby, public domain) over bytes: 32 bits,
- * so that a language without integers of 64 bits can do it, and the same on
- * every machine, which the server's own hash functions don't promise.
+ * MurmurHash3_x86_32 (Austin Appleby, public domain) over bytes: 32 bits, so
+ * that languages without 64-bit integers can compute it, and the same on every
+ * machine, which the server's own hash functions don't promise.
  *
  * A collection is summed up by adding the hashes of its documents, two sums of
  * 32 bits each.  So a sum is kept up to date by one addition and one
@@ -93,7 +93,7 @@ docsync_digest_add(Digest *digest, const text *id, int64 client_version,
 	char	   *p;
 	DigestSum  *sum = &digest->sums[docsync_digest_bucket(id)];
 
-	/* Written while there was no guard */
+	/* Only if it was written while there was no guard */
 	if (id_len > DOCSYNC_ID_LEN)
 		buf = palloc(sizeof(short_buf) + id_len);
 

@@ -1,24 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * divide.c
- *	  One bad document doesn't stop the rest.
+ *	  Dividing an upload, so that one bad document doesn't stop the rest.
  *
- * What the database refuses - a policy, a CHECK, a trigger, a key - it refuses
- * with a statement, and that may be about thousands of documents.  So what is
- * to be written is tried in a subtransaction, and if that fails, in parts,
- * down to the one document that it fails for alone.  Then we know which it
- * was, whoever has said what.
+ * What the database refuses - by a policy, a CHECK, a trigger, a key - fails a
+ * whole statement, which may write thousands of documents.  So the documents
+ * are written in a subtransaction, and if that fails, in parts, down to the
+ * single document that fails on its own.  Then we know which one it was,
+ * whatever the error said.
  *
- * Where the parts are taken apart is a guess, and needn't be right: rows come
- * out of a statement in their order, so the next one is suspect; and if all
- * have come out, some trigger that fires after the statement, and all of these
- * are.  With a right guess n refusals take n + 1 subtransactions that stay,
- * whatever the size of the batch.  That matters since these have transaction
- * ids of their own, and a transaction with more than 64 of them makes each
- * snapshot of the server look elsewhere for who they belong to.
+ * Where to divide is a guess, which needn't be right: a statement returns its
+ * rows in order, so the next one is suspect; and if all were returned, it was
+ * a trigger that fires after the statement, and all of them are suspect.  If
+ * the guess is right, n refusals take n + 1 committed subtransactions,
+ * whatever the size of the batch.  That matters because these have transaction
+ * ids of their own, and a transaction with more than 64 of them makes every
+ * snapshot on the server look up their parents in pg_subtrans.
  *
- * Locks: those of a subtransaction that is rolled back go with it.  The parts
- * are tried in their order, and each locks rows in that order, so two uploads
+ * Locks: those of a subtransaction that is rolled back are released.  The
+ * parts are tried in order, and each locks rows in that order, so two uploads
  * still never deadlock.
  *
  * Marks and stamps: the caller has the mark before the first subtransaction
@@ -37,9 +37,9 @@
 #include "docsync.h"
 
 /*
- * So many refusals, and subtransactions that stay, are enough for one request:
- * fewer than the 64 that a transaction may have at no cost to others, and one
- * for each of as many collections as a request may have.
+ * The most refusals, and committed subtransactions, in one request: fewer than
+ * the 64 that a transaction may have without cost to others, and one for each
+ * of as many collections as a request may have.
  */
 #define REFUSALS_MAX		32
 #define KEPT_MAX			60
@@ -50,13 +50,13 @@ static void find_suspects(const Division *division, int from, int to, int *first
 						  int *last);
 
 /*
- * Applies documents, which are numbered, from the first to before the last.
- * Returns what the database has refused, or NULL.  What has to do with no
- * document is an error.
+ * Applies the documents numbered [from, to).  Returns the error if the
+ * database has refused them, or NULL.  An error that isn't about a document is
+ * raised.
  *
- * In a subtransaction, unless it is one document of an atomic batch whose
- * refusal ends the transaction: then it makes no difference, and the caller
- * has to raise what is returned.
+ * This is done in a subtransaction, unless it is one document of an atomic
+ * batch whose refusal ends the transaction.  Then it would make no difference,
+ * and the caller has to raise what is returned.
  */
 ErrorData *
 docsync_divide_try(Division *division, int from, int to, int steps)
@@ -67,8 +67,8 @@ docsync_divide_try(Division *division, int from, int to, int steps)
 
 /*
  * Writes the documents of an atomic batch, all or none, in a transaction that
- * goes on in either case: what the database has refused is returned, and names
- * the document.
+ * continues in either case.  If the database refuses one, the error is
+ * returned, and names the document.
  */
 ErrorData *
 docsync_divide_run_apart(Division *division, int from, int to, bool again)
@@ -79,8 +79,9 @@ docsync_divide_run_apart(Division *division, int from, int to, bool again)
 					again ? DIVIDE_LOOK_UP | DIVIDE_WRITE : DIVIDE_WRITE, true);
 
 	/*
-	 * Which it was shows in parts, all of which go again.  Unless nobody but
-	 * one who was faster has been in the way.
+	 * To find out which document it was, write in parts, which are all rolled
+	 * back again - unless there is no error this time, since only a faster
+	 * writer was in the way.
 	 */
 	if (error != NULL)
 		error = attempt(division, from, to, DIVIDE_IN_PARTS, true);
@@ -89,11 +90,11 @@ docsync_divide_run_apart(Division *division, int from, int to, bool again)
 
 /*
  * Applies documents, in parts if steps is DIVIDE_IN_PARTS, and in a
- * subtransaction if is_within.  Returns the error if it is one about a
- * document, and NULL if there was none; any other error is raised again.
- * Without a subtransaction the caller has to raise what is returned.
+ * subtransaction if is_within.  Returns an error that is about a document, or
+ * NULL if there was none; any other error is raised again.  Without a
+ * subtransaction the caller has to raise what is returned.
  *
- * Memory: what is allocated in the subtransaction is gone on return.  The
+ * Memory: what is allocated in the subtransaction is freed on return.  The
  * error is a copy in the caller's context.
  */
 static ErrorData *
@@ -147,8 +148,8 @@ attempt(Division *division, int from, int to, int steps, bool is_within)
 }
 
 /*
- * Writes documents, in parts if need be.  With again, or where a part is begun
- * again, they are looked up and judged first: others may have written since.
+ * Writes documents, in parts if necessary.  With again, or when a part is
+ * retried, they are looked up and judged first: others may have written since.
  */
 void
 docsync_divide_run(Division *division, int from, int to, bool again)
@@ -188,7 +189,7 @@ docsync_divide_run(Division *division, int from, int to, bool again)
 		}
 		else if (!again && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
 		{
-			/* What was taken for new may not be: no reason to divide. */
+			/* Documents taken for new may not be: no reason to divide. */
 			again = true;
 		}
 		else
@@ -203,8 +204,8 @@ docsync_divide_run(Division *division, int from, int to, bool again)
 }
 
 /*
- * What is suspect among documents that failed together, from the first to
- * before the last: not all of them.
+ * Sets [*first, *last) to those that are suspect among documents that failed
+ * together: never all of them.
  */
 static void
 find_suspects(const Division *division, int from, int to, int *first, int *last)

@@ -3,9 +3,9 @@
  * docsync.h
  *	  What docsync's files share, one section a file.
  *
- * A document walks in one direction.  In: lexer, reader, document, batch (JSON
- * to structs), rule and judge (who wins), stamp (when), store (to the table).
- * Out: store, settle (may it leave yet), query, json.
+ * A document travels in one direction.  In: lexer, reader, document, batch
+ * (JSON to structs), rule and judge (who wins), stamp (when), store (to the
+ * table).  Out: store, settle (may readers have it yet), query, json.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,39 +26,39 @@
 
 #include "compat.h"
 
-/* Bytes; the guard holds plain SQL to them too. */
+/* In bytes; the guard enforces them for plain SQL, too. */
 #define DOCSYNC_COLLECTION_LEN	200
 #define DOCSYNC_CLIENT_ID_LEN	200
 #define DOCSYNC_ID_LEN			500
 
-/* The client_id of an edit made on the server by plain SQL. */
+/* The client_id of an edit made on the server, by plain SQL */
 #define DOCSYNC_SERVER_ID		"server"
 
 #define DOCSYNC_SCHEMA			"docsync"
 
-/* As docsync.control has it */
+/* The same as in docsync.control */
 #define DOCSYNC_VERSION			"0.2.0"
 
-/* The trigger that is the guard; its name makes it the last to fire. */
+/* The guard's trigger; its name makes it the last to fire. */
 #define DOCSYNC_GUARD_NAME		"zz_docsync_guard"
 
 /*
- * Locks of docsync's own are advisory locks of classes out of reach of SQL's
- * pg_advisory_lock(), which has the classes 1 and 2.
+ * docsync's own locks are advisory locks of classes that SQL's
+ * pg_advisory_lock(), which uses classes 1 and 2, cannot reach.
  */
 #define DOCSYNC_LOCK_COLLECTION 0xD0C5	/* mark: transaction id, hash of
 										 * collection */
 #define DOCSYNC_LOCK_ALL		0xD0C6	/* mark: transaction id */
-#define DOCSYNC_LOCK_MAKE		0xD0C7	/* makes the store */
-#define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writes history */
-#define DOCSYNC_LOCK_STATE		0xD0C9	/* sums up a collection: 0 or 1 */
+#define DOCSYNC_LOCK_MAKE		0xD0C7	/* creation of the store */
+#define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writing of docsync.history */
+#define DOCSYNC_LOCK_STATE		0xD0C9	/* summing up a collection: 0 or 1 */
 
 /*
  * settings.c: settings
  */
 extern int	docsync_max_batch;	/* documents */
 extern int	docsync_max_document_size;	/* bytes of a body, as JSON */
-extern int	docsync_max_depth;	/* arrays and objects within each other */
+extern int	docsync_max_depth;	/* nesting of arrays and objects */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
 
@@ -80,7 +80,8 @@ typedef enum StoreRelation
 #define STORE_RELATIONS			(STORE_RECORD + 1)
 
 /*
- * Columns, as places in Store.attnums: they may stand anywhere in the tables.
+ * Columns, as indexes into Store.attnums: they may be at any position in the
+ * tables.
  */
 enum DocumentColumn
 {
@@ -141,29 +142,29 @@ enum RecordColumn
 typedef enum StoreUse
 {
 	STORE_READ,
-	STORE_WRITE					/* one is made if there is none */
+	STORE_WRITE					/* creates the store if there is none */
 } StoreUse;
 
 typedef struct Store
 {
 	Oid			relations[STORE_RELATIONS];
 	AttrNumber	attnums[STORE_RELATIONS][STORE_COLUMNS_MAX];
-	uint64		version;		/* another one whenever it was checked anew */
+	uint64		version;		/* changes whenever the store is checked again */
 	Oid			owners[STORE_RELATIONS];
 	Oid			document_index; /* primary keys */
 	Oid			purged_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
-	bool		is_altered;		/* triggers of the user's may change what is
+	bool		is_altered;		/* the user's triggers may change what is
 								 * written to it */
-	bool		is_insert_heard;	/* triggers of the user's, or rules, hear
-									 * of an INSERT, whatever comes of it */
-	bool		is_delete_heard;	/* triggers, foreign keys' too, or rules
-									 * hear of a DELETE */
+	bool		is_insert_heard;	/* the user's triggers or rules fire for
+									 * an INSERT, whatever comes of it */
+	bool		is_delete_heard;	/* triggers, including those of foreign
+									 * keys, or rules fire for a DELETE */
 } Store;
 
-/* For what docsync_create_store() may put right */
+/* For what docsync_create_store() may repair */
 #define DOCSYNC_HINT_MEND \
-	"Put it right, or let docsync_create_store() do so; it says what it can't mend."
+	"Repair it, or let docsync_create_store() do so; it reports what it cannot repair."
 
 extern void docsync_schema_init(void);
 extern const Store *docsync_schema_open(StoreUse use);
@@ -186,7 +187,7 @@ extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
 /*
- * postgrest.c: what PostgREST says of a request
+ * postgrest.c: what PostgREST says about a request
  */
 extern bool docsync_postgrest_is_asking(void);
 extern text *docsync_postgrest_header(const char *name);
@@ -194,27 +195,29 @@ extern Jsonb *docsync_postgrest_setting(const char *setting);
 extern text *docsync_postgrest_field(Jsonb *object, const char *key);
 
 /*
- * refuse.c: how it is said what is wrong
+ * refuse.c: how refusals are worded
  */
 typedef struct Batch Batch;
 typedef struct SentDocument SentDocument;
 
 typedef struct RefusePlace
 {
-	int			collection;		/* its place in the request, from 1; 0: it has
-								 * but one */
-	int			document;		/* its place in the batch, from 1; 0: in none */
-	const char *id;				/* the document's; NULL: not known */
+	int			collection;		/* its place in the request, from 1; 0: the
+								 * request has only one */
+	int			document;		/* its place in the batch, from 1; 0: no
+								 * document */
+	const char *id;				/* the document's id; NULL: not known */
 	int			id_len;			/* bytes; there is no terminator */
-	const char *key;			/* NULL: of none */
+	const char *key;			/* NULL: no key */
 	int			offset;			/* in the request, in bytes; -1: not known */
 } RefusePlace;
 
-/* Why something isn't done, in the words of an error */
+/* Why something isn't done, in the form of an error */
 typedef struct Refusal
 {
 	int			sqlstate;
-	const char *code;			/* instead of that, for machines; NULL: none */
+	const char *code;			/* for machines, instead of the SQLSTATE;
+								 * NULL: none */
 	const char *message;
 	const char *detail;			/* JSON: the place, and a text; NULL: none */
 	const char *hint;			/* NULL: none */
@@ -274,7 +277,8 @@ typedef struct SentValue
 	JsonTokenType type;			/* of its first token */
 	const char *text;			/* a string's characters, a number's digits */
 	int			len;			/* bytes; there is no terminator */
-	bool		is_copy;		/* palloc'd; else it is part of what was sent */
+	bool		is_copy;		/* palloc'd; otherwise text points into what
+								 * was sent */
 	bool		is_bad;			/* it has been refused */
 } SentValue;
 
@@ -308,18 +312,20 @@ typedef enum BodyFault
 typedef struct JsonReader
 {
 	JsonLexContext *lex;		/* at the token that comes next */
-	JsonLexContext *escapes;	/* for strings that have any; NULL at first */
+	JsonLexContext *escapes;	/* for strings with escapes; NULL at first */
 	const char *string;			/* the string read last */
 	int			string_len;
-	const char *invalid;		/* the next byte that isn't UTF-8; NULL: none */
-	bool		is_at_colon;	/* behind a key */
+	const char *invalid;		/* the next byte that isn't valid UTF-8; NULL:
+								 * none */
+	bool		is_at_colon;	/* after a key */
 	bool		is_body;		/* what is being read, */
-	const char *body;			/* which begins here; NULL: not seen yet */
-	bool		has_offsets;	/* what is read lies as it was sent */
-	RefusePlace place;			/* of what is being read, set by who reads */
-	bool		is_refused;		/* the document being read is */
-	bool		is_bad;			/* and it is for the value being read */
-	const Refusal *refusal;		/* of the document, for who reads to take */
+	const char *body;			/* which begins here; NULL: not reached yet */
+	bool		has_offsets;	/* the bytes being read are those that were
+								 * sent */
+	RefusePlace place;			/* of what is being read, set by the caller */
+	bool		is_refused;		/* the document being read is refused, */
+	bool		is_bad;			/* because of the value being read */
+	const Refusal *refusal;		/* of the document, for the caller to take */
 } JsonReader;
 
 extern void docsync_lexer_begin(JsonReader *reader, const char *json, int len,
@@ -332,7 +338,7 @@ pg_noreturn extern void docsync_lexer_refuse_syntax(JsonReader *reader,
 													JsonParseErrorType error);
 
 /*
- * reader.c: and its grammar
+ * reader.c: the grammar of that JSON
  */
 extern void docsync_reader_end(JsonReader *reader);
 extern JsonTokenType docsync_reader_type(JsonReader *reader);
@@ -350,24 +356,27 @@ extern const char *docsync_reader_body(JsonReader *reader, int *len);
  */
 struct SentDocument
 {
-	int			collection;		/* place in the request, from 1; 0: the only
-								 * one */
+	int			collection;		/* its place in the request, from 1; 0: the
+								 * only one */
 	int			ordinal;		/* place in the batch, from 1 */
 	const char *id;				/* points into the batch, no terminator; NULL:
-								 * refused for want of one */
+								 * refused because it has none */
 	int			id_len;			/* bytes */
 	int64		client_version;
 	bool		deleted;
 	bool		has_body;		/* false: SQL NULL */
-	const char *json;			/* the body as it was sent; NULL: as jsonb */
+	const char *json;			/* the body as text, as it was sent; NULL: it
+								 * came as jsonb */
 	int			json_len;		/* bytes */
-	JsonbValue	body;			/* points into the batch, if it is jsonb */
-	bool		has_base;		/* only if the service has just this: */
-	bool		base_exists;	/* false: nothing */
+	JsonbValue	body;			/* points into the batch, if it came as jsonb */
+	bool		has_base;		/* to be applied only if the service has just
+								 * this: */
+	bool		base_exists;	/* false: no such document */
 	int64		base_version;
 	bool		has_base_utc;
 	TimestampTz base_utc;
-	const Refusal *refusal;		/* NULL: none; else the rest may be missing */
+	const Refusal *refusal;		/* NULL: none; otherwise the rest may be
+								 * missing */
 };
 
 extern void docsync_document_read(const Batch *batch, SentDocument *sent,
@@ -380,15 +389,15 @@ extern void docsync_document_parse(const Batch *batch, SentDocument *sent,
  * body.c: what a body may be
  */
 
-/* The most digits of a number; those of a double's are at most 342. */
+/* The most digits a number may have; a double has at most 342. */
 #define DOCSYNC_NUMBER_DIGITS	400
 
-/* What docsync.max_depth may be */
+/* The highest docsync.max_depth */
 #define DOCSYNC_DEPTH_MAX		1000
 
 /*
- * What docsync.max_document_size may be: of so much JSON a jsonb can be made,
- * whatever is in it.
+ * The highest docsync.max_document_size: this much JSON can be made into a
+ * jsonb, whatever is in it.
  */
 #define DOCSYNC_DOCUMENT_MAX	(16 * 1024 * 1024)
 
@@ -399,7 +408,7 @@ extern Refusal *docsync_body_describe(const RefusePlace *place,
 extern Jsonb *docsync_body_make(const SentDocument *sent);
 
 /*
- * compare.c: JSON as it was sent, and jsonb
+ * compare.c: is JSON as sent the same as a jsonb?
  */
 extern bool docsync_compare_is_same_body(const SentDocument *sent,
 										 Datum other);
@@ -420,10 +429,10 @@ typedef struct BatchGroup
 struct Batch
 {
 	int			collection;		/* as its documents have it */
-	bool		atomic;			/* a document that is refused is an error */
+	bool		atomic;			/* a refused document is an error */
 	SentDocument *documents;	/* in the order sent */
 	int			count;
-	int			size;			/* of documents, while they are read */
+	int			size;			/* allocated, while the documents are read */
 	BatchGroup *groups;			/* in the order of ids */
 	int			ngroups;
 	int		   *group_of;		/* a document's group, by ordinal from 0; -1:
@@ -450,13 +459,13 @@ typedef enum RuleOutcome
 	RULE_CONFLICT,
 
 	/* What the rule doesn't decide (upsert.c) */
-	RULE_MODIFIED,				/* created or updated, but a trigger had it
-								 * otherwise */
+	RULE_MODIFIED,				/* created or updated, but a trigger changed
+								 * it */
 	RULE_REFUSED,
-	RULE_UNTRIED				/* enough others were refused */
+	RULE_UNTRIED				/* too many others were refused */
 } RuleOutcome;
 
-/* What the service has, as far as the rule asks. */
+/* What the service has, as far as the rule needs it */
 typedef struct RuleHeld
 {
 	bool		exists;
@@ -465,8 +474,10 @@ typedef struct RuleHeld
 	bool		same_client;	/* sent by the client that sends now */
 	bool		deleted;
 	bool		has_body;
-	Datum		body;			/* jsonb, maybe toasted, unless it is that of */
-	const SentDocument *sent;	/* a document of the same batch; NULL: not */
+	Datum		body;			/* jsonb, maybe toasted; not set if there is
+								 * "sent" */
+	const SentDocument *sent;	/* it is this document of the same batch;
+								 * NULL: it is a stored one */
 } RuleHeld;
 
 extern RuleOutcome docsync_rule_decide(const RuleHeld *held,
@@ -506,7 +517,7 @@ extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
 extern uint32 docsync_stamp_hash(const text *collection);
 
 /*
- * digest.c: hashes that clients compute, too
+ * digest.c: hashes that clients compute as well
  */
 #define DIGEST_BUCKETS			256
 
@@ -533,18 +544,19 @@ extern void docsync_digest_add(Digest *digest, const text *id,
 extern DigestSum docsync_digest_total(const Digest *digest);
 
 /*
- * cursor.c: where a client goes on from
+ * cursor.c: where a client resumes
  */
 #define DOCSYNC_CURSOR_LEN		96
 
 typedef struct Position
 {
-	uint64		epoch;			/* 0: of none yet */
+	uint64		epoch;			/* 0: none yet */
 	TimestampTz stamp;			/* the last one passed; DT_NOBEGIN: none yet */
-	TimestampTz seen;			/* what was purged up to here isn't missed */
-	XLogRecPtr	lsn;			/* a server that hasn't come so far lags */
-	bool		is_given;		/* by the client; else it begins */
-	bool		is_bound;		/* to what the next is a hash of */
+	TimestampTz seen;			/* no purge up to here was missed */
+	XLogRecPtr	lsn;			/* a server that hasn't replayed this far lags */
+	bool		is_given;		/* the client has sent it; otherwise it starts
+								 * from scratch */
+	bool		is_bound;		/* to what "binding" is a hash of */
 	uint32		binding;
 } Position;
 
@@ -560,21 +572,22 @@ typedef struct HistoryEntry
 {
 	int64		number;
 	uint64		epoch;
-	uint64		system_identifier;	/* 0: handed over, it is at no place */
+	uint64		system_identifier;	/* 0: handed over, so at no place */
 	Oid			database;
 	Oid			document;
 	TimeLineID	timeline;
-	TimestampTz survived;		/* the highest stamp then */
+	TimestampTz survived;		/* the highest stamp at that time */
 	TimestampTz lost_after;		/* nothing up to here can have been lost */
 	TimestampTz clock;			/* later stamps are higher */
 	FullTransactionId next;		/* a fence for stamps up to clock */
-	bool		arrived;		/* fences up to clock are another server's */
+	bool		arrived;		/* fences of stamps up to clock are another
+								 * server's */
 } HistoryEntry;
 
 typedef struct History
 {
 	int			count;
-	HistoryEntry *entries;		/* in their order */
+	HistoryEntry *entries;		/* in the order of their numbers */
 } History;
 
 extern History *docsync_history_read(Snapshot snapshot);
@@ -597,7 +610,7 @@ extern FullTransactionId docsync_history_fence(const History *history,
 											   FullTransactionId fence);
 
 /*
- * epoch.c: and who notes it
+ * epoch.c: how that is noted
  */
 extern void docsync_epoch_init(void);
 extern void docsync_epoch_notice(void);
@@ -614,11 +627,11 @@ typedef struct SettleScan
 								 * than the snapshot */
 	FullTransactionId known;	/* fences up to here are settled */
 
-	/* As found once, after that; not before it is needed */
+	/* Looked up once, after "next" was read, and only when needed */
 	bool		has_running;
 	FullTransactionId *running; /* top-level ids, from the snapshot's xmax on */
 	int			nrunning;
-	FullTransactionId unended;	/* from here on none had ended */
+	FullTransactionId unended;	/* none from here on had ended */
 } SettleScan;
 
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
@@ -628,12 +641,12 @@ extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 								FullTransactionId fence);
 
 /*
- * statement.c: statements are run
+ * statement.c: running statements
  */
 
 /*
- * Called for each row, in the caller's memory context.  What it is given
- * lasts for the call.  Returning false ends the statement.
+ * Called for each row, in the caller's memory context.  The slot is valid
+ * during the call only.  Returning false ends the statement.
  */
 typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 
@@ -643,7 +656,7 @@ typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 #define STATEMENT_OF_DOCUMENT	0x04	/* as docsync.document's owner */
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 #define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
-										 * it has RETURNING */
+										 * it has a RETURNING clause */
 #define STATEMENT_OF_RECORD		0x20	/* as docsync.record's owner */
 
 typedef struct Statement
@@ -683,7 +696,7 @@ typedef struct WrittenDocument
 	TimestampTz last_update_utc;
 	const StoredDocument *replaced; /* what it replaced, NULL if nothing */
 	const StoredDocument *stored;	/* what it is now; NULL: as it was sent,
-									 * since there is nobody to change it */
+									 * since no trigger can change it */
 } WrittenDocument;
 
 /*
@@ -693,17 +706,17 @@ typedef bool (*StoredCallback) (const StoredDocument *stored, void *arg);
 typedef void (*WrittenCallback) (const WrittenDocument *written, void *arg);
 
 /*
- * Called with the stored row that a written one is about to replace, which is
- * locked.  If it returns false the row stays as it is.
+ * Called with the stored row, which is locked, that is about to be replaced.
+ * If it returns false, the row stays as it is.
  */
 typedef bool (*ReplaceCallback) (const StoredDocument *stored, void *arg);
 
 /* How documents are written */
 typedef enum StoreWrite
 {
-	STORE_REPLACE,				/* whether they are stored or not */
-	STORE_CREATE,				/* none is */
-	STORE_UPDATE				/* all are, at places that are known */
+	STORE_REPLACE,				/* whether or not they are stored */
+	STORE_CREATE,				/* none is stored */
+	STORE_UPDATE				/* all are stored, at known tids */
 } StoreWrite;
 
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
@@ -740,7 +753,7 @@ typedef enum Task
 typedef struct TaskFrame
 {
 	Task		task;
-	Snapshot	snapshot;		/* its statement's; NULL: it doesn't run yet */
+	Snapshot	snapshot;		/* its statement's; NULL: not running yet */
 	ReplaceCallback may_replace;	/* of an upload */
 	void	   *arg;
 	bool		has_replaced;
@@ -758,7 +771,7 @@ extern const StoredDocument *docsync_task_replaced(void);
 extern const StoredDocument *docsync_task_written(void);
 
 /*
- * probe.c: look-ups without a statement
+ * probe.c: lookups without a statement
  */
 extern int	docsync_probe_find(text *collection, Datum *ids, int count,
 							   StoredCallback callback, void *arg,
@@ -771,7 +784,7 @@ extern void docsync_pin_init(void);
 extern void docsync_pin_add(const char *query_string);
 
 /*
- * revive.c: what was deleted is inserted again
+ * revive.c: inserting a deleted document again
  */
 extern bool docsync_revive(Relation rel, text *collection, text *id,
 						   int64 *version);
@@ -830,14 +843,15 @@ extern bool docsync_record_purge(RecordScan *scan);
 extern uint64 docsync_record_erase(text *collection);
 
 /*
- * purge.c: tombstones go, and what is remembered of them
+ * purge.c: removing tombstones, and what is remembered of them
  */
 
 /* Up to which stamp tombstones have been removed; DT_NOBEGIN: none */
 typedef struct Horizon
 {
 	TimestampTz all;
-	TimestampTz others;			/* than the client asked for */
+	TimestampTz others;			/* only those of other clients than the given
+								 * one */
 } Horizon;
 
 /* Tombstones of a collection that are removed in steps */
@@ -862,34 +876,34 @@ extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
  */
 #define DIVIDE_LOOK_UP			0x01
 #define DIVIDE_WRITE			0x02
-#define DIVIDE_IN_PARTS			0x04	/* both, by docsync_divide_run() */
+#define DIVIDE_IN_PARTS			0x04	/* do both, by docsync_divide_run() */
 
-/* What the uploads of a request have come to, all together */
+/* What all uploads of a request have used up together */
 typedef struct UploadSpent
 {
 	int			refusals;
-	int			kept;			/* subtransactions that stay */
+	int			kept;			/* subtransactions that were committed */
 	int64		winners_size;	/* bytes, as jsonb */
 } UploadSpent;
 
 typedef struct Division
 {
-	bool		atomic;			/* a refusal ends it all */
-	bool		is_apart;		/* but not the transaction */
+	bool		atomic;			/* one refusal ends it all, */
+	bool		is_apart;		/* but doesn't end the transaction */
 
-	/* Looks up, or writes, or both, from the first to before the last */
+	/* Looks up or writes documents, or both: those in [from, to) */
 	void		(*apply) (int from, int to, int steps, void *arg);
 
-	/* One is refused; true if there is something left of it to be tried */
+	/* One is refused; returns true if something of it is left to be tried */
 	bool		(*refuse) (int which, ErrorData *error, void *arg);
 
-	/* There have been enough refusals: these aren't tried. */
+	/* There have been too many refusals: these aren't tried. */
 	void		(*leave) (int from, int to, void *arg);
 	void	   *arg;
 
-	/* How far apply() has come with the statement that it runs */
+	/* How far apply() has got with the statement that it runs */
 	int			begun;
-	int			passed;			/* those before this are through */
+	int			passed;			/* those before this are done */
 	int			end;
 
 	UploadSpent *spent;
@@ -905,25 +919,25 @@ extern ErrorData *docsync_divide_run_apart(Division *division, int from,
 /*
  * judge.c: what becomes of the documents of one id
  */
-/* The documents of one id, and what the service has after the call */
+/* The documents of one id, and what the service has after the upload */
 typedef struct UploadGroup
 {
 	const BatchGroup *sent;
-	SentDocument *write;		/* the last that wins; NULL: none */
+	SentDocument *write;		/* the last one that wins; NULL: none */
 	bool		created;
 	bool		written;
 	bool		judged;			/* by the rule */
-	bool		has_base;		/* one of the documents names what it is based
-								 * on */
-	bool		again;			/* write has changed since the statement began */
-	bool		modified;		/* something else than write was stored */
+	bool		has_base;		/* one of the documents has a base */
+	bool		again;			/* "write" has changed since the statement
+								 * began */
+	bool		modified;		/* something other than "write" was stored */
 	bool		untried;
 	bool		exists;			/* the service has one */
 	int64		client_version;
 	TimestampTz last_update_utc;
 	TimestampTz judged_on;		/* the stored document's stamp; DT_NOEND: none */
-	ItemPointerData tid;		/* and its place; invalid: not known */
-	Jsonb	   *winner;			/* NULL: none needed, or no room for it */
+	ItemPointerData tid;		/* and its tid; invalid: not known */
+	Jsonb	   *winner;			/* NULL: not needed, or no room for it */
 } UploadGroup;
 
 typedef struct Upload
@@ -937,10 +951,11 @@ typedef struct Upload
 	const RecordRule *keep;		/* what is kept; NULL: nothing */
 	RecordList *replaced;		/* NULL: what is replaced isn't */
 	Division	division;		/* of the groups */
-	bool		is_one_of_many; /* what it is refused for is its own */
-	const Refusal *refusal;		/* NULL: none; else nothing of it is applied */
+	bool		is_one_of_many; /* its refusals concern only itself */
+	const Refusal *refusal;		/* NULL: none; otherwise nothing of it is
+								 * applied */
 	MemoryContext context;		/* the call's */
-	MemoryContext scratch;		/* for a document at a time */
+	MemoryContext scratch;		/* for one document at a time */
 } Upload;
 
 extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
@@ -962,10 +977,10 @@ extern void docsync_keep_discarded(Upload *upload);
  * write.c: what won is written
  */
 
-/* Documents written by one statement, at the most */
+/* The most documents written by one statement */
 #define WRITE_DOCUMENTS			500
 
-/* From so many new documents on INSERT alone is tried. */
+/* With at least this many new documents, INSERT alone is tried first. */
 #define CREATE_DOCUMENTS		50
 
 extern void docsync_write_groups(Upload *upload, int from, int to,
@@ -979,10 +994,10 @@ typedef struct UploadResult
 	const SentDocument *sent;
 	RuleOutcome outcome;
 	bool		exists;			/* the service has one after the upload */
-	int64		client_version; /* the service's after the upload, as are */
+	int64		client_version; /* these two: the service's, after */
 	TimestampTz last_update_utc;	/* these two */
-	Jsonb	   *winner;			/* NULL unless the service has another, or if
-								 * winner_omitted */
+	Jsonb	   *winner;			/* NULL unless the service has a different
+								 * one, or if winner_omitted */
 	bool		winner_omitted; /* there was no room for it */
 	const Refusal *refusal;		/* NULL: none */
 } UploadResult;
@@ -1008,47 +1023,49 @@ typedef enum QueryOrigin
 typedef enum ResyncReason
 {
 	RESYNC_NONE,
-	RESYNC_PURGED,				/* tombstones have gone that it hasn't seen */
-	RESYNC_LOST,				/* its position is of another history */
-	RESYNC_USE_CURSOR			/* it can't page by stamps */
+	RESYNC_PURGED,				/* tombstones were purged that it hasn't seen */
+	RESYNC_LOST,				/* its position belongs to another history */
+	RESYNC_USE_CURSOR			/* paging by stamps can't work */
 } ResyncReason;
 
 typedef struct Download
 {
-	/* What is asked for */
+	/* The request */
 	text	   *client_id;		/* NULL with ORIGIN_ANY */
 	text	   *collection;
 	QueryOrigin origin;
-	bool		by_cursor;		/* else by a bare stamp, that one included */
+	bool		by_cursor;		/* otherwise by a bare stamp, including that
+								 * stamp */
 	Position	position;
 	bool		reconcile;		/* the client can compare */
-	bool		no_tombstones;	/* it can do without those it has "seen" */
+	bool		no_tombstones;	/* the client doesn't need those up to "seen" */
 	int			max_documents;	/* later than the position; -1: all */
 	bool		(*put) (const StoredDocument *stored, void *arg);
 	void	   *arg;
 
-	/* What came of it */
-	ResyncReason refused;		/* by cursor, before anything was looked at */
-	Position	next;			/* by cursor: where to go on */
+	/* The result */
+	ResyncReason refused;		/* by cursor only, before anything was looked
+								 * at */
+	Position	next;			/* by cursor only: where to resume */
 	int			count;			/* documents later than the position */
 	TimestampTz last;			/* the last stamp passed */
-	bool		more;			/* there were more: max_documents, or put
+	bool		more;			/* it stopped at max_documents, or since put
 								 * returned false */
-	bool		is_held;		/* there are more that aren't settled */
+	bool		is_held;		/* there are more, which aren't settled */
 	bool		must_reconcile;
-	TimestampTz lost_after;		/* if so; DT_NOEND: nothing was lost */
-	bool		is_behind;		/* this server is; nothing was looked at */
+	TimestampTz lost_after;		/* in that case; DT_NOEND: nothing was lost */
+	bool		is_behind;		/* this server lags; nothing was looked at */
 
-	/* Under which snapshot */
+	/* The snapshot, and what belongs to it */
 	History    *history;
-	bool		has_horizon;	/* else it hasn't been asked for */
+	bool		has_horizon;	/* otherwise it hasn't been looked up */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
 	SettleScan	settle;
 	TimestampTz since;			/* the position, in this history */
-	bool		is_beginning;	/* of a bare stamp */
-	const HistoryEntry *gap;	/* in which a bare stamp lies; NULL: none */
-	int64		passed;			/* documents, the last one's stamp is "last" */
+	bool		is_beginning;	/* the bare stamp means "from the beginning" */
+	const HistoryEntry *gap;	/* that the bare stamp lies in; NULL: none */
+	int64		passed;			/* documents; the last one's stamp is "last" */
 	TimestampTz last_given;
 	bool		is_full;		/* put has had enough */
 } Download;
@@ -1063,7 +1080,7 @@ extern void docsync_query_go_on(Download *download, int max_documents);
 extern void docsync_query_end(void);
 
 /*
- * position.c: from where it goes on
+ * position.c: where a download resumes
  */
 extern void docsync_position_judge(Download *download);
 extern void docsync_position_judge_first(Download *download,
@@ -1096,18 +1113,20 @@ typedef struct Request
 	text	   *origin;
 	int			max_documents;	/* -1: all */
 	bool		reconcile;
-	text	   *state;			/* "true", or the client's digest; NULL: no */
+	text	   *state;			/* "true", or the client's digest; NULL: not
+								 * wanted */
 	bool		no_tombstones;
-	text	   *after;			/* of a comparison: the last id looked at */
+	text	   *after;			/* of a comparison: the last id received */
 	text	   *since_utc;
 	bool		not_atomic;		/* documents are applied one by one */
-	bool		may_write;		/* a sync, even without documents */
-	struct Request *collections;	/* of one each; NULL: of but one, as above */
+	bool		may_write;		/* for a sync, even without documents */
+	struct Request *collections;	/* one Request for each; NULL: a single
+									 * one, as above */
 	int			ncollections;
-	int			documents_before;	/* in the same request, of other
+	int			documents_before;	/* in the same request, for other
 									 * collections */
-	Batch	   *documents;		/* NULL: none sent, as are the next two */
-	bool	   *buckets;		/* of a comparison: which are wanted */
+	Batch	   *documents;		/* NULL: none sent; the same for the next two */
+	bool	   *buckets;		/* of a comparison: those wanted */
 	Datum	   *ids;			/* texts */
 	int			nids;
 } Request;
@@ -1124,7 +1143,7 @@ extern void docsync_request_check_claim(const text *client_id);
 extern void docsync_request_check_max(int max_documents);
 
 /*
- * argument.c: its arguments
+ * argument.c: a request's arguments
  */
 extern int	docsync_argument_find(const char *name, const char *const *keys);
 extern void docsync_argument_set(Request *request, int which,
@@ -1134,12 +1153,12 @@ extern void docsync_argument_read(FunctionCallInfo fcinfo, Request *request,
 								  const char *const *keys);
 
 /*
- * url.c: what its query string asks for
+ * url.c: a request's query string
  */
 extern void docsync_url_read(Request *request, const char *const *keys);
 
 /*
- * answer.c: what it is answered, around the documents
+ * answer.c: the parts of an answer around the documents
  */
 extern void docsync_answer_begin(StringInfo buf);
 extern void docsync_answer_append_server(StringInfo buf);
@@ -1156,13 +1175,12 @@ typedef struct Sync
 	Request    *request;
 	Upload	   *upload;			/* NULL: none */
 	bool		has_before;
-	Download	before;			/* as it was judged before anything was
-								 * uploaded */
+	Download	before;			/* as it was judged before the upload */
 	Download	download;
 
 	/* The array of documents being written */
 	StringInfo	buf;
-	int64		max_len;		/* of buf: then it is full */
+	int64		max_len;		/* of buf, at which the array is full */
 	int			count;
 } Sync;
 

@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * document.c
- *	  A document as it is sent: from JSON to a struct, and every refusal of a
- *	  bad one.
+ *	  A document as it is sent: from JSON to a struct, with all checks.
  *
  * It comes as jsonb, over SQL, or as text, over HTTP; the checks are the same.
- * Of a key that comes twice the last counts, as in jsonb.
+ * If a key comes twice, the last one counts, as in jsonb.
  *
  * Pure: no table, no lock.  The struct points into what it was read from.
  *
@@ -42,7 +41,7 @@ static const char *const key_names[] = {
 	[KEY_CLIENT_ID] = "clientId",
 };
 
-/* The values of the keys, but for the body's, and which there are */
+/* The values of the keys, except the body, and which keys there are */
 typedef struct Keys
 {
 	bool		seen[KEY_UNKNOWN];
@@ -72,9 +71,9 @@ static void refuse_type(const Batch *batch, SentDocument *sent, Key key,
 static void refuse_missing(const Batch *batch, SentDocument *sent, Key key);
 
 /*
- * Reads a document out of a request, whose place is the reader's.  It must
- * have an ordinal, and of the rest nothing.  If it is refused, it is read to
- * its end all the same, for the next.
+ * Reads a document out of a request, at the reader's place, into a struct of
+ * which only the ordinal and the collection are set.  If it is refused, it is
+ * read to its end all the same, so that the next one can be read.
  */
 void
 docsync_document_read(const Batch *batch, SentDocument *sent,
@@ -122,7 +121,7 @@ docsync_document_read(const Batch *batch, SentDocument *sent,
 			{
 				const SentValue *id = &keys.values[KEY_ID];
 
-				/* The one before it is gone, even if this is a number. */
+				/* An earlier id is freed, even if this one is a number. */
 				reader->place.id = id->type == JSON_TOKEN_STRING ? id->text : NULL;
 				reader->place.id_len = id->len;
 			}
@@ -191,7 +190,7 @@ docsync_document_parse(const Batch *batch, SentDocument *sent,
 }
 
 /*
- * What the reader has found wrong
+ * Takes over what the reader has refused.
  */
 static void
 take_refusal(const Batch *batch, SentDocument *sent, JsonReader *reader)
@@ -206,7 +205,7 @@ take_refusal(const Batch *batch, SentDocument *sent, JsonReader *reader)
 static void
 keep_value(Keys *keys, Key key, SentValue value)
 {
-	/* Who sends a key a million times isn't to take the memory for it. */
+	/* A key that is sent a million times must not take the memory for it. */
 	if (keys->values[key].is_copy)
 		pfree((char *) keys->values[key].text);
 	keys->values[key] = value;
@@ -214,7 +213,7 @@ keep_value(Keys *keys, Key key, SentValue value)
 }
 
 /*
- * Fills in what the keys say.
+ * Checks the values of the keys and fills in the struct.
  */
 static void
 check_keys(const Batch *batch, SentDocument *sent, const Keys *keys,
@@ -257,14 +256,14 @@ check_keys(const Batch *batch, SentDocument *sent, const Keys *keys,
 		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
 								key_names[KEY_CLIENT_VERSION],
 								"too far ahead of the server's clock",
-								psprintf("It is " INT64_FORMAT ", at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
+								psprintf("It is " INT64_FORMAT ", but at most " INT64_FORMAT " is accepted now (docsync.max_version_lead is %d ms).",
 										 sent->client_version, max_version,
 										 docsync_max_version_lead),
-								"Set the client's clock; a clientVersion is milliseconds since 1970-01-01 UTC.");
+								"Set the client's clock; a clientVersion is in milliseconds since 1970-01-01 UTC.");
 }
 
 /*
- * Fills in the id.  One of the wrong length is filled in, too, so that the
+ * Fills in the id.  An id of the wrong length is filled in, too, so that the
  * result can name it.
  */
 static void
@@ -289,8 +288,8 @@ check_id(const Batch *batch, SentDocument *sent, const SentValue *value)
 }
 
 /*
- * Returns a version.  If it is refused, and that is only noted, what is
- * returned means nothing.
+ * Returns a version.  If it is refused, and that is only noted, the result
+ * means nothing.
  */
 static int64
 check_version(const Batch *batch, SentDocument *sent, Key key,
@@ -302,7 +301,7 @@ check_version(const Batch *batch, SentDocument *sent, Key key,
 	if (value->type != JSON_TOKEN_NUMBER)
 	{
 		refuse_type(batch, sent, key, value,
-					"A clientVersion is an integer of 64 bits.");
+					"A clientVersion is a 64-bit integer.");
 		return 0;
 	}
 
@@ -328,23 +327,23 @@ check_deleted(const Batch *batch, SentDocument *sent, const SentValue *value)
 					"Send true or false, or leave it out.");
 }
 
-/* Fills in the stamp that the document is based on. */
+/* Fills in the stamp of the version that the document is based on. */
 static void
 check_base_utc(const Batch *batch, SentDocument *sent, const SentValue *value)
 {
 	sent->has_base_utc = true;
 	if (value->type != JSON_TOKEN_STRING)
 		refuse_type(batch, sent, KEY_BASE_UTC, value,
-					"A baseUtc is the LastUpdateUtc received.");
+					"A baseUtc is the LastUpdateUtc that was received.");
 	else if (!docsync_utc_parse(pnstrdup(value->text, value->len),
 								&sent->base_utc))
 		docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
 								key_names[KEY_BASE_UTC],
 								"not an ISO 8601 time", NULL,
-								"Send back the LastUpdateUtc received.");
+								"Send back the LastUpdateUtc that was received.");
 }
 
-/* Which key is it?  Names are case-sensitive. */
+/* Identifies a key.  Names are case-sensitive. */
 static Key
 find_key(const JsonbValue *key)
 {
@@ -359,7 +358,7 @@ find_key(const JsonbValue *key)
 	return KEY_UNKNOWN;
 }
 
-/* Refuses what is of the given type, and not an object. */
+/* Refuses a value that has the given type instead of being an object. */
 static void
 refuse_object(const Batch *batch, SentDocument *sent, JsonTokenType type)
 {
@@ -370,8 +369,7 @@ refuse_object(const Batch *batch, SentDocument *sent, JsonTokenType type)
 }
 
 /*
- * Refuses a document for a key that it must not have.  key is as a message
- * quotes it.
+ * Refuses a document for a key that it must not have. key is quoted already.
  */
 static void
 refuse_key(const Batch *batch, SentDocument *sent, const char *key)
@@ -400,6 +398,6 @@ refuse_missing(const Batch *batch, SentDocument *sent, Key key)
 	docsync_refuse_document(batch, sent, ERRCODE_INVALID_PARAMETER_VALUE,
 							key_names[key], "missing", NULL,
 							key == KEY_BODY ?
-							"Send a body; only a deleted document may come without." :
+							"Send a body; only a deleted document may have none." :
 							HINT_DOCUMENT);
 }

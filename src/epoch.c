@@ -1,32 +1,35 @@
 /*-------------------------------------------------------------------------
  *
  * epoch.c
- *	  Where the store is, as whoever writes notes it: epochs, and starts
- *	  after a crash.
+ *	  Where the store is, as noted by writers: epochs, and starts after a
+ *	  crash.
  *
- * A store is dumped and restored, cloned, failed over, brought back to an
- * earlier time.  Then the stamps that clients have may never have been issued
- * in the history that the store has now.  Nobody has to say so: whoever writes
- * compares where he is with the newest row of docsync.history (history.c).  If
- * it is another place, he begins an epoch: a row with an id that cursors bear.
+ * A store may be dumped and restored, cloned, failed over, or brought back to
+ * an earlier time.  Then stamps that clients have may never have been issued
+ * in the history that the store has now.  Nobody has to tell us: each writer
+ * compares where it is with the newest row of docsync.history (history.c).  If
+ * that is another place, it begins an epoch: a row with an id that cursors
+ * contain.
  *
- * Nobody waits for that.  One transaction adds the row, the others go on;
- * until it commits, readers are answered by the epoch before.  A cursor of
- * another epoch than the newest that the reader's snapshot sees leads to a
- * comparison of what both hold, and that is right whenever it happens.
+ * Nobody waits for that.  One transaction adds the row, and the others carry
+ * on; until it commits, readers get answers of the previous epoch.  A cursor
+ * of another epoch than the newest that the reader's snapshot sees makes the
+ * client compare what it has with the store, which is right whenever it
+ * happens.
  *
- * A crash leaves the store where it is.  What has been committed is still
- * there, unless synchronous_commit was off, in which case an epoch begins as
- * well.  But ids that nothing had been written under are forgotten, so each
- * start adds a row with a pair (clock, next transaction id).  That there was a
- * start the clock's page tells (clock.c).
+ * A crash leaves the store where it is.  What was committed is still there,
+ * unless synchronous_commit was off, in which case an epoch begins as well.
+ * But transaction ids under which nothing had been written are forgotten, so
+ * each start after a crash adds a row with a pair (clock, next transaction
+ * id).  The clock's page shows that there was such a start (clock.c).
  *
- * A row that comes too often is harmless: it costs each client a comparison.
+ * A row too many is harmless: it costs each client a comparison.
  *
- * Who moves a store on purpose can spare them that.  docsync_hand_over() adds
- * a row of no place, behind which nothing is written any more where the store
- * was.  So whoever finds that row elsewhere, in whatever way it has come,
- * finds all that there was, and begins an epoch in which nothing was lost.
+ * An administrator who moves a store on purpose can spare clients the
+ * comparison. docsync_hand_over() adds a row of no place, after which nothing
+ * more is written at the old place.  So wherever that row is found, in
+ * whatever way it got there, everything has arrived, and an epoch begins in
+ * which nothing was lost.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,32 +57,33 @@ PG_FUNCTION_INFO_V1(docsync_hand_over);
 PG_FUNCTION_INFO_V1(docsync_take_over);
 
 /*
- * How far ahead of the time of day an epoch's first stamp is, in microseconds:
- * farther than those that the lost history may have issued until now.
+ * How far ahead of the current time an epoch's first stamp is, in
+ * microseconds: farther than any stamp that the lost history may have issued
+ * until now.
  */
 #define EPOCH_LEAD			(60 * USECS_PER_SEC)
 
 /*
- * How far behind the highest stamp that survived a document may be that
- * didn't, in microseconds: its transaction took its stamps and committed so
- * much later.
+ * How far below the highest stamp that survived the stamp of a lost document
+ * may be, in microseconds: its transaction may have committed this long after
+ * it took its stamps.
  */
 #define LOST_MARGIN			USECS_PER_DAY
 
-/* The check of the store, and the timeline, for which all was found noted */
+/* The store's version, and the timeline, for which nothing was left to note */
 static uint64 noted_version = 0;
 static TimeLineID noted_timeline = 0;
 
 /*
- * This transaction has added a row, which hasn't been rolled back as far as we
- * know; and, if so, the subtransaction in which it did.
+ * Has this transaction added a row, which hasn't been rolled back as far as we
+ * know?  If so, in which subtransaction?
  */
 static bool is_pending = false;
 static SubTransactionId pending_in;
 
 /*
- * The clock's page has been told of a row that this transaction is committing;
- * or was told of one whose transaction failed after that.
+ * Has the clock's page been told of a row that this transaction is committing?
+ * Or of one whose transaction failed after that?
  */
 static bool is_told = false;
 static bool is_told_in_vain = false;
@@ -87,8 +91,8 @@ static bool is_told_in_vain = false;
 static Statement find_survived = {
 
 	/*
-	 * The highest stamp of each collection, from one collection to the next;
-	 * up to a time
+	 * The highest stamp up to a time, found collection by collection, with an
+	 * index lookup for each
 	 */
 	"WITH RECURSIVE each(collection) AS ("
 	"  (SELECT collection FROM docsync.document ORDER BY collection LIMIT 1)"
@@ -143,7 +147,7 @@ static void forget(void);
 /*
  * docsync_new_epoch() RETURNS void
  *
- * For who has changed documents behind docsync's back.
+ * To be called after documents were changed behind docsync's back.
  *
  * Locks: one that only another call waits for, until the end of the
  * transaction.
@@ -165,16 +169,16 @@ docsync_new_epoch(PG_FUNCTION_ARGS)
 /*
  * docsync_hand_over() RETURNS void
  *
- * Before a store moves: adds the row that says so, which is the last thing
- * that is written here until docsync_new_epoch().  Called again, it does
+ * To be called before a store moves: adds the row that says so, which is the
+ * last thing written here until docsync_new_epoch().  Called again, it does
  * nothing.
  *
- * Locks: docsync.document, SHARE, until the end of the transaction.  Whoever
- * has written has ended when we get it, prepared transactions included, and
- * our row comes behind all of theirs.  Whoever writes later gets his lock when
- * we have ended, and with it our invalidation: so he looks at the history once
- * more, from within the statement that has the lock (guard.c), and finds the
- * row.  Spec hand-over.
+ * Locks: docsync.document, SHARE, until the end of the transaction.  When we
+ * get it, all transactions that have written have ended, including prepared
+ * ones, and our row comes after theirs.  A later writer gets its lock when we
+ * have ended, and with it our invalidation: so it looks at the history once
+ * more, within the statement that holds the lock (guard.c), and finds the row.
+ * Spec hand-over.
  */
 Datum
 docsync_hand_over(PG_FUNCTION_ARGS)
@@ -191,7 +195,7 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 	if (docsync_history_is_gone(history))
 		PG_RETURN_VOID();
 
-	/* Where it is now */
+	/* Note where the store is now. */
 	docsync_epoch_notice();
 	newest = docsync_history_newest(read_latest());
 	if (newest == NULL)
@@ -218,9 +222,10 @@ docsync_hand_over(PG_FUNCTION_ARGS)
 /*
  * docsync_take_over() RETURNS void
  *
- * Where a store has moved to: goes on from where it was handed over, as the
- * first upload would; but if that can't be, it says why, instead of having
- * clients compare.  Called again, it does nothing.
+ * To be called where a store has moved to: continues where it was handed over,
+ * as the first upload would.  But if that is impossible, this raises an error
+ * that says why, instead of making clients compare.  Called again, it does
+ * nothing.
  *
  * Locks: one that only another call waits for, until the end of the
  * transaction.
@@ -245,7 +250,7 @@ docsync_take_over(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("docsync's store cannot be taken over"),
 				 errdetail_internal("%s", hindrance),
-				 errhint("If it is to be used as it is, the first upload, or docsync_new_epoch(), has clients compare what they have.")));
+				 errhint("If it is to be used as it is, the first upload, or docsync_new_epoch(), makes clients compare what they have.")));
 	docsync_epoch_notice();
 
 	PG_RETURN_VOID();
@@ -263,7 +268,8 @@ docsync_epoch_init(void)
 
 /*
  * Compares identities before something is stamped, and begins an epoch, or
- * notes a start, where that is due.  The caller may write.
+ * notes a start after a crash, if that is due.  The transaction must be one
+ * that can write.
  *
  * Locks: one that nobody waits for, unless the store was handed over, until
  * the end of the transaction.
@@ -287,25 +293,26 @@ docsync_epoch_notice(void)
 		docsync_clock_forget_logged();
 
 	/*
-	 * Before the lock: who doesn't get it goes on, and his stamps are no lost
-	 * history's.  Where the store was handed over he waits: clients go on
-	 * there, so all stamps must be later than those of the old place, to
-	 * which the other one moves the clock.  Spec take-over.
+	 * This comes before the lock: a writer that doesn't get the lock carries
+	 * on, and its stamps must not count as a lost history's.  Where the store
+	 * was handed over, it waits: clients resume there without comparing, so
+	 * all stamps must be later than those of the old place, beyond which the
+	 * holder of the lock moves the clock.  Spec take-over.
 	 */
 	clock = docsync_clock_read_fence(&next);
 	if (!lock_history(docsync_history_is_handed_over(docsync_history_newest(history))))
 		return;
 
-	/* Who had the lock before may have done it. */
+	/* A previous holder of the lock may have done it. */
 	history = read_latest();
 	if (!is_noted(store, history))
 		begin(store, history, false, clock, next);
 }
 
 /*
- * Opens the store for a function that is its owner's, and writes.  What has
- * been found noted is looked at again: since then the owner may have deleted
- * rows, or have brought others from elsewhere.
+ * Opens the store for a function that only its owner may call, and that
+ * writes.  What was found to be noted is checked again: since then the owner
+ * may have deleted rows, or brought in others.
  */
 static const Store *
 open_owned(const char *function)
@@ -322,7 +329,7 @@ open_owned(const char *function)
 }
 
 /*
- * What is committed now, whatever snapshot the transaction has.
+ * Reads the history as committed now, whatever snapshot the transaction has.
  */
 static History *
 read_latest(void)
@@ -344,7 +351,7 @@ read_latest(void)
 static bool
 is_noted(const Store *store, const History *history)
 {
-	/* A start that this transaction has added the row of is noted for it. */
+	/* If this transaction has added the row, the start is noted for it. */
 	if (!docsync_history_is_here(docsync_history_newest(history)) ||
 		(!is_pending && (is_told_in_vain || docsync_clock_is_recovered())))
 		return false;
@@ -355,9 +362,9 @@ is_noted(const Store *store, const History *history)
 }
 
 /*
- * Keeps whoever would write from a store that was handed over from here: what
- * he writes would be lost to those who go on elsewhere.  Over HTTP it is a
- * service that isn't there just now, as clients will be sent elsewhere.
+ * Refuses to write to a store that was handed over from here: what is written
+ * would be missing where it lives on.  Over HTTP the service is unavailable
+ * (503), since clients will be sent elsewhere.
  */
 static void
 refuse_handed_over(const History *history)
@@ -365,8 +372,8 @@ refuse_handed_over(const History *history)
 	static const Refusal handed_over = {
 		.code = "handed_over",
 		.message = "docsync's store has been handed over",
-		.detail = "Nothing is written here any more: what was here goes on elsewhere.",
-		.hint = "If it is to go on here after all: SELECT docsync_new_epoch(); clients compare what they have then."
+		.detail = "It does not accept writes here any more: it lives on elsewhere.",
+		.hint = "To use it here after all: SELECT docsync_new_epoch(); after that, clients compare what they have."
 	};
 
 	if (docsync_history_is_gone(history))
@@ -374,10 +381,10 @@ refuse_handed_over(const History *history)
 }
 
 /*
- * Why a store can't go on from where it was handed over; NULL if it can.  The
- * row is the last that was committed there, so what was written before it has
- * come with it, unless tables were copied one by one: hence the highest stamp
- * is looked at, and nothing may be on its way any more.
+ * Why a store can't continue where it was handed over; NULL if it can.  The
+ * row was the last to be committed there, so everything written before has
+ * come with it, unless tables were copied one by one.  Hence the highest stamp
+ * must match, and no subscription may still be filling the store.
  */
 static const char *
 find_hindrance(const Store *store, const HistoryEntry *newest,
@@ -386,14 +393,15 @@ find_hindrance(const Store *store, const HistoryEntry *newest,
 	if (!docsync_history_is_handed_over(newest))
 		return "It has not been handed over, or docsync.history has not arrived yet.";
 	if (store->is_subscribed)
-		return "A subscription still fills it.";
+		return "A subscription is still filling it.";
 	if (survived != newest->survived)
 		return "Its documents are not those that it had when it was handed over.";
 	return NULL;
 }
 
 /*
- * False if somebody else has the lock, and we don't wait.
+ * Takes the lock on the history; false if somebody else has it and we don't
+ * wait.
  */
 static bool
 lock_history(bool wait)
@@ -410,12 +418,12 @@ lock_history(bool wait)
 }
 
 /*
- * Adds a row: an epoch's, or that of a start.
+ * Adds a row: that of an epoch, or of a start after a crash.
  *
- * An epoch's first stamp is beyond all that the lost history has issued: who
- * goes on from a bare stamp of that is found by its lying in between.  After a
- * crash the clock, as given, is that already.  Where nothing is lost, it is
- * beyond the clock of the place where the store was.
+ * An epoch's first stamp is beyond all that the lost history has issued, so
+ * that a bare stamp from that history lies in the gap, and is recognized.
+ * After a crash the given clock is beyond it already.  If nothing is lost, the
+ * first stamp is beyond the clock of the old place.
  */
 static void
 begin(const Store *store, const History *history, bool by_hand,
@@ -473,7 +481,7 @@ begin(const Store *store, const History *history, bool by_hand,
 }
 
 /*
- * Adds a row as it is; it says itself when it was made.
+ * Adds a row as it is; "begun" is set by the statement.
  */
 static void
 add(const HistoryEntry *entry)
@@ -496,8 +504,8 @@ add(const HistoryEntry *entry)
 }
 
 /*
- * Raises the error for a row that has been added and isn't there.  Without it
- * clients would go on as if nothing had happened to the store.
+ * Raises the error for a row that was inserted but isn't there.  Without the
+ * row clients would carry on as if nothing had happened to the store.
  */
 static void
 refuse_lost_row(void)
@@ -509,9 +517,9 @@ refuse_lost_row(void)
 }
 
 /*
- * Runs a statement that returns one time, as of now: under REPEATABLE READ the
- * transaction's snapshot may be older than our locks, and than the documents of
- * those we have waited for.  Spec hand-over.
+ * Runs a statement that returns one time, under a new snapshot: under
+ * REPEATABLE READ the transaction's snapshot may be older than our locks, and
+ * than the documents of those we have waited for.  Spec hand-over.
  */
 static TimestampTz
 find_time(Statement *statement, TimestampTz arg)
@@ -538,7 +546,7 @@ put_time(TupleTableSlot *slot, void *arg)
 
 /*
  * XactCallback: marks the clock's page when a row is about to be committed,
- * and keeps track of what became of it.
+ * and keeps track of whether it was.
  */
 static void
 at_xact(XactEvent event, void *arg)
@@ -577,8 +585,8 @@ at_xact(XactEvent event, void *arg)
 }
 
 /*
- * SubXactCallback: what has been found noted is looked at again, since the row
- * may have been added in the subtransaction that is rolled back.
+ * SubXactCallback: makes us check again whether everything is noted, since the
+ * row may have been added in the subtransaction that is rolled back.
  */
 static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
@@ -587,14 +595,14 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	if (is_pending && pending_in < my_subid)
-		noted_version = 0;		/* of before, and still there */
+		noted_version = 0;		/* our row is older, and still there */
 	else
 		forget();
 }
 
 /*
- * What was found noted may have been a row of our own, which is gone, or not
- * committed yet.
+ * Makes us check again: what was found to be noted may have been our own row,
+ * which is gone, or isn't committed yet.
  */
 static void
 forget(void)

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * guard.c
- *	  The trigger of docsync.document: every way of writing is stamped.
+ *	  The trigger of docsync.document, which stamps every way of writing.
  *
- * docsync_upsert, psql, COPY, an UPDATE by an administrator: whoever writes a
- * row, the stamp and the fence are set here, and no caller can choose them.
- * The one exception is the restoring of a dump: an INSERT by the owner may
- * bring a stamp and a fence.  The stamp is kept, and so is the fence if it can
- * be one of this cluster's.
+ * docsync_upsert, psql, COPY, an administrator's UPDATE: whoever writes a row,
+ * the stamp and the fence are set here, and no caller can choose them.  The
+ * one exception is restoring a dump: an INSERT by the owner may bring a stamp
+ * and a fence.  The stamp is kept, and so is the fence if it can be one of
+ * this cluster's.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@
 
 PG_FUNCTION_INFO_V1(docsync_guard);
 
-/* What a row is given beside a stamp and a fence */
+/* What a row gets besides a stamp and a fence */
 typedef enum RestampEdit
 {
 	RESTAMP_ONLY,
@@ -40,7 +40,7 @@ typedef enum RestampEdit
 	RESTAMP_EDIT				/* and a version */
 } RestampEdit;
 
-/* A row, taken apart once: to fetch its columns one by one takes longer. */
+/* A row, deformed once: fetching its columns one by one would take longer. */
 typedef struct Row
 {
 	Relation	rel;
@@ -71,7 +71,7 @@ static void check_length(const Row *new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
 
-/* As the row now being looked at finds it */
+/* The store, as opened for the row being handled */
 static const Store *store;
 
 /*
@@ -98,13 +98,13 @@ docsync_guard(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot truncate \"docsync.document\""),
-				 errdetail("Clients would keep the documents for ever: nothing would tell them."),
+				 errdetail("Clients would keep the documents forever, since nothing would tell them."),
 				 errhint("Use DELETE, which leaves tombstones, and docsync_purge.")));
 
 	if (!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("docsync_guard() is a row trigger but for TRUNCATE")));
+				 errmsg("docsync_guard() must be a row trigger, except for TRUNCATE")));
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 	{
@@ -115,7 +115,9 @@ docsync_guard(PG_FUNCTION_ARGS)
 	}
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
-		/* What an upload replaces is known until the row has been returned. */
+		/*
+		 * What an upload replaces must last until the row has been returned.
+		 */
 		old = read_row(rel, docsync_task_of_row(TASK_UPLOAD) != NULL ?
 					   heap_copytuple(trigdata->tg_trigtuple) :
 					   trigdata->tg_trigtuple);
@@ -134,7 +136,7 @@ docsync_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * Notes what an upload is about to write.  We are the last of the BEFORE
+ * Notes what an upload is about to write: we are the last of the BEFORE
  * triggers.
  */
 static void
@@ -143,7 +145,7 @@ note_written(TaskFrame *frame, const Row *new)
 	frame->has_written = store->is_altered;
 	if (store->is_altered)
 	{
-		/* The tuple that we were given doesn't last for as long. */
+		/* The tuple that we were given doesn't live long enough. */
 		Row			row = read_row(new->rel, new->tuple);
 
 		get_document(&row, &frame->written);
@@ -186,13 +188,13 @@ guard_insert(Row *new)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set a stamp"),
-				 errdetail("Only the owner of docsync.document may insert a last_update_utc and a fence, to restore a dump."),
+				 errdetail("Only the owner of docsync.document may insert a last_update_utc and a fence, when restoring a dump."),
 				 errhint("Leave them out.")));
 	if (no_stamp || no_fence)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a stamp without a fence, or a fence without a stamp"),
-				 errhint("Insert both last_update_utc and fence, as dumped, or neither.")));
+				 errhint("Insert both last_update_utc and fence, as they were dumped, or neither.")));
 	if (TIMESTAMP_NOT_FINITE(last_update_utc) ||
 		last_update_utc <= SetEpochTimestamp())
 		ereport(ERROR,
@@ -204,8 +206,8 @@ guard_insert(Row *new)
 		return;
 
 	/*
-	 * Readers who are past its stamp by then won't get it; who isn't must
-	 * wait for it, as for what is stamped here.
+	 * Readers that are past its stamp by then won't get it.  Others must wait
+	 * for it, as for anything stamped here.
 	 */
 	docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
 	docsync_clock_advance(last_update_utc);
@@ -213,9 +215,9 @@ guard_insert(Row *new)
 }
 
 /*
- * Stamps a row that is inserted by plain SQL.  If it was deleted before, and
- * what was deleted has a higher version or the same, it gets one above, and
- * the server's client_id: the client named in the row has never sent it.
+ * Stamps a row that is inserted by plain SQL.  If there is a tombstone with
+ * the same or a higher version, the row gets the next higher version and the
+ * server's client_id: the client named in the row has never sent it.
  */
 static void
 stamp_insert(Row *new)
@@ -226,7 +228,7 @@ stamp_insert(Row *new)
 	int64		version = DatumGetInt64(get_attr(new, DOCUMENT_CLIENT_VERSION, &isnull));
 	int64		deleted_version;
 
-	/* A column's NOT NULL will say so if there is none. */
+	/* If one of them is null, the column's NOT NULL will say so. */
 	if (collection == NULL || id == NULL || isnull ||
 		!docsync_revive(new->rel, collection, id, &deleted_version) ||
 		version > deleted_version)
@@ -240,9 +242,9 @@ stamp_insert(Row *new)
 }
 
 /*
- * A fence that is above our next transaction id comes from another cluster and
- * says nothing here.  A standby couldn't tell it from one of ours (settle.c),
- * so it becomes one of ours.
+ * A fence above our next transaction id comes from another cluster and means
+ * nothing here.  A standby couldn't tell it from one of ours (settle.c), so it
+ * is replaced by one of ours.
  */
 static void
 clamp_fence(Row *new, FullTransactionId fence)
@@ -257,11 +259,11 @@ clamp_fence(Row *new, FullTransactionId fence)
 }
 
 /*
- * An UPDATE by plain SQL that leaves client_version as it was is the server's
- * own edit.  It gets a version of its own, higher than the old one, and a
- * client_id of its own, so that every client receives it and takes it over.
+ * Handles an UPDATE.  One by plain SQL that leaves client_version as it was is
+ * an edit by the server.  It gets a new version, higher than the old one, and
+ * the server's client_id, so that every client receives it and accepts it.
  *
- * False if the row is to stay as it is.
+ * Returns false if the row is to stay as it is.
  */
 static bool
 guard_update(const Row *old, Row *new)
@@ -277,7 +279,7 @@ guard_update(const Row *old, Row *new)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot change a document's collection or id"),
-				 errdetail("Clients would keep the document under its old name for ever."),
+				 errdetail("Clients would keep the document under its old name forever."),
 				 errhint("Insert it under the new name and delete the old one.")));
 
 	old_version = DatumGetInt64(get_attr(old, DOCUMENT_CLIENT_VERSION,
@@ -298,9 +300,9 @@ guard_update(const Row *old, Row *new)
 	check_body(old, new);
 
 	/*
-	 * A version that somebody has set is the server's, too, unless he says
-	 * whose it is: the client named in the row has never sent it.  If null,
-	 * the column's NOT NULL will say so.
+	 * If the UPDATE sets a version, but no client_id, that is an edit by the
+	 * server, too: the client named in the row has never sent this version.
+	 * If the version is null, the column's NOT NULL will say so.
 	 */
 	if (isnull || DatumGetInt64(new_version) != old_version)
 		restamp(new, is_same_text(old, new, DOCUMENT_CLIENT_ID) ?
@@ -345,7 +347,7 @@ keep_replaced(const Row *old, const Row *new)
 }
 
 /*
- * There must be a version above that of what is stored.
+ * Makes sure that there is a version above the stored one.
  */
 static void
 check_not_highest(int64 version)
@@ -358,8 +360,8 @@ check_not_highest(int64 version)
 }
 
 /*
- * Turns the row into a tombstone, with an UPDATE as the caller.  Does nothing
- * if it is one already.
+ * Turns the row into a tombstone, by an UPDATE as the caller.  Does nothing if
+ * it is one already.
  */
 static void
 guard_delete(const Row *old)
@@ -372,18 +374,21 @@ guard_delete(const Row *old)
 
 	check_cascade(old->rel);
 
-	/* The row is there, and locked; not to find it is not to be let. */
+	/*
+	 * The row is there, and locked: if it isn't found, we aren't allowed to.
+	 */
 	if (!docsync_store_bury(get_attr(old, DOCUMENT_COLLECTION, &isnull),
 							get_attr(old, DOCUMENT_ID, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot turn the document into a tombstone"),
-				 errdetail("DELETE on docsync.document is an UPDATE, which a policy or a trigger has kept from the row.")));
+				 errdetail("DELETE on docsync.document becomes an UPDATE, and a policy or a trigger has kept that from the row.")));
 }
 
 /*
- * A foreign key that deletes along with the row would be broken in silence, in
- * either direction: the row stays, as a tombstone.
+ * Refuses the DELETE if there is a foreign key with ON DELETE CASCADE.  It
+ * would be broken silently, in either direction, since the row stays, as a
+ * tombstone.
  */
 static void
 check_cascade(Relation rel)
@@ -393,7 +398,7 @@ check_cascade(Relation rel)
 	List	   *keys = copyObject(RelationGetFKeyList(rel));
 	ListCell   *cell;
 
-	/* Copies: what the cache has may go whenever something is looked up. */
+	/* We use copies: the relcache entry may be rebuilt by any lookup. */
 	for (int i = 0; i < triggers->numtriggers; i++)
 	{
 		if (triggers->triggers[i].tgfoid == F_RI_FKEY_CASCADE_DEL)
@@ -415,13 +420,13 @@ check_cascade(Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot delete a document along with foreign key \"%s\"", constraint),
-				 errdetail("A deleted document stays, as a tombstone, so ON DELETE CASCADE would be broken in silence."),
-				 errhint("Declare the foreign key without it, and delete what refers to the other by a trigger.")));
+				 errdetail("A deleted document stays, as a tombstone, so ON DELETE CASCADE would be broken silently."),
+				 errhint("Declare the foreign key without it, and delete the referencing rows by a trigger.")));
 }
 
 /*
- * The row with a stamp, and if it is the server's edit, with that's client_id
- * and version.
+ * Stamps the row, and if it is the server's edit, sets its client_id and
+ * version.
  */
 static void
 restamp(Row *new, RestampEdit edit, int64 server_version)
@@ -434,7 +439,7 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 	if (collection == NULL)
 		return;
 
-	/* What was reserved is for the upload's own rows. */
+	/* The reservation is for the upload's own rows only. */
 	if (docsync_task_of_row(TASK_UPLOAD) != NULL)
 	{
 		if (!docsync_stamp_is_reserved(collection))
@@ -456,7 +461,7 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 	form_tuple(new);
 }
 
-/* Takes a tuple apart.  The values point into it. */
+/* Deforms a tuple.  The values point into it. */
 static Row
 read_row(Relation rel, HeapTuple tuple)
 {
@@ -473,7 +478,7 @@ read_row(Relation rel, HeapTuple tuple)
 }
 
 /*
- * Changes a column, but not yet the tuple.
+ * Changes the value of a column; form_tuple() then makes the tuple.
  */
 static void
 set_attr(Row *row, int column, Datum value)
@@ -485,7 +490,7 @@ set_attr(Row *row, int column, Datum value)
 }
 
 /*
- * Makes the tuple anew, with the identity of the one there was.
+ * Forms the tuple again, with the identity of the old one.
  */
 static void
 form_tuple(Row *row)
@@ -499,7 +504,7 @@ form_tuple(Row *row)
 	row->tuple->t_tableOid = old->t_tableOid;
 }
 
-/* A row as a document, which points into the row and has no tid. */
+/* Returns a row as a document, which points into the row and has no tid. */
 static void
 get_document(const Row *row, StoredDocument *stored)
 {
@@ -543,7 +548,7 @@ get_text(const Row *row, int column)
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
-/* Has a column, which was not null before, kept its value? */
+/* Has a column, which wasn't null before, kept its value? */
 static bool
 is_same_text(const Row *old, const Row *new, int column)
 {
@@ -554,8 +559,9 @@ is_same_text(const Row *old, const Row *new, int column)
 }
 
 /*
- * What would be CHECK constraints, did not the server parse these anew in
- * each statement: a fifth of what it takes to store a single document.
+ * Checks what would be CHECK constraints, if the server didn't parse those
+ * again for each statement, which takes a fifth of the time for storing a
+ * single document.
  */
 static void
 check_row(const Row *new)
@@ -564,7 +570,7 @@ check_row(const Row *new)
 	bool		body_isnull;
 	Datum		deleted;
 
-	/* Of NULLs the columns' NOT NULL will say so. */
+	/* For nulls the columns' NOT NULL will say so. */
 	check_length(new, DOCUMENT_COLLECTION, DOCSYNC_COLLECTION_LEN);
 	check_length(new, DOCUMENT_ID, DOCSYNC_ID_LEN);
 	check_length(new, DOCUMENT_CLIENT_ID, DOCSYNC_CLIENT_ID_LEN);
@@ -575,14 +581,15 @@ check_row(const Row *new)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("the document has no body"),
-				 errhint("Only a deleted document may come without.")));
+				 errhint("Only a deleted document may have none.")));
 
 }
 
 /*
- * Holds the body of a row written by plain SQL to the limits for uploads,
- * which have been looked at already.  One that was there before, or that is
- * restored, comes from where more was allowed.
+ * Checks the body of a row written by plain SQL against the limits for
+ * uploads.  (Uploads themselves have been checked already.)  A body that was
+ * there before, or that is restored, may be beyond them: more may have been
+ * allowed then.
  */
 static void
 check_body(const Row *old, const Row *new)
@@ -623,11 +630,11 @@ check_length(const Row *new, int column, int max_len)
 }
 
 /*
- * The store as it is now.  The statement that fires the trigger has a lock on
- * the table, so as long as nothing was heard of since it was checked that is
- * enough; what is stamped opens it in earnest (clock.c).
+ * Opens the store.  The statement that fires the trigger has a lock on the
+ * table, so while no invalidation has arrived since the store was checked,
+ * nothing more is needed here; stamping opens it fully (clock.c).
  *
- * The function is nobody's to use on another table.
+ * The function can't be used on another table.
  */
 static void
 open_store(Relation rel)

@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * history.c
- *	  What has happened to the store, as a reader finds it in docsync.history.
+ *	  The store's history, as a reader finds it in docsync.history.
  *
  * A row says where the store was from then on: an identity, which is the
- * server's system identifier, the database, the table, the timeline; in which
- * epoch, whose id cursors bear; and a pair (clock, next transaction id), read
- * in one breath, which is a fence for whatever was stamped before (settle.c).
- * Who writes the rows, and when, is epoch.c's.
+ * server's system identifier, the database, the table and the timeline; the
+ * epoch, whose id is in cursors; and a pair (clock, next transaction id), read
+ * under one latch, which is a fence for everything stamped before (settle.c).
+ * The rows are written by epoch.c.
  *
- * There are few, and they are read whole, under the snapshot that the
- * documents are read under.
+ * There are few, and all are read, under the same snapshot as the documents.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +31,7 @@ static void read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,
 static int	compare_entries(const void *a, const void *b);
 
 /*
- * The rows, in their order, as a snapshot sees them.
+ * Reads the rows, in the order of their numbers, as a snapshot sees them.
  */
 History *
 docsync_history_read(Snapshot snapshot)
@@ -100,9 +99,9 @@ docsync_history_knows(const History *history, uint64 epoch)
 }
 
 /*
- * Does a position of the given epoch go on in the present one?  It does if
- * each epoch since then began where the store had been handed over.  (A start
- * after a crash begins none.)
+ * Is a position of the given epoch valid in the present one?  It is if each
+ * epoch since then began with a store that had been handed over.  (A start
+ * after a crash begins no epoch.)
  */
 bool
 docsync_history_goes_on(const History *history, uint64 epoch)
@@ -122,8 +121,8 @@ docsync_history_goes_on(const History *history, uint64 epoch)
 
 /*
  * Is a row about this server, database, table and timeline?  If the newest
- * isn't, something has happened that nobody has noted yet.  A standby is where
- * its primary is.  NULL is about no place.
+ * isn't, something has happened that nobody has noted yet.  A standby counts
+ * as being where its primary is.  NULL is about no place.
  */
 bool
 docsync_history_is_here(const HistoryEntry *entry)
@@ -136,8 +135,8 @@ docsync_history_is_here(const HistoryEntry *entry)
 }
 
 /*
- * Up to which stamp nothing can have been lost that a client of the given
- * epoch has seen; DT_NOBEGIN if nobody knows.
+ * The stamp up to which nothing that a client of the given epoch has seen can
+ * have been lost; DT_NOBEGIN if unknown.
  */
 TimestampTz
 docsync_history_lost_after(const History *history, uint64 epoch)
@@ -174,7 +173,7 @@ docsync_history_is_gone(const History *history)
 }
 
 /*
- * Has the present epoch begun where the store had been handed over?
+ * Did the present epoch begin with a store that had been handed over?
  */
 bool
 docsync_history_is_taken_over(const History *history)
@@ -189,8 +188,8 @@ docsync_history_is_taken_over(const History *history)
 }
 
 /*
- * No stamp up to this one has ever been issued here: who goes on from it
- * begins.
+ * Has no stamp up to this one ever been issued here?  Then a client that
+ * resumes from it starts from the beginning.
  */
 bool
 docsync_history_is_beginning(const History *history, TimestampTz stamp)
@@ -202,8 +201,8 @@ docsync_history_is_beginning(const History *history, TimestampTz stamp)
 }
 
 /*
- * A stamp that lies between the highest that survived and the clock as it was
- * put then has been issued by a history that is lost: finds the row, or
+ * A stamp between the highest that survived and the clock as it was set then
+ * was issued by a history that is lost.  Finds the row for such a stamp, or
  * returns NULL.
  */
 const HistoryEntry *
@@ -220,12 +219,13 @@ docsync_history_find_gap(const History *history, TimestampTz stamp)
 }
 
 /*
- * The fence of a document, given its own.  Whatever has been stamped here up
- * to a row's clock has a transaction id below the row's next, since both were
- * read in one breath under the clock's latch, and ids come before stamps.  So
- * that is a fence as good as the document's, and may be a lower one.  If the
- * document came from another server, its own says nothing here, and the row's
- * takes its place: those that were stamped there before it have come along.
+ * The fence to use for a document, given its own.  Everything stamped here up
+ * to a row's clock has a transaction id below the row's next id, since both
+ * were read at the same moment, under the clock's latch, and ids come before
+ * stamps.  So that id is as good a fence as the document's own, and may be
+ * lower.  If the document came from another server, its own fence means
+ * nothing here, and the row's takes its place: what was stamped there before
+ * it has come along.
  */
 FullTransactionId
 docsync_history_fence(const History *history, TimestampTz stamp,
@@ -275,7 +275,7 @@ read_entry(HistoryEntry *entry, HeapTuple tuple, TupleDesc desc,
 	entry->arrived = DatumGetBool(values[HISTORY_ARRIVED]);
 }
 
-/* For qsort: by number, in which they were added */
+/* For qsort: by number, which is the order they were added in */
 static int
 compare_entries(const void *a, const void *b)
 {

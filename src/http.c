@@ -4,14 +4,14 @@
  *	  The functions for HTTP: JSON in, one JSON value out.
  *
  * They are made for PostgREST, and for any layer as thin.  Such a layer may
- * cut a result of many rows to a limit of its own; it can't cut one value.
- * The answer is written straight from the rows into the value that is
- * returned.
+ * truncate a result of many rows at a limit of its own; it can't truncate a
+ * single value.  The answer is written straight from the rows into the value
+ * that is returned.
  *
- * RETURNS json, as it stands below, is a domain over json in the script: by
- * its name PostgREST knows that it shall pass the value on as it is.
+ * Where it says RETURNS json below, the script has a domain over json: its
+ * name tells PostgREST to pass the value on as it is.
  *
- * What a request asks for is read by argument.c.
+ * The arguments in a request's body are read by argument.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -81,8 +81,8 @@ docsync_sync(PG_FUNCTION_ARGS)
  *				tombstones bool DEFAULT true)
  * RETURNS json
  *
- * The download alone: for GET, a READ ONLY transaction, a standby.  The
- * origin is other unless one is given, and any if there is no clientId.
+ * The download alone: for GET, a READ ONLY transaction, a standby.  If no
+ * origin is given, it is other, or any if there is no clientId.
  */
 Datum
 docsync_pull(PG_FUNCTION_ARGS)
@@ -115,9 +115,9 @@ docsync_pull(PG_FUNCTION_ARGS)
  * docsync_docs_sync(bytea) RETURNS json
  *
  * docsync_sync() with its arguments as the keys of one object, the request's
- * body; or, with "collections", of several at once.  For a proxy to call:
- * PostgREST, when it makes arguments of a body itself, takes only the first of
- * an array of objects, in silence.
+ * body; or, with "collections", a sync of several at once.  This is for a
+ * proxy to call: when PostgREST itself turns a body into arguments, it
+ * silently takes only the first of an array of objects.
  */
 Datum
 docsync_docs_sync(PG_FUNCTION_ARGS)
@@ -146,8 +146,8 @@ docsync_docs_sync(PG_FUNCTION_ARGS)
  * docsync_docs(bytea) RETURNS json
  *
  * The protocol's POST /Docs: an array of documents, or {"clientId",
- * "documents", "collection", "atomic"}.  What the query string has (url.c)
- * counts before what the body has, here and elsewhere.
+ * "documents", "collection", "atomic"}.  The query string (url.c) takes
+ * precedence over the body, here and elsewhere.
  */
 Datum
 docsync_docs(PG_FUNCTION_ARGS)
@@ -213,7 +213,7 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"sinceUtc\" is not an ISO 8601 time"),
-				 errhint("Send back the LastUpdateUtc received, such as 2026-11-22T10:11:12.123456Z.")));
+				 errhint("Send back the LastUpdateUtc that was received, such as 2026-11-22T10:11:12.123456Z.")));
 
 	docsync_request_resolve(&request);
 	download->client_id = request.client_id;

@@ -15,42 +15,42 @@
 #include "simd.h"
 
 /*
- * Text on its way into a StringInfo.  The functions below hand each other
- * where the next byte goes, p, and return it: kept in memory it would be
- * loaded and stored again for each bracket.
+ * Text being written to a StringInfo.  The functions below take p, where the
+ * next byte goes, and return it: kept in memory, it would be loaded and stored
+ * again for each bracket.
  *
- * Whatever has no fixed length leaves OUTPUT_SPARE bytes of room behind it,
- * for the fixed text that follows: names, brackets, a number, a stamp.
+ * Whatever has no fixed length leaves OUTPUT_SPARE bytes of room after it, for
+ * the fixed text that follows: names, brackets, a number, a stamp.
  */
 typedef struct Output
 {
 	StringInfo	buf;
-	char	   *end;			/* of the room there is */
+	char	   *end;			/* of the allocated room */
 } Output;
 
 #define OUTPUT_SPARE		64
 
-/* Fixed text, into the room to spare */
+/* Writes fixed text, into the spare room. */
 #define put_literal(p, literal) \
 	((char *) memcpy(p, literal, sizeof(literal) - 1) + sizeof(literal) - 1)
 
 /*
- * An array or object being written.  They stand in a list, not in calls on the
- * stack: what has been stored can be read, however deep it is.
+ * An array or object being written.  Levels are kept in a list rather than by
+ * recursion, so that whatever has been stored can be read, however deep it is.
  */
 typedef struct Level
 {
 	const JEntry *entries;		/* elements; or keys, then values */
-	const char *data;			/* of these */
-	int			count;			/* elements, or pairs */
+	const char *data;			/* of the entries */
+	int			count;			/* of elements, or pairs */
 	int			next;			/* of them */
-	uint32		key_start;		/* in data, of the next key */
-	uint32		start;			/* in data, of the next element or value */
-	char		end;			/* ']', '}', or '\0' for what stands for a
-								 * scalar alone */
+	uint32		key_start;		/* of the next key, in data */
+	uint32		start;			/* of the next element or value, in data */
+	char		end;			/* ']', '}', or '\0' for the pseudo-array
+								 * around a scalar */
 } Level;
 
-/* More of them take memory. */
+/* More levels than this are allocated. */
 #define LEVELS				8
 
 static void push_key(JsonbInState *state, const char *name);
@@ -74,7 +74,8 @@ static inline bool copy_block(char *to, const char *from);
 static inline bool copy_short(char *to, const char *from, int len);
 
 /*
- * {"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted", "body"}
+ * Makes {"id", "clientVersion", "clientId", "LastUpdateUtc", "deleted",
+ * "body"}.
  */
 Jsonb *
 docsync_json_document(const StoredDocument *stored)
@@ -190,7 +191,7 @@ docsync_json_append_stamp(StringInfo buf, TimestampTz stamp)
 }
 
 /*
- * Begins to write, behind what buf has.
+ * Begins to write, after what buf has.
  */
 static inline char *
 open_output(Output *out, StringInfo buf)
@@ -201,7 +202,7 @@ open_output(Output *out, StringInfo buf)
 }
 
 /*
- * Ends with p.
+ * Ends the text at p.
  */
 static inline void
 close_output(Output *out, char *p)
@@ -210,7 +211,7 @@ close_output(Output *out, char *p)
 }
 
 /*
- * Makes room for size bytes, and to spare.
+ * Makes sure that there is room for size bytes, and the spare room.
  */
 static inline char *
 put_room(Output *out, char *p, Size size)
@@ -220,8 +221,7 @@ put_room(Output *out, char *p, Size size)
 }
 
 /*
- * Makes room for size bytes where there is none.  No answer is larger than a
- * StringInfo may be, 1 GB.
+ * Enlarges the room.  An answer can't be larger than a StringInfo, 1 GB.
  */
 static pg_noinline char *
 grow_output(Output *out, char *p, Size size)
@@ -235,11 +235,11 @@ grow_output(Output *out, char *p, Size size)
 }
 
 /*
- * Writes what JsonbToCString() does.
+ * Writes what JsonbToCString() would.
  *
- * Entries are read as they lie there, in the order of their data, so that no
- * place has to be computed.  Of a download three quarters were spent on asking
- * JsonbIteratorNext() for each of them and appending it to a StringInfo.
+ * Entries are read in the order of their data, so that no offsets have to be
+ * computed.  Three quarters of a download's time used to be spent in calling
+ * JsonbIteratorNext() for each entry and appending it to a StringInfo.
  */
 static char *
 put_jsonb(Output *out, char *p, const JsonbContainer *root)
@@ -334,7 +334,7 @@ open_level(char *p, Level *level, const JsonbContainer *container)
 }
 
 /*
- * Returns a list of twice as many.
+ * Returns a list of twice the size.
  */
 static Level *
 grow_levels(Level *levels, const Level *first, int *size)
@@ -349,7 +349,7 @@ grow_levels(Level *levels, const Level *first, int *size)
 }
 
 /*
- * Writes what an entry says, whose data are len bytes at start.
+ * Writes a scalar entry, whose data are len bytes at start.
  */
 static char *
 put_scalar(Output *out, char *p, JEntry entry, const char *data,
@@ -373,7 +373,7 @@ put_scalar(Output *out, char *p, JEntry entry, const char *data,
 }
 
 /*
- * Writes a number as it was sent, digits behind the point included.
+ * Writes a number with all digits after the point that were sent.
  */
 static char *
 put_numeric(Output *out, char *p, Numeric numeric)
@@ -389,8 +389,8 @@ put_numeric(Output *out, char *p, Numeric numeric)
 }
 
 /*
- * Writes a string, quoted.  What needs no escape, nearly all of it, is looked
- * at and copied in one go.
+ * Writes a string, quoted.  The parts that need no escape, nearly everything,
+ * are checked and copied in one go.
  */
 static char *
 put_string(Output *out, char *p, const char *string, int len)
@@ -412,7 +412,7 @@ put_string(Output *out, char *p, const char *string, int len)
 }
 
 /*
- * Writes the escape of a byte that must be.
+ * Writes the escape of a byte that must be escaped.
  */
 static char *
 put_escape(char *p, unsigned char c)
@@ -449,11 +449,12 @@ put_escape(char *p, unsigned char c)
 
 /*
  * Copies a string up to the first byte that must be escaped, and returns how
- * many bytes that are: len if there is none.  In to, all of len bytes may be
- * written.
+ * many bytes that is: len if there is none.  All len bytes of "to" may be
+ * overwritten.
  *
- * Nothing is read behind the string's end, where memory may end, too.  So what
- * is left over by whole blocks is read as the string's last block.
+ * Nothing is read past the string's end, where memory may end, too.  So what
+ * is left after whole blocks is read as the string's last block, which
+ * overlaps with them.
  */
 static inline int
 copy_plain(char *to, const char *from, int len)
@@ -495,7 +496,7 @@ copy_block(char *to, const char *from)
 }
 
 /*
- * The same of less than a block, but no less than 4 bytes.
+ * The same for less than a block, but at least 4 bytes.
  */
 static inline bool
 copy_short(char *to, const char *from, int len)
@@ -523,14 +524,14 @@ copy_short(char *to, const char *from, int len)
 	return !block_must_escape(block_join(first, last));
 }
 
-/* Adds a key to the object being made.  name isn't copied. */
+/* Adds a key to the object being built. name isn't copied. */
 static void
 push_key(JsonbInState *state, const char *name)
 {
 	push_string(state, WJB_KEY, name, strlen(name));
 }
 
-/* Adds a string of len bytes, which isn't copied before the jsonb is made. */
+/* Adds a string of len bytes, which isn't copied until the jsonb is made. */
 static void
 push_string(JsonbInState *state, JsonbIteratorToken token,
 			const char *string, int len)
@@ -543,7 +544,7 @@ push_string(JsonbInState *state, JsonbIteratorToken token,
 	pushJsonbValue(state, token, &value);
 }
 
-/* Adds a body as a key's value: null if it is NULL. */
+/* Adds a body as a key's value; NULL becomes null. */
 static void
 push_body(JsonbInState *state, Jsonb *body)
 {

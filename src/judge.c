@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * judge.c
- *	  What becomes of the documents of one id: the rule applied to what is
- *	  stored, whenever that turns out to be something else.
+ *	  What becomes of the documents of one id: the rule is applied to what is
+ *	  stored, and again whenever that turns out to have changed.
  *
  * The documents of an id are judged when they are looked up, without a lock.
- * When one of them comes to be written, the stored row is locked and handed to
- * us by the guard; if it isn't the version they were judged on, they are
- * judged once more, and that stands: nobody can change the row before our
- * transaction ends.
+ * When one of them is about to be written, the guard hands us the stored row,
+ * which is locked by then.  If it isn't the version that they were judged on,
+ * they are judged once more, and that is final: nobody can change the row
+ * before our transaction ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,7 +31,7 @@ static void drop_winner(Upload *upload, UploadGroup *group);
 static bool has_loser(Upload *upload, UploadGroup *group);
 
 /*
- * Nothing is stored of a document.
+ * Judges the documents of an id of which nothing is stored.
  */
 void
 docsync_judge_nothing(Upload *upload, UploadGroup *group)
@@ -40,7 +40,7 @@ docsync_judge_nothing(Upload *upload, UploadGroup *group)
 }
 
 /*
- * StoredCallback: what a look-up has found.
+ * StoredCallback: judges the documents of the id that a lookup has found.
  */
 bool
 docsync_judge_stored(const StoredDocument *stored, void *arg)
@@ -55,11 +55,11 @@ docsync_judge_stored(const StoredDocument *stored, void *arg)
 
 /*
  * ReplaceCallback: a document may replace only what it was compared with.  If
- * that is something else by now, it is compared with this, which is locked.
+ * something else is stored by now, it is compared with that, which is locked.
  *
- * Not by ON CONFLICT's WHERE: some of the server's minor releases apply that
- * before the policies, others after, so that an upload would tell whether the
- * version of a document that its caller may not see is above its own.
+ * ON CONFLICT's WHERE can't do this: some minor releases of the server apply
+ * it before the policies, others after, and so an upload would reveal whether
+ * a document that its caller may not see has a higher version.
  */
 bool
 docsync_judge_may_replace(const StoredDocument *stored, void *arg)
@@ -82,7 +82,7 @@ docsync_judge_may_replace(const StoredDocument *stored, void *arg)
 }
 
 /*
- * WrittenCallback: a row of ours is in the table.
+ * WrittenCallback: one of our documents has been written.
  */
 void
 docsync_judge_written(const WrittenDocument *written, void *arg)
@@ -103,7 +103,8 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 
 	/*
 	 * The tombstone that it was to replace has been purged since we looked.
-	 * Where one names what it is based on, nobody is to hear of that.
+	 * If one of the documents has a base, the outcomes stay as they were
+	 * judged.
 	 */
 	if (!group->created && written->replaced == NULL && !group->has_base)
 		judge(upload, group, NULL);
@@ -123,7 +124,7 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 	group->client_version = written->client_version;
 	group->last_update_utc = written->last_update_utc;
 
-	/* An earlier or later one in the batch lost against it. */
+	/* An earlier or later one in the batch has lost to it. */
 	if (group->modified || has_loser(upload, group))
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(upload->scratch);
@@ -137,8 +138,8 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 }
 
 /*
- * Applies the rule to the documents of one id, beginning with what is stored,
- * and notes that if nothing is to be written.
+ * Applies the rule to the documents of one id, beginning with what is stored.
+ * If nothing is to be written, the result is what is stored.
  */
 static void
 judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
@@ -146,7 +147,10 @@ judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 	MemoryContext oldcontext;
 	RuleHeld	held = held_as(upload, stored);
 
-	/* A large batch that is sent again would be there three times over. */
+	/*
+	 * In scratch memory: a large batch that is sent again would take three
+	 * times its size.
+	 */
 	oldcontext = MemoryContextSwitchTo(upload->scratch);
 	judge(upload, group, &held);
 	group->tid = stored->tid;
@@ -163,8 +167,8 @@ judge_stored(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 }
 
 /*
- * Applies the rule to the documents of one id, one by one, beginning with
- * what is stored, which is NULL if nothing is.
+ * Applies the rule to the documents of one id, one by one, beginning with what
+ * is stored; NULL if nothing is.
  */
 static void
 judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
@@ -205,15 +209,15 @@ judge(Upload *upload, UploadGroup *group, const RuleHeld *stored)
 		}
 	}
 
-	/* Two edits with clientVersion 0 may end where they began. */
+	/* Two edits with clientVersion 0 may lead back to what is stored. */
 	if (group->write != NULL &&
 		docsync_rule_decide(stored != NULL ? stored : &nothing, group->write) == RULE_UNCHANGED)
 		group->write = NULL;
 }
 
 /*
- * What is stored, as the rule asks for it.  The body is fetched if the rule
- * looks at it.
+ * What is stored, in the form that the rule takes.  The body is fetched only
+ * if the rule looks at it.
  */
 static RuleHeld
 held_as(Upload *upload, const StoredDocument *stored)
@@ -233,7 +237,7 @@ held_as(Upload *upload, const StoredDocument *stored)
 }
 
 /*
- * Which group is it that is being written?  Rows come in the order of ids.
+ * Finds the group that is being written.  Rows come in the order of ids.
  */
 static UploadGroup *
 find_writing(Upload *upload, const text *id)
@@ -252,10 +256,10 @@ find_writing(Upload *upload, const text *id)
 }
 
 /*
- * Notes the stored document, for a client whose own isn't what is stored;
- * nothing when all of them would be more than an answer may have.  A small
- * request could ask for gigabytes, so that is seen to before anything is made
- * of the body.
+ * Keeps the stored document for a client whose own isn't what is stored; but
+ * not if all such documents together would be larger than an answer may be.
+ * That is checked before the body is fetched, since a small request could ask
+ * for gigabytes.
  */
 static void
 set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
@@ -282,7 +286,7 @@ set_winner(Upload *upload, UploadGroup *group, const StoredDocument *stored)
 }
 
 /*
- * Forgets the winner, if there is one, and gives back the room that it took.
+ * Forgets the winner, if there is one, and gives back the room it took.
  */
 static void
 drop_winner(Upload *upload, UploadGroup *group)

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * lexer.c
- *	  A request's JSON, token by token, and what is refused in one.
+ *	  A request's JSON, token by token, and refusals of a token.
  *
- * PostgreSQL's lexer makes the tokens, but for the common ones.  Of what has
- * been read without a refusal jsonb_in() makes a jsonb: its escapes are
- * characters that a text can have, its numbers such as a numeric can be, and
- * it is within the limits of body.c.
+ * PostgreSQL's lexer makes the tokens, except the common ones.  What has been
+ * read without a refusal can be given to jsonb_in(): its escapes are
+ * characters that a text can contain, its numbers fit a numeric, and it is
+ * within the limits of body.c.
  *
- * Memory: none but for strings with escapes, one at a time.  Tokens point into
- * the request, which has to outlive them.
+ * Memory: none except for strings with escapes, one at a time.  Tokens point
+ * into the request, which must outlive them.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,10 +22,10 @@
 #include "docsync.h"
 #include "simd.h"
 
-/* The longest string outside of a body, in bytes as sent */
+/* The longest string outside a body, in bytes as sent */
 #define STRING_LEN		(64 * 1024)
 
-/* The longest part of what isn't JSON that is quoted back, in bytes */
+/* The most bytes of invalid JSON that an error quotes */
 #define QUOTE_LEN		40
 
 static bool lex_common(JsonLexContext *lex);
@@ -40,8 +40,9 @@ static Refusal *describe_error(JsonReader *reader, JsonLexContext *lex,
 static RefusePlace place_at(const JsonReader *reader, const char *at);
 
 /*
- * Begins to read.  The bytes of a request are UTF-8, or are refused when it
- * comes to one that isn't; a text of the server's own is right already.
+ * Begins to read.  A request's bytes must be UTF-8; the first that isn't is
+ * refused when it is reached.  A text (is_text) is valid in the server's
+ * encoding already.
  */
 void
 docsync_lexer_begin(JsonReader *reader, const char *json, int len,
@@ -53,13 +54,13 @@ docsync_lexer_begin(JsonReader *reader, const char *json, int len,
 	reader->place.offset = -1;
 	reader->has_offsets = !is_text;
 
-	/* Some write a byte order mark, which says nothing of UTF-8. */
+	/* Some write a byte order mark, which means nothing in UTF-8. */
 	if (!is_text && len >= 3 && memcmp(json, "\xEF\xBB\xBF", 3) == 0)
 		skip = 3;
 
 	if (!is_text && GetDatabaseEncoding() != PG_UTF8)
 	{
-		/* Refuses what can't be converted, without a place. */
+		/* What can't be converted is refused, without a place. */
 		char	   *converted = pg_any_to_server(json + skip, len - skip, PG_UTF8);
 
 		if (converted != json + skip)
@@ -79,7 +80,7 @@ docsync_lexer_begin(JsonReader *reader, const char *json, int len,
 	docsync_lexer_next(reader);
 }
 
-/* Frees what the reader has allocated, the string read last included. */
+/* Frees what the reader has allocated, including the string read last. */
 void
 docsync_lexer_end(JsonReader *reader)
 {
@@ -93,7 +94,7 @@ docsync_lexer_end(JsonReader *reader)
 }
 
 /*
- * Refuses a body if it is too large up to the end of the token.
+ * Refuses a body that is too large already at the end of the token.
  */
 void
 docsync_lexer_check_size(JsonReader *reader)
@@ -104,7 +105,7 @@ docsync_lexer_check_size(JsonReader *reader)
 }
 
 /*
- * Goes on to the next token, and refuses what jsonb_in() wouldn't take.
+ * Moves to the next token, and refuses what jsonb_in() wouldn't accept.
  */
 void
 docsync_lexer_next(JsonReader *reader)
@@ -137,7 +138,7 @@ docsync_lexer_next(JsonReader *reader)
 
 /*
  * Does what json_lex() would for brackets, braces, commas, colons and strings
- * without an escape, which are nearly all of a request; of anything else it
+ * without escapes, which are nearly all of a request.  For anything else it
  * returns false, and leaves the lexer where it was.
  */
 static bool
@@ -199,7 +200,7 @@ lex_common(JsonLexContext *lex)
 }
 
 /*
- * Has the lexer look at a string's escapes, which takes a copy of it.
+ * Lets the lexer decode a string's escapes, into a copy of it.
  */
 static void
 unescape(JsonReader *reader)
@@ -216,7 +217,10 @@ unescape(JsonReader *reader)
 
 	if (lex == NULL)
 	{
-		/* It is kept, whatever the caller does with what it has read. */
+		/*
+		 * It must last, whatever the caller does with the memory of what it
+		 * has read.
+		 */
 		MemoryContext oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(reader->lex));
 
 		lex = makeJsonLexContextCstringLen(NULL, NULL, 0,
@@ -239,7 +243,7 @@ unescape(JsonReader *reader)
 }
 
 /*
- * Notes a refusal, or ends the call with it.
+ * Notes a refusal of a document, or raises one that isn't a document's.
  */
 static void
 note(JsonReader *reader, const Refusal *refusal)
@@ -251,8 +255,8 @@ note(JsonReader *reader, const Refusal *refusal)
 }
 
 /*
- * Is the document refused already?  Of what else is wrong with it nothing is
- * to be said, which might take more memory than what was sent.
+ * Is the document refused already?  Then nothing else that is wrong with it is
+ * reported, which might take more memory than what was sent.
  */
 static bool
 is_noted(JsonReader *reader)
@@ -279,7 +283,7 @@ refuse_string(JsonReader *reader)
 }
 
 /*
- * Refuses what is beyond a limit.
+ * Refuses a document for what is beyond a limit.
  */
 void
 docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault)
@@ -291,7 +295,7 @@ docsync_lexer_refuse_limit(JsonReader *reader, BodyFault fault)
 }
 
 /*
- * Refuses a byte that isn't UTF-8.  In a string there may be others behind it.
+ * Refuses a byte that isn't valid UTF-8.  There may be others after it.
  */
 static void
 refuse_encoding(JsonReader *reader, bool is_string)
@@ -313,9 +317,9 @@ refuse_encoding(JsonReader *reader, bool is_string)
 }
 
 /*
- * Finds the first byte from here on that isn't UTF-8.  In pieces that grow,
- * since each is looked at to its end: a request may have millions of such
- * bytes.
+ * Finds the first byte from here on that isn't valid UTF-8.  It looks at
+ * pieces of growing size, since each piece is checked to its end, and a
+ * request may have millions of such bytes.
  */
 static void
 find_invalid(JsonReader *reader, const char *from)
@@ -328,7 +332,7 @@ find_invalid(JsonReader *reader, const char *from)
 		int			len = (int) Min(piece, end - from);
 		int			valid;
 
-		/* Not amid a character */
+		/* Don't split a character. */
 		while (len > piece - 4 && from + len < end &&
 			   ((unsigned char) from[len] & 0xC0) == 0x80)
 			len--;
@@ -341,7 +345,7 @@ find_invalid(JsonReader *reader, const char *from)
 }
 
 /*
- * Ends the call where another token was expected.
+ * Raises the error for a token where another one was expected.
  */
 void
 docsync_lexer_refuse_syntax(JsonReader *reader, JsonParseErrorType error)
@@ -352,7 +356,7 @@ docsync_lexer_refuse_syntax(JsonReader *reader, JsonParseErrorType error)
 }
 
 /*
- * An error in the lexer's words.
+ * A refusal for an error of the lexer, in its own words.
  */
 static Refusal *
 describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error)
@@ -363,7 +367,7 @@ describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error
 	error == JSON_UNICODE_UNTRANSLATABLE;
 	JsonLexContext quoted = *lex;
 
-	/* It would quote a token of any length, and of any bytes. */
+	/* The lexer would quote a token of any length, and any bytes. */
 	if (lex->token_start != NULL && error != JSON_ESCAPING_REQUIRED)
 	{
 		int			len = Min(lex->token_terminator - lex->token_start, QUOTE_LEN);
@@ -381,8 +385,8 @@ describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error
 }
 
 /*
- * Where the reader is.  With an offset only if what is read is what was sent;
- * at is NULL at its end.
+ * Where the reader is, with an offset if the bytes being read are those that
+ * were sent. at is NULL at their end.
  */
 static RefusePlace
 place_at(const JsonReader *reader, const char *at)

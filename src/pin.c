@@ -1,23 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * pin.c
- *	  Plans that walk an index, whatever the planner's statistics say.
+ *	  Pinned plans: they walk an index, whatever the statistics say.
  *
- * A pinned statement reads what it is about, in order, and can stop early.
- * Left to itself the planner, whose statistics may be of a time when the table
- * was small, would fetch and sort all that comes after a stamp; and the plan
+ * A pinned statement reads only what it needs, in order, and can stop early.
+ * Left to itself, the planner, whose statistics may be from a time when the
+ * table was small, would fetch and sort everything after a stamp; and the plan
  * is kept.
  *
- * It is the planning that is pinned, whenever and for whatever reason it is
- * done: at first, after an invalidation, for another role's policies, for each
+ * The planning is what is pinned, whenever and for whatever reason it happens:
+ * the first time, after an invalidation, for another role's policies, for each
  * execution with plan_cache_mode = force_custom_plan.  Of the paths to the
- * store's tables in the statement only those by an index are kept.  The
- * planner's settings are left alone: to flip them would be to flip them for
- * whatever is run meanwhile, and a function that is called while the plan is
- * made, or executed, would keep the plans of its own statements, or, by a SET
- * clause, the flipped setting.
+ * store's tables in the statement, only those by an index are kept.  The
+ * planner's settings are left alone: changing them would change them for
+ * everything that runs meanwhile, and a function called while the plan is made
+ * or executed would keep plans for its own statements, or, by a SET clause,
+ * the changed setting itself.
  *
- * Not all of the planner is reached: the choice between indexes is its own.
+ * The choice between indexes is still the planner's.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +33,10 @@
 static planner_hook_type next_planner = NULL;
 static set_rel_pathlist_hook_type next_set_rel_pathlist = NULL;
 
-/* Texts of statements, told by their addresses: plans are kept for good. */
+/* Query texts, identified by their addresses: the plans are never freed. */
 static List *pinned = NIL;
 
-/* Is it one of these that is being planned? */
+/* Is one of these being planned? */
 static bool is_pinning = false;
 
 static PlannedStmt *plan(PLANNER_PARAMETERS);
@@ -45,7 +45,7 @@ static void set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 static bool is_of_store(Oid relation);
 static void keep_index_paths(PlannerInfo *root, RelOptInfo *rel);
 
-/* Installs the planner's hooks, which go on to those installed before. */
+/* Installs the planner hooks, which call those installed before. */
 void
 docsync_pin_init(void)
 {
@@ -56,8 +56,8 @@ docsync_pin_init(void)
 }
 
 /*
- * Pins a kept plan, given by the text that the plan cache has it planned with,
- * which lives for as long.
+ * Pins a kept plan, identified by the query text that the plan cache passes to
+ * the planner, which lives as long as the plan.
  */
 void
 docsync_pin_add(const char *query_string)
@@ -69,8 +69,8 @@ docsync_pin_add(const char *query_string)
 }
 
 /*
- * planner_hook.  Functions that are called while a plan is made have plans
- * made of their own, and may fail.
+ * planner_hook.  Functions that are called while a plan is made may need plans
+ * of their own, and may fail.
  */
 static PlannedStmt *
 plan(PLANNER_PARAMETERS)
@@ -94,8 +94,8 @@ plan(PLANNER_PARAMETERS)
 	PG_END_TRY();
 
 	/*
-	 * It is costed as if it ran to the end, and compiling would take longer
-	 * than all it does.
+	 * The plan is costed as if it ran to the end; compiling it would take
+	 * longer than running it.
 	 */
 	if (is_pinned)
 		result->jitFlags = PGJIT_NONE;
@@ -114,9 +114,9 @@ set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 		next_set_rel_pathlist(root, rel, rti, rte);
 
 	/*
-	 * Tables in a policy's subquery are none of ours.  And of what has been
-	 * proven empty, as where row-level security leaves nothing, PostgreSQL 17
-	 * has dropped the conditions: paths made anew would give all rows.
+	 * Tables in a policy's subquery are left alone.  So are relations proven
+	 * empty, as when row-level security leaves nothing: PostgreSQL 17 has
+	 * dropped their conditions, so new paths would return all rows.
 	 */
 	if (is_pinning && rte->rtekind == RTE_RELATION && !IS_DUMMY_REL(rel) &&
 		is_of_store(rte->relid))
@@ -124,7 +124,7 @@ set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
 }
 
 /*
- * The statement's caller has opened the store.
+ * Is a relation one of the store's?  The statement's caller has opened it.
  */
 static bool
 is_of_store(Oid relation)
@@ -140,10 +140,10 @@ is_of_store(Oid relation)
 }
 
 /*
- * Keeps the paths by an index only, and of these such that come in the order
- * asked for, if there are any.  Where the statement names the rows' places
- * (ctid) it is to go there, whatever else seems to cost as much: if that is by
- * a join, there is no other way then than one after the other.
+ * Keeps only paths by an index, and of these, if there are any, only those
+ * that return rows in the order asked for.  If the statement names the rows'
+ * tids, it must use them, whatever else seems to cost as little: with tids
+ * from a join, only a nested loop is left then.
  */
 static void
 keep_index_paths(PlannerInfo *root, RelOptInfo *rel)
@@ -153,7 +153,10 @@ keep_index_paths(PlannerInfo *root, RelOptInfo *rel)
 	List	   *ordered = NIL;
 	ListCell   *cell;
 
-	/* Made anew: a table that seems small is as well read from end to end. */
+	/*
+	 * New paths, since those for a table that seems small may only be for
+	 * reading all of it.
+	 */
 	rel->pathlist = rel->partial_pathlist = NIL;
 	create_tidscan_paths(root, rel);
 	if (rel->pathlist != NIL)

@@ -1,21 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * position.c
- *	  From where a download goes on, and whether its client can.
+ *	  Where a download resumes, and whether its client can.
  *
- * A client goes on from a position: a cursor, or a bare stamp.  What it has
- * may be out of reach from there, for two reasons: tombstones that it hasn't
- * seen have been purged, or the position was given out by another history of
- * the store, which a failover or a restore has cut off.  The remedy is the
- * same: it compares what it has with the store.  Who can do that (reconcile)
- * is told, once, and goes on; who can't is refused, and begins from nothing.
+ * A client resumes from a position: a cursor, or a bare stamp.  From there it
+ * may not be able to catch up, for two reasons: tombstones that it hasn't seen
+ * have been purged, or the position was given out by another history of the
+ * store, which a failover or a restore has cut off.  The remedy is the same:
+ * it compares what it has with the store.  A client that can do so (reconcile)
+ * is told, once, and carries on; one that can't is refused, and starts from
+ * scratch.
  *
- * A client is told if and only if the horizon is above both the stamp of its
- * position and what that has seen.  (Who sees no document of a collection is
- * told nothing of it, not even that it is there.)  Seen is the horizon that a
- * first page, or a page that tells, was read under.  So who has been told
- * isn't told again, and who begins isn't stopped at its second page.
- * (doc/stamps.md, "Purge")
+ * A client is told about purged tombstones if and only if the horizon is above
+ * both the stamp of its position and its "seen".  (A client that sees no
+ * document of a collection isn't told anything about it, not even that it
+ * exists.)  "Seen" is the horizon at the time of a first page, or of a page
+ * that told.  So a client that has been told isn't told again, and a new
+ * client isn't stopped at its second page. (doc/stamps.md, "Purge")
  *
  *-------------------------------------------------------------------------
  */
@@ -40,8 +41,8 @@ static TimestampTz horizon_of(Download *download);
 static TimestampTz known_horizon(Download *download);
 
 /*
- * Finds out from where a download goes on under its snapshot, which has been
- * taken, and whether its client can.
+ * Finds out where a download resumes under its snapshot, which has been taken,
+ * and whether its client can.
  */
 void
 docsync_position_judge(Download *download)
@@ -53,8 +54,8 @@ docsync_position_judge(Download *download)
 }
 
 /*
- * The same for a download by cursor.  A client that can't go on is not refused
- * here: the download gets "refused".
+ * The same for a download by cursor.  A client that can't resume isn't refused
+ * here: the download's "refused" is set.
  */
 static void
 judge_cursor(Download *download)
@@ -63,9 +64,10 @@ judge_cursor(Download *download)
 	TimestampTz seen = position->seen;
 
 	/*
-	 * A cursor that has passed no document is judged all the same: its client
-	 * may have uploaded some.  Only who can't compare isn't refused for one
-	 * of a store that nothing had been written to.
+	 * A cursor that has passed no document is judged as well, since its
+	 * client may have uploaded some.  The one exception: a client that can't
+	 * compare isn't refused for a cursor from a store that nothing had been
+	 * written to.
 	 */
 	if (!position->is_given ||
 		(position->epoch == 0 && !download->reconcile))
@@ -83,8 +85,8 @@ judge_cursor(Download *download)
 
 	/*
 	 * The transaction's snapshot may be older than those that the cursor was
-	 * given out under: then it may show, as alive, what has been "seen" to
-	 * go.
+	 * given out under.  Then it may still show documents whose purge has been
+	 * "seen".
 	 */
 	if (IsolationUsesXactSnapshot())
 		seen = Min(seen, known_horizon(download));
@@ -113,14 +115,17 @@ judge_cursor(Download *download)
 	else
 		return;
 
-	/* Told: the comparison that follows shows what was purged until now. */
+	/*
+	 * The client is told: the comparison that follows covers everything
+	 * purged until now.
+	 */
 	download->next.seen = known_horizon(download);
 }
 
 /*
- * A position of the present epoch may be another history's all the same: if it
- * is above the clock, or in a gap, such as a start after a crash leaves
- * between what has survived and what comes then.
+ * Does the position belong to another history?  Even one of the present epoch
+ * does if it is above the clock, or in a gap, such as a start after a crash
+ * leaves between what survived and what comes next.
  */
 static bool
 is_of_other_history(Download *download)
@@ -139,7 +144,10 @@ is_of_other_history(Download *download)
 	}
 	if (gap != NULL)
 	{
-		/* Some may have been stamped while the row was on its way. */
+		/*
+		 * Some documents may have been stamped here, while the row wasn't
+		 * committed yet.
+		 */
 		find_base(download);
 		download->lost_after = gap->lost_after;
 		return download->since != position->stamp;
@@ -155,7 +163,8 @@ is_of_other_history(Download *download)
 }
 
 /*
- * Once a session: any client can make up such a cursor.
+ * Warns of a cursor above the clock, once in a session: any client can make
+ * one up.
  */
 static void
 warn_of_cursor(void)
@@ -164,14 +173,14 @@ warn_of_cursor(void)
 
 	if (!has_warned)
 		ereport(WARNING,
-				(errmsg("a cursor is ahead of docsync's clock, and of the present epoch"),
+				(errmsg("a cursor of the present epoch is ahead of docsync's clock"),
 				 errhint("The store may have been replaced by an earlier state; docsync_new_epoch() tells all clients.")));
 	has_warned = true;
 }
 
 /*
- * Is a stamp above the last one issued?  The clock doesn't go back as long as
- * the store is the same, so it isn't asked about what it has passed.
+ * Is a stamp above the last one issued?  The clock never goes back while the
+ * store is the same, so it is read only for stamps above its last known value.
  */
 static bool
 is_above_clock(TimestampTz stamp)
@@ -189,9 +198,9 @@ is_above_clock(TimestampTz stamp)
 }
 
 /*
- * Is there more than this server knows?  A standby may not have replayed what
- * the client has been given elsewhere.  A primary may be one that was promoted
- * a moment ago, and nobody has begun its epoch yet.
+ * Is this server behind the client?  A standby may not have replayed what the
+ * client was given elsewhere.  A primary may have been promoted a moment ago,
+ * and nobody has begun its epoch yet.
  */
 static bool
 is_behind(const Download *download)
@@ -209,9 +218,9 @@ is_behind(const Download *download)
 }
 
 /*
- * Goes on from the highest document at or below the position's stamp that is
- * settled, or from the beginning: in this history only that is a position.
- * The stamp itself may be one that somebody here is about to write below.
+ * Resumes from the highest settled document at or below the position's stamp,
+ * or from the beginning: only that is a position in this history.  Below the
+ * stamp itself somebody here may be about to write.
  */
 static void
 find_base(Download *download)
@@ -221,7 +230,7 @@ find_base(Download *download)
 							on_base, download);
 }
 
-/* StoredCallback: goes on from the first document that is settled. */
+/* StoredCallback: resumes from the first document that is settled. */
 static bool
 on_base(const StoredDocument *stored, void *arg)
 {
@@ -236,8 +245,8 @@ on_base(const StoredDocument *stored, void *arg)
 }
 
 /*
- * Who begins has nothing that could have been deleted: it needs no tombstone
- * that was there before its first page.  What can't be seen yet gets a stamp
+ * A new client has nothing that could have been deleted, so it needs no
+ * tombstone older than its first page.  What can't be seen yet gets a stamp
  * above the clock, if the fence that was read with the clock is settled.
  */
 static void
@@ -249,18 +258,19 @@ begin_from_nothing(Download *download)
 		SettleScan	settle = download->settle;
 		TimestampTz clock = docsync_clock_read_fence(&settle.next);
 
-		/* Who has got his id since the snapshot may have stamped, too. */
+		/* Those that got an id since the snapshot may have stamps, too. */
 		if (docsync_settle_test(&settle, clock, settle.next))
 			download->next.seen = Max(download->next.seen, clock);
 	}
 }
 
 /*
- * A bare stamp later than the clock was never issued here.  To answer "nothing
- * new" would be to lose what is issued from now on under lower stamps.
+ * Judges a bare stamp.  One later than the clock was never issued here, and
+ * with the answer "nothing new" the client would lose what is issued from now
+ * on under lower stamps.
  *
- * A standby can't tell: it may just be behind.  There the client finds
- * nothing, keeps its stamp, and asks again.
+ * A standby can't tell: it may just be behind.  There the client gets nothing,
+ * keeps its stamp, and asks again.
  */
 static void
 judge_stamp(Download *download)
@@ -280,8 +290,8 @@ judge_stamp(Download *download)
 }
 
 /*
- * The first document at or after a bare stamp that lies in a gap: if it bears
- * that very stamp, this was issued here.
+ * Judges a bare stamp that lies in a gap by the first document at or after it:
+ * if the document has that very stamp, the stamp was issued here.
  */
 void
 docsync_position_judge_first(Download *download, const StoredDocument *stored)
@@ -291,9 +301,10 @@ docsync_position_judge_first(Download *download, const StoredDocument *stored)
 }
 
 /*
- * A later document is about to be given to who goes on from a bare stamp: then
- * he mustn't have missed anything before.  Not earlier: who starts again and
- * finds nothing later would be told the same at each poll.
+ * Called before a later document is given to a client that resumes from a bare
+ * stamp: it must not have missed anything before.  This isn't checked earlier,
+ * since a client that starts again and finds nothing later would be told the
+ * same at each poll.
  */
 void
 docsync_position_judge_next(Download *download)
@@ -303,8 +314,9 @@ docsync_position_judge_next(Download *download)
 }
 
 /*
- * There is more than a page by bare stamps holds: the next one would be
- * refused, for ever, if tombstones of a first download are gone.
+ * Called when there is more than fits into a page by bare stamps: the next
+ * page would always be refused, if tombstones within a first download have
+ * been purged.
  */
 void
 docsync_position_judge_more(Download *download)
@@ -314,9 +326,9 @@ docsync_position_judge_more(Download *download)
 }
 
 /*
- * Up to which stamp tombstones are gone that a client who goes on from a bare
- * stamp would have been given.  By cursor it is that of all: a cursor passes
- * the client's own, too.
+ * The highest stamp of a purged tombstone that a client resuming from a bare
+ * stamp would have been given.  (By cursor all tombstones count: a cursor
+ * passes the client's own, too.)
  */
 static TimestampTz
 horizon_of(Download *download)
@@ -327,9 +339,9 @@ horizon_of(Download *download)
 }
 
 /*
- * The horizon, as far as it may get into a cursor, which its holder can read:
- * of a collection in which he sees no document he isn't told that there is
- * one.
+ * The horizon, as far as it may be put into a cursor, which its holder can
+ * read: a client that sees no document of a collection isn't told that there
+ * is a horizon.
  */
 static TimestampTz
 known_horizon(Download *download)
@@ -342,8 +354,8 @@ known_horizon(Download *download)
 
 /*
  * The horizon of the collection under the download's snapshot.  It is looked
- * up when it is first asked for: of those who go on from a bare stamp it
- * matters only to who is given something later, and most polls find nothing.
+ * up when first needed: for bare stamps it matters only if there is something
+ * later, and most polls find nothing.
  */
 const Horizon *
 docsync_position_horizon(Download *download)
@@ -360,10 +372,10 @@ docsync_position_horizon(Download *download)
 }
 
 /*
- * What is to be said to a client that can't go on from where it is.  The
- * message becomes the status line over HTTP: it must not have anything of the
- * request in it; nor must any of it tell of stamps or collections, since who
- * asks may see none.
+ * The refusal for a client that can't resume from its position.  Over HTTP the
+ * message becomes the status line, so it must not contain anything of the
+ * request; and nothing in it may mention stamps or collections, since the
+ * caller may not be allowed to see any.
  */
 const Refusal *
 docsync_position_describe(ResyncReason reason)
@@ -378,14 +390,14 @@ docsync_position_describe(ResyncReason reason)
 		[RESYNC_LOST] = {
 			.code = "resync_lost",
 			.message = "resync required",
-			.detail = "{\"reason\": \"lost\", \"text\": \"The position was given out by another history of this store: it has been restored, or has failed over, since.\"}",
-			.hint = "Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor, and send all you have again."
+			.detail = "{\"reason\": \"lost\", \"text\": \"The position was given out by another history of this store: it has been restored, or has failed over, since then.\"}",
+			.hint = "Compare what you have with the store (reconcile=true), or start again from the beginning, without a cursor, and send everything you have again."
 		},
 		[RESYNC_USE_CURSOR] = {
 			.code = "use_cursor",
 			.message = "use a cursor",
 			.detail = "{\"reason\": \"pages\", \"text\": \"Tombstones have been removed from this collection: its documents can't be fetched in pages by stamps alone.\"}",
-			.hint = "Use a cursor (docsync_pull), or fetch all at once, without a maximum, if it fits into one answer."
+			.hint = "Use a cursor (docsync_pull), or fetch everything at once, without a maximum, if it fits into one answer."
 		}
 	};
 
@@ -393,7 +405,7 @@ docsync_position_describe(ResyncReason reason)
 }
 
 /*
- * Refuses such a client.
+ * Refuses a client that can't resume from its position.
  */
 void
 docsync_position_refuse(ResyncReason reason)

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * postgrest.c
- *	  What PostgREST says of a request, in settings.
+ *	  What PostgREST says about a request, in settings.
  *
- * request.method, request.headers, request.jwt.claims.  Where there are none
- * it isn't PostgREST that asks.
+ * They are request.method, request.headers and request.jwt.claims.  If they
+ * aren't set, the call doesn't come from PostgREST.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,7 @@
 #include "docsync.h"
 
 /*
- * Is it PostgREST that asks?
+ * Does the call come from PostgREST?
  */
 bool
 docsync_postgrest_is_asking(void)
@@ -37,8 +37,8 @@ docsync_postgrest_header(const char *name)
 }
 
 /*
- * A setting that PostgREST makes of the request, as jsonb; NULL if there is
- * none, or the empty string that is left of it on a connection used again.
+ * A setting that PostgREST derives from the request, as jsonb; NULL if it
+ * isn't set, or is the empty string left behind on a reused connection.
  */
 Jsonb *
 docsync_postgrest_setting(const char *setting)

@@ -1,29 +1,29 @@
 /*-------------------------------------------------------------------------
  *
  * probe.c
- *	  Look-ups by the primary key without a statement.
+ *	  Lookups by the primary key without a statement.
  *
- * Before an upload writes anything it looks up what is stored.  To start and
- * end a statement takes several times as long as to walk down the index, so
- * that is done here by hand; and what the executor would do is done here, too:
+ * Before an upload writes anything, it looks up what is stored.  Starting and
+ * ending a statement takes several times as long as descending the index, so
+ * this file does it by hand, and also does what the executor would:
  *
- * 1. Privileges on table and columns are checked by its own function, once for
- *	  a look-up, and that on the schema, which is the parser's.
- * 2. The snapshot is taken now, as SPI takes one for a statement that may
- *	  write.  Not the caller's: that may be older than those who have won a
- *	  race, and older than our locks (schema.c).  Under REPEATABLE READ all are
- *	  one.
- * 3. Under SERIALIZABLE the access methods note what has been read by this
+ * 1.  Privileges on the table and its columns are checked, by the executor's
+ *	  own function, once for a lookup; and the privilege on the schema, which
+ *	  the parser would check.
+ * 2.  A new snapshot is taken, as SPI does for a statement that may write.
+ *	  The caller's may be older than the winner of a race, and older than our
+ *	  locks (schema.c).  Under REPEATABLE READ they are the same.
+ * 3.  Under SERIALIZABLE the access methods record what was read with this
  *	  snapshot, rows and the gaps between them, as they do for a statement.
  *	  Spec serializable.
- * 4. An index that was built while rows had versions it doesn't point to isn't
- *	  used by whoever may need to see these.
+ * 4.  An index that was built while rows had versions it doesn't point to
+ *	  isn't used if the snapshot may see these versions.
  *
- * Policies can't be applied by hand.  They only hide: where they apply, what
- * isn't found here isn't found by a statement either.  From the first document
- * on that is stored, whoever may see it, a statement has to say.  That takes
- * longer, and so a caller could find out that an id is taken, which he could
- * find out by uploading it.
+ * Policies can't be applied by hand.  But they only hide rows: what isn't
+ * found here wouldn't be found by a statement either.  So if policies apply, a
+ * statement takes over at the first document that is stored, visible or not.
+ * That takes longer, so a caller could find out that an id is taken; but that
+ * could also be found out by uploading it.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,12 +55,12 @@ static StoredDocument get_stored(const AttrNumber *attnums,
 								 TupleTableSlot *slot);
 
 /*
- * Looks up the documents with the given ids, as of now, in their order, and
- * calls back with each that is stored.  Returns how many, from the first on,
- * are done with: the rest is for a statement to look up.  found is how many
- * were stored.
+ * Looks up the documents with the given ids, in this order, under a new
+ * snapshot, and calls back with each that is stored.  Returns how many ids,
+ * from the first on, are done: the rest must be looked up by a statement.
+ * found is the number of those that were stored.
  *
- * The callback may be NULL; what it is given lasts for the call.
+ * The callback may be NULL; what it is given is valid during the call only.
  *
  * Locks: the index, ACCESS SHARE, until the end of the transaction.
  */
@@ -81,7 +81,7 @@ docsync_probe_find(text *collection, Datum *ids, int count,
 	*found = 0;
 	docsync_schema_check_columns(ACL_SELECT);
 
-	/* What this transaction has written is to be seen, too. */
+	/* Make visible what this transaction has written. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 
@@ -130,8 +130,9 @@ docsync_probe_find(text *collection, Datum *ids, int count,
 }
 
 /*
- * The planner's rule: rows may have had versions that the index doesn't point
- * to, while it was built; nobody may use it whose snapshot may see these.
+ * The planner's rule: while the index was built, rows may have had versions
+ * that it doesn't point to.  It can't be used with a snapshot that may see
+ * these.
  */
 static bool
 is_usable(Relation index)
@@ -142,8 +143,8 @@ is_usable(Relation index)
 }
 
 /*
- * Do policies apply to the caller?  It is an error if they do and row_security
- * is off.
+ * Do policies apply to the caller?  Raises an error if they do and
+ * row_security is off.
  */
 static bool
 has_policies(const Store *store)
@@ -153,8 +154,7 @@ has_policies(const Store *store)
 }
 
 /*
- * Finds the row of a document.  The slot holds it until the next one is looked
- * for.
+ * Finds the row of a document.  The slot holds it until the next lookup.
  */
 static bool
 find(IndexScanDesc scan, ScanKey keys, Datum id, TupleTableSlot *slot)
@@ -164,7 +164,7 @@ find(IndexScanDesc scan, ScanKey keys, Datum id, TupleTableSlot *slot)
 	if (!index_getnext_slot(scan, ForwardScanDirection, slot))
 		return false;
 	if (scan->xs_recheck)
-		elog(ERROR, "a look-up by the primary key is not exact");
+		elog(ERROR, "a lookup by the primary key is not exact");
 
 	return true;
 }

@@ -1,22 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * purge.c
- *	  Removes old tombstones, the one way in which a row goes, and remembers up
- *	  to which stamp: the horizon.
+ *	  Removes old tombstones, the only way in which rows are removed, and
+ *	  remembers up to which stamp: the horizon.
  *
- * 1. A tombstone is removed only if it is settled under the purge's own
- *	  snapshot, and only as that snapshot sees it, by its very stamp: an upload
- *	  may bring it back meanwhile.  So whatever horizon a reader's snapshot
- *	  sees, nothing invisible to it has a stamp at or below.
- * 2. The horizon is raised in the transaction that removes: a snapshot sees
- *	  both or neither.
- * 3. The newest tombstone of a collection stays, and the newest that is of
- *	  another client than that one: who goes on from a bare stamp, and has just
- *	  fetched all there is, is then past the horizon.
+ * 1.  A tombstone is removed only if it is settled under the purge's own
+ *	  snapshot, and only in the version that this snapshot sees, by its exact
+ *	  stamp: an upload may revive it meanwhile.  So whatever horizon a reader's
+ *	  snapshot sees, nothing invisible to that snapshot has a stamp at or below
+ *	  it.
+ * 2.  The horizon is raised in the transaction that removes the tombstones: a
+ *	  snapshot sees both or neither.
+ * 3.  The newest tombstone of a collection stays, and so does the newest one
+ *	  of any other client: then a client that resumes from a bare stamp, and
+ *	  has just fetched everything, is past the horizon.
  *
- * It goes in steps of a bounded size, collection by collection in the order of
- * stamps, and commits after each where it may.  It waits for nobody's row, so
- * uploads wait for it at most for a step, and two purges never deadlock.
+ * It works in steps of bounded size, collection by collection in the order of
+ * stamps, and commits after each step where it can.  It never waits for a row
+ * lock, so uploads wait for it for one step at most, and two purges never
+ * deadlock.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,15 +53,15 @@ PG_FUNCTION_INFO_V1(docsync_purge);
 #define STEP_DOCUMENTS		1000
 
 /*
- * A purge under way.  It outlives transactions, in a memory context of its
+ * A purge in progress.  It outlives transactions, in a memory context of its
  * own.
  */
 typedef struct Purge
 {
 	MemoryContext context;
-	MemoryContext step_context; /* emptied after each */
-	text	   *only;			/* the one collection; NULL: all */
-	bool		is_at_records;	/* tombstones are through */
+	MemoryContext step_context; /* reset after each step */
+	text	   *only;			/* the only collection; NULL: all */
+	bool		is_at_records;	/* the tombstones are done */
 	PurgeScan	scan;			/* its collection is NULL: none yet */
 	RecordScan	records;
 } Purge;
@@ -79,7 +81,7 @@ typedef struct Step
 	int			looked_at;
 	int			count;
 	Tombstone	tombstones[STEP_DOCUMENTS];
-	TimestampTz last;			/* stamp looked at last */
+	TimestampTz last;			/* the last stamp looked at */
 	bool		is_held;		/* the next isn't settled yet */
 } Step;
 
@@ -108,8 +110,8 @@ static Statement old_ones = {
 };
 
 /*
- * By the primary key, a row at a time: of a statement for many the planner
- * might think otherwise, and a purge would go through the collection for each.
+ * By the primary key, one row at a time: for a statement that deletes many,
+ * the planner might choose another plan, and scan the collection for each.
  */
 #define THE_TOMBSTONE \
 	" WHERE collection OPERATOR(pg_catalog.=) $1" \
@@ -127,8 +129,8 @@ static Statement delete_tombstone = {
 };
 
 /*
- * Merges exactly: the highest stamp with its client, and the highest of all
- * other clients.
+ * Keeps the exact maxima: the highest stamp with its client, and the highest
+ * of all other clients.
  */
 static Statement raise_horizon = {
 	"INSERT INTO docsync.purged AS p"
@@ -172,8 +174,8 @@ static bool put_text(TupleTableSlot *slot, void *arg);
  * that has been away for longer, and so may have missed one of them, compares
  * what it has with the store.
  *
- * A procedure: called outside a transaction it commits after each step, and
- * what was done stays done if it is ended.
+ * It is a procedure: called outside a transaction block it commits after each
+ * step, and what was done stays done if it is interrupted.
  *
  * Locks: the rows removed and the collection's row of docsync.purged, until
  * the end of the step's transaction.
@@ -195,7 +197,10 @@ docsync_purge(PG_FUNCTION_ARGS)
 	bool		isnull = false;
 	bool		more;
 
-	/* First of all: 0.1's was a function, and is told what to do. */
+	/*
+	 * This comes first: 0.1 had a function here, and gets an error that says
+	 * what to do.
+	 */
 	docsync_schema_open(STORE_READ);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "docsync_purge() doesn't return a row");
@@ -203,7 +208,7 @@ docsync_purge(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("keep is null"),
-				 errhint("Give the time for which tombstones are kept, such as 90 days.")));
+				 errhint("Give the time for which tombstones are kept, for example 90 days.")));
 	purge.scan.before = purge.records.before = parse_keep(PG_GETARG_INTERVAL_P(0));
 	if (!PG_ARGISNULL(1))
 	{
@@ -238,13 +243,13 @@ docsync_purge(PG_FUNCTION_ARGS)
 }
 
 /*
- * The horizon of a collection, as a snapshot sees it that was taken after the
- * store had been opened.  Tombstones of the client don't count for its
- * "others"; without one, NULL, all do.
+ * The horizon of a collection, as seen by a snapshot that was taken after the
+ * store had been opened.  For "others", tombstones of the given client don't
+ * count; with NULL all do.
  *
- * Read past privileges and row-level security: what a reader has missed
- * doesn't depend on the reader's rights, and the table names the collections
- * of others.
+ * This bypasses privileges and row-level security: what a reader has missed
+ * doesn't depend on the reader's rights, and the table contains the names of
+ * others' collections.
  */
 Horizon
 docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
@@ -255,9 +260,9 @@ docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
 	Horizon		horizon = {DT_NOBEGIN, DT_NOBEGIN};
 
 	/*
-	 * Where nothing has ever been purged there is no need to walk the index.
-	 * A row that the snapshot sees was on its page before, and VACUUM, which
-	 * gives pages back, waits for our lock.
+	 * If nothing has ever been purged, there is no need to use the index. Any
+	 * row that the snapshot sees was on its page before, and VACUUM, which
+	 * truncates pages, waits for our lock.
 	 */
 	if (RelationGetNumberOfBlocks(rel) > 0)
 		look_up_horizon(rel, store, snapshot, collection, client_id, &horizon);
@@ -267,7 +272,8 @@ docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
 }
 
 /*
- * Fills in the horizon if the collection has a row; else leaves it as it is.
+ * Fills in the horizon if the collection has a row; otherwise leaves it as it
+ * is.
  */
 static void
 look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
@@ -322,13 +328,14 @@ parse_keep(Interval *keep)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep is negative"),
-				 errhint("Give the time for which tombstones are kept, such as 90 days.")));
+				 errhint("Give the time for which tombstones are kept, for example 90 days.")));
 	return before;
 }
 
 /*
- * The same error for whoever may not, whatever there is: else a role could
- * find out by this which collections there are.
+ * Checks the privileges before anything is looked up, so that the error is
+ * always the same: otherwise a role could find out which collections there
+ * are.
  */
 void
 docsync_purge_check_rights(void)
@@ -349,8 +356,8 @@ docsync_purge_check_rights(void)
 }
 
 /*
- * Removes what can be removed in a step, under a snapshot of its own; false if
- * all has been done.
+ * Removes what can be removed in one step, under a snapshot of its own;
+ * returns false if everything has been done.
  */
 static bool
 take_step(Purge *purge)
@@ -390,9 +397,9 @@ docsync_purge_step(PurgeScan *scan)
 }
 
 /*
- * Removes the tombstones of a step, but for those that somebody has locked:
- * they are about to come back, and not for us.  Locks rows in the order of
- * ids, as uploads do.
+ * Removes the tombstones of a step, except those that somebody has locked,
+ * since these are about to be revived.  Locks rows in the order of ids, as
+ * uploads do.
  */
 static int64
 remove_step(Step *step)
@@ -443,7 +450,7 @@ remove_step(Step *step)
 }
 
 /*
- * Removes a tombstone; false if somebody has locked it, or written over it.
+ * Removes a tombstone; returns false if somebody has locked or overwritten it.
  */
 static bool
 remove_tombstone(text *collection, const Tombstone *tombstone)
@@ -485,8 +492,8 @@ compare_tombstones(const void *a, const void *b)
 }
 
 /*
- * Goes on to the next collection that has tombstones, in the order of names,
- * and finds those of them that stay.  False if there is none.
+ * Moves to the next collection that has tombstones, in the order of names, and
+ * finds the tombstones that stay.  Returns false if there is none.
  */
 static bool
 find_next_collection(Purge *purge)

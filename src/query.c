@@ -3,7 +3,7 @@
  * query.c
  *	  Download: what did others change since?
  *
- * From where a client goes on, and whether it can, is for position.c to say.
+ * Where a client resumes, and whether it can, is decided in position.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,9 +39,9 @@ static void check_row_type(TupleDesc desc);
  *					   max_documents int DEFAULT NULL)
  * RETURNS SETOF docsync_change
  *
- * The settled documents from since_utc on, in the order of their stamps, as a
- * snapshot sees them that is taken in the call.  Takes no lock that an upload
- * waits for.
+ * Returns the settled documents from since_utc on, in the order of their
+ * stamps, as seen by a snapshot taken in the call.  Takes no lock that an
+ * upload waits for.
  */
 Datum
 docsync_query_since(PG_FUNCTION_ARGS)
@@ -75,7 +75,7 @@ docsync_query_since(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* Refuses NULL, and whatever isn't the name of an origin. */
+/* Parses the name of an origin.  NULL and any other name are refused. */
 QueryOrigin
 docsync_query_parse_origin(const text *origin)
 {
@@ -103,7 +103,7 @@ docsync_query_parse_origin(const text *origin)
 }
 
 /*
- * Refuses what nobody may ask for, before the store is looked at.
+ * Refuses invalid arguments, before the store is looked at.
  */
 void
 docsync_query_check(const Download *download)
@@ -122,9 +122,9 @@ docsync_query_check(const Download *download)
 }
 
 /*
- * Opens the store, takes a snapshot, and finds out from where the download
- * goes on; refuses a client that can't.  A sync does so before its upload
- * moves the clock, and again after it.  docsync_query_end() follows.
+ * Opens the store, takes a snapshot, and finds out where the download resumes;
+ * refuses a client that can't.  A sync does so before its upload advances the
+ * clock, and again after it. docsync_query_end() must follow.
  */
 void
 docsync_query_begin(Download *download, StoreUse use)
@@ -135,8 +135,8 @@ docsync_query_begin(Download *download, StoreUse use)
 }
 
 /*
- * The same for several downloads under one snapshot.  A client that can't go
- * on isn't refused, but its download has "refused".
+ * The same for several downloads under one snapshot.  A client that can't
+ * resume isn't refused, but its download's "refused" is set.
  */
 void
 docsync_query_begin_all(Download **downloads, int count, StoreUse use)
@@ -148,8 +148,8 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 	docsync_schema_check_readable();
 
 	/*
-	 * Before the snapshot on a standby, after it on a primary: whoever has
-	 * come to this position sees all that the snapshot sees.
+	 * Read before the snapshot on a standby, after it on a primary: so a
+	 * server that has reached this position sees all that the snapshot sees.
 	 */
 	lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
 		InvalidXLogRecPtr;
@@ -183,8 +183,8 @@ void
 docsync_query_run(Download *download)
 {
 	/*
-	 * In somebody's trigger during an upload, what is left of its reservation
-	 * would come behind what we give out now.
+	 * If we are called in a trigger during an upload, the stamps left of its
+	 * reservation would be lower than what we give out now.
 	 */
 	docsync_stamp_forget();
 
@@ -197,8 +197,8 @@ docsync_query_run(Download *download)
 }
 
 /*
- * Goes on with one by cursor that had to stop, where there is more room now:
- * for up to max_documents in all.
+ * Continues a download by cursor that had to stop, now that there is more
+ * room: up to max_documents in total.
  */
 void
 docsync_query_go_on(Download *download, int max_documents)
@@ -212,7 +212,7 @@ docsync_query_go_on(Download *download, int max_documents)
 }
 
 /*
- * Says where to go on from what has been passed.
+ * Determines the next position from what has been passed.
  */
 static void
 finish(Download *download)
@@ -225,8 +225,7 @@ finish(Download *download)
 		download->next.stamp = download->last;
 
 		/*
-		 * Who has got no further is as well off where he was: the same
-		 * cursor.
+		 * A client that got no further keeps the same cursor.
 		 */
 		if (download->position.epoch != epoch)
 			download->next.lsn = download->lsn;
@@ -239,7 +238,7 @@ finish(Download *download)
 		docsync_position_refuse(RESYNC_LOST);
 }
 
-/* Ends what docsync_query_begin() or docsync_query_begin_all() has begun. */
+/* Ends what docsync_query_begin() or docsync_query_begin_all() began. */
 void
 docsync_query_end(void)
 {
@@ -262,7 +261,7 @@ is_wanted(const Download *download, const StoredDocument *stored)
 }
 
 /*
- * A tombstone that who has just begun can do without
+ * Is it a tombstone that a new client doesn't need?
  */
 static bool
 is_needless(const Download *download, const StoredDocument *stored)
@@ -309,7 +308,10 @@ on_stored(const StoredDocument *stored, void *arg)
 		download->count += is_later;
 		download->last_given = stored->last_update_utc;
 
-		/* At least one that is later, or the client wouldn't get further. */
+		/*
+		 * The page has at least one that is later, so that the client gets
+		 * further.
+		 */
 		if (!download->put(stored, download->arg))
 			download->is_full = download->count > 0;
 	}
@@ -341,8 +343,7 @@ put_row(const StoredDocument *stored, void *arg)
 }
 
 /*
- * Refuses a result that doesn't have docsync_change's columns as put_row()
- * fills them in.
+ * Makes sure that docsync_change has the columns that put_row() fills in.
  */
 static void
 check_row_type(TupleDesc desc)

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * reader.c
- *	  A request's JSON, read once, where it lies: the grammar.
+ *	  The grammar of a request's JSON, which is read once, in place.
  *
- * Not PostgreSQL's, so that a refusal can name the place, nothing is allocated
- * for what is only passed over, and the nesting takes no stack.
+ * This isn't PostgreSQL's parser, so that a refusal can name the place,
+ * nothing is allocated for what is skipped, and nesting takes no stack.
  *
- * What isn't JSON at all ends the call.  What is wrong within a document, and
- * leaves its end to be found, is noted for who reads it to take (lexer.c): the
- * documents behind it may be fine.
+ * Invalid JSON ends the call.  An error within a document that still lets us
+ * find its end is only noted, for the caller to take (lexer.c): the documents
+ * after it may be fine.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,7 @@
 
 #include "docsync.h"
 
-/* Of a word that says for what a value is in whether it is an object */
+/* In a word that has a bit for each level of nesting: is it an object? */
 #define BITS			64
 
 static const char *skip_value(JsonReader *reader);
@@ -29,7 +29,7 @@ static void set_bit(uint64 *bits, int place, bool value);
 static uint64 *grow_bits(const uint64 *bits, uint64 *allocated, int room);
 
 /*
- * Refuses what comes after the request's value.
+ * Refuses anything that comes after the request's value.
  */
 void
 docsync_reader_end(JsonReader *reader)
@@ -39,7 +39,7 @@ docsync_reader_end(JsonReader *reader)
 }
 
 /*
- * The type of the value that comes next.
+ * The type of the next value.
  */
 JsonTokenType
 docsync_reader_type(JsonReader *reader)
@@ -66,8 +66,8 @@ docsync_reader_type(JsonReader *reader)
 }
 
 /*
- * Enters the array or object that begins here.  False if it is empty: then it
- * has been left, too.
+ * Enters the array or object that begins here.  Returns false if it is empty;
+ * then it has been left again.
  */
 bool
 docsync_reader_enter(JsonReader *reader)
@@ -88,8 +88,8 @@ docsync_reader_enter(JsonReader *reader)
 }
 
 /*
- * Goes on to the next element of an array, or to the next key of an object.
- * False if there is none: then it has been left.
+ * Moves to the next element of an array, or to the next key of an object.
+ * Returns false if there is none; then the array or object has been left.
  */
 bool
 docsync_reader_go_on(JsonReader *reader, bool in_object)
@@ -111,7 +111,7 @@ docsync_reader_go_on(JsonReader *reader, bool in_object)
 }
 
 /*
- * Passes over a key; it is reader->string until then.
+ * Skips a key; until then it is reader->string.
  */
 void
 docsync_reader_pass_key(JsonReader *reader)
@@ -121,9 +121,10 @@ docsync_reader_pass_key(JsonReader *reader)
 }
 
 /*
- * Reads a key and says which of the names it is, by its place.  Of any other
- * it returns -1, and the key as a message quotes it, or NULL if the document
- * is refused already.  Its value, which comes next, is refused as the key's.
+ * Reads a key and returns its index among the names.  For any other key it
+ * returns -1, and in *unknown the key as quoted in a message, or NULL if the
+ * document is refused already.  A refusal of the value, which comes next, will
+ * name the key.
  */
 int
 docsync_reader_key(JsonReader *reader, const char *const *names, int count,
@@ -148,8 +149,8 @@ docsync_reader_key(JsonReader *reader, const char *const *names, int count,
 }
 
 /*
- * Reads a value: of a string its characters, of a number its digits, of an
- * array or object that it is one.
+ * Reads a value: the characters of a string, the digits of a number, only the
+ * type of an array or object.
  */
 SentValue
 docsync_reader_value(JsonReader *reader)
@@ -180,7 +181,7 @@ docsync_reader_value(JsonReader *reader)
 }
 
 /*
- * Passes over a value; a string is reader->string until then.
+ * Skips a value; until then a string is reader->string.
  */
 void
 docsync_reader_pass(JsonReader *reader)
@@ -190,14 +191,14 @@ docsync_reader_pass(JsonReader *reader)
 
 /*
  * Reads a body, and returns where it is and how many bytes it has.  One that
- * is too large is refused as soon as that shows.
+ * is too large is refused as soon as the limit is passed.
  */
 const char *
 docsync_reader_body(JsonReader *reader, int *len)
 {
 	const char *start;
 
-	/* The value isn't looked at before it is known for a body. */
+	/* is_body must be set before the value's first token is read. */
 	reader->is_body = true;
 	docsync_reader_type(reader);
 	reader->body = start = reader->lex->token_start;
@@ -208,9 +209,9 @@ docsync_reader_body(JsonReader *reader, int *len)
 }
 
 /*
- * Passes over a value, and returns its end.  One bit for each array or object
- * that it is in says which it is; only one that is refused needs more of them
- * than there are at first.
+ * Skips a value, and returns its end.  For each level of nesting one bit says
+ * whether it is an array or an object; only a value that is refused needs more
+ * bits than there are at first.
  */
 static const char *
 skip_value(JsonReader *reader)
@@ -248,7 +249,7 @@ skip_value(JsonReader *reader)
 		else
 			docsync_lexer_next(reader);
 
-		/* A value has ended, and maybe with it those that it is in. */
+		/* A value has ended, and perhaps those that contain it. */
 		for (;;)
 		{
 			if (depth == 0)
@@ -268,7 +269,7 @@ skip_value(JsonReader *reader)
 }
 
 /*
- * To the value of a key; an element has none.
+ * Moves to the value of a key; elements of arrays have no key.
  */
 static void
 pass_key(JsonReader *reader, bool in_object)
@@ -281,7 +282,7 @@ pass_key(JsonReader *reader, bool in_object)
 }
 
 /*
- * From a key to the colon that must follow.
+ * Moves from a key to the colon that must follow.
  */
 static void
 pass_colon(JsonReader *reader)
@@ -291,7 +292,7 @@ pass_colon(JsonReader *reader)
 		docsync_lexer_refuse_syntax(reader, JSON_EXPECTED_COLON);
 }
 
-/* The bit at a place, counted from 0 */
+/* The bit at a place, from 0 */
 static bool
 get_bit(const uint64 *bits, int place)
 {
@@ -308,8 +309,8 @@ set_bit(uint64 *bits, int place, bool value)
 }
 
 /*
- * Twice the bits.  They are palloc'd; allocated is NULL if those there were
- * weren't.
+ * Doubles the number of bits.  The result is palloc'd; allocated is NULL if
+ * the old bits weren't.
  */
 static uint64 *
 grow_bits(const uint64 *bits, uint64 *allocated, int room)

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * reconcile.c
- *	  What a client compares with what it has: a list, documents by id.
+ *	  What a client needs in order to compare: a list, and documents by id.
  *
  * A client that may have missed something, or may have what the store has
- * lost, finds out which documents differ.  First by a sum over all, which
- * comes with the page that reached the end (state.c); if that differs, by the
- * list of the buckets that do; then it fetches what it lacks and sends again
- * what the store lacks.  The rules are the client's (doc/stamps.md,
+ * lost, finds out which documents differ: first by a sum over all, which comes
+ * with the page that reached the end (state.c), and if that differs, by the
+ * list of the buckets that do.  Then it fetches what it lacks, and sends again
+ * what the store lacks.  The rules are up to the client (doc/stamps.md,
  * "Comparing").
  *
- * All that is answered here is what the caller may see.
+ * All answers contain only what the caller may see.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,7 @@
 PG_FUNCTION_INFO_V1(docsync_docs_reconcile);
 PG_FUNCTION_INFO_V1(docsync_docs_get);
 
-/* Rows looked at for a page of the list, unless the client says otherwise */
+/* Rows looked at for a page of the list, unless the client asks otherwise */
 #define LIST_DOCUMENTS		10000
 
 typedef struct Listing
@@ -68,9 +68,8 @@ static void append_end(StringInfo buf);
 /*
  * docsync_docs_reconcile(bytea) RETURNS json
  *
- * The list of a collection, in the order of ids, without bodies.  On a
- * standby, which may lack what the client is about to send again, it is always
- * "behind".
+ * The list of a collection, in the order of ids, without bodies.  A standby is
+ * always "behind", since it may lack what the client is about to send again.
  */
 Datum
 docsync_docs_reconcile(PG_FUNCTION_ARGS)
@@ -124,7 +123,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	if (download.is_behind)
 		appendStringInfoString(&buf, ",\"behind\":true");
 
-	/* Who sees nothing of a collection isn't told that there is one. */
+	/* A caller who sees nothing of a collection isn't told that it exists. */
 	appendStringInfoString(&buf, ",\"purgedThrough\":");
 	if (!download.is_behind &&
 		!TIMESTAMP_IS_NOBEGIN(docsync_position_horizon(&download)->all) &&
@@ -140,8 +139,8 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 /*
  * docsync_docs_get(bytea) RETURNS json
  *
- * Documents by id, in the order of the ids sent.  What a download doesn't give
- * yet has "settled": false.
+ * Documents by id, in the order of the ids sent.  Documents that a download
+ * wouldn't give yet have "settled": false.
  */
 Datum
 docsync_docs_get(PG_FUNCTION_ARGS)
@@ -182,8 +181,8 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 }
 
 /*
- * Opens the store under a snapshot that is as new as the client's cursor, or
- * finds that this server is behind.
+ * Opens the store under a snapshot that is at least as new as the client's
+ * cursor, or finds that this server is behind.
  */
 static void
 begin(Request *request, Download *download)
@@ -242,14 +241,15 @@ put_listed(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * StoredCallback: ends when the answer is full, but not before the first.
+ * StoredCallback: appends a document.  Ends the scan when the answer is full,
+ * but never before the first document.
  */
 static bool
 put_document(const StoredDocument *stored, void *arg)
 {
 	Documents  *page = (Documents *) arg;
-	SettleScan	settle = *page->settle; /* as at the beginning: they don't
-										 * come in the order of stamps */
+	SettleScan	settle = *page->settle; /* a fresh copy: documents don't come
+										 * in the order of stamps here */
 
 	if (page->is_full)
 	{
@@ -261,7 +261,7 @@ put_document(const StoredDocument *stored, void *arg)
 	docsync_json_append_document(page->buf, stored);
 	if (!docsync_settle_test(&settle, stored->last_update_utc, stored->fence))
 	{
-		/* Before the brace that ends it */
+		/* Before the closing brace */
 		page->buf->len--;
 		appendStringInfoString(page->buf, ",\"settled\":false}");
 	}
@@ -269,7 +269,7 @@ put_document(const StoredDocument *stored, void *arg)
 	return true;
 }
 
-/* Ends what begin() has begun, and the answer. */
+/* Ends what begin() began, and the answer. */
 static void
 append_end(StringInfo buf)
 {

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * refuse.c
- *	  Refusals: how it is said, to people and to machines, what is wrong.
+ *	  Refusals: saying what is wrong, to people and to machines.
  *
- * Whoever refuses a document, it is named.  The message has the place for
- * people (document 17, "id"); the detail has it for machines, as JSON, and in
- * it the fact as a text; the hint is the remedy.  PostgREST passes on nothing
- * else that a machine could go by.
+ * Every refusal of a document names it.  The message has the place for people
+ * (document 17, "id"); the detail has it for machines, as JSON, which also
+ * contains the fact as text; the hint is the remedy.  PostgREST passes on
+ * nothing else that a machine could use.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,10 +17,13 @@
 
 #include "docsync.h"
 
-/* Longest part of a refused value that is quoted back, in bytes */
+/* The most bytes of a refused value that an error quotes */
 #define QUOTE_LEN	40
 
-/* As ExecWithCheckOptions() begins whenever a policy refuses a row */
+/*
+ * The beginning of ExecWithCheckOptions()'s message when a policy refuses a
+ * row
+ */
 #define POLICY_MESSAGE		"new row violates row-level security policy"
 
 static bool is_policys(const ErrorData *error);
@@ -30,8 +33,8 @@ static void append_text(StringInfo buf, const char *string);
 
 /*
  * Refuses a document: by an error, or in a batch that isn't atomic by noting
- * it, and then this returns and the document is passed over.  What is said of
- * a document first is what it is refused for.
+ * the refusal; then this returns, and the document will be skipped.  Only the
+ * first refusal of a document counts.
  *
  * key, detail and hint may be NULL.
  */
@@ -49,7 +52,7 @@ docsync_refuse_document(const Batch *batch, SentDocument *sent, int sqlstate,
 }
 
 /*
- * The same with a refusal that has been described.
+ * The same with a refusal that has been built already.
  */
 void
 docsync_refuse_note(const Batch *batch, SentDocument *sent,
@@ -63,7 +66,7 @@ docsync_refuse_note(const Batch *batch, SentDocument *sent,
 }
 
 /*
- * What is to be said of a place.  detail and hint may be NULL; neither they
+ * Builds the refusal for a place. detail and hint may be NULL; neither they
  * nor the message are copied.
  */
 Refusal *
@@ -94,7 +97,7 @@ docsync_refuse_describe(const RefusePlace *place, int sqlstate,
 }
 
 /*
- * Ends the call with a refusal.
+ * Raises a refusal as an error.
  */
 void
 docsync_refuse_raise(const Refusal *refusal)
@@ -125,8 +128,8 @@ docsync_refuse_place(const SentDocument *sent, const char *key)
 }
 
 /*
- * The place of a document as JSON, with what else there is to say:
- * {"document": 17, "id": "shopping", "key": "body", "text": "It is null."}
+ * The place of a document as JSON, with a fact as its text: {"document": 17,
+ * "id": "shopping", "key": "body", "text": "It is null."}
  */
 char *
 docsync_refuse_locate(const SentDocument *sent, const char *key,
@@ -137,7 +140,7 @@ docsync_refuse_locate(const SentDocument *sent, const char *key,
 	return locate(&place, fact);
 }
 
-/* A place as JSON, palloc'd, with what else there is to say, or NULL */
+/* A place as JSON, palloc'd, with a fact as its text; fact may be NULL. */
 static char *
 locate(const RefusePlace *place, const char *fact)
 {
@@ -185,10 +188,10 @@ locate(const RefusePlace *place, const char *fact)
 }
 
 /*
- * Is an error about one document, so that others may be applied all the same?
+ * Is an error about one document, so that others can still be applied?
  *
- * What isn't in this list is about the statement, the table, the transaction
- * or the server: who is told of it tries again, or calls somebody.
+ * Any error not listed here is about the statement, the table, the transaction
+ * or the server: the client tries again, or asks for help.
  */
 bool
 docsync_refuse_is_one(const ErrorData *error)
@@ -201,7 +204,7 @@ docsync_refuse_is_one(const ErrorData *error)
 		case ERRCODE_PLPGSQL_ERROR:
 			return true;
 
-			/* Whoever says so: try again, or call somebody */
+			/* Never, whoever raises them: try again, or ask for help. */
 		case ERRCODE_TRANSACTION_ROLLBACK:
 		case ERRCODE_INSUFFICIENT_RESOURCES:
 		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
@@ -216,17 +219,20 @@ docsync_refuse_is_one(const ErrorData *error)
 		case ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION:
 		case ERRCODE_STATEMENT_TOO_COMPLEX:
 
-			/* A value that an index of the user's has no room for */
+			/* A value too large for one of the user's indexes */
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return true;
 	}
 
-	/* A right on a whole table that is missing has the same code. */
+	/*
+	 * A missing privilege on the table has the same code as a policy's
+	 * refusal.
+	 */
 	return is_policys(error) || is_raised(error);
 }
 
 /*
- * Has a policy refused a row?  Told by the message's text before translation.
+ * Has a policy refused a row?  The message before translation tells.
  */
 static bool
 is_policys(const ErrorData *error)
@@ -237,8 +243,8 @@ is_policys(const ErrorData *error)
 }
 
 /*
- * By a RAISE, which may choose any code: a function that somebody has written
- * for the row says no to it.
+ * Was the error raised by RAISE, with whatever code?  Then a function that
+ * somebody has written for the row rejects it.
  */
 static bool
 is_raised(const ErrorData *error)
@@ -247,8 +253,8 @@ is_raised(const ErrorData *error)
 }
 
 /*
- * Refuses a document with an error of the database's, which keeps all its
- * words; where it is raised, all else it has as well.
+ * Refuses a document with an error raised by the database, whose texts are
+ * kept; if it is raised again, so is everything else in it.
  */
 void
 docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
@@ -269,7 +275,7 @@ docsync_refuse_with(const Batch *batch, SentDocument *sent, ErrorData *error)
 }
 
 /*
- * What an error says, as a refusal.
+ * Makes a refusal of what an error says.
  */
 Refusal *
 docsync_refuse_of_error(const ErrorData *error)
@@ -284,8 +290,8 @@ docsync_refuse_of_error(const ErrorData *error)
 }
 
 /*
- * A refusal as JSON: {"code", "message", "details", "hint"}, as PostgREST has
- * errors.
+ * Appends a refusal as JSON, in PostgREST's form of errors: {"code",
+ * "message", "details", "hint"}.
  */
 void
 docsync_refuse_append(StringInfo buf, const Refusal *refusal)
@@ -301,7 +307,7 @@ docsync_refuse_append(StringInfo buf, const Refusal *refusal)
 	appendStringInfoChar(buf, '}');
 }
 
-/* null, if there is none */
+/* Appends a string as JSON; NULL becomes null. */
 static void
 append_text(StringInfo buf, const char *string)
 {
@@ -312,7 +318,8 @@ append_text(StringInfo buf, const char *string)
 }
 
 /*
- * A value for a message, cut where it is long, at the end of a character.
+ * A value to be quoted in a message.  A long one is truncated, at the end of a
+ * character.
  */
 const char *
 docsync_refuse_quote(const char *value, int len)
@@ -325,9 +332,9 @@ docsync_refuse_quote(const char *value, int len)
 }
 
 /*
- * Our SQLSTATE, or the one that makes PostgREST answer with the status meant.
- * The message is the status line then, so it must have nothing of the request
- * in it.
+ * Maps our SQLSTATE to the one that makes PostgREST answer with the intended
+ * status.  Then the message becomes the status line, so it must not contain
+ * anything of the request.
  */
 int
 docsync_refuse_sqlstate(int sqlstate)
@@ -347,10 +354,9 @@ docsync_refuse_sqlstate(int sqlstate)
 }
 
 /*
- * Refuses a request with an HTTP status and a refusal that has a code machines
- * can go by.  In SQL the status is SQLSTATE 55000, and the code is in the
- * detail; for PostgREST the whole answer is put into the message, as it wants
- * it.
+ * Refuses a request with an HTTP status and a refusal that has a code for
+ * machines.  In SQL the SQLSTATE is 55000, and the code doesn't appear; for
+ * PostgREST the whole answer goes into the message, in the form it expects.
  */
 void
 docsync_refuse_request(int status, const Refusal *refusal)
@@ -364,7 +370,10 @@ docsync_refuse_request(int status, const Refusal *refusal)
 				 errdetail("%s", refusal->detail),
 				 errhint("%s", refusal->hint)));
 
-	/* A RAISE's format, "%s", would make it one document's: is_raised(). */
+	/*
+	 * Not with the format "%s": that would make it look like a RAISE, and one
+	 * document's error (is_raised()).
+	 */
 	initStringInfo(&buf);
 	docsync_refuse_append(&buf, refusal);
 	ereport(ERROR,

@@ -3,8 +3,8 @@
  * request.c
  *	  On whose behalf an HTTP request is made, and what for.
  *
- * Arguments come before what PostgREST says (postgrest.c), and where that says
- * nothing they alone count.
+ * Arguments take precedence over what PostgREST says (postgrest.c).  If the
+ * call doesn't come from PostgREST, only they count.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,12 +18,11 @@
 #define DEFAULT_COLLECTION		"default"
 
 /*
- * Fills in who asks, and for what.
+ * Fills in who is asking, and for what.
  *
- * The clientId: the argument, else the header X-Client-Id, else the token's
- * claim client_id.  NULL if there is none.  The collection: the argument, else
- * the claim collection, else "default"; who may use it is for row-level
- * security to say.
+ * The clientId: the argument, or the header X-Client-Id, or the token's claim
+ * client_id; NULL if there is none.  The collection: the argument, or the
+ * claim collection, or "default"; row-level security decides who may use it.
  */
 void
 docsync_request_resolve(Request *request)
@@ -57,7 +56,8 @@ docsync_request_resolve(Request *request)
 }
 
 /*
- * A token's claim client_id binds, whichever function is called.
+ * Refuses a clientId other than the token's claim client_id, if there is that
+ * claim.  This applies to every function.
  */
 void
 docsync_request_check_claim(const text *client_id)
@@ -74,9 +74,9 @@ docsync_request_check_claim(const text *client_id)
 }
 
 /*
- * A text argument; before ALTER EXTENSION UPDATE there may be fewer.  A query
- * string, where GET and HEAD have their arguments, can't say NULL: what
- * clients make of it is the empty string or "null".
+ * A text argument; before ALTER EXTENSION UPDATE the function may have fewer.
+ * For GET and HEAD the arguments come from the query string, which can't
+ * express NULL: clients send the empty string or "null" for it.
  */
 text *
 docsync_request_get_text(FunctionCallInfo fcinfo, int n)
@@ -107,7 +107,7 @@ docsync_request_get_bool(FunctionCallInfo fcinfo, int n, bool otherwise)
 	return n >= PG_NARGS() || PG_ARGISNULL(n) ? otherwise : PG_GETARG_BOOL(n);
 }
 
-/* With the name that HTTP has for it */
+/* Refuses a request without a valid clientId, under its name in HTTP. */
 void
 docsync_request_need_client_id(const Request *request)
 {
@@ -116,8 +116,9 @@ docsync_request_need_client_id(const Request *request)
 }
 
 /*
- * The request's cursor, which must be one of its collection, client and
- * origin, or the beginning.  Bound to these for the next one.
+ * The position of the request's cursor, or the beginning.  The cursor must
+ * belong to the request's collection, client and origin, to which the position
+ * is bound.
  */
 Position
 docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
@@ -133,12 +134,12 @@ docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"cursor\" is not a cursor"),
-					 errhint("Send back the cursor received, or none to start from the beginning.")));
+					 errhint("Send back the cursor that was received, or none to start from the beginning.")));
 		if (position.is_bound && position.binding != binding)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"cursor\" is of another collection, clientId or origin"),
-					 errhint("Keep a cursor for each, and start from the beginning where there is none.")));
+					 errmsg("\"cursor\" belongs to another collection, clientId or origin"),
+					 errhint("Keep a separate cursor for each, and start from the beginning where there is none.")));
 		position.is_given = true;
 	}
 
@@ -147,7 +148,7 @@ docsync_request_parse_cursor(const Request *request, QueryOrigin origin)
 	return position;
 }
 
-/* A maximum number of documents; -1, for all, if it is NULL. */
+/* A maximum number of documents; NULL becomes -1, for all. */
 int
 docsync_request_get_max(FunctionCallInfo fcinfo, int n)
 {
@@ -162,7 +163,7 @@ docsync_request_get_max(FunctionCallInfo fcinfo, int n)
 }
 
 /*
- * Refuses a maxDocuments that isn't one.
+ * Refuses an invalid maxDocuments.
  */
 void
 docsync_request_check_max(int max_documents)
@@ -171,5 +172,5 @@ docsync_request_check_max(int max_documents)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"maxDocuments\" is out of range"),
-				 errhint("Give an integer from 1 on.")));
+				 errhint("Give a positive integer.")));
 }

@@ -1,32 +1,33 @@
 /*-------------------------------------------------------------------------
  *
  * revive.c
- *	  A document that was deleted is inserted again, by plain SQL.
+ *	  A deleted document is inserted again, by plain SQL.
  *
- * Whoever deletes a row and inserts it again, in psql or by a library that
- * knows nothing of docsync, isn't to be told of a tombstone that he cannot see
- * the sense of.  So the guard takes it away, and the row that is inserted has
- * a version above it.
+ * Somebody who deletes a row and inserts it again, in psql or by a library
+ * that knows nothing of docsync, should not be bothered with a tombstone.  So
+ * the guard removes it, and the inserted row gets a higher version.
  *
- * A tombstone that went, and no row in its place: readers who haven't had it
- * would keep the document for ever.  So it goes only where nothing but an
- * error, which brings it back, can come between this trigger and the row:
+ * If the tombstone were removed without a row in its place, readers that
+ * haven't received it would keep the document forever.  So it is removed only
+ * where nothing but an error, which brings it back, can happen between this
+ * trigger and the insertion of the row:
  *
- * 1. It is the last of the BEFORE triggers (check.c).
- * 2. An INSERT with ON CONFLICT DO NOTHING could meet a row in another unique
- *	  index, or by an exclusion constraint: where there is one, it stays.
- * 3. In the primary key the tombstone itself, which isn't dead before the end
- *	  of this transaction, keeps the place from others.
+ * 1.  The guard is the last of the BEFORE triggers (check.c).
+ * 2.  An INSERT with ON CONFLICT DO NOTHING could conflict with a row in
+ *	  another unique index, or by an exclusion constraint: if there is one, the
+ *	  tombstone stays.
+ * 3.  In the primary key the tombstone itself, which isn't dead before the end
+ *	  of this transaction, keeps others out.
  *
- * It stays as well where others hear of a DELETE.  A foreign key that refers to
- * the table: DELETE didn't act on what refers to the document, and the
- * document's return mustn't, nor can the check be put off until the row is
- * there.  A trigger, or a rule: it may clear away what belongs to a document
- * that is deleted, and would do so when it returns.
+ * The tombstone also stays where something else fires for a DELETE.  With a
+ * foreign key that refers to the table: the document's deletion didn't affect
+ * the referencing rows, so its return mustn't either, and the check can't be
+ * deferred until the new row is there.  With a trigger or a rule: it may clean
+ * up after a deleted document, and would do so when the document returns.
  *
- * All of it is done as the caller, who must be allowed to select and delete.
- * Who isn't, or doesn't see the tombstone, is told what he was told before: a
- * duplicate key.
+ * All of this is done as the caller, who must be allowed to select and delete.
+ * A caller who isn't, or who doesn't see the tombstone, still gets the
+ * duplicate key error.
  *
  *-------------------------------------------------------------------------
  */
@@ -56,8 +57,8 @@ static bool note_deleted(const StoredDocument *stored, void *arg);
 static bool receive_version(TupleTableSlot *slot, void *arg);
 
 /*
- * Removes the tombstone of a document that is being inserted, and says which
- * version it had.  False if there is none, or it has to stay.
+ * Removes the tombstone of a document that is being inserted, and returns its
+ * version.  Returns false if there is none, or it has to stay.
  */
 bool
 docsync_revive(Relation rel, text *collection, text *id, int64 *version)
@@ -73,7 +74,10 @@ docsync_revive(Relation rel, text *collection, text *id, int64 *version)
 	if (!may_delete(rel))
 		return false;
 
-	/* Nearly always there is nothing, and that costs no statement. */
+	/*
+	 * Nearly always nothing is stored, and finding that out takes no
+	 * statement.
+	 */
 	if (docsync_probe_find(collection, &key, 1, note_deleted, &deleted, &found) == 1 &&
 		!deleted)
 		return false;
@@ -97,7 +101,7 @@ docsync_revive(Relation rel, text *collection, text *id, int64 *version)
 }
 
 /*
- * May the caller select and delete rows?  (Policies say later which.)
+ * May the caller select and delete rows?  (Policies decide later which.)
  */
 static bool
 may_delete(Relation rel)
@@ -110,7 +114,7 @@ may_delete(Relation rel)
 }
 
 /*
- * Is there an index, beside the primary key's, that may refuse a row?
+ * Is there an index, besides the primary key's, that may refuse a row?
  */
 static bool
 has_other_keys(Relation rel, Oid primary_key)

@@ -11,11 +11,11 @@
  *	  the same, not 0				else					discarded
  *	  higher						lower					discarded
  *
- * A document may name what it is based on (baseVersion: that the service has
- * just this version, or nothing).  Then it wins only if that is so as well;
- * else it is in conflict.  What comes from a client that compared what it has
- * with the store is sent like that, maybe by thousands: the same version with
- * the same content is unchanged then whoever sent it first.
+ * A document may say what it is based on (baseVersion: the service must have
+ * exactly this version, or nothing).  Then it wins only if that is so as well;
+ * otherwise it is in conflict.  A client that has compared what it has with
+ * the store sends its documents like this, perhaps thousands of them: then the
+ * same version with the same content is unchanged, whoever sent it first.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 
 #include "docsync.h"
 
-/* Have both the same body, or both none? */
+/* Do both have the same body, or both none? */
 static bool
 same_body(const RuleHeld *held, const SentDocument *sent)
 {
@@ -44,7 +44,7 @@ same_body(const RuleHeld *held, const SentDocument *sent)
 }
 
 /*
- * Is what the service has just what was sent, whoever sent it?
+ * Does the service have exactly what was sent, whoever sent it?
  */
 bool
 docsync_rule_is_same(const RuleHeld *held, const SentDocument *sent)
@@ -54,8 +54,8 @@ docsync_rule_is_same(const RuleHeld *held, const SentDocument *sent)
 }
 
 /*
- * Is it what the service has already?  Another client's counts only where the
- * document names what it is based on.
+ * Does the service have it already?  If another client has sent it, that
+ * counts only for a document that says what it is based on.
  */
 static bool
 is_retry(const RuleHeld *held, const SentDocument *sent)
@@ -99,8 +99,8 @@ docsync_rule_decide(const RuleHeld *held, const SentDocument *sent)
 }
 
 /*
- * Has the service something else than what was sent, so that the client is
- * given it?
+ * Does the service have something other than what was sent, which the client
+ * is given?
  */
 bool
 docsync_rule_has_winner(RuleOutcome outcome)

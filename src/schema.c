@@ -3,23 +3,22 @@
  * schema.c
  *	  The store in the catalogs: found and locked, and the snapshot.
  *
- * The schema docsync and what is in it are the user's, no member of the
- * extension (docsync_create_store() makes them).  So anything may have
- * happened to them: a column of another type, a trigger switched off, an owner
- * who lays a trap for the next superuser.  Each entry point opens the store
- * here before it does anything else:
+ * The schema docsync and what is in it belong to the user, and are not members
+ * of the extension (docsync_create_store() makes them).  So anything may have
+ * happened to them: a column of another type, a disabled trigger, an owner who
+ * lays a trap for the next superuser.  Each entry point opens the store here
+ * before it does anything else:
  *
  * 1. The tables are locked, ACCESS SHARE, until the end of the transaction.
- * 2. Then they are checked (check.c), unless this backend has checked them
- *	  before and has heard of no change since.  Changes arrive as
- *	  invalidations, and these are looked at whenever a lock is taken.  So what
- *	  was checked holds until the end of the transaction: no DDL gets past our
- *	  locks.
- * 3. Then a snapshot is taken.  The order matters: a rewrite of the table,
+ * 2.  Then they are checked (check.c), unless this backend has checked them
+ *	  before and has received no invalidation since.  Invalidations are
+ *	  processed whenever a lock is taken.  So what was checked holds until the
+ *	  end of the transaction: no DDL gets past our locks.
+ * 3.  Then a snapshot is taken.  The order matters: a rewrite of the table,
  *	  such as pg_repack's, gives rows transaction ids of its own.  A snapshot
- *	  older than the lock sees some of them and not others, and the settled
- *	  test (settle.c), which asks about the writers' ids, would never know.
- *	  Specs rewrite-document and rewrite-purged fail without it.
+ *	  older than the lock may see some of the rows and not others, and the
+ *	  settled test (settle.c), which looks at the writers' ids, wouldn't
+ *	  notice.  Specs rewrite-document and rewrite-purged fail without it.
  *
  * Nothing here reads a row of the store.
  *
@@ -56,14 +55,14 @@ PG_FUNCTION_INFO_V1(docsync_check_store);
 PG_FUNCTION_INFO_V1(docsync_check_store_owner);
 
 #define HINT_MAKE \
-	"A superuser or the owner of the database makes it: SELECT docsync_create_store();"
+	"A superuser or the owner of the database can create it: SELECT docsync_create_store();"
 
 /* What this backend has found and checked */
 static Store store;
 static bool is_valid = false;
-static uint64 changes = 0;		/* that we have heard of */
+static uint64 changes = 0;		/* invalidations received */
 
-/* The transaction in which it was opened last, and its tables were locked */
+/* The transaction in which the store was last opened, and its tables locked */
 static LocalTransactionId opened_in = InvalidLocalTransactionId;
 
 static bool find_relations(void);
@@ -79,7 +78,7 @@ static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
 /*
  * docsync_check_store() RETURNS void
  *
- * For who may read the store, or make one; a stranger is not to hold its
+ * For callers who may read the store, or make one; others must not hold its
  * locks.
  */
 Datum
@@ -101,7 +100,7 @@ docsync_check_store(PG_FUNCTION_ARGS)
  * For docsync_create_store(), before it touches what is there.
  *
  * Locks: one that a second caller waits for, until the end of the transaction.
- * It is out of reach of SQL's pg_advisory_lock(), as marks are (stamp.c).
+ * Like the marks (stamp.c), it can't be taken by SQL's pg_advisory_lock().
  */
 Datum
 docsync_check_store_owner(PG_FUNCTION_ARGS)
@@ -111,7 +110,7 @@ docsync_check_store_owner(PG_FUNCTION_ARGS)
 	if (!docsync_check_may_own(GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to make docsync's store"),
+				 errmsg("permission denied to create docsync's store"),
 				 errhint(HINT_MAKE)));
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, DOCSYNC_LOCK_MAKE);
@@ -143,8 +142,9 @@ docsync_schema_init(void)
 }
 
 /*
- * Opens the store: what it returns holds until the end of the transaction.
- * To write, whoever may own a store and has none gets one.
+ * Opens the store; what it returns is valid until the end of the transaction.
+ * With STORE_WRITE the store is made if there is none and the caller may own
+ * one.
  */
 const Store *
 docsync_schema_open(StoreUse use)
@@ -172,7 +172,9 @@ docsync_schema_open(StoreUse use)
 			return &store;
 		}
 
-		/* A name may have gone to another relation before we had the lock. */
+		/*
+		 * A name may have passed to another relation before we got the lock.
+		 */
 		{
 			Store		found = store;
 			uint64		before;
@@ -188,9 +190,9 @@ docsync_schema_open(StoreUse use)
 				store.version = changes + 1;
 
 				/*
-				 * Nothing has changed of which nobody told us: with
-				 * debug_discard_caches the caches are thrown away at each
-				 * look-up, and to check again would never end.
+				 * Without a message nothing has really changed: with
+				 * debug_discard_caches each lookup discards the caches, and
+				 * checking again would never end.
 				 */
 				is_valid = before == changes ||
 					messages == SharedInvalidMessageCounter;
@@ -213,8 +215,7 @@ docsync_schema_open(StoreUse use)
 }
 
 /*
- * Has the store been opened, and nothing heard of since?  For a moment in
- * which no error may be raised.
+ * Has the store been checked, without an invalidation since?  Raises no error.
  */
 bool
 docsync_schema_is_checked(void)
@@ -223,14 +224,14 @@ docsync_schema_is_checked(void)
 }
 
 /*
- * Makes a snapshot the active one that is younger than our locks.  The caller
- * pops it.
+ * Pushes an active snapshot that is newer than our locks.  The caller pops it.
  *
- * Before it a rewrite may have committed, and the snapshot sees all of it;
- * after it none can, until we end.  Where the transaction has one snapshot for
- * all its statements there is none to take, and who finds that a relation was
- * rewritten behind it has to run the transaction again.  (DDL that rewrites
- * nothing looks the same: one error too many, and only there.)
+ * If a rewrite has committed before, the snapshot sees all of it; after this
+ * none can commit, until we end.  If the transaction has one snapshot for all
+ * its statements, no newer one can be taken, and if a relation was rewritten
+ * since, the transaction has to be run again.  (DDL that rewrites nothing
+ * looks the same, which means an unnecessary error, but only at these
+ * isolation levels.)
  */
 void
 docsync_schema_push_snapshot(void)
@@ -241,7 +242,7 @@ docsync_schema_push_snapshot(void)
 }
 
 /*
- * Refuses to let anybody read while rows arrive past the guard.
+ * Refuses to read while a subscription inserts rows without the guard.
  */
 void
 docsync_schema_check_readable(void)
@@ -250,13 +251,14 @@ docsync_schema_check_readable(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"docsync.document\" is filled by a subscription"),
-				 errdetail("Its rows arrive in another order than that of their stamps: readers would lose some."),
-				 errhint("Read from the publisher or its standbys; here, once the subscription has been dropped.")));
+				 errdetail("Its rows do not arrive in the order of their stamps, so readers would lose some."),
+				 errhint("Read from the publisher or its standbys, or here once the subscription has been dropped.")));
 }
 
 /*
- * For where no statement asks, or not yet: a stranger is not to hold the
- * store's locks.
+ * Checks that the caller has some privilege on the documents.  For paths on
+ * which no statement does so, or not yet: others must not hold the store's
+ * locks.
  */
 void
 docsync_schema_check_caller(AclMode mode)
@@ -270,9 +272,9 @@ docsync_schema_check_caller(AclMode mode)
 }
 
 /*
- * Checks what the server would for a statement of the caller's that reads all
- * columns of a document, or inserts those that are a client's: the table, or
- * if he hasn't all of it, its columns; and the schema.
+ * Checks the privileges that the server would check for a statement that reads
+ * all columns of a document, or inserts those that a client may set: on the
+ * table or on each column, and on the schema.
  */
 void
 docsync_schema_check_columns(AclMode mode)
@@ -286,7 +288,7 @@ docsync_schema_check_columns(AclMode mode)
 
 	for (int i = DOCUMENT_COLLECTION; i <= DOCUMENT_FENCE; i++)
 	{
-		/* Which are never a client's to set */
+		/* A client never sets these. */
 		if (mode == ACL_INSERT &&
 			(i == DOCUMENT_LAST_UPDATE_UTC || i == DOCUMENT_FENCE))
 			continue;
@@ -311,7 +313,7 @@ docsync_schema_check_columns(AclMode mode)
 }
 
 /*
- * The id of the schema docsync's functions are in.
+ * The oid of the schema that docsync's functions are in.
  */
 Oid
 docsync_schema_of_functions(void)
@@ -323,9 +325,9 @@ docsync_schema_of_functions(void)
 }
 
 /*
- * A function of docsync's schema, to be called without a statement: what
- * parser and executor ask for is asked for here, the caller's USAGE of the
- * schema (by LookupFuncName()) and his EXECUTE.
+ * Finds a function in docsync's schema, to be called without a statement.
+ * Checks what the parser and the executor would: the caller's USAGE on the
+ * schema (in LookupFuncName()), and EXECUTE.
  */
 Oid
 docsync_schema_find_function(Oid namespace, const char *name, int nargs,
@@ -342,8 +344,8 @@ docsync_schema_find_function(Oid namespace, const char *name, int nargs,
 }
 
 /*
- * Looks up the store's relations by name, and locks none.  One that doesn't
- * exist becomes InvalidOid, and then false is returned.
+ * Looks up the store's relations by name, without locking.  Returns false if
+ * one doesn't exist, which becomes InvalidOid.
  */
 static bool
 find_relations(void)
@@ -361,8 +363,8 @@ find_relations(void)
 }
 
 /*
- * Not the clock and what comes after it, which are locked by who comes to them:
- * clock.c, record.c.
+ * Locks, or unlocks, the store's tables.  The clock and what comes after it
+ * aren't locked here: clock.c and record.c do so when they need them.
  */
 static void
 lock_relations(bool unlock)
@@ -378,7 +380,7 @@ lock_relations(bool unlock)
 	}
 }
 
-/* Raises the error for a store that isn't there, or not all of it. */
+/* Raises the error for a store that doesn't exist, or not all of it. */
 static void
 refuse_missing(void)
 {
@@ -388,10 +390,10 @@ refuse_missing(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("docsync's store is still that of version 0.1"),
-				 errdetail("The library is a later one, the extension has not been updated."),
+				 errdetail("The library is newer, but the extension has not been updated."),
 				 errhint("ALTER EXTENSION docsync UPDATE;")));
 
-	/* Whose the rest is matters more than what is missing. */
+	/* A wrong owner of the rest matters more than what is missing. */
 	docsync_check_owners(&store);
 	for (int i = 0; i < STORE_RELATIONS; i++)
 	{
@@ -408,7 +410,8 @@ refuse_missing(void)
 }
 
 /*
- * For whoever may: CREATE EXTENSION and an upload are enough to begin with.
+ * Makes the store, if the caller may: so CREATE EXTENSION and an upload are
+ * enough to get started.
  */
 static void
 make_store(void)
@@ -418,14 +421,14 @@ make_store(void)
 
 	PreventCommandIfReadOnly("docsync_create_store()");
 
-	/* Not by a statement, which would be statement.c's to run, above us. */
+	/* Not by a statement: that would need statement.c, which is above us. */
 	OidFunctionCall0(docsync_schema_find_function(docsync_schema_of_functions(),
 												  "docsync_create_store", 0,
 												  NULL));
 
 	ereport(NOTICE,
-			(errmsg("docsync has made its store, schema docsync"),
-			 errhint("docsync_grant() lets roles in.")));
+			(errmsg("docsync has created its store, schema docsync"),
+			 errhint("Use docsync_grant() to give roles access.")));
 }
 
 /*
@@ -460,7 +463,7 @@ check_rewritten(void)
 
 /*
  * Relcache callback: one of the store's relations may have changed, or any
- * (InvalidOid).
+ * relation (InvalidOid).
  */
 static void
 on_relation(Datum arg, Oid relid)
@@ -476,7 +479,10 @@ on_relation(Datum arg, Oid relid)
 	}
 }
 
-/* The locks may have been taken in the subtransaction, and be gone. */
+/*
+ * SubXactCallback: the locks may have been taken in the subtransaction, and
+ * been released with it.
+ */
 static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
@@ -486,8 +492,8 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 }
 
 /*
- * Syscache callback: a role, a schema, the database or a subscription may have
- * changed, whichever it was.
+ * Syscache callback: some role, schema, database or subscription may have
+ * changed.
  */
 static void
 on_catalog(Datum arg, int cacheid, uint32 hashvalue)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * settings.c
- *	  The settings docsync.*, and what is said of them.
+ *	  The settings docsync.* and their descriptions.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,14 +20,14 @@ int			docsync_max_version_lead;
 int			docsync_max_page_size;
 
 /*
- * Declares the settings, and the prefix as ours: one that isn't here is an
- * error.
+ * Declares the settings, and reserves the prefix: any other setting with it is
+ * an error.
  */
 void
 docsync_settings_init(void)
 {
 	DefineCustomIntVariable("docsync.max_batch",
-							"Sets the most documents one upload may have.",
+							"Sets the maximum number of documents in one upload.",
 							NULL,
 							&docsync_max_batch,
 							10000, 1, INT_MAX / 2,
@@ -35,15 +35,15 @@ docsync_settings_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("docsync.max_document_size",
-							"Sets the largest body a document may have.",
-							"In bytes of JSON, as it is sent.",
+							"Sets the maximum size of a document's body.",
+							"In bytes of JSON, as it was sent.",
 							&docsync_max_document_size,
 							1024 * 1024, 1, DOCSYNC_DOCUMENT_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("docsync.max_depth",
-							"Sets how deep arrays and objects may be nested in a body.",
+							"Sets how deeply arrays and objects may be nested in a body.",
 							NULL,
 							&docsync_max_depth,
 							100, 0, DOCSYNC_DEPTH_MAX,
@@ -59,8 +59,8 @@ docsync_settings_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("docsync.max_page_size",
-							"Sets the size of the documents in an answer over HTTP after which it ends.",
-							"The client gets the rest with the next one.",
+							"Sets the size of the documents after which an answer over HTTP ends.",
+							"The client gets the rest with the next answers.",
 							&docsync_max_page_size,
 							64 * 1024 * 1024, 1, 512 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE,

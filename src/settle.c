@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * settle.c
- *	  The reader's side of the stamps: may a document leave yet?
+ *	  The reader's side of the stamps: may a document be given to readers yet?
  *
- * A reader goes on from the last stamp it has received.  So it may be given a
+ * A reader resumes from the last stamp it has received.  So it may be given a
  * document only when no transaction that it can't see can have an earlier
- * stamp in the collection: the document is settled.
+ * stamp in the collection: then the document is settled.
  *
  * That is so when each top-level transaction id below the document's fence
- * which the snapshot doesn't see as finished is
+ * that the snapshot doesn't see as finished is
  * 1. the reader's own; or
  * 2. without a mark for the collection, and afterwards found running; or
  * 3. rolled back.
  *
  * Ids at or above the fence were assigned after the document was stamped,
  * hence their stamps are later.  Subtransactions have ids, too, but no marks:
- * their parents, whose ids are lower, are looked at.  See doc/stamps.md for
- * the proof.
+ * we look at their parents, whose ids are lower.  See doc/stamps.md for the
+ * proof.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +37,8 @@ static void look_who_runs(SettleScan *scan);
 static bool is_ignorable(const SettleScan *scan, TransactionId xid);
 
 /*
- * Begins a scan of a collection under a snapshot, which the caller keeps.
+ * Begins a scan of a collection under a snapshot, which the caller keeps
+ * alive.
  */
 void
 docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
@@ -52,8 +53,9 @@ docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 }
 
 /*
- * Is a document with this fence settled?  The documents of a scan come in the
- * order of their stamps; after the first that isn't settled the scan is over.
+ * Is a document with this stamp and fence settled?  The documents of a scan
+ * come in the order of their stamps; the first that isn't settled ends the
+ * scan.
  *
  * Ids that were found ignorable for another document of the scan need no
  * second look: if one has marked the collection since then, its stamps are
@@ -71,9 +73,9 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 		return true;
 
 	/*
-	 * Stamped in another cluster, or before a crash or a promotion made the
-	 * server forget ids that nothing had been written under: there may be a
-	 * lower fence than its own.
+	 * The document may have been stamped in another cluster, or before a
+	 * crash or a promotion made the server forget ids under which nothing had
+	 * been written.  Then there may be a lower fence than its own.
 	 */
 	fence = docsync_history_fence(scan->history, stamp, fence);
 	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
@@ -81,14 +83,15 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 
 	/*
 	 * A standby sees no marks.  Nor does it know all ids: an id that has
-	 * written nothing yet counts for a fence but not for the standby's next.
+	 * written nothing yet counts for a fence, but not for the standby's next
+	 * id.
 	 */
 	if (snapshot->takenDuringRecovery)
 		return false;
 
 	/*
-	 * The same, where nobody has taken note of it yet.  Whoever gets such an
-	 * id from now on is stamped later.
+	 * The fence may still be too high if nobody has noted the crash or the
+	 * promotion yet.  Whoever gets such an id from now on is stamped later.
 	 */
 	if (FullTransactionIdFollows(fence, scan->next))
 		fence = scan->next;
@@ -104,7 +107,7 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 			return false;
 	}
 
-	/* Not finished then, or not begun */
+	/* Not finished, or not begun, at that time */
 	xid = widen(snapshot->xmax, scan->next);
 	if (FullTransactionIdPrecedes(xid, scan->known))
 		xid = scan->known;
@@ -119,10 +122,10 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 /*
  * Are the ids of a range, from the snapshot's xmax on, ignorable?
  *
- * They aren't looked at one by one: a single transaction may have a million of
+ * Not all are looked at one by one: a single transaction may have a million of
  * them, for its subtransactions.  Top-level ids are those that are found
- * running now, and of those up to the last that had ended by now the ones that
- * aren't.  All others are subtransactions'.
+ * running now, and those that had ended by now.  The rest are ids of
+ * subtransactions.
  */
 static bool
 are_ignorable(SettleScan *scan, FullTransactionId from, FullTransactionId to)
@@ -141,8 +144,8 @@ are_ignorable(SettleScan *scan, FullTransactionId from, FullTransactionId to)
 	}
 
 	/*
-	 * Few, if the snapshot is a new one.  Whoever isn't running has his fate
-	 * recorded.  A subtransaction's is its parent's.
+	 * These are few, if the snapshot is new.  For an id that isn't running
+	 * the outcome is recorded; a subtransaction's is its parent's.
 	 */
 	while (FullTransactionIdPrecedes(from, to) &&
 		   FullTransactionIdPrecedes(from, scan->unended))
@@ -158,14 +161,13 @@ are_ignorable(SettleScan *scan, FullTransactionId from, FullTransactionId to)
 }
 
 /*
- * Notes who is running, prepared transactions included, and the last that had
- * ended by then.
+ * Notes which ids are running, including prepared transactions, and the
+ * highest id that had ended by then.
  *
- * In one breath, while both locks are held: with an id one enters the running
- * set, which takes XidGenLock, and leaves it as one that has ended, which
- * takes ProcArrayLock.  All ids that a scan asks for had been assigned when it
- * began, so before this; hence each is found running, or had ended.  One look
- * does for a scan.
+ * Both are read while both locks are held: getting an id and entering the
+ * running set takes XidGenLock, and leaving the set takes ProcArrayLock.  All
+ * ids that a scan asks about had been assigned when it began, so before this;
+ * hence each is found running, or had ended.  One look is enough for a scan.
  */
 static void
 look_who_runs(SettleScan *scan)
@@ -174,7 +176,7 @@ look_who_runs(SettleScan *scan)
 	FullTransactionId xmax = widen(scan->snapshot->xmax, scan->next);
 	FullTransactionId next;
 
-	/* What it has returned is our own. */
+	/* What it has returned is private memory of ours. */
 	LWLockRelease(XidGenLock);
 	LWLockRelease(ProcArrayLock);
 
@@ -195,12 +197,12 @@ look_who_runs(SettleScan *scan)
 }
 
 /*
- * The order of the two looks matters.  A transaction may have taken its mark
- * and its stamps before.  If we don't see the mark, it hadn't any yet, or it
- * has ended; and if it is then still found running, it hadn't ended.  So it
- * had no stamps, and those it may take from now on are later than all that
- * our snapshot sees.  The other way round it could end, and let go of its
- * mark, in between.
+ * Can a top-level id be ignored, by one of the three rules above?  The order
+ * of the two looks matters.  If we don't see a mark, the transaction had none
+ * yet, or it has ended; and if it is then still found running, it hadn't
+ * ended.  So it had no stamps, and those it may take from now on are later
+ * than all that our snapshot sees.  The other way round, it could end, and
+ * release its mark, in between.
  */
 static bool
 is_ignorable(const SettleScan *scan, TransactionId xid)
@@ -218,7 +220,7 @@ is_ignorable(const SettleScan *scan, TransactionId xid)
 }
 
 /*
- * The full id of one that is around now, so less than 2^31 away from the next.
+ * The full id of a current one, which is less than 2^31 away from the next.
  */
 static FullTransactionId
 widen(TransactionId xid, FullTransactionId next)

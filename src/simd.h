@@ -3,10 +3,9 @@
  * simd.h
  *	  16 bytes of a string at a time, as the processor can.
  *
- * What differs between processors, and nothing else: a block is read, written,
- * joined of two halves, and asked whether one of its bytes must be escaped in
- * JSON, which a control character, '"' and '\\' must, and which is the first;
- * BLOCK_LEN if none must.
+ * Only what differs between processors: reading and writing a block, joining
+ * it from two halves, and finding out whether, and where, it has a byte that
+ * must be escaped in JSON (a control character, '"' or '\\').
  *
  *-------------------------------------------------------------------------
  */
@@ -22,14 +21,14 @@
 
 typedef __m128i Bytes16;
 
-/* Reads a block, which needs no alignment. */
+/* Reads a block, which needn't be aligned. */
 static inline Bytes16
 block_read(const char *from)
 {
 	return _mm_loadu_si128((const __m128i *) from);
 }
 
-/* Writes a block, which needs no alignment. */
+/* Writes a block, which needn't be aligned. */
 static inline void
 block_write(char *to, Bytes16 block)
 {
@@ -76,14 +75,14 @@ block_find_escape(Bytes16 block)
 
 typedef uint8x16_t Bytes16;
 
-/* Reads a block, which needs no alignment. */
+/* Reads a block, which needn't be aligned. */
 static inline Bytes16
 block_read(const char *from)
 {
 	return vld1q_u8((const uint8 *) from);
 }
 
-/* Writes a block, which needs no alignment. */
+/* Writes a block, which needn't be aligned. */
 static inline void
 block_write(char *to, Bytes16 block)
 {
@@ -97,7 +96,7 @@ block_join(uint64 a, uint64 b)
 	return vcombine_u8(vcreate_u8(a), vcreate_u8(b));
 }
 
-/* Ones for each byte that must be escaped */
+/* All ones in each byte that must be escaped */
 static inline uint8x16_t
 block_escapes(Bytes16 block)
 {
@@ -118,7 +117,7 @@ block_must_escape(Bytes16 block)
 static inline int
 block_find_escape(Bytes16 block)
 {
-	/* Four bits of each byte */
+	/* Four bits for each byte */
 	uint8x8_t	some = vshrn_n_u16(vreinterpretq_u16_u8(block_escapes(block)), 4);
 	uint64		escapes = vget_lane_u64(vreinterpret_u64_u8(some), 0);
 
@@ -132,7 +131,7 @@ typedef struct Bytes16
 	uint64		half[2];
 } Bytes16;
 
-/* Reads a block, which needs no alignment. */
+/* Reads a block, which needn't be aligned. */
 static inline Bytes16
 block_read(const char *from)
 {
@@ -142,7 +141,7 @@ block_read(const char *from)
 	return block;
 }
 
-/* Writes a block, which needs no alignment. */
+/* Writes a block, which needn't be aligned. */
 static inline void
 block_write(char *to, Bytes16 block)
 {

@@ -10,17 +10,16 @@
  * 2. it takes its mark: a lock on (transaction id, collection), held until
  *	  the end of the transaction;
  * 3. it ticks the clock;
- * 4. in the same breath it reads the fence, the next transaction id.
+ * 4. under the same latch it reads the fence, the next transaction id.
  *
- * A reader that finds a running transaction without the mark thus knows that
- * its stamps, if it ever gets any, will be later than all that the reader
- * can see.
+ * So a reader that finds a running transaction without the mark knows that its
+ * stamps, if it ever gets any, will be later than all that the reader can see.
  *
  * A reservation is a range of stamps with one fence.  There is at most one at
- * a time, for one collection; what is left of it is forgotten when another is
- * made, when the upload it was made for is over, and when a subtransaction or
- * the transaction ends: the mark may have gone with it, and without the mark
- * its stamps must not be used.
+ * a time, for one collection.  What is left of it is forgotten when another is
+ * made, when the upload it was made for is over, and when a subtransaction is
+ * rolled back or the transaction ends: the mark may have been released with
+ * it, and without the mark its stamps must not be used.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,14 +35,14 @@
 #include "docsync.h"
 
 /*
- * A transaction that holds so many marks and writes to one more collection
- * marks all collections at once, lest it exhaust the lock table.
+ * A transaction that holds this many marks and writes to one more collection
+ * marks all collections at once, so that it can't exhaust the lock table.
  */
 #define MARKS_MAX			64
 
 typedef struct Reservation
 {
-	int			count;			/* stamps left; the rest is void if 0 */
+	int			count;			/* stamps left; if 0, the rest means nothing */
 	TimestampTz next;
 	FullTransactionId fence;
 	int			collection_len; /* bytes */
@@ -56,12 +55,12 @@ static Reservation reservation;
 static int	expected = 0;
 
 /*
- * Marks that are held, and for each the subtransaction in which it was taken.
- * Later ones have higher ids, and so have those of a subtransaction's own
- * subtransactions: when it rolls back, what goes is at the end.
+ * The marks that are held: for each, the subtransaction in which it was taken.
+ * Later subtransactions have higher ids, including those nested in a
+ * subtransaction: when one rolls back, the marks to be dropped are at the end.
  */
 static int	marks = 0;
-static SubTransactionId marked_in[MARKS_MAX + 1];	/* and that of all */
+static SubTransactionId marked_in[MARKS_MAX + 1];	/* and the mark of all */
 
 static TimestampTz issue(const text *collection, int count,
 						 FullTransactionId *fence);
@@ -82,10 +81,10 @@ docsync_stamp_init(void)
 }
 
 /*
- * Says how many stamps the next reservation shall have.  Nothing is reserved
- * before the first document is written, so that an upload that is refused
- * for want of a privilege leaves no trace.  (One that a policy refuses does:
- * the server asks policies after the trigger.)
+ * Says how many stamps the next reservation should have.  Nothing is reserved
+ * until the first document is written, so that an upload refused for lack of a
+ * privilege leaves no trace.  (One refused by a policy does: the server checks
+ * policies after the trigger.)
  */
 void
 docsync_stamp_expect(int count)
@@ -95,8 +94,7 @@ docsync_stamp_expect(int count)
 }
 
 /*
- * Gives a stamp and its fence for a document about to be written, whoever's it
- * is.
+ * Issues a stamp and its fence for any document that is about to be written.
  *
  * Locks: the mark, until the end of the transaction.
  */
@@ -108,7 +106,7 @@ docsync_stamp_take(const text *collection, TimestampTz *stamp,
 }
 
 /*
- * The same for one of those that docsync_stamp_expect() was told of.
+ * The same for one of the documents announced by docsync_stamp_expect().
  */
 void
 docsync_stamp_take_reserved(const text *collection, TimestampTz *stamp,
@@ -132,7 +130,7 @@ docsync_stamp_take_reserved(const text *collection, TimestampTz *stamp,
 }
 
 /*
- * Is there a stamp left for a document of the collection?
+ * Is there a reserved stamp left for a document of the collection?
  */
 bool
 docsync_stamp_is_reserved(const text *collection)
@@ -163,8 +161,8 @@ docsync_stamp_forget(void)
 }
 
 /*
- * Two collections may have the same hash: readers of the one then wait for
- * writers of the other too.
+ * The hash of a collection, for its mark.  Two collections may have the same
+ * hash: then readers of one wait for writers of the other, too.
  */
 uint32
 docsync_stamp_hash(const text *collection)
@@ -174,7 +172,7 @@ docsync_stamp_hash(const text *collection)
 }
 
 /*
- * Does another transaction, given by its top-level id, bear the mark of a
+ * Does another transaction, given by its top-level id, hold the mark of a
  * collection?  The answer may be out of date as soon as it is given.
  */
 bool
@@ -202,11 +200,11 @@ issue(const text *collection, int count, FullTransactionId *fence)
 							DOCSYNC_COLLECTION_LEN);
 
 	/*
-	 * What was stamped before by others is in the clock.  After the mark
-	 * nobody who looks can take us for a transaction that has no stamps here,
-	 * so it comes before the stamps.  It goes with our transaction: locks are
-	 * released after the transaction has left the running set.  Without it:
-	 * spec mark-before-stamp.
+	 * The clock is past everything stamped before by others.  The mark comes
+	 * before the stamps: from then on nobody can take us for a transaction
+	 * that has no stamps here.  It is held until our transaction has left the
+	 * running set, after which locks are released.  Without it spec
+	 * mark-before-stamp fails.
 	 */
 	mark(xid, docsync_stamp_hash(collection));
 
@@ -214,8 +212,8 @@ issue(const text *collection, int count, FullTransactionId *fence)
 }
 
 /*
- * Takes the mark of a collection if it isn't held; or that of all, if so many
- * others are.
+ * Takes the mark of a collection, unless it is held; or the mark of all
+ * collections, if MARKS_MAX others are held.
  */
 static void
 mark(TransactionId xid, uint32 collection_hash)
@@ -228,9 +226,10 @@ mark(TransactionId xid, uint32 collection_hash)
 		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 
 	/*
-	 * For the (sub)transaction, as its id is, not for the portal that we may
-	 * be run by: a cursor that fails in a subtransaction takes its locks with
-	 * it, and what earlier FETCHes have written stays.  Spec cursor-fails.
+	 * The (sub)transaction must own the lock, as it owns its id, not the
+	 * portal that we may run in: when a cursor fails in a subtransaction, its
+	 * locks are released, but what earlier FETCHes wrote stays.  Spec
+	 * cursor-fails.
 	 */
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
@@ -242,8 +241,8 @@ mark(TransactionId xid, uint32 collection_hash)
 }
 
 /*
- * The lock that is a mark.  class is DOCSYNC_LOCK_COLLECTION or
- * DOCSYNC_LOCK_ALL, which has 0 for the hash.
+ * Sets the tag of the lock that is a mark. class is DOCSYNC_LOCK_COLLECTION,
+ * or DOCSYNC_LOCK_ALL with 0 for the hash.
  */
 static void
 mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
@@ -253,11 +252,11 @@ mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
 }
 
 /*
- * Does another transaction, prepared ones included, hold the lock?
+ * Does another transaction, perhaps a prepared one, hold the lock?
  *
- * GetLockConflicts() leaves out holders that have just ended.  That is what
- * we need: whoever has left the running set is found to have ended by the
- * look that comes after this one.
+ * GetLockConflicts() may leave out holders that have just ended.  That does no
+ * harm: the caller's next look, at the running set, finds that they have
+ * ended.
  */
 static bool
 is_held(const LOCKTAG *tag)
@@ -299,7 +298,9 @@ static void
 at_subxact(SubXactEvent event, SubTransactionId my_subid,
 		   SubTransactionId parent_subid, void *arg)
 {
-	/* The mark may have been taken in the subtransaction, and be gone. */
+	/*
+	 * The mark may have been taken in the subtransaction, and been released.
+	 */
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		docsync_stamp_forget();

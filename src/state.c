@@ -3,26 +3,26 @@
  * state.c
  *	  The sums over a collection that a client compares with its own.
  *
- * They cost a walk over the whole collection, and after a failover all clients
- * ask at once.  So what one session has summed up it leaves to all others, in
- * shared memory, for a minute at most.  Whoever comes while sums are being
- * made waits for them, for a moment.
+ * They cost a scan of the whole collection, and after a failover all clients
+ * ask at once.  So a session leaves its sums to all others, in shared memory,
+ * for a minute at most.  A session that needs sums while they are being made
+ * waits for them briefly.
  *
- * Sums are another's, too, if that other has found the same document to be the
+ * Another session can use the sums if it has found the same document to be the
  * last of the collection, and settled: then both see the same documents.  The
- * proof, and what it takes for granted, is in doc/stamps.md, "Comparing".  So
- * the sums of a page are shared under these conditions, and no others:
+ * proof, with its assumptions, is in doc/stamps.md, "Comparing".  So the sums
+ * of a page are shared only under these conditions:
  *
- * 1. It is the same table: of the same database, by its oid, in the same
- *	  epoch.
- * 2. The page has passed a document of the collection, whose stamp is part of
- *	  what the sums are known by.  A cursor's stamp alone says nothing: its
- *	  client can have made it up.
- * 3. It has reached the end: nothing visible is beyond that document.
+ * 1.  It is the same table: the same database, the same oid, the same epoch.
+ * 2.  The page has passed a document of the collection, whose stamp is part of
+ *	  the sums' key.  A cursor's stamp alone says nothing: a client can have
+ *	  made it up.
+ * 3.  The page has reached the end: nothing visible is beyond that document.
  * 4. The transaction has written nothing.
- * 5. The caller sees all of the collection.  (His privileges on the table have
+ * 5.  The caller sees all of the collection.  (Privileges on the table have
  *	  been checked by the page's own statement.)
- * 6. They aren't older than a minute, for what changes without a new stamp.
+ * 6.  The sums aren't older than a minute, because of changes without a new
+ *    stamp.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,17 +50,17 @@
 #include "docsync.h"
 
 /*
- * Another number with each change of the structs below: until the server is
- * restarted, sessions that began before an update have the old library.
+ * The number must change with the structs below: after an update, until the
+ * server is restarted, older sessions still use the old library.
  */
 #define CACHE_NAME			"docsync state 1"
 
-/* Of the lock, in pg_stat_activity */
+/* The lock's name in pg_stat_activity */
 #define TRANCHE_NAME		"docsync"
 
 /*
- * Collections; with 2.3 kB each they fit well into what servers before 17 have
- * to spare.
+ * Collections with sums; at 2.3 kB each they fit easily into the spare shared
+ * memory of servers before 17.
  */
 #define CACHE_STATES		8
 
@@ -69,12 +69,13 @@
 /* Collections that are summed up at the same time, in all sessions together */
 #define SESSIONS			2
 
-/* How long one waits for others to sum up, in milliseconds */
+/* How long to wait for others to sum up, in milliseconds */
 #define PATIENCE			100
 
 typedef struct CachedState
 {
-	TimestampTz begun;			/* not later than the snapshot; 0: none */
+	TimestampTz begun;			/* the transaction's start, before the
+								 * snapshot; 0: unused */
 	Oid			database;
 	Oid			document;		/* the table */
 	uint64		epoch;
@@ -87,14 +88,14 @@ typedef struct CachedState
 typedef struct Cache
 {
 	LWLock		lock;			/* on the states */
-	ConditionVariable summed_up;	/* somebody has ended */
+	ConditionVariable summed_up;	/* somebody has finished */
 	CachedState states[CACHE_STATES];
 } Cache;
 
 static Cache *cache = NULL;
 
 static Statement sum_up = {
-	/* By stamp: about the order in which the rows lie in the table */
+	/* By stamp: roughly the physical order of the rows */
 	"SELECT id, client_version, last_update_utc FROM docsync.document"
 	" WHERE collection OPERATOR(pg_catalog.=) $1 AND NOT deleted"
 	" ORDER BY last_update_utc",
@@ -119,10 +120,10 @@ static bool try_lock(const Download *download, bool share, LOCKTAG *tag);
 static bool add_to_digest(TupleTableSlot *slot, void *arg);
 
 /*
- * {"count", "digest", "sums"} of the live documents that the caller sees under
- * the snapshot of a download that has reached the end; null where that can't
- * be had: something visible isn't settled yet, or others are at it.  A client
- * that has told its own digest doesn't need the sums if that is the same.
+ * Appends {"count", "digest", "sums"} of the live documents that the caller
+ * sees, under the snapshot of a download that has reached the end; or null if
+ * something visible isn't settled yet, or others are still summing up. own is
+ * the client's digest: if it is the same, the sums are left out.
  */
 void
 docsync_state_append(StringInfo buf, const Download *download, const char *own)
@@ -155,7 +156,8 @@ docsync_state_append(StringInfo buf, const Download *download, const char *own)
 }
 
 /*
- * Finds the sums, or makes them; false if others are at it for too long.
+ * Finds the sums, or makes them; returns false if others take too long to make
+ * theirs.
  *
  * Locks: one that nobody waits for, while it sums up.
  */
@@ -174,7 +176,7 @@ get_digest(const Download *download, Digest *digest)
 
 	is_turn = wait_for_turn(download, share, digest, &tag);
 
-	/* Whoever had the lock before may have done it. */
+	/* A previous holder of the lock may have made them. */
 	if (share && find_cached(download, digest))
 	{
 		if (is_turn)
@@ -194,8 +196,8 @@ get_digest(const Download *download, Digest *digest)
 }
 
 /*
- * Is what this page has found the same for others?  Conditions 2, 4 and 5; a
- * page that hasn't reached the end doesn't come here.
+ * May sums be shared with others?  Checks conditions 2, 4 and 5; a page that
+ * hasn't reached the end doesn't get here.
  */
 static bool
 may_share(const Download *download)
@@ -206,9 +208,9 @@ may_share(const Download *download)
 }
 
 /*
- * Does whoever sees one document of a collection see all of it?  So it is
- * without row-level security, and where policies look at nothing of a row but
- * the collection, as one does that keeps tenants apart.
+ * Does a caller who sees one document of a collection see all of them?  That
+ * is so without row-level security, and with policies that look at no column
+ * but the collection, such as one that separates tenants.
  */
 static bool
 sees_all_or_nothing(void)
@@ -241,8 +243,9 @@ sees_all_or_nothing(void)
 }
 
 /*
- * Does a policy look at another column than the collection, or at rows of a
- * subquery?  One without FROM is there to be evaluated once.
+ * Does a policy look at a column other than the collection, or at rows of a
+ * subquery?  (A subquery without FROM is only a way to evaluate something
+ * once.)
  */
 static bool
 looks_beyond(Node *node, void *collection)
@@ -258,8 +261,8 @@ looks_beyond(Node *node, void *collection)
 }
 
 /*
- * Finds the sums that sessions share, or makes room for them with the first
- * call since the server started: nothing has reserved it.
+ * Finds the shared memory for the sums, or allocates it with the first call
+ * since the server was started: nothing has reserved it.
  */
 static void
 open_cache(void)
@@ -285,8 +288,8 @@ init_cache(DSM_INIT_PARAMETERS)
 }
 
 /*
- * Copies the sums that have been left for the very state that a page has
- * found; false if there are none, or none that are young enough.
+ * Copies the shared sums for exactly the state that a page has found; returns
+ * false if there are none that are recent enough.
  */
 static bool
 find_cached(const Download *download, Digest *digest)
@@ -312,7 +315,8 @@ find_cached(const Download *download, Digest *digest)
 }
 
 /*
- * Keeps sums in the place of the collection's old ones, or of the oldest.
+ * Stores sums for sharing, in place of the collection's old ones, or of the
+ * oldest.
  */
 static void
 keep_cached(const Download *download, const Digest *digest)
@@ -350,9 +354,9 @@ keep_cached(const Download *download, const Digest *digest)
 }
 
 /*
- * The table that sums are known by.  Asked for before the cache is locked: to
- * open the store may take locks and read catalogs, which nobody is to wait for
- * who holds an LWLock.
+ * The table that is part of the sums' key.  Call this before locking the
+ * cache: opening the store may take locks and read catalogs, which must not be
+ * waited for while holding an LWLock.
  */
 static Oid
 get_document(void)
@@ -361,7 +365,7 @@ get_document(void)
 }
 
 /*
- * Are they of the same collection, whatever its state?
+ * Are the sums for the same collection, in whatever state?
  */
 static bool
 is_same(const CachedState *cached, const Download *download, Oid document)
@@ -376,7 +380,8 @@ is_same(const CachedState *cached, const Download *download, Oid document)
 }
 
 /*
- * Not if the machine's clock has been set back since: it could be of any age.
+ * Are sums recent enough?  Not if the machine's clock has been set back since:
+ * then they could be of any age.
  */
 static bool
 is_fresh(TimestampTz begun)
@@ -387,11 +392,11 @@ is_fresh(TimestampTz begun)
 }
 
 /*
- * Takes the lock that whoever sums up must have, when it is free; false if it
- * isn't for too long, or if there is no more need for it.
+ * Waits for the lock that one must hold to sum up.  Returns false if that
+ * takes too long, or if the lock isn't needed any more.
  *
- * Who fails wakes nobody, but his lock is free then for who has waited in
- * vain.
+ * A session that fails wakes nobody, but its lock is free then for those whose
+ * wait has timed out.
  */
 static bool
 wait_for_turn(const Download *download, bool share, Digest *digest,
@@ -406,7 +411,9 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 	while (!(is_turn = try_lock(download, share, tag)) && left > 0 &&
 		   !(share && find_cached(download, digest)))
 	{
-		/* At first it only begins to listen, so that nothing is missed. */
+		/*
+		 * The first call only prepares to sleep, so that no wakeup is missed.
+		 */
 		ConditionVariableTimedSleep(&cache->summed_up, left, PG_WAIT_EXTENSION);
 		INSTR_TIME_SET_CURRENT(waited);
 		INSTR_TIME_SUBTRACT(waited, begun);
@@ -417,8 +424,8 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 }
 
 /*
- * For what is shared the lock is always the same of a collection, so that one
- * sums up for all.
+ * Tries to take such a lock.  For sums to be shared it is always the same one
+ * for a collection, so that one session sums up for all.
  */
 static bool
 try_lock(const Download *download, bool share, LOCKTAG *tag)

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * statement.c
- *	  Statements are run: by SPI, with kept plans, some of them pinned (pin.c).
+ *	  Runs statements: by SPI, with kept plans, some of them pinned (pin.c).
  *
- * The only file that does so: rooms with statements of their own have them run
- * here.  (purge.c commits by SPI.)  A statement is run as the caller, unless
- * its flags say otherwise, so that privileges and row-level security apply;
- * the plan cache makes another plan where another user's policies need one.
+ * This is the only file that does so: other files have their statements run
+ * here. (purge.c uses SPI to commit.)  A statement is run as the caller,
+ * unless its flags say otherwise, so that privileges and row-level security
+ * apply; the plan cache makes a new plan where another user's policies require
+ * it.
  *
- * Every name in a query text is qualified: search_path is the caller's.
- * Whoever has a statement run has opened the store (schema.c), so its names
- * mean what was checked.
+ * Every name in a query text is qualified: search_path is the caller's.  The
+ * caller has opened the store (schema.c), so the names refer to what was
+ * checked.
  *
- * Rows don't go by way of SPI's tuple table but straight to a callback, which
- * can end a scan at any row.
+ * Rows go straight to a callback, not through SPI's tuple table, and the
+ * callback can end a scan at any row.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,9 +45,9 @@ static void begin_statement(DestReceiver *self, int operation,
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 
 /*
- * Runs a statement and returns the number of rows, each of which goes to the
- * callback, in the caller's memory context, unless that is NULL.  Returning
- * false ends it.  Memory: what SPI needs is gone on return.
+ * Runs a statement and returns the number of rows.  Each row goes to the
+ * callback, unless that is NULL, in the caller's memory context; if it returns
+ * false, the statement ends.  Memory: what SPI needs is freed on return.
  */
 uint64
 docsync_statement_run(Statement *statement, const Datum *args,
@@ -90,7 +91,7 @@ docsync_statement_run(Statement *statement, const Datum *args,
 }
 
 /*
- * Runs a plan as whom it is to be run.
+ * Runs a plan as the user that the statement's flags say.
  */
 static uint64
 run_as(const Statement *statement, SPIPlanPtr plan,
@@ -99,9 +100,9 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 	uint64		rows;
 
 	/*
-	 * As the owner of the very table: a trigger of one owner's isn't run as
-	 * the other.  Nor with the caller's search_path, by which he would choose
-	 * what functions it calls.
+	 * As the owner of the table concerned, so that a trigger of one table's
+	 * owner isn't run as another's.  And not with the caller's search_path,
+	 * which would let the caller choose the functions that a trigger calls.
 	 */
 	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY | STATEMENT_OF_RECORD))
 	{
@@ -113,8 +114,7 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 		int			level = NewGUCNestLevel();
 
 		/*
-		 * If there is an error, the end of the (sub)transaction restores
-		 * them.
+		 * After an error, the end of the (sub)transaction restores these.
 		 */
 		GetUserIdAndSecContext(&user, &context);
 		SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
@@ -147,8 +147,8 @@ run(SPIPlanPtr plan, const SPIExecuteOptions *options)
 }
 
 /*
- * The statement's plan, which is generic, made when it is first needed and
- * kept until the session ends.  SPI is connected.
+ * The statement's generic plan, made when first needed and kept until the
+ * session ends.  SPI must be connected.
  */
 static SPIPlanPtr
 get_plan(Statement *statement)
@@ -179,8 +179,8 @@ get_plan(Statement *statement)
 }
 
 /*
- * The executor begins to run the statement.  Whatever was run to plan it has
- * ended.
+ * rStartup of a DestReceiver: the executor begins to run the statement.
+ * Anything run for planning has ended.
  */
 static void
 begin_statement(DestReceiver *self, int operation, TupleDesc typeinfo)

@@ -3,8 +3,8 @@
  * store.c
  *	  The table of documents: query texts, and rows to structs.
  *
- * What concerns documents is done as the caller, so that privileges and
- * row-level security on docsync.document apply.
+ * Everything is done as the caller, so that privileges and row-level security
+ * on docsync.document apply.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,9 +45,9 @@ typedef enum DocumentStatement
 
 /*
  * Of indexes that seem to cost the same, as all do in a small table, the
- * planner takes the youngest; and which this is a restore decides, or a user's
- * index.  But only the primary key gives an order within what is asked for
- * like this.
+ * planner takes the newest, and which one that is may depend on a restore or
+ * on an index of the user's.  But only the primary key returns a condition
+ * like this one in order.
  */
 #define BY_ID(id) \
 	" WHERE collection OPERATOR(pg_catalog.=) $1" \
@@ -66,7 +66,7 @@ typedef enum DocumentStatement
 	" (collection, id, client_version, client_id, deleted, body) " \
 	source
 
-/* Faster than FROM, where each array would be copied to a store of its own. */
+/* Faster than in FROM, where each array would be copied into a tuplestore. */
 #define FROM_ARRAYS \
 	"SELECT $1, pg_catalog.unnest($3), pg_catalog.unnest($4), $2," \
 	" pg_catalog.unnest($5), pg_catalog.unnest($6)"
@@ -74,7 +74,7 @@ typedef enum DocumentStatement
 #define FROM_VALUES \
 	"VALUES ($1, $3, $4, $2, $5, $6)"
 
-/* The same with tids, which only an UPDATE has a use for */
+/* The same with tids, which only an UPDATE needs */
 #define FROM_ARRAYS_OF_STORED \
 	FROM_ARRAYS ", pg_catalog.unnest($7)"
 
@@ -88,15 +88,15 @@ typedef enum DocumentStatement
 	"     body = " sent ".body"
 
 /*
- * Whether ours wins is for the guard to ask, which has the stored row locked
- * and past the policies.
+ * The guard asks whether ours wins; by then the stored row is locked, and the
+ * policies have been applied.
  */
 #define REPLACE \
 	" ON CONFLICT (collection, id) DO UPDATE" SET_TO("excluded")
 
 /*
- * Where rows were found, one after the other in the order of what was sent
- * (pin.c).  What has come to lie there since is looked at.
+ * Goes to the tids where rows were found, one by one in the order of the ids
+ * (pin.c), and makes sure that the row there still has that id.
  */
 #define UPDATE(source) \
 	"UPDATE docsync.document AS d" SET_TO("sent") \
@@ -112,10 +112,10 @@ typedef enum DocumentStatement
 static Statement statements[] = {
 
 	/*
-	 * A look-up for each id, by the primary key.  With ANY ($2) a plan that
-	 * was made when the table was small may read the whole collection, for as
-	 * long as it is kept; OFFSET 0 keeps the planner from making a join of
-	 * it.
+	 * A lookup for each id, by the primary key.  With ANY ($2), a plan made
+	 * when the table was small might read the whole collection, for as long
+	 * as it is kept.  OFFSET 0 keeps the planner from turning this into a
+	 * join.
 	 */
 	[STATEMENT_FIND] = {
 		BY_IDS,
@@ -162,8 +162,8 @@ static Statement statements[] = {
 	},
 
 	/*
-	 * Rows come in the order of their ids, since the arrays do: two uploads
-	 * lock rows in the same order, and never deadlock.
+	 * Rows are written in the order of their ids, which the arrays have: so
+	 * two uploads lock rows in the same order, and never deadlock.
 	 */
 	[STATEMENT_WRITE] = {
 		WRITE(FROM_ARRAYS) REPLACE WRITTEN,
@@ -246,8 +246,8 @@ static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
 
 /*
- * Looks up the documents with the given ids, as of now, and returns how many
- * are stored.  The callback may be NULL.
+ * Looks up the documents with the given ids, under a new snapshot, and returns
+ * how many are stored.  The callback may be NULL.
  */
 uint64
 docsync_store_find(text *collection, Datum *ids, int count,
@@ -298,7 +298,7 @@ docsync_store_find_changeable(text *collection, Datum *ids, int count,
 }
 
 /*
- * Looks up documents in the order of the ids, with the active snapshot.
+ * Looks up documents in the order of the ids, under the active snapshot.
  */
 void
 docsync_store_get(text *collection, Datum *ids, int count,
@@ -316,7 +316,7 @@ docsync_store_get(text *collection, Datum *ids, int count,
 }
 
 /*
- * Scans a collection from a stamp on, in the order of stamps, with the active
+ * Scans a collection from a stamp on, in the order of stamps, under the active
  * snapshot.
  */
 void
@@ -334,7 +334,7 @@ docsync_store_scan(text *collection, TimestampTz since,
 }
 
 /*
- * The same from a stamp back, from the highest on down.
+ * The same backwards, from a stamp down.
  */
 void
 docsync_store_scan_back(text *collection, TimestampTz from,
@@ -351,7 +351,7 @@ docsync_store_scan_back(text *collection, TimestampTz from,
 }
 
 /*
- * Does the caller see any document of the collection, with the active
+ * Does the caller see any document of the collection, under the active
  * snapshot?
  */
 bool
@@ -364,22 +364,24 @@ docsync_store_sees_any(text *collection)
 }
 
 /*
- * Writes documents, at most one for an id and in the order of their ids.  The
- * callback is given those that were written.
+ * Writes documents, at most one for each id, in the order of their ids.  The
+ * callback is called for those that were written.
  *
- * may_replace is asked about each stored document that one of ours is to
+ * may_replace is called for each stored document that one of ours is about to
  * replace.
  *
  * STORE_CREATE: none of the documents was stored when we looked.  If one is
- * now, there is an error, ERRCODE_UNIQUE_VIOLATION, or of a single document
- * the callback doesn't hear.  Without ON CONFLICT, which looks into the index
- * before it inserts and marks a row twice, a row takes a third less time.
+ * now, there is an error, ERRCODE_UNIQUE_VIOLATION; for a single document
+ * there is none, but the callback isn't called.  Without ON CONFLICT, which
+ * checks the index before it inserts, and marks the row twice, a row takes a
+ * third less time.
  *
- * STORE_UPDATE: all were stored, at these tids.  Of one that isn't there any
- * more, in that version or a later one, the callback doesn't hear.  The index
- * isn't walked down again, and the guard is called once for a row, not twice.
+ * STORE_UPDATE: all were stored, at these tids.  The callback isn't called for
+ * one that isn't there any more, in that version or a later one.  This saves
+ * descending the index again, and the guard is called once for a row, not
+ * twice.
  *
- * Locks: the rows written and those that win, until the end of the
+ * Locks: the rows written and those that won, until the end of the
  * transaction.
  */
 void
@@ -461,7 +463,8 @@ docsync_store_write(text *collection, text *client_id,
 }
 
 /*
- * Turns a document into a tombstone; false if the caller can't update it.
+ * Turns a document into a tombstone; returns false if the caller can't update
+ * it.
  */
 bool
 docsync_store_bury(Datum collection, Datum id)
@@ -555,8 +558,8 @@ receive_stored(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * RowCallback: passes on a row of RETURNING, with what the guard has seen of
- * it.
+ * RowCallback: passes on a row of RETURNING, with what the guard has noted
+ * about it.
  */
 static bool
 receive_written(TupleTableSlot *slot, void *arg)

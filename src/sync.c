@@ -3,8 +3,8 @@
  * sync.c
  *	  A sync: an upload, then a download, and the answer to both.
  *
- * Its steps are here for who syncs one collection, and for who syncs several
- * (collections.c).
+ * Its steps are used for one collection here, and for several in
+ * collections.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +26,8 @@ static bool put_document(const StoredDocument *stored, void *arg);
 static void append_stamp(StringInfo buf, TimestampTz stamp);
 
 /*
- * Uploads, if there are documents, and downloads.
+ * Runs a sync of one collection: uploads, if there are documents, and
+ * downloads.
  */
 Datum
 docsync_sync_run(Request *request)
@@ -43,7 +44,10 @@ docsync_sync_run(Request *request)
 	appendStringInfoChar(&buf, '{');
 	if (request->documents != NULL)
 	{
-		/* Who can't go on is refused before the upload moves the clock. */
+		/*
+		 * A client that can't resume is refused before the upload advances
+		 * the clock.
+		 */
 		docsync_query_begin(download, STORE_WRITE);
 		docsync_query_end();
 		docsync_sync_keep_before(&sync);
@@ -79,7 +83,7 @@ docsync_sync_run(Request *request)
 }
 
 /*
- * Refuses what nobody may ask for, and fills in the download.
+ * Refuses invalid arguments, and fills in the download.
  */
 void
 docsync_sync_check(Sync *sync)
@@ -102,7 +106,8 @@ docsync_sync_check(Sync *sync)
 }
 
 /*
- * Makes the store, and notes where it is, if the request may write.
+ * Makes the store if there is none, and notes where it is, if the request may
+ * write.
  */
 void
 docsync_sync_prepare(const Request *request)
@@ -115,7 +120,7 @@ docsync_sync_prepare(const Request *request)
 }
 
 /*
- * Keeps how the download was judged before anything was uploaded.
+ * Remembers how the download was judged before the upload.
  */
 void
 docsync_sync_keep_before(Sync *sync)
@@ -125,7 +130,8 @@ docsync_sync_keep_before(Sync *sync)
 }
 
 /*
- * A cursor that was above the clock then may have been passed by it since.
+ * Restores that judgement if the client must compare: the clock may since have
+ * passed a cursor that was above it.
  */
 void
 docsync_sync_compare_before(Sync *sync)
@@ -143,8 +149,8 @@ docsync_sync_compare_before(Sync *sync)
 }
 
 /*
- * The entity tag of a download: where it has come to.  It is weak, since the
- * answer has the time in it, too.
+ * The entity tag of a download: where it ended.  It is weak, since the answer
+ * also contains the time.
  */
 static char *
 make_tag(const Position *position)
@@ -155,7 +161,7 @@ make_tag(const Position *position)
 
 /*
  * Would the client be given the cursor that it has?  Then it has passed
- * nothing, its own documents neither, and keeps it.
+ * nothing, not even its own documents.
  */
 static bool
 has_nothing_new(const Request *request, const Download *download)
@@ -170,8 +176,8 @@ has_nothing_new(const Request *request, const Download *download)
 }
 
 /*
- * "cursor", "more", what else is to be said of the position, and "state", if
- * that is asked for and the end reached
+ * Appends "cursor", "more", what else there is to say about the position, and
+ * "state" if that was asked for and the end is reached.
  */
 void
 docsync_sync_append_position(StringInfo buf, const Sync *sync)
@@ -213,7 +219,7 @@ docsync_sync_append_position(StringInfo buf, const Sync *sync)
 }
 
 /*
- * A stamp, "-infinity" for DT_NOBEGIN, null for DT_NOEND
+ * Appends a stamp; "-infinity" for DT_NOBEGIN, null for DT_NOEND.
  */
 static void
 append_stamp(StringInfo buf, TimestampTz stamp)
@@ -227,9 +233,9 @@ append_stamp(StringInfo buf, TimestampTz stamp)
 }
 
 /*
- * "received": n, "results": [{"id", "outcome", "clientVersion",
- * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}], of an upload
- * or, if it is NULL, of none
+ * Appends "received": n, "results": [{"id", "outcome", "clientVersion",
+ * "LastUpdateUtc", "winner", and "winnerOmitted" or "error"}] for an upload;
+ * NULL is one without documents.
  */
 void
 docsync_sync_append_upload(StringInfo buf, const Upload *upload)
@@ -277,8 +283,8 @@ docsync_sync_append_upload(StringInfo buf, const Upload *upload)
 }
 
 /*
- * Begins the array of documents, which the download then fills, up to max_size
- * bytes and beyond that by one document.  The caller ends it.
+ * Begins the array of documents, which the download then fills, until it has
+ * max_size bytes or more.  The caller ends it.
  */
 void
 docsync_sync_begin_documents(Sync *sync, StringInfo buf, int max_size)

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * task.c
- *	  The upload or purge that is under way, and which rows are its own.
+ *	  The upload or purge in progress, and which rows are its own.
  *
- * Between who has a task's statement run (store.c, purge.c) and the trigger
- * that its rows come by (guard.c).
+ * This connects those that run a task's statement (store.c, purge.c, revive.c)
+ * with the trigger that its rows pass through (guard.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -15,23 +15,24 @@
 #include "docsync.h"
 
 /*
- * The task that is under way: an upload, to whose rows the rule has been
- * applied already, or a purge, whose rows may go.
+ * The task in progress: an upload, to whose rows the rule has been applied
+ * already, or a purge, whose rows may be removed.
  *
- * Only the rows of its own statement are the task's.  While that runs, others'
- * code may write to docsync.document, too: triggers, but also functions in
- * policies, constraints, defaults, at the very same depth of triggers.  The
- * statements that they run have each a snapshot of their own, which is the
- * active one while their rows come by; so the statement's own snapshot tells.
- * The address does, as long as the statement runs: it isn't another's before
- * that has ended.
+ * Only the rows of its own statement are the task's.  While that runs, the
+ * user's code may write to docsync.document, too: triggers, but also functions
+ * in policies, constraints and defaults, at the same trigger depth.  Each
+ * statement in that code has a snapshot of its own, which is the active one
+ * while its rows pass through; so the statement's own snapshot identifies its
+ * rows.  Comparing addresses is enough: the address can't be reused while the
+ * statement runs.
  */
 static TaskFrame current_frame = {.task = TASK_NONE};
 
 /*
- * Says that the next statement flagged STATEMENT_OF_TASK is a task's.  Others'
- * code may begin another task meanwhile, hence the frame, which the caller
- * hands back when the statement is done, even if there is an error.
+ * Says that the next statement flagged STATEMENT_OF_TASK is a task's.  The
+ * user's code may begin another task meanwhile, hence the outer frame is
+ * returned, which the caller must pass to docsync_task_leave() when the
+ * statement is done, even after an error.
  */
 TaskFrame
 docsync_task_enter(Task task, ReplaceCallback may_replace, void *arg)
@@ -48,7 +49,7 @@ docsync_task_enter(Task task, ReplaceCallback may_replace, void *arg)
 	return outer;
 }
 
-/* Goes back to what docsync_task_enter() returned.  Raises no error. */
+/* Restores the frame that docsync_task_enter() returned.  Raises no error. */
 void
 docsync_task_leave(const TaskFrame *outer)
 {
@@ -66,9 +67,9 @@ docsync_task_begin_statement(void)
 }
 
 /*
- * What the row that an upload has just written replaces; NULL if nothing.  The
- * trigger fires for INSERT, if the statement is one, then for UPDATE if there
- * is a stored one, and then the row is returned.
+ * What the row that an upload has just written has replaced; NULL if nothing.
+ * The trigger fires for INSERT, if the statement is one, then for UPDATE if a
+ * row is stored, and then the row is returned.
  */
 const StoredDocument *
 docsync_task_replaced(void)
@@ -77,8 +78,8 @@ docsync_task_replaced(void)
 }
 
 /*
- * What the row that an upload has just written is now, if a trigger may have
- * changed it; NULL if there is none.
+ * What the row that an upload has just written is now, if there is a trigger
+ * that may have changed it; otherwise NULL.
  */
 const StoredDocument *
 docsync_task_written(void)

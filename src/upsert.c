@@ -1,24 +1,27 @@
 /*-------------------------------------------------------------------------
  *
  * upsert.c
- *	  Upload: a batch of documents, applied wholly or not at all, or, if the
- *	  caller wants it so, each that can be.
+ *	  Upload: a batch of documents, of which all or none are applied, or, if
+ *	  the caller so wishes, each that can be.
  *
- * 1. read the batch, and refuse what is bad (document.c);
- * 2. group the documents by id and look up what is stored; if none of a few
- *	  is, take all for new, and look them up only if that was wrong;
- * 3. apply the rule (rule.c); what changes nothing is done with: no
- *	  transaction id, no WAL, no lock;
+ * 1. read the batch, and refuse bad documents (document.c);
+ * 2. group the documents by id and look up what is stored; if none of a sample
+ *	  is stored, assume that all are new, and look them up only if that was
+ *	  wrong;
+ * 3. apply the rule (rule.c); documents that change nothing are done then,
+ *	  without a transaction id, WAL or locks;
  * 4. write the rest in the order of ids, in parts if the database refuses some
- *	  (divide.c).  If all are new, INSERT alone does, and if that fails since
- *	  somebody was faster, we begin again;
- * 5. a row that others have written since we looked is locked when we come to
- *	  it: the rule is applied again, to what it is now (judge.c).
+ *	  (divide.c).  If all are new, INSERT alone is used, and if that fails
+ *	  because somebody else was faster, we start over;
+ * 5. if others have written a row since we looked, the rule is applied again,
+ *	  to the current version, once we have locked the row to write it
+ *	  (judge.c).
  *
  * An id may come several times in a batch.  Its documents are judged one by
  * one, in the order sent, and the last that wins is written.
  *
- * Memory: all in the memory context of the call, which the executor resets.
+ * Memory: everything is in the memory context of the call, which the executor
+ * resets.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +39,7 @@
 
 PG_FUNCTION_INFO_V1(docsync_upsert);
 
-/* If none of so many is stored, all are likely to be new. */
+/* If none of this many documents is stored, all are likely to be new. */
 #define SAMPLE_DOCUMENTS	8
 
 static void upload_run(Upload *upload, text *client_id, text *collection,
@@ -58,7 +61,7 @@ static Datum refusal_as_jsonb(const Refusal *refusal);
  * RETURNS TABLE (ordinal int, id text, outcome text, client_version bigint,
  *				  last_update_utc timestamptz, winner jsonb, error jsonb)
  *
- * A row for each document, in the order given.
+ * Returns a row for each document, in the order given.
  *
  * Locks: the rows written and those that won a race, and the collection's
  * mark, until the end of the transaction.  Two uploads never deadlock, since
@@ -104,11 +107,12 @@ docsync_upsert_apply(text *client_id, text *collection, Batch *batch,
 }
 
 /*
- * Applies one of a request's uploads to several collections.  What is wrong
- * with this one alone is its "refusal", and then nothing of it is applied.
+ * Applies one upload of a request with several.  An error that concerns only
+ * this one becomes its "refusal", and then nothing of it is applied.
  *
- * The caller takes the collections in the order of their names, as bytes: then
- * uploads lock rows in the order of (collection, id), and never deadlock.
+ * The caller must go through the collections in the order of their names, as
+ * bytes: then uploads lock rows in the order of (collection, id), and never
+ * deadlock.
  */
 Upload *
 docsync_upsert_apply_one(text *client_id, text *collection, Batch *batch,
@@ -123,8 +127,8 @@ docsync_upsert_apply_one(text *client_id, text *collection, Batch *batch,
 }
 
 /*
- * Applies an upload whose "spent" and "is_one_of_many" are set.  What is wrong
- * with the upload is an error, or, if it is one of many, its "refusal".
+ * Applies an upload whose "spent" and "is_one_of_many" are set.  A refusal is
+ * raised as an error or, if the upload is one of many, becomes its "refusal".
  */
 static void
 upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
@@ -163,7 +167,7 @@ upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 		docsync_schema_check_caller(ACL_SELECT);
 }
 
-/* How many documents were sent, those that are refused included */
+/* The number of documents sent, including refused ones */
 int
 docsync_upsert_count(const Upload *upload)
 {
@@ -236,8 +240,8 @@ upload_begin(Upload *upload)
 }
 
 /*
- * Applies the rule to all, before anything is written.  False if that wasn't
- * to be done, since a policy's function has failed for one of the stored
+ * Applies the rule to all, before anything is written.  Returns false if that
+ * failed, because a policy's function has failed for one of the stored
  * documents.
  */
 static bool
@@ -246,7 +250,7 @@ upload_judge_all(Upload *upload)
 	Oid			document = docsync_schema_open(STORE_WRITE)->relations[STORE_DOCUMENT];
 	ErrorData  *error;
 
-	/* Where there are no policies nothing of the user's is run. */
+	/* Without policies no code of the user's is run. */
 	if (check_enable_rls(document, InvalidOid, true) != RLS_ENABLED)
 	{
 		upload_apply(0, upload->ngroups, DIVIDE_LOOK_UP, upload);
@@ -262,12 +266,13 @@ upload_judge_all(Upload *upload)
 }
 
 /*
- * Looks up a few of many documents.  If none is stored, takes all for new;
- * whether that was right shows when they are written.
+ * Looks up a sample of many documents.  If none is stored, assumes that all
+ * are new; if that is wrong, writing them will fail.
  *
- * A client's first upload is like that, and to look up each of its documents
- * takes a seventh of the time.  Those looked up here are to be written in any
- * case, so an upload that changes nothing never has a transaction id.
+ * A client's first upload is like that, and looking up each of its documents
+ * takes a seventh of the time.  If the sample isn't stored, it will be written
+ * in any case, so an upload that changes nothing still never gets a
+ * transaction id.
  */
 static bool
 upload_guess(Upload *upload)
@@ -291,7 +296,7 @@ upload_guess(Upload *upload)
 
 /*
  * Writes what won.  With again that isn't known yet, and everything is looked
- * up as part of it.
+ * up as well.
  */
 static void
 upload_write_all(Upload *upload, bool again)
@@ -308,8 +313,9 @@ upload_write_all(Upload *upload, bool again)
 		return;
 
 	/*
-	 * What is done in a subtransaction goes with it.  A mark that is taken
-	 * again with each would soon be taken for those of many collections.
+	 * A rolled back subtransaction undoes all of this, so do it before.  If
+	 * each subtransaction took the mark again, they would soon count as the
+	 * marks of many collections.
 	 */
 	if (!upload->batch->atomic || upload->is_one_of_many || to - from > 1)
 	{
@@ -327,7 +333,7 @@ upload_write_all(Upload *upload, bool again)
 }
 
 /*
- * Looks up groups, or writes those that are to be written, or both.
+ * Division's apply: looks up groups, or writes what won in them, or both.
  */
 static void
 upload_apply(int from, int to, int steps, void *arg)
@@ -343,7 +349,10 @@ upload_apply(int from, int to, int steps, void *arg)
 	}
 	else
 	{
-		/* It may end early once more, so no more than is written at once. */
+		/*
+		 * This may have to be repeated, so look up no more than is written at
+		 * once.
+		 */
 		for (int i = from; i < to; i += WRITE_DOCUMENTS)
 		{
 			int			end = Min(i + WRITE_DOCUMENTS, to);
@@ -355,8 +364,9 @@ upload_apply(int from, int to, int steps, void *arg)
 }
 
 /*
- * Refuses the document that was to be written, or, if it didn't come to that,
- * all of its id.  True if there are others of the id to be tried.
+ * Division's refuse: refuses the document that was to be written or, if it
+ * didn't get that far, all documents of its id.  Returns true if others of the
+ * id are left to be tried.
  */
 static bool
 upload_refuse(int which, ErrorData *error, void *arg)
@@ -379,7 +389,8 @@ upload_refuse(int which, ErrorData *error, void *arg)
 }
 
 /*
- * Division's leave: what hasn't been judged, or was to be written, is untried.
+ * Division's leave: groups that haven't been judged, or that were to be
+ * written, are untried.
  */
 static void
 upload_leave(int from, int to, void *arg)
@@ -457,7 +468,10 @@ put_rows(Upload *upload, ReturnSetInfo *rsinfo)
 	MemoryContextDelete(row_context);
 }
 
-/* A refusal as HTTP's errors are, {"code", "message", "details", "hint"} */
+/*
+ * A refusal in the form of HTTP's errors: {"code", "message", "details",
+ * "hint"}
+ */
 static Datum
 refusal_as_jsonb(const Refusal *refusal)
 {

@@ -3,12 +3,13 @@
  * url.c
  *	  What a request's query string asks for.
  *
- * A proxy puts the query string, as it came, into the header X-Query-String.
- * Read here it means the same to every request: names in exact case, each at
- * most once, none that the request doesn't know; a value that is empty or null
- * isn't there.  Left to the proxy and to PostgREST, one query string has four
- * readers, who don't agree which of two clientIds counts: the upload would be
- * stored as one client's, and the download would leave out the other's.
+ * A proxy puts the query string, unchanged, into the header X-Query-String.
+ * Because it is read here, it means the same for every request: names are
+ * case-sensitive, each may occur once, and none that the request doesn't know;
+ * a value that is empty or null counts as absent.  If it were left to the
+ * proxy and to PostgREST, one query string would have four readers, which
+ * don't agree which of two clientIds counts: the upload would be stored as one
+ * client's, and the download would leave out the other's.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,9 +31,9 @@ static void read_pair(const char *pair, int len, Request *request,
 static char *decode(const char *value, int len);
 
 /*
- * Reads the request's query string, if a proxy has handed it on, into what it
- * asks for.  keys are those that the request knows, NULL at their end; what
- * can only stand in a body isn't one that a query string knows.
+ * Reads the request's query string, if a proxy has passed it on, into the
+ * request. keys are those that the request knows, ending with NULL; those for
+ * a body only are refused in a query string.
  */
 void
 docsync_url_read(Request *request, const char *const *keys)
@@ -73,13 +74,13 @@ read_pair(const char *pair, int len, Request *request,
 				 errmsg("unknown parameter in the query string"),
 				 errdetail("It has \"%s\".",
 						   docsync_refuse_quote(name, strlen(name))),
-				 errhint("There are %s; names are in exact case.",
+				 errhint("The parameters are %s; names are case-sensitive.",
 						 docsync_argument_parameters(keys))));
 	if (seen[which])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a parameter comes twice in the query string"),
-				 errdetail("\"%s\" does.", name),
+				 errmsg("a parameter occurs twice in the query string"),
+				 errdetail("It is \"%s\".", name),
 				 errhint("Send it once.")));
 	seen[which] = true;
 
@@ -89,7 +90,7 @@ read_pair(const char *pair, int len, Request *request,
 }
 
 /*
- * Decodes len bytes of a query string, into the server's encoding.
+ * Decodes len bytes of a query string into the server's encoding.
  */
 static char *
 decode(const char *value, int len)
@@ -116,7 +117,7 @@ decode(const char *value, int len)
 			valid = false;
 	}
 
-	/* A NUL, too, is no character of a text. */
+	/* This rejects NUL as well, which a text can't contain. */
 	if (!valid || !pg_verify_mbstr(PG_UTF8, buf.data, buf.len, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -23,11 +23,11 @@ static bool scan_digits(const char **from, int count, int *value);
 static bool scan_offset(const char **from, int *seconds);
 
 /*
- * Writes a stamp as text, UTC, and returns its length in bytes.  buf has
- * DOCSYNC_STAMP_LEN bytes.  What is no time, as a stamp that the store's owner
- * has written past the guard may be, is an error.
+ * Writes a stamp as text, UTC, and returns its length in bytes. buf has
+ * DOCSYNC_STAMP_LEN bytes.  An invalid stamp, which the store's owner may have
+ * written without the guard, is an error.
  *
- * Stamps come in their order, so the next is likely to be of the same minute.
+ * Stamps come in order, so the next one is likely to be in the same minute.
  */
 int
 docsync_utc_format(TimestampTz stamp, char *buf)
@@ -59,7 +59,7 @@ docsync_utc_format(TimestampTz stamp, char *buf)
 	return p - buf;
 }
 
-/* The stamp up to the colon before the seconds */
+/* The stamp up to and including the colon before the seconds */
 static int
 format_minute(TimestampTz stamp, char *buf)
 {
@@ -74,7 +74,9 @@ format_minute(TimestampTz stamp, char *buf)
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
 
-	/* By hand: snprintf() would be what a download spends most time on. */
+	/*
+	 * By hand: with snprintf() a download would spend most of its time here.
+	 */
 	p = pg_ultostr_zeropad(p, tm.tm_year, 4);
 	*p++ = '-';
 	p = pg_ultostr_zeropad(p, tm.tm_mon, 2);
@@ -96,8 +98,8 @@ format_minute(TimestampTz stamp, char *buf)
  *
  * No other form: a time without an offset would depend on a setting that the
  * caller may choose.  Digits beyond microseconds are cut off, which at worst
- * gives a document twice.  A space for the sign of the offset is the "+" that
- * somebody didn't escape in a URL.  Returns false if it is something else.
+ * returns a document twice.  A space for the sign of the offset is a "+" that
+ * wasn't escaped in a URL.  Returns false for anything else.
  */
 bool
 docsync_utc_parse(const char *from, TimestampTz *time)

@@ -17,7 +17,7 @@
 
 #include "docsync.h"
 
-/* Digits that an int64 has at the most */
+/* The most digits that an int64 has */
 #define INT64_DIGITS	19
 
 static bool is_plain_integer(const char *number, int len);
@@ -47,8 +47,8 @@ docsync_value_type_of_jsonb(const JsonbValue *value)
 }
 
 /*
- * The value itself.  Of a number, which must have been checked (body.c), the
- * digits are palloc'd.
+ * A value that has come as jsonb.  A number must have been checked (body.c);
+ * its digits are palloc'd.
  */
 SentValue
 docsync_value_of_jsonb(const JsonbValue *value)
@@ -97,8 +97,8 @@ docsync_value_name(JsonTokenType type)
 }
 
 /*
- * A number as an integer of 64 bits.  What is stored in *integer means nothing
- * unless VALUE_INTEGER is returned.
+ * A number as a 64-bit integer. *integer means nothing unless VALUE_INTEGER is
+ * returned.
  */
 ValueInteger
 docsync_value_integer(const SentValue *value, int64 *integer)
@@ -144,7 +144,7 @@ docsync_value_int(const SentValue *value)
 	return (int) integer;
 }
 
-/* Without a fraction or an exponent, and not longer than an int64 may be */
+/* Has the number no fraction or exponent, and no more digits than an int64? */
 static bool
 is_plain_integer(const char *number, int len)
 {
@@ -163,9 +163,9 @@ is_plain_integer(const char *number, int len)
 }
 
 /*
- * How many digits a JSON number takes when it is written out, as jsonb does:
- * of its integer part, at least one, and of its scale.  Without writing them;
- * what is more than INT_MAX / 4 is that.
+ * How many digits a JSON number has when it is written out, as jsonb does:
+ * those of its integer part, at least one, and of its scale.  They aren't
+ * actually written; the result is at most INT_MAX / 4.
  *
  * 1.50e3 is 1500, 1.50e-2 is 0.0150; and jsonb drops a scale below zero.
  */
@@ -175,8 +175,8 @@ docsync_value_count_digits(const char *number, int len)
 	const char *p = number;
 	const char *end = number + len;
 	int			before = 0;		/* digits of the mantissa before its point */
-	int			after = 0;		/* and behind it */
-	int			first = -1;		/* the place of the first that isn't 0 */
+	int			after = 0;		/* and after it */
+	int			first = -1;		/* the index of the first that isn't 0 */
 	int64		exponent = 0;
 	int64		integer_digits;
 	int64		scale;

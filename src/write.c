@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * write.c
- *	  What won is written, by the fastest statement that does.
+ *	  Writes what won, by the fastest statement that can.
  *
- * In the order of ids, so that two uploads lock rows in the same order and
- * never deadlock.
+ * Documents are written in the order of ids, so that two uploads lock rows in
+ * the same order and never deadlock.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,7 @@
 
 #include "docsync.h"
 
-/* Bytes written by one statement: few enough to stay in memory */
+/* Bytes written by one statement, few enough to stay in memory */
 #define WRITE_SIZE			(1024 * 1024)
 
 static StoreWrite choose_write(UploadGroup **groups, int count,
@@ -25,8 +25,7 @@ static void run_statements(Upload *upload, UploadGroup **groups,
 						   int count, StoreWrite how);
 
 /*
- * Writes what won, in the order of ids.  as_judged: nothing has been tried
- * yet.
+ * Writes what won, in the order of ids. as_judged: this is the first attempt.
  */
 void
 docsync_write_groups(Upload *upload, int from, int to, bool as_judged)
@@ -48,14 +47,18 @@ docsync_write_groups(Upload *upload, int from, int to, bool as_judged)
 	run_statements(upload, groups, count, how);
 
 	/*
-	 * Somebody was faster.  Not so for several: rows would be written out of
-	 * the order of ids, and two uploads could deadlock.
+	 * Somebody else was faster.  For several documents this can't be done:
+	 * rows would be written out of the order of ids, and two uploads could
+	 * deadlock.
 	 */
 	if (count == 1 && how != STORE_REPLACE && groups[0]->write != NULL &&
 		!groups[0]->written && !groups[0]->again)
 		run_statements(upload, groups, 1, STORE_REPLACE);
 
-	/* What another document of the same id has won is locked by now. */
+	/*
+	 * For these, another document of the same id has won meanwhile; the rows
+	 * are locked by now.
+	 */
 	for (int i = 0; i < count; i++)
 	{
 		if (groups[i]->again)
@@ -81,19 +84,20 @@ docsync_write_groups(Upload *upload, int from, int to, bool as_judged)
 
 /*
  * Chooses the fastest way to write documents, given what was stored when we
- * looked.  It may turn out that others have been faster.  Then a single
- * document is written in another way.  Of several, some are locked by then,
- * and one that comes before them would be locked after them: all is rolled
- * back, and begun again with that which can't fail.  So it is chosen where
- * nothing has been tried yet, for several are tried in a subtransaction
- * (divide.c).
+ * looked.  Others may turn out to have been faster.  A single document is then
+ * written in another way.  Of several, some are locked by then, and one that
+ * comes before them would be locked after them: so everything is rolled back,
+ * and retried in the way that can't fail.  That is why the faster ways are
+ * chosen only for a first attempt, which for several documents is made in a
+ * subtransaction (divide.c).
  *
- * An UPDATE isn't held to the policies for INSERT, as the other way is, and no
- * trigger or rule for INSERT hears of it; so only where there are none.
- * (Where there are policies no tid is known, probe.c.)  The right to INSERT is
- * needed, whatever is stored; but none to see tids, which a right to read
- * docsync's columns doesn't include.  And where the guard may not fire an
- * INSERT fails for want of a stamp, but an UPDATE would keep the old one.
+ * An UPDATE isn't subject to the policies for INSERT, as the other ways are,
+ * and no trigger or rule for INSERT fires; so it is used only if there are
+ * none.  (Where there are policies no tid is known, probe.c.)  The privilege
+ * to INSERT is required, whatever is stored, so that is checked.  SELECT on
+ * the table is needed to see tids; without it, another way is used.  And where
+ * the guard may not fire, an INSERT fails because it has no stamp, but an
+ * UPDATE would keep the old one.
  */
 static StoreWrite
 choose_write(UploadGroup **groups, int count, bool as_judged)
@@ -124,12 +128,12 @@ choose_write(UploadGroup **groups, int count, bool as_judged)
 }
 
 /*
- * Writes documents, some at a time.
+ * Writes documents, a limited number at a time.
  *
- * To replace takes two stamps, since ON CONFLICT fires the trigger for INSERT
- * before that for UPDATE; of the gap nobody takes notice.  Stamps are reserved
- * for a statement, not for all: the clock shouldn't run ahead for uploads that
- * a policy refuses at the first row.
+ * STORE_REPLACE takes two stamps for a document, since ON CONFLICT fires the
+ * trigger for INSERT before the one for UPDATE; the gap does no harm.  Stamps
+ * are reserved for one statement at a time: the clock shouldn't run ahead for
+ * uploads that a policy refuses at the first row.
  */
 static void
 run_statements(Upload *upload, UploadGroup **groups, int count,

@@ -188,6 +188,7 @@ class Client:
         document.clientVersion, document.deleted, document.body = version, deleted, body
         document.unsent, document.error = EDIT, None
         document.lastUpdateUtc = document.clientId = None
+        self._bring_down(document)
         self.store.save(document)
 
     def problems(self):
@@ -308,8 +309,6 @@ class Client:
     def to_send(self, documents):
         """The documents as they are sent. Noted before: whatever happens then, the own versions are known from another store's."""
         with self.store.transaction():
-            for document in documents:
-                self._bring_down(document)
             self.store.db.executemany(
                 'UPDATE document SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1 WHERE id = ?2',
                 [(document.clientVersion, document.id) for document in documents])
@@ -521,6 +520,7 @@ class Client:
         self.store.set_state(serverAhead=int(time.timestamp() * 1000) - now, maxVersionAhead=limit - now)
         for document in self.store.select('unsent > 0 AND clientVersion > ?', limit):
             self._bring_down(document)
+            self.store.save(document)
 
     def _bring_down(self, document):
         """Gives what is unsent another version if it has one that the service doesn't accept, of a clock that was wrong: above
@@ -533,7 +533,6 @@ class Client:
             version = max(version, document.baseVersion + 1)
         if version <= limit:
             document.clientVersion, document.error = version, None
-            self.store.save(document)
 
     # Comparing
 

@@ -212,7 +212,7 @@ compare_documents(const SentDocument *read, const SentDocument *parsed)
 		HOLDS(read->refusal != NULL || parsed->refusal->sqlstate == ERRCODE_PROGRAM_LIMIT_EXCEEDED);
 	if (read->refusal != NULL && parsed->refusal == NULL)
 		HOLDS(strstr(read->refusal->message, "number too long") != NULL ||
-			  strstr(read->refusal->message, "nested too deep") != NULL ||
+			  strstr(read->refusal->message, "nested too deeply") != NULL ||
 			  strstr(read->refusal->message, "too large") != NULL ||
 			  strstr(read->refusal->message, "too long") != NULL);
 	if (read->refusal != NULL || parsed->refusal != NULL)

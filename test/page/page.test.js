@@ -23,6 +23,8 @@ test('a note that one device makes comes to the other, and to the service', asyn
 	const page = await open(context);
 
 	assert.equal(page.url(), ADDRESS, 'the token is not left in the address');
+	await until(() => page.getByText('Nothing yet.').isVisible(), true);
+	assert.ok(!await page.getByRole('table').isVisible(), 'no table without a row');
 	await add(page, 'Phone', 'bread');
 	await until(() => both(page), equal('bread'));
 	await until(() => table(page).then((rows) => rows[0]), 'bread, Phone');
@@ -150,6 +152,50 @@ test('a token that has expired, a page in the place of an answer, a full disk: w
 	assert.deepEqual(await stored(), ['bread']);
 });
 
+test('texts run in their own direction, nothing is cut off, and among 200 notes the other device is in reach', async () => {
+	const page = await open(context);
+	const direction = (locator) => locator.evaluate((element) => getComputedStyle(element).direction);
+	const hebrew = 'קנה לחם, חלב (2%)';
+
+	await add(page, 'Phone', 'bread');
+	await add(page, 'Phone', hebrew);
+	await add(page, 'Phone', 'x'.repeat(300));
+	await until(() => both(page), equal('x'.repeat(300), hebrew, 'bread'));
+	const fields = device(page, 'Laptop').getByRole('textbox', { name: 'Note', exact: true });
+
+	assert.deepEqual(await Promise.all([1, 2].map((i) => direction(fields.nth(i)))), ['rtl', 'ltr']);
+	await turn(page, 'Laptop', false);
+	await edit(page, 'Phone', hebrew, `${hebrew}!`);
+	await edit(page, 'Laptop', hebrew, `${hebrew}?`);
+	await until(() => status(page, 'Phone'), 'Everything is sent.');
+	await turn(page, 'Laptop', true);
+	await until(() => notes(page, 'Phone').then((texts) => texts[1]), `${hebrew}! | ${hebrew}?`);
+	assert.equal(await direction(device(page, 'Phone').locator('fieldset p').first()), 'rtl');
+	await until(() => page.locator('.service bdi', { hasText: hebrew }).count(), 2);
+
+	await page.evaluate(async () => {
+		const form = document.querySelector('.phone form');
+
+		for (let i = 1; i <= 200; i++) {
+			form.elements.text.value = `Note ${i}`;
+			form.requestSubmit();
+			while (form.elements.text.value) await new Promise((resolve) => { setTimeout(resolve); });
+		}
+	});
+	await until(() => notes(page, 'Laptop').then(({ length }) => length), 203);
+	for (const width of [1200, 320]) {
+		await page.setViewportSize({ width, height: 800 });
+		const { scrolls, far } = await page.evaluate(() => ({
+			scrolls: document.documentElement.scrollWidth > innerWidth
+				|| [...document.querySelectorAll('.notes, fieldset, .one, .scrolled')].some((element) => element.scrollWidth > element.clientWidth),
+			far: document.querySelector('.laptop').getBoundingClientRect().top,
+		}));
+
+		assert.ok(!scrolls, `nothing is cut off, nothing scrolls sidewise at ${width} pixels`);
+		assert.ok(far < 1000, `the other device is ${far} pixels below at ${width} pixels`);
+	}
+});
+
 test('by keyboard alone, in both colour schemes, on a phone, for a screen reader', async () => {
 	const page = await open(context);
 	const press = async (...keys) => { for (const key of keys) await page.keyboard.press(key); };
@@ -186,8 +232,18 @@ test('by keyboard alone, in both colour schemes, on a phone, for a screen reader
 	await edit(page, 'Phone', 'trip', 'trip to Rome');
 	await edit(page, 'Laptop', 'trip', 'trip to Oslo');
 	await until(() => status(page, 'Phone'), 'Everything is sent.');
-	await turn(page, 'Laptop', true);
+	// Who is in the note when the other version comes stays in it, and decides nothing by the next key.
+	await device(page, 'Laptop').getByRole('textbox', { name: 'Note', exact: true }).focus();
+	await device(page, 'Laptop').getByRole('switch').evaluate((element) => {
+		element.checked = true;
+		element.dispatchEvent(new Event('change'));
+	});
 	await until(() => both(page), equal('trip to Oslo | trip to Rome'));
+	await press('Space', 'Enter');
+	assert.ok(await page.evaluate(() => document.activeElement.matches('.laptop .note fieldset')), 'in the note, on no button');
+	assert.deepEqual(await both(page), equal('trip to Oslo | trip to Rome'));
+	await press('Tab');
+	assert.match(await focused(), /^Keep this: trip to /);
 	await turn(page, 'Laptop', false);
 	await add(page, 'Laptop', 'a long word: ' + 'x'.repeat(60));
 	await context.setOffline(true);

@@ -90,7 +90,7 @@ INSERT INTO refusal (name, body, code, message, text, hint) VALUES
 	('another id', '{"before": "id"}', '27000', 'a trigger on docsync.document has changed the document''s id', NULL, NULL),
 	('a division by zero', '{"before": "divide"}', '22012', 'division by zero', NULL, NULL),
 	('a column''s NOT NULL', '{"before": "null"}', '23502', 'null value in column "filled" of relation "document" violates not-null constraint', 'Failing row contains %', NULL),
-	('no body', '{"before": "no body"}', '23514', 'the document has no body', NULL, 'Only a deleted document may come without.'),
+	('no body', '{"before": "no body"}', '23514', 'the document has no body', NULL, 'Only a deleted document may have none.'),
 	('a CHECK', '{"even": 17}', '23514', 'new row for relation "document" violates check constraint "even"', 'Failing row contains %', NULL),
 	('a CHECK that fails', '{"even": "x"}', '22P02', 'invalid input syntax for type integer: "x"', NULL, NULL),
 	('an index that fails', '{"number": "x"}', '22P02', 'invalid input syntax for type integer: "x"', NULL, NULL),

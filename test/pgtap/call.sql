@@ -170,11 +170,11 @@ SELECT is(pg_temp.request('docsync_pull', session_user_is => role), '42501 permi
 -- ... nor where somebody has given all functions away: in a request there is none.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "Sync; Api" TO regress_docsync_user, regress_docsync_anon;
 SELECT is(pg_temp.run('regress_docsync_layer', format($$SELECT set_config(%L, %L, true), set_config('role', 'regress_docsync_user', true), "Sync; Api".docsync_call('docsync_pull', 'regress_docsync_user',
-	'{"tenant": "bert"}', 'GET', '{}', '')$$, setting, value)), '42501 permission denied to make a request within a request', setting || ' is set')
+	'{"tenant": "bert"}', 'GET', '{}', '')$$, setting, value)), '42501 permission denied to start a request within a request', setting || ' is set')
   FROM (VALUES ('request.jwt.claims', '{"role": "regress_docsync_user"}'), ('request.method', 'POST')) AS v(setting, value);
 SELECT is(pg_temp.run('regress_docsync_layer', $$SELECT b FROM "Sync; Api".docsync_call('docsync_docs', 'regress_docsync_user', '{"tenant": "anna", "collection": "anna"}', 'POST', '{}',
 	'{"clientId": "x", "documents": []}') AS a, LATERAL "Sync; Api".docsync_call(left(a, 0) || 'docsync_pull', 'regress_docsync_user', '{"tenant": "bert"}', 'GET', '{}', '') AS b$$),
-	'42501 permission denied to make a request within a request', 'a second one in a statement');
+	'42501 permission denied to start a request within a request', 'a second one in a statement');
 
 -- What a trigger has set in another request, for longer than that, isn't this one's.
 SELECT unalike(pg_temp.run('regress_docsync_layer', $$SELECT called FROM (SELECT concat(set_config('response.status', '418', false), set_config('response.headers', '[{"X-Theirs": "1"}]', false))) AS s (t),
@@ -184,7 +184,7 @@ SELECT unalike(pg_temp.run('regress_docsync_layer', $$SELECT called FROM (SELECT
 ------------------------------------------------------------------------------
 -- What isn't a request
 ------------------------------------------------------------------------------
-SELECT is(pg_temp.request(function), '42883 no function for HTTP requests has this name', 'function ' || function)
+SELECT is(pg_temp.request(function), '42883 there is no such function for HTTP requests', 'function ' || function)
   FROM unnest(ARRAY['docsync_call', 'docsync_upsert', 'docsync_new_epoch', 'pg_sleep', '', 'DOCSYNC_PULL']) AS function;
 SELECT is(pg_temp.run('regress_docsync_layer', format('SELECT "Sync; Api".docsync_call(%s)', arguments)), '22004 argument ' || n || ' of a request is null', 'argument ' || n || ' is null')
   FROM (VALUES (1, $$NULL, 'regress_docsync_user', '{}', 'GET', '{}', ''$$), (2, $$'docsync_pull', NULL, '{}', 'GET', '{}', ''$$), (6, $$'docsync_pull', 'regress_docsync_user', '{}', 'GET', '{}', NULL$$)) AS v(n, arguments);

@@ -56,9 +56,9 @@ SELECT is(jsonb_array_length(pg_temp.sync((SELECT jsonb_agg(pg_temp.part('many' 
 SELECT is(pg_temp.error_of('{"clientId": "c", "collections": [' || repeat('{}, ', 60) || '{}]}'),
 	'54000 / too many collections / {"text": "There are more than 60."}', '61 are too many');
 SELECT is(pg_temp.error_of('{"clientId": "c", "collections": [{"collection": "x"}, {"collection": "y"}, {"collection": "x"}]}'),
-	'22023 / collection 3: comes twice / {"collection": 3, "text": "It is that of collection 1."}', 'one that comes twice');
+	'22023 / collection 3: occurs twice / {"collection": 3, "text": "Collection 1 is the same."}', 'one that comes twice');
 SELECT is(pg_temp.error_of('{"clientId": "c", "collections": [{"collection": null}, {"collection": "default"}]}'),
-	'22023 / collection 2: comes twice / {"collection": 2, "text": "It is that of collection 1."}', 'once by name, and once without');
+	'22023 / collection 2: occurs twice / {"collection": 2, "text": "Collection 1 is the same."}', 'once by name, and once without');
 SELECT is(pg_temp.error_of(format('{"clientId": "c", %s, "collections": []}', argument)), message, argument)
   FROM (VALUES ('"collection": "x"', '22023 / "collection": not beside "collections" / {"key": "collection"}'),
 			   ('"cursor": "x"', '22023 / "cursor": not beside "collections" / {"key": "cursor"}'),

@@ -216,7 +216,7 @@ SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, deleted, body), 
 -- A policy lets him delete; the one on UPDATE, which makes the tombstone, doesn't.
 CREATE POLICY may_delete ON docsync.document FOR DELETE USING (true);
 SELECT is(pg_temp.error_as('bob', $$DELETE FROM docsync.document WHERE id ~ 'hidden'$$),
-	'42501 cannot turn the document into a tombstone DELETE on docsync.document is an UPDATE, which a policy or a trigger has kept from the row.',
+	'42501 cannot turn the document into a tombstone DELETE on docsync.document becomes an UPDATE, and a policy or a trigger has kept that from the row.',
 	'a DELETE that comes to nothing says so');
 SELECT is((SELECT string_agg(concat_ws(' ', id, client_version, deleted, body), ', ' ORDER BY id) FROM docsync.document WHERE collection = 'default'),
 	'hidden 5 f "secret", hidden 0 0 f "secret"', '... and deletes nothing');

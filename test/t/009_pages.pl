@@ -35,7 +35,19 @@ for my $page (sort keys %prepared)
 # These have the service's own.
 check('doc/tutorial.md', 'docsync', 'anna');
 check('doc/clients.md', 'docsync', 'anna/clients');
+
+# README's lines in JavaScript are the client's own, which its tests run.
+is(javascript('README.md'), javascript('clients/javascript/README.md'), "README.md shows the JavaScript client's first example");
 done_testing();
+
+# The first example in JavaScript, without comments and spaces
+sub javascript
+{
+	my ($page) = @_;
+	my ($example) = grep { $_->{kind} eq 'js' } DocsyncTest::Page->new($page)->blocks;
+
+	return $example->{text} =~ s{//.*}{}gr =~ s/\s+//gr;
+}
 
 sub check
 {

@@ -52,7 +52,7 @@ sub bound
 		my %arguments = (%of, %$change, cursor => $cursor);
 		my %body = map { $_ => $arguments{$_} } grep { defined $arguments{$_} } keys %arguments;
 		my $name = join ', ', map { "$_ " . ($change->{$_} // 'none') } sort keys %$change;
-		my $expected = %$change ? '400 22023 "cursor" is of another collection, clientId or origin' : 200;
+		my $expected = %$change ? '400 22023 "cursor" belongs to another collection, clientId or origin' : 200;
 
 		is(outcome($http->get('/Docs/Pull?' . $http->{client}->www_form_urlencode(\%body))), $expected, "a pull with its cursor for $name");
 		is(outcome($http->post('/Docs/Sync', \%body)), $expected, "a sync with its cursor for $name") if defined $body{clientId};

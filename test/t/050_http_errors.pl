@@ -62,7 +62,7 @@ refuses('a NUL in a body', $docs, bodies('{"note":"x\u0000y"}'), 400, '22P05',
 refuses('a long number', $docs, bodies('{"x":1e5000}'), 400, '22023', qr/^document 2, "body": number too long$/, place => [ 2, 'body' ]);
 refuses('beyond a numeric', $docs, bodies('1e131072'), 400, '22023', qr/^document 2, "body": number too long$/, place => [ 2, 'body' ]);
 refuses('a byte that is not UTF-8', $docs, bodies("\"\xff\""), 400, '22021', qr/^document 2, "body": not UTF-8$/, place => [ 2, 'body' ]);
-refuses("nested $_ deep", $docs, bodies('[' x $_ . ']' x $_), 400, '22023', qr/^document 2, "body": nested too deep$/, place => [ 2, 'body' ])
+refuses("nested $_ deep", $docs, bodies('[' x $_ . ']' x $_), 400, '22023', qr/^document 2, "body": nested too deeply$/, place => [ 2, 'body' ])
   for 101, 400;
 refuses('half a character', $docs, '[{"id":"\ud800","clientVersion":1,"body":1}]', 400, '22P02', qr/^document 1, "id": invalid JSON$/);
 refuses('too many documents', $docs, [ map { good(id => "x$_") } 1 .. 101 ], 413, 'PT413', qr/^too many documents$/);
@@ -154,7 +154,7 @@ for my $request (
 
 	for my $case (
 		[ 'unknown parameter in the query string', 'colection=x', 'limit=0', 'clientid=c2', 'documents=', 'x', '%' . '20clientId=c2' ],
-		[ 'a parameter comes twice in the query string', 'clientId=c2&clientId=c2', 'clientId=&clientId=', 'clientId=c2&client%49d=c3' ],
+		[ 'a parameter occurs twice in the query string', 'clientId=c2&clientId=c2', 'clientId=&clientId=', 'clientId=c2&client%49d=c3' ],
 		[ 'the query string is not valid', 'clientId=a%zz', 'clientId=Jos%E9', 'clientId=%', 'clientId=a%00' ])
 	{
 		my ($message, @queries) = @$case;

@@ -325,7 +325,7 @@ sub call_what_is_not_there
 		for my $case ([ $token{bert}, 403 ], [ undef, 401 ])
 		{
 			my ($token, $status) = @$case;
-			my $message = $given ? 'permission denied to make a request within a request' : 'permission denied for (function docsync_call|schema api)';
+			my $message = $given ? 'permission denied to start a request within a request' : 'permission denied for (function docsync_call|schema api)';
 
 			for my $answer ($http->post('/rpc/docsync_call', \%call, token => $token), $http->get("/rpc/docsync_call?$query", token => $token))
 			{

@@ -1,5 +1,6 @@
 # Clients that hold several collections synchronise them in one request, over
-# HTTP and by SQL.  What happens to one collection keeps none of the others.
+# HTTP and by SQL.  What happens to one collection keeps none of the others.  The
+# one over HTTP is JavaScript's where there is one, else Python's.
 
 use strict;
 use warnings;
@@ -13,12 +14,13 @@ use Test::More;
 
 my @NAMES = map { "anna/$_" } qw(a b c);
 my $ALL = join ' ', 'sync', @NAMES;
+my $LANGUAGE = $ENV{DOCSYNC_JAVASCRIPT} ? 'javascript' : 'python';
 
 my $node = new_node('main');
 my $http = DocsyncTest::Http->new($node);
 my $admin = $http->session;
 my %clients = (
-	phone => DocsyncTest::Clients->new('phone', $http, \@NAMES),
+	phone => DocsyncTest::Clients->new('phone', $http, \@NAMES, language => $LANGUAGE),
 	sql => DocsyncTest::Clients->new('sql', $http, \@NAMES, dsn => $node->connstr('docsync')));
 
 # The first write begins the epoch.
@@ -61,7 +63,7 @@ for my $name (sort keys %clients)
 for my $name (sort keys %clients)
 {
 	my $client = $clients{$name};
-	my $other = DocsyncTest::Clients->new("other $name", $http, \@NAMES);
+	my $other = DocsyncTest::Clients->new("other $name", $http, \@NAMES, language => $LANGUAGE);
 
 	# One that is refused: a cursor of another collection's
 	$client->spoil_cursor('anna/b', 'anna/a');
@@ -73,7 +75,7 @@ for my $name (sort keys %clients)
 }
 
 # Theirs are spoilt for good; a client that begins again has new stores.
-$clients{phone} = DocsyncTest::Clients->new('phone 2', $http, \@NAMES);
+$clients{phone} = DocsyncTest::Clients->new('phone 2', $http, \@NAMES, language => $LANGUAGE);
 $clients{sql} = DocsyncTest::Clients->new('sql 2', $http, \@NAMES, dsn => $node->connstr('docsync'));
 for my $name (sort keys %clients)
 {

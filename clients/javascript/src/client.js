@@ -20,6 +20,7 @@ import { Refused, Stale, VersionsExhausted } from './errors.js';
 import { toJson } from './jsontext.js';
 import { Local, newClientId } from './local.js';
 import { Reconciler } from './reconcile.js';
+import { bringDown } from './take.js';
 import { Upload, isOthers, isOwn } from './upload.js';
 
 /**
@@ -101,6 +102,7 @@ export class Client {
 		document.unsent = EDIT;
 		document.error = document.lastUpdateUtc = document.clientId = null;
 		if (document.conflict) document.conflict = { ...document.conflict, mine: document.version };
+		bringDown(transaction, document);
 		await transaction.save(document);
 	}
 
@@ -120,7 +122,7 @@ export class Client {
 		} catch (error) {
 			if (!(error instanceof Stale)) throw error;
 		}
-		if (await this.#decideConflicts() && !refusal) await this.upload();
+		if (await this.decideConflicts() && !refusal) await this.upload();
 		if (refusal) throw refusal;
 	}
 
@@ -138,18 +140,23 @@ export class Client {
 	}
 
 	async #receive() {
-		const { reachedEnd, differing } = await this.download();
+		const download = await this.download();
 
-		if (!reachedEnd) return;
-		if (differing) await this.#reconcile(differing);
+		if (!download.reachedEnd) return;
+		await this.reconcile(download);
 		// After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
 		if ((await this.state()).rename && !(await this.takeNewName(newClientId())).reachedEnd) return;
-		await this.#sendMarks();
+		await this.sendMarks();
 	}
 
-	async #reconcile(buckets) {
+	/**
+	 * What a download has found to differ.
+	 * @param {Download} download
+	 */
+	async reconcile({ differing }) {
+		if (!differing) return;
 		try {
-			await new Reconciler(this).run(buckets);
+			await new Reconciler(this).run(differing);
 		} catch (error) {
 			// A service that can't: then there is nothing to be done.
 			if (!(error instanceof Refused) || error.status !== 404 && error.status !== 405) throw error;
@@ -181,7 +188,7 @@ export class Client {
 	 * What the service has lost. Own documents at once; those of others after a random wait, since many clients hold the same:
 	 * most come back by download meanwhile.
 	 */
-	async #sendMarks() {
+	async sendMarks() {
 		await new Upload(this).run(MARK, isOwn);
 		const sends = await this.local.transaction(async (transaction) => {
 			const { clientId, othersAt } = transaction.state;
@@ -209,7 +216,7 @@ export class Client {
 	}
 
 	/** Asks onConflict about each conflict that waits. Returns whether there is something new to be sent. */
-	async #decideConflicts() {
+	async decideConflicts() {
 		const waiting = await this.local.transaction((transaction) => transaction.all('c'));
 
 		for (const { id } of waiting) await this.#decideConflict(id);

@@ -2,12 +2,10 @@
 
 import { Client, WAITS } from './client.js';
 import { EDIT, order } from './document.js';
+import { fromMessage, toMessage } from './errors.js';
 import { checkId, toJson } from './jsontext.js';
-import { Schedule } from './schedule.js';
-import { end } from './local.js';
+import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { HttpTransport } from './transport.js';
-
-const EVERY = 60_000;
 
 /**
  * @typedef {object} Options
@@ -42,16 +40,19 @@ const EVERY = 60_000;
  * @property {boolean} unsent the service doesn't have it as it is here yet
  * @property {string | null} error why the service refuses it; it is here as it is, and sent again when it is edited
  *
- * @typedef {object} Status
+ * @typedef {object} Status where the store can't be read, error says so, and the rest is what was known last
  * @property {string} clientId
  * @property {number} unsent how many documents the service doesn't have yet as they are here
  * @property {number} setAside how many it refuses: problems() lists them
  * @property {boolean} syncing
- * @property {number | null} syncedAt when a sync last went through, in milliseconds
+ * @property {number | null} syncedAt when a sync last went through, here or in another tab, in milliseconds
  * @property {any} error what kept the last sync from its end: Refused, NoAnswer, BadAnswer, or what the store says; null if nothing did
  * @property {number | null} equalAt when it was last found to be the same as what the service has
  * @property {string | null} twin where another store was seen that has this one's clientId
  */
+
+/** @type {Inside} */
+export let inside;
 
 /** A collection of JSON documents. */
 export class Collection {
@@ -59,39 +60,36 @@ export class Collection {
 	#store;
 	/** @type {Promise<Client>} */
 	#client;
-	/** @type {Schedule | null} */
-	#schedule = null;
-	#isStarted = false;
-	#every;
-	#random;
+	#schedule;
 	/** @type {Set<(change: Change) => void>} */
 	#watchers = new Set();
 	/** @type {Set<(status: Status) => void>} */
 	#statusWatchers = new Set();
 	#syncing = false;
-	/** @type {Promise<void> | null} */
-	#running = null;
-	/** @type {Promise<void> | null} */
-	#next = null;
+	#syncs = new OneAtATime(() => this.#sync());
 	/** @type {number | null} */
 	#syncedAt = null;
 	/** @type {unknown} */
 	#error = null;
+	/** When the last sync ended, of those that are known of: tabs tell each other */
+	#endedAt = 0;
+	/** @type {Status} */
+	#status = { clientId: '', unsent: 0, setAside: 0, syncing: false, syncedAt: null, error: null, equalAt: null, twin: null };
 	#endHearing = () => {};
 
 	/**
 	 * @param {string} name of the collection, as the service knows it
 	 * @param {Options} options
 	 */
-	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every = EVERY, clock = Date.now, random = Math.random }) {
+	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every, clock = Date.now, random = Math.random }) {
 		if (!url && !transport) throw new TypeError('a collection needs the url of a service');
 		if (!store) throw new TypeError('a collection needs a store');
 		this.#name = name;
-		this.#every = every;
-		this.#random = random;
 		this.#store = Promise.resolve(store);
+		this.#schedule = new Schedule({ sync: () => this.#syncs.run(), store: this.#store, name: `start ${name}`, every, random });
 		this.#client = this.#store.then((opened) => {
 			this.#endHearing = opened.hear?.((message) => this.#heard(message)) ?? this.#endHearing;
+			opened.tell?.({ asked: name });
 			return new Client(name, {
 				transport: transport ?? new HttpTransport(name, { url, token, timeout, fetch }),
 				store: opened, clientId, clock, random, waits: { ...WAITS, ...waits }, onConflict: onConflict ?? null,
@@ -99,6 +97,15 @@ export class Collection {
 			});
 		});
 		this.#client.catch(() => {});		// told to who uses it
+	}
+
+	static {
+		inside = {
+			client: (collection) => collection.#client,
+			began: (collection) => collection.#began(),
+			ended: (collection, error) => collection.#ended(error),
+			follow: (collection, schedule) => { collection.#schedule = schedule; },
+		};
 	}
 
 	// Local use: never waits for the service.
@@ -176,7 +183,7 @@ export class Collection {
 		const client = await this.#client;
 
 		await client.edit(edits);
-		this.#schedule?.edited();
+		this.#schedule.edited();
 	}
 
 	/**
@@ -232,7 +239,7 @@ export class Collection {
 	async status() {
 		const { local } = await this.#client;
 
-		return local.transaction(async (transaction) => ({
+		this.#status = await local.transaction(async (transaction) => ({
 			clientId: transaction.state.clientId,
 			unsent: await transaction.count('u') + await transaction.count('c'),
 			setAside: await transaction.count('e'),
@@ -242,6 +249,7 @@ export class Collection {
 			equalAt: transaction.state.equalAt,
 			twin: transaction.state.twin,
 		}));
+		return this.#status;
 	}
 
 	/**
@@ -264,34 +272,42 @@ export class Collection {
 	 * @returns {Promise<void>}
 	 */
 	sync() {
-		if (!this.#running) {
-			this.#running = this.#sync().finally(() => { this.#running = null; });
-			return this.#running;
-		}
-		this.#next ??= this.#running.catch(() => {}).then(() => {
-			this.#next = null;
-			return this.sync();
-		});
-		return this.#next;
+		return byHand(this.#syncs, this.#schedule);
 	}
 
 	async #sync() {
-		const client = await this.#client;
-		const store = await this.#store;
+		this.#began();
+		try {
+			const client = await this.#client;
+			const store = await this.#store;
 
+			await store.lock(`sync ${this.#name}`, () => client.sync());
+			this.#ended(null);
+		} catch (error) {
+			this.#ended(error);
+			throw error;
+		}
+	}
+
+	#began() {
 		this.#syncing = true;
 		this.#tellStatus();
-		try {
-			await store.lock(`sync ${this.#name}`, () => client.sync());
-			this.#syncedAt = Date.now();
-			this.#error = null;
-		} catch (error) {
-			this.#error = error;
-			throw error;
-		} finally {
-			this.#syncing = false;
-			this.#tellStatus();
-		}
+	}
+
+	#ended(error) {
+		this.#syncing = false;
+		this.#error = error;
+		this.#endedAt = Date.now();
+		if (error === null) this.#syncedAt = this.#endedAt;
+		this.#tellStatus();
+		this.#tellEnd();
+	}
+
+	/** To other tabs, which show it, too. */
+	#tellEnd() {
+		const message = { ended: this.#name, at: this.#endedAt, syncedAt: this.#syncedAt, error: toMessage(this.#error) };
+
+		this.#store.then((store) => store.tell?.(message), () => {});
 	}
 
 	/** Lets the next sync compare all that is here with what the service has, whenever it would have been due. */
@@ -304,26 +320,18 @@ export class Collection {
 	 * wrong is in status(), and tried again, later and later.
 	 */
 	start() {
-		this.#isStarted = true;
-		this.#store.then((store) => {
-			if (!this.#isStarted) return;
-			this.#schedule ??= new Schedule({
-				sync: () => this.sync(), store, name: `start ${this.#name}`, every: this.#every, random: this.#random,
-			});
-			this.#schedule.start();
-		}, () => {});
+		this.#schedule.start();
 	}
 
 	/** Ends what start() began. What is unsent stays so until the next sync. */
 	stop() {
-		this.#isStarted = false;
-		this.#schedule?.stop();
+		this.#schedule.stop();
 	}
 
 	/** Ends all that this object does; the store is yours to close. */
 	async close() {
 		this.stop();
-		await this.#running?.catch(() => {});
+		await this.#syncs.ended();
 		this.#endHearing();
 		this.#watchers.clear();
 		this.#statusWatchers.clear();
@@ -338,9 +346,17 @@ export class Collection {
 
 	/** Another tab has changed something. */
 	async #heard(message) {
-		if (message.wake === `start ${this.#name}`) this.#schedule?.due();
+		if (message.wake === this.#schedule.name) this.#schedule.due();
+		if (message.asked === this.#name && this.#endedAt) this.#tellEnd();
+		if (message.ended === this.#name && message.at > this.#endedAt) {
+			this.#endedAt = message.at;
+			this.#syncedAt = message.syncedAt;
+			this.#error = fromMessage(message.error);
+			if (!this.#error) this.#schedule.tried(null);
+			this.#tellStatus();
+		}
 		if (message.changed !== this.#name) return;
-		if (message.edited) this.#schedule?.edited();
+		if (message.edited) this.#schedule.edited();
 		if (!this.#watchers.size && !this.#statusWatchers.size) return;
 		const { local } = await this.#client;
 
@@ -363,11 +379,19 @@ export class Collection {
 
 	#tellStatus() {
 		if (!this.#statusWatchers.size) return;
-		this.status().then((status) => {
+		this.status().catch((error) => ({ ...this.#status, syncing: this.#syncing, error })).then((status) => {
 			for (const watcher of [...this.#statusWatchers]) call(watcher, status);
-		}, () => {});
+		});
 	}
 }
+
+/**
+ * @typedef {object} Inside what collections.js needs, which synchronises several
+ * @property {(collection: Collection) => Promise<Client>} client
+ * @property {(collection: Collection) => void} began that a sync of it began
+ * @property {(collection: Collection, error: unknown) => void} ended with null, or what kept it from its end
+ * @property {(collection: Collection, schedule: Schedule) => void} follow when it synchronises by itself, from now on
+ */
 
 /** A listener that throws is the app's fault, and told where such are told; it stops nobody else. */
 function call(listener, argument) {

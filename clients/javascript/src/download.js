@@ -23,14 +23,14 @@ export class Download {
 		while (!this.reachedEnd) {
 			const [asked, answer] = await this.#pull(page);
 
-			await this.#takePage(asked, answer);
+			await this.take(asked, answer);
 			if (answer.behind) return;
 		}
 	}
 
 	async #pull(page) {
 		for (;;) {
-			const asked = await this.#nextPage();
+			const asked = await this.next();
 
 			try {
 				return [asked, await this.client.transport.pull(
@@ -43,7 +43,7 @@ export class Download {
 	}
 
 	/** What the next page is asked for with. */
-	#nextPage() {
+	next() {
 		return this.local.transaction(async (transaction) => {
 			const { clientId, cursor, behindSince } = transaction.state;
 			// What the service may have or not would differ for nothing.
@@ -63,7 +63,7 @@ export class Download {
 	 * Nothing, if another sync of the same store has got further meanwhile, or has given it another name. The cursor would be
 	 * of what it was.
 	 */
-	async #takePage(asked, answer) {
+	async take(asked, answer) {
 		await this.local.transaction(async (transaction) => {
 			const { clientId, cursor } = transaction.state;
 

@@ -66,6 +66,31 @@ export class NoAnswer extends Error {
 	}
 }
 
+/**
+ * An error for other tabs, which can be told data alone; null for none.
+ * @param {any} error
+ */
+export function toMessage(error) {
+	if (!error) return null;
+	const { name, message, status, code, text, details, retryAfter } = error;
+
+	return { name, message, status, code, text, details: details && JSON.stringify(details), retryAfter };
+}
+
+/**
+ * What another tab told.
+ * @param {ReturnType<typeof toMessage>} told
+ */
+export function fromMessage(told) {
+	if (!told) return null;
+	const { name, message, status, code, text, details, retryAfter } = told;
+
+	const error = name === 'Refused' ? new Refused(status, code, text, details, retryAfter)
+		: name === 'NoAnswer' ? new NoAnswer(message) : name === 'BadAnswer' ? new BadAnswer(message) : new Error(message);
+
+	return Object.assign(error, { name, message });
+}
+
 /** The document has the highest clientVersion there is; it can't be edited any more. */
 export class VersionsExhausted extends RangeError {
 	/** @param {string} id */

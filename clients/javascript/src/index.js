@@ -1,6 +1,7 @@
 // docsync-client - documents that are here at once, offline too, and meet those of others: README.md.
 
 export { Collection } from './collection.js';
+export { Collections } from './collections.js';
 export { DELETE } from './conflict.js';
 export { BadAnswer, NoAnswer, Refused, VersionsExhausted } from './errors.js';
 export { indexedDbStore } from './stores/indexeddb.js';

@@ -78,13 +78,20 @@ export function readAnswer(text, keys) {
 	} catch (error) {
 		throw new BadAnswer(`not an answer of the service: ${error instanceof Error ? error.message : error}: ${text.slice(0, 200)}`);
 	}
-	if (!isObject(answer) || keys.some((key) => !(key in answer) || LISTS.has(key) && !Array.isArray(answer[key]))) {
-		throw new BadAnswer(`not an answer of the service: ${text.slice(0, 200)}`);
-	}
+	if (!hasKeys(answer, keys)) throw new BadAnswer(`not an answer of the service: ${text.slice(0, 200)}`);
 	return answer;
 }
 
-const LISTS = new Set(['documents', 'results', 'rows']);
+/**
+ * Whether it is an object with these keys, and lists where there are lists.
+ * @param {any} value
+ * @param {string[]} keys
+ */
+export function hasKeys(value, keys) {
+	return isObject(value) && keys.every((key) => key in value && (!LISTS.has(key) || Array.isArray(value[key])));
+}
+
+const LISTS = new Set(['documents', 'results', 'rows', 'collections']);
 
 function isObject(value) {
 	return value !== null && typeof value === 'object' && !Array.isArray(value);

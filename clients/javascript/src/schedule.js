@@ -1,9 +1,55 @@
 // schedule.js - when it synchronises by itself: soon after edits, when the page comes online or to the front, and every minute;
 // after a failure later and later, with a random part, and never before the service's Retry-After.
 
+const EVERY = 60_000;
 const SOON = 100;				// milliseconds after an edit, so that several go together
 const FIRST_AGAIN = 1000;
 const LAST_AGAIN = 300_000;
+const EDITED_AGAIN = 10_000;		// after an edit, where it failed before
+
+/** Work that is done one at a time: calls that come while it is done are one, which begins when that has ended. */
+export class OneAtATime {
+	#work;
+	/** @type {Promise<any> | null} */
+	#running = null;
+	/** @type {Promise<any> | null} */
+	#next = null;
+
+	/** @param {() => Promise<any>} work */
+	constructor(work) {
+		this.#work = work;
+	}
+
+	/** @returns {Promise<any>} */
+	run() {
+		if (!this.#running) {
+			this.#running = this.#work().finally(() => { this.#running = null; });
+			return this.#running;
+		}
+		this.#next ??= this.#running.catch(() => {}).then(() => {
+			this.#next = null;
+			return this.run();
+		});
+		return this.#next;
+	}
+
+	/** When nothing is at work any more. */
+	async ended() {
+		await this.#running?.catch(() => {});
+	}
+}
+
+/**
+ * A sync that a person, or the app, asks for; the schedule goes by how it ends.
+ * @param {OneAtATime} syncs
+ * @param {Schedule} schedule
+ */
+export function byHand(syncs, schedule) {
+	const sync = syncs.run();
+
+	sync.then(() => schedule.tried(null), (error) => schedule.tried(error));
+	return sync;
+}
 
 /** One of the tabs or processes that have a store open does the work, the others wait to take its place. */
 export class Schedule {
@@ -19,12 +65,12 @@ export class Schedule {
 	/**
 	 * @param {object} options
 	 * @param {() => Promise<void>} options.sync
-	 * @param {import('./stores/store.js').Store} options.store
+	 * @param {Promise<import('./stores/store.js').Store>} options.store
 	 * @param {string} options.name
-	 * @param {number} options.every milliseconds
-	 * @param {() => number} options.random
+	 * @param {number} [options.every] milliseconds
+	 * @param {() => number} [options.random]
 	 */
-	constructor({ sync, store, name, every, random }) {
+	constructor({ sync, store, name, every = EVERY, random = Math.random }) {
 		this.sync = sync;
 		this.store = store;
 		this.name = name;
@@ -48,7 +94,7 @@ export class Schedule {
 			target.addEventListener(type, comes);
 			this.#endings.push(() => target.removeEventListener(type, comes));
 		}
-		this.store.lock(this.name, () => this.#work(running.signal), running.signal).catch(() => {});
+		this.store.then((store) => store.lock(this.name, () => this.#work(running.signal), running.signal)).catch(() => {});
 	}
 
 	stop() {
@@ -58,20 +104,28 @@ export class Schedule {
 		this.#wake();
 	}
 
-	/** An edit was made: soon, unless the service didn't answer last time. */
+	/** An edit was made: soon; where it failed before, after some seconds, however long the wait has become. */
 	edited() {
-		if (this.#failures === 0) this.#due(SOON);
+		this.#due(this.#failures === 0 ? SOON : EDITED_AGAIN * (0.5 + 0.5 * this.random()));
 	}
 
-	/** The page is online again, or looked at: at once, though it failed before. Other tabs hear of it; one of them does the work. */
+	/** The page is online again, or looked at. Other tabs hear of it; one of them does the work. */
 	wake() {
 		if (globalThis.document?.visibilityState === 'hidden') return;
 		this.due();
-		this.store.tell?.({ wake: this.name });
+		this.store.then((store) => store.tell?.({ wake: this.name }), () => {});
 	}
 
+	/** At once, though it failed before; and if it fails again, the waits begin anew. */
 	due() {
+		this.#failures = 0;
 		this.#due(0);
+	}
+
+	/** A sync that somebody else began has ended, with null or an error: what comes next goes by that. */
+	tried(error) {
+		this.#failures = 0;
+		this.#due(this.#waitAfter(error));
 	}
 
 	#due(wait) {
@@ -93,15 +147,23 @@ export class Schedule {
 	async #once() {
 		try {
 			await this.sync();
-			this.#failures = 0;
-			return this.every * (0.8 + 0.4 * this.random());
+			return this.#waitAfter(null);
 		} catch (error) {
-			const { retryAfter = 0 } = /** @type {{ retryAfter?: number }} */ (error);
-			const wait = Math.min(FIRST_AGAIN * 2 ** Math.min(this.#failures++, 20), LAST_AGAIN) * (0.5 + 0.5 * this.random());
-
-			this.#notBefore = performance.now() + retryAfter;
-			return Math.max(wait, retryAfter);
+			return this.#waitAfter(error);
 		}
+	}
+
+	/** After a sync that ended so. */
+	#waitAfter(error) {
+		if (error === null) {
+			this.#failures = this.#notBefore = 0;
+			return this.every * (0.8 + 0.4 * this.random());
+		}
+		const { retryAfter = 0 } = /** @type {{ retryAfter?: number }} */ (error);
+		const wait = Math.min(FIRST_AGAIN * 2 ** Math.min(this.#failures++, 20), LAST_AGAIN) * (0.5 + 0.5 * this.random());
+
+		this.#notBefore = performance.now() + retryAfter;
+		return Math.max(wait, retryAfter);
 	}
 
 	/** Until it is due; what happens meanwhile may make that earlier. */

@@ -35,6 +35,28 @@ export class HttpTransport {
 		this.#fetch = fetch;
 	}
 
+	/**
+	 * To another collection.
+	 * @param {string} collection
+	 */
+	on(collection) {
+		return new HttpTransport(collection, { url: this.#url, token: this.#token, timeout: this.#timeout, fetch: this.#fetch });
+	}
+
+	/**
+	 * Several collections, whichever this is to.
+	 * @param {string} clientId
+	 * @param {{ collection: string, cursor: string | null, digest: string | null, documents: import('./document.js').Sent[] }[]} parts
+	 * @param {number} maxDocuments
+	 * @param {boolean} tombstones
+	 */
+	sync(clientId, parts, maxDocuments, tombstones) {
+		const asked = JSON.stringify({ clientId, maxDocuments, reconcile: true, atomic: false, tombstones });
+		const texts = parts.map(({ collection, cursor, digest, documents }) => withDocuments({ collection, cursor, state: digest }, documents));
+
+		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${texts}]}`);
+	}
+
 	/** One result a document, in order; not atomic. */
 	upload(clientId, documents) {
 		// In the query string, where services that don't know it pass over it
@@ -68,10 +90,9 @@ export class HttpTransport {
 	}
 
 	#post(path, keys, asked, documents) {
-		let text = JSON.stringify({ collection: this.#collection, ...asked });
+		const body = { collection: this.#collection, ...asked };
 
-		if (documents) text = `${text.slice(0, -1)},"documents":${documentsText(documents)}}`;
-		return this.#request('POST', path, keys, text);
+		return this.#request('POST', path, keys, documents ? withDocuments(body, documents) : JSON.stringify(body));
 	}
 
 	async #request(method, path, keys, body) {
@@ -104,6 +125,11 @@ export class HttpTransport {
 			throw new NoAnswer(error);
 		}
 	}
+}
+
+/** An object as JSON, with a key more. */
+function withDocuments(object, documents) {
+	return `${JSON.stringify(object).slice(0, -1)},"documents":${documentsText(documents)}}`;
 }
 
 /** The error for an answer that isn't 200. What isn't the service's own has no code, so it is tried again. */

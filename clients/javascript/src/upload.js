@@ -2,7 +2,7 @@
 
 import { MARK } from './document.js';
 import { BadAnswer, Refused } from './errors.js';
-import { bringDown, lookForTwin, take } from './take.js';
+import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
 export const BATCH_BYTES = 4_000_000;		// of bodies in an upload, about: half of what a service accepts by default
@@ -29,29 +29,38 @@ export class Upload {
 	 * @param {(document: import('./document.js').Document, clientId: string) => boolean} [which]
 	 */
 	async run(unsent, which = all, limit = BATCH_DOCUMENTS) {
-		let after = null;
+		let documents = await this.next(unsent, null, limit, BATCH_BYTES, which);
 
-		for (;;) {
-			const [last, documents] = await this.local.transaction(async (transaction) => {
-				const batch = await transaction.batch(
-					unsent, (document) => which(document, transaction.state.clientId), after, limit, BATCH_BYTES);
-				const end = batch.length ? { clientVersion: batch.at(-1).clientVersion, id: batch.at(-1).id } : null;
-
-				for (const document of batch) if (bringDown(transaction, document)) await transaction.save(document);
-				return [end, batch.map((document) => asSent(document, transaction.keepsConflicts))];
-			});
-
-			if (!last) return this.outcomes;
-			after = last;
+		while (documents.length) {
 			await this.#send(documents);
+			documents = await this.next(unsent, documents.at(-1) ?? null, limit, BATCH_BYTES, which);
 		}
+		return this.outcomes;
+	}
+
+	/**
+	 * What is sent next, behind `after`, as it is sent: up to so many documents, and characters of bodies, about.
+	 * @param {number} unsent
+	 * @param {{ clientVersion: bigint, id: string } | null} after
+	 * @param {number} limit
+	 * @param {number} limitBytes
+	 * @param {(document: import('./document.js').Document, clientId: string) => boolean} [which]
+	 */
+	next(unsent, after, limit, limitBytes, which = all) {
+		return this.local.transaction(async (transaction) => (await transaction.batch(
+			unsent, (document) => which(document, transaction.state.clientId), after, limit, limitBytes,
+		)).map((document) => asSent(document, transaction.keepsConflicts)));
+	}
+
+	/** The others with the next sync: who may write nothing any more shouldn't try each at once. */
+	get hasHadEnough() {
+		return (this.outcomes.refused ?? 0) >= MAX_REFUSED;
 	}
 
 	/** @param {import('./document.js').Sent[]} documents */
 	async #send(documents) {
-		// The others with the next sync: who may write nothing any more shouldn't try each at once.
-		if ((this.outcomes.refused ?? 0) >= MAX_REFUSED) return;
-		const clientId = await this.#noteSent(documents);
+		if (this.hasHadEnough) return;
+		const clientId = await this.noteSent(documents);
 		let results;
 
 		try {
@@ -70,13 +79,13 @@ export class Upload {
 			}
 			return;
 		}
-		const untried = await this.#take(documents, results);
+		const untried = await this.take(documents, results);
 
 		if (untried.length && untried.length < documents.length) await this.#send(untried);
 	}
 
 	/** Before they are sent: whatever happens then, the own versions are known from another store's. Returns the clientId. */
-	#noteSent(documents) {
+	noteSent(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id, clientVersion } of documents) {
 				const document = await transaction.find(id);
@@ -119,10 +128,11 @@ export class Upload {
 	}
 
 	/** What became of documents that were sent. Returns those that weren't tried. */
-	async #take(documents, results) {
+	async take(documents, results) {
 		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
 			throw new BadAnswer('a result for each document was expected');
 		}
+		if (!documents.length) return [];
 		this.#accepted = true;
 		const winners = await this.#winners(results);
 

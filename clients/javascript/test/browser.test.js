@@ -108,6 +108,68 @@ test('tabs that edit and synchronise at once', needsService, async () => {
 	for (const page of tabs) await page.close();
 });
 
+test('a tab shows what became of a sync of another, one that was opened before and one that was opened later', needsService, async () => {
+	const name = anyName();
+	const working = await tab(name);
+	const before = await tab(name);
+	const status = (page) => page.evaluate(async () => {
+		const { syncedAt, error } = await globalThis.notes.status();
+
+		return { syncedAt, error: error?.name ?? null, retry: error?.retry ?? null };
+	});
+
+	await working.evaluate(() => globalThis.notes.sync());
+	const { syncedAt } = await status(working);
+	const later = await tab(name);
+
+	for (const page of [before, later]) await until(async () => (await status(page)).syncedAt === syncedAt, 2000);
+	await browser.context.setOffline(true);
+	await working.evaluate(() => globalThis.notes.sync().catch(() => {}));
+	for (const page of [before, later]) {
+		await until(async () => (await status(page)).error === 'NoAnswer', 2000);
+		assert.deepEqual(await status(page), await status(working));
+		assert.equal(await page.evaluate(() => globalThis.states.at(-1)), '0 NoAnswer');
+	}
+	await browser.context.setOffline(false);
+	await later.evaluate(() => globalThis.notes.sync());
+	await until(async () => (await status(working)).error === null, 2000);
+	for (const page of [working, before, later]) await page.close();
+});
+
+test('several collections in two tabs: one request for all, by one of the tabs', needsService, async () => {
+	const names = [anyName(), anyName()];
+	const tabs = [await browser.open(), await browser.open()];
+	const requests = [[], []];
+
+	for (const [i, page] of tabs.entries()) {
+		await page.evaluate(async (options) => {
+			const { Collections, indexedDbStore } = await import('/src/index.js');
+
+			globalThis.all = new Collections(options.names, { url: options.url, token: options.token, store: indexedDbStore(options.names[0]) });
+			globalThis.all.start();
+		}, { names, url: URL_OF_SERVICE, token: TOKEN });
+		page.on('request', (request) => requests[i].push(request.postData()));
+	}
+	const unsent = (page) => page.evaluate(async (both) => (await Promise.all(both.map((name) => globalThis.all.get(name).unsent()))).flat().length, names);
+
+	await Promise.all(names.map((name) => tabs[1].evaluate((which) => globalThis.all.get(which).put('x', 1), name)));
+	for (const page of tabs) await until(async () => await unsent(page) === 0);
+	assert(requests[0].some((body) => names.every((name) => body.includes(name))), 'one request');
+	assert.deepEqual(requests[1], []);
+	// And by hand, from both at once
+	await Promise.all(tabs.map((page, i) => page.evaluate(async ([both, which]) => {
+		for (let n = 0; n < 5; n++) {
+			for (const name of both) await globalThis.all.get(name).put(`of ${which} ${n}`, n);
+			await globalThis.all.sync();
+		}
+	}, [names, i])));
+	const other = open(names[1]);
+
+	await other.sync();
+	assert.equal((await other.list()).length, 11);
+	for (const page of tabs) await page.close();
+});
+
 test('offline and online again', needsService, async () => {
 	const name = anyName();
 	const page = await tab(name, { start: true });

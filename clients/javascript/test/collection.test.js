@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import test, { after, before, beforeEach } from 'node:test';
-import { BadAnswer, DELETE, NoAnswer, Refused, memoryStore } from '../src/index.js';
+import { BadAnswer, Collection, DELETE, NoAnswer, Refused, memoryStore } from '../src/index.js';
 import { BadLine, EXPIRED_TOKEN, TOKEN, anyName, contentOf, needsService, open, pause, until } from './service.js';
 
 /** @type {BadLine} */
@@ -124,6 +124,36 @@ test('a service that is down, with start(): soon after it is back all is sent', 
 		notes.stop();
 	}
 	assert.equal((await notes.status()).error, null);
+});
+
+test("a store that can't be opened: the status says so", async () => {
+	const failure = new DOMException('no', 'InvalidStateError');
+	const notes = new Collection('notes', { url: line.url, store: Promise.reject(failure) });
+	const shown = [];
+
+	notes.watchStatus(({ error }) => shown.push(error));
+	notes.start();
+	await until(() => shown.length > 0, 1000);
+	assert.deepEqual([shown[0], await notes.sync().catch((error) => error), await notes.put('x', 1).catch((error) => error)], [failure, failure, failure]);
+	await notes.close();
+});
+
+test("a store that can't be read for a while: the status says so, with what was known last", async () => {
+	const store = memoryStore();
+	const failure = new DOMException('no', 'UnknownError');
+	let fails = false;
+	const notes = new Collection('notes', { url: 'http://127.0.0.1:9', store: {
+		transaction: (work) => fails ? Promise.reject(failure) : store.transaction(work), lock: (...args) => store.lock(...args), close: () => store.close(),
+	} });
+	const shown = [];
+
+	await notes.put('x', 1);
+	notes.watchStatus(({ error, unsent }) => shown.push([error?.name, unsent]));
+	await until(() => shown.length > 0);
+	fails = true;
+	await notes.sync().catch(() => {});
+	await until(() => shown.length > 2);
+	assert.deepEqual([shown[0], shown.at(-1)], [[undefined, 1], ['UnknownError', 1]]);
 });
 
 test('edits are sent soon with start(), not after stop()', needsService, async () => {
@@ -399,4 +429,28 @@ test('an own edit whose answer was lost is no conflict', needsService, async () 
 	await notes.sync();
 	await notes.sync();
 	assert.deepEqual([await notes.get('x'), await unsentIds(notes)], [2, []]);
+});
+
+test("a sync waits for onConflict's promise, and so do those behind it", needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	let decide;
+	const notes = overLine(name, { onConflict: () => new Promise((resolve) => { decide = resolve; }) });
+	const ended = [];
+
+	await other.put('x', 'theirs');
+	await other.sync();
+	await notes.put('x', 'mine');
+	const syncs = [notes.sync().then(() => ended.push(1))];
+
+	await until(() => decide);
+	const { length } = line.requests;
+
+	syncs.push(notes.sync().then(() => ended.push(2)));
+	await notes.put('y', 1);
+	await pause(200);
+	assert.deepEqual([ended, line.requests.length], [[], length]);
+	decide('both');
+	await Promise.all(syncs);
+	assert.deepEqual([ended, await notes.get('x'), await unsentIds(notes)], [[1, 2], 'both', []]);
 });

@@ -2,7 +2,7 @@
 // line, {"result"} or {"error"}. test/t/clients.py answers them with the clients of examples/demo, so that the same tests are played
 // against both.
 
-import { Driven } from './driven.js';
+import { Driven, Joint } from './driven.js';
 
 /** BigInts as the integers that they are. */
 function toText(value) {
@@ -18,7 +18,10 @@ export function makeDriver({ clock, makeStore }) {
 
 	async function answer(name, method, args, named) {
 		if (method !== 'new') return clients.get(name)[method](...args);
-		clients.set(name, await Driven.make(name, ...args, { ...named, copyOf: clients.get(named.copy_of), clock, store: makeStore?.(name) }));
+		const options = { ...named, copyOf: clients.get(named.copy_of), clock, store: makeStore?.(name) };
+		const [url, token, ...collections] = args;
+
+		clients.set(name, named.joint ? await Joint.make(name, url, token, collections, options) : await Driven.make(name, ...args, options));
 		return null;
 	}
 

@@ -4,6 +4,7 @@ import { Client } from '../src/client.js';
 import { Document, EDIT } from '../src/document.js';
 import { NoAnswer, Refused, memoryStore } from '../src/index.js';
 import { checkId, toJson } from '../src/jsontext.js';
+import { Several } from '../src/several.js';
 import { HttpTransport } from '../src/transport.js';
 
 const FOREVER = 10 ** 12;
@@ -84,18 +85,18 @@ function* parts(name, answer, args) {
 	}
 }
 
-/** All that a store has, to be put into another. */
-function contentOf(store, prefix) {
+/** All that a store has of collections, by their prefixes, to be put into another. */
+export function contentOf(store, ...prefixes) {
 	return store.transaction(async (transaction) => {
 		const records = new Map((await transaction.list(...ALL)).map((record) => [record.key, record]));
 		const values = new Map();
 
-		for (const name of ['clientId', `${prefix}state`, `${prefix}sums`]) values.set(name, await transaction.read(name));
+		for (const name of ['clientId', ...prefixes.flatMap((prefix) => [`${prefix}state`, `${prefix}sums`])]) values.set(name, await transaction.read(name));
 		return { records, values };
 	});
 }
 
-function replace(store, { records, values }) {
+export function replace(store, { records, values }) {
 	return store.transaction(async (transaction) => {
 		for (const { key } of new Set(await transaction.list(...ALL))) await transaction.remove(key);
 		for (const record of records.values()) await transaction.put(record);
@@ -280,6 +281,111 @@ export class Driven {
 	/** The store as it was when it was backed up; kept where it was, so it doesn't show. */
 	restore() {
 		return replace(this.client.local.store, this.kept);
+	}
+}
+
+/** A transport that notes its calls, with the collections: "sync a b", "pull a". */
+class Notes {
+	constructor(transport, log) {
+		this.transport = transport;
+		this.log = log;
+	}
+
+	sync(clientId, parts, ...args) {
+		this.log.push(['sync', ...parts.map(({ collection }) => collection)].join(' '));
+		return this.transport.sync(clientId, parts, ...args);
+	}
+
+	on(collection) {
+		const transport = this.transport.on(collection);
+
+		return Object.fromEntries(['upload', 'pull', 'reconcile', 'get'].map((name) => [name, (...args) => {
+			this.log.push(`${name} ${collection}`);
+			return transport[name](...args);
+		}]));
+	}
+}
+
+/** A client that holds several collections, as clients.py's Joint. */
+export class Joint {
+	static async make(name, url, token, names, options) {
+		const joint = new Joint();
+		const store = await options.store ?? memoryStore();
+
+		joint.calls = [];
+		joint.transport = new Notes(new HttpTransport('', { url, token }), joint.calls);
+		joint.clients = new Map(names.map((collection) => [collection, new Client(collection, {
+			transport: joint.transport.on(collection), store, clock: options.clock, random: chance(name), onConflict: null, changed: () => {},
+			waits: { told: 0, others: 0, compare: FOREVER, again: 0, primary: 0 },
+		})]));
+		return joint;
+	}
+
+	/** {collection: what it is refused for} */
+	async sync(page = 1000) {
+		const several = new Several(this.transport, this.clients);
+
+		await several.run(1000, page);
+		return Object.fromEntries([...several.errors].map(([name, error]) => [name, `${error.status} ${error.code}`]));
+	}
+
+	put(collection, id, body) {
+		return this.clients.get(collection).edit([[id, toJson(body)]]);
+	}
+
+	put_all(collection, documents) {
+		return this.clients.get(collection).edit(Object.entries(documents).map(([id, body]) => [id, toJson(body)]));
+	}
+
+	delete(collection, id) {
+		return this.clients.get(collection).edit([[id, null]]);
+	}
+
+	async content() {
+		const contents = await this.#lists('.');
+
+		return Object.fromEntries(contents.map(([name, documents]) => [name, Object.fromEntries(documents.map(({ id, body }) => [id, JSON.parse(body)]))]));
+	}
+
+	async problems() {
+		const problems = await this.#lists('e');
+
+		return Object.fromEntries(problems.map(([name, documents]) => [name, documents.map(({ id }) => id)]).filter(([, ids]) => ids.length));
+	}
+
+	#lists(list) {
+		return Promise.all([...this.clients].map(async ([name, { local }]) => [name, await local.transaction((transaction) => transaction.all(list))]));
+	}
+
+	async compare() {
+		for (const client of this.clients.values()) await client.compare();
+	}
+
+	/** How many have been found to be the same as the service's, since it was last asked. */
+	async equal() {
+		let equal = 0;
+
+		for (const { local } of this.clients.values()) {
+			equal += Number(await local.transaction(async (transaction) => {
+				const is = transaction.state.equalAt !== null;
+
+				transaction.set({ equalAt: null });
+				return is;
+			}));
+		}
+		return equal;
+	}
+
+	/** Its cursor is another collection's. */
+	async spoil_cursor(collection, other) {
+		const { cursor } = await this.clients.get(other).state();
+
+		await this.clients.get(collection).local.transaction(async (transaction) => transaction.set({ cursor }));
+	}
+
+	/** What has happened since it was last asked. */
+	log() {
+		return this.calls.splice(0);
 	}
 }
 

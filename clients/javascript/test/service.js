@@ -16,11 +16,14 @@ export function anyName() {
 	return `anna/${randomUUID()}`;
 }
 
-/** A client that never waits before it compares. */
+/** It never waits before it compares. */
+export const WAITS = { told: 0, others: 0, compare: 10 ** 12, again: 0, primary: 0 };
+
+/** A client that does so. */
 export function open(name, options = {}) {
 	return new Collection(name, {
 		url: URL_OF_SERVICE, token: TOKEN, store: memoryStore(),
-		waits: { told: 0, others: 0, compare: 10 ** 12, again: 0, primary: 0 }, ...options,
+		waits: WAITS, ...options,
 	});
 }
 

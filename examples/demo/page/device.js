@@ -52,16 +52,12 @@ export class Device {
 	start() {
 		this.#collection.watch((change) => this.#show(change));
 		this.#collection.watchStatus((status) => this.#showStatus(status));
-		this.#collection.status().catch((error) => this.#showStatus({ ...this.#status, error }));
 		this.#switch();
 	}
 
 	/** Tries at once, however long ago the service last answered. */
 	again() {
-		this.#collection.stop();
-		if (!this.#isOnline) return;
-		this.#collection.start();
-		this.#collection.sync().catch(() => {});			// said by the status
+		if (this.#isOnline) this.#collection.sync().catch(() => {});			// said by the status
 	}
 
 	#furnish(icon) {
@@ -74,7 +70,8 @@ export class Device {
 		section.classList.add(this.#name.toLowerCase());
 		section.querySelector('.icon path').setAttribute('d', icon);
 		heading.id = id;
-		heading.textContent = section.querySelector('.device-name').textContent = this.#name;
+		heading.textContent = this.#name;
+		for (const name of section.querySelectorAll('.device-name')) name.textContent = this.#name;
 		this.#find('.alone').href = `?device=${this.#name}`;
 		this.#find('.again').onclick = () => this.again();
 		this.#find('[role=switch]').onchange = ({ target }) => {
@@ -104,6 +101,8 @@ export class Device {
 		this.#isOnline = localStorage.getItem(this.#setting) !== 'offline';
 		this.#find('[role=switch]').checked = this.#isOnline;
 		this.#showStatus(this.#status);
+		if (this.#isOnline) this.#collection.start();
+		else this.#collection.stop();
 		this.again();
 	}
 

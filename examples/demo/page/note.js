@@ -40,6 +40,8 @@ export class Note {
 	show(change) {
 		const versions = versionsOf(change);
 		const hasSeveral = versions.length > 1;
+		const changesWhatIsShown = hasSeveral || !this.item.querySelector('fieldset').hidden;
+		const hadFocus = changesWhatIsShown && this.item.contains(document.activeElement);
 
 		this.#change = change;
 		this.item.querySelector('.unsent').hidden = !change.unsent;
@@ -50,6 +52,8 @@ export class Note {
 		this.item.querySelector('fieldset').hidden = !hasSeveral;
 		if (hasSeveral) this.#showVersions(versions);
 		else this.#showText(versions[0].text);
+		// Whoever was in it stays in it, on nothing that the next key would press.
+		if (hadFocus) (hasSeveral ? this.item.querySelector('fieldset') : this.#text).focus();
 	}
 
 	#showText(text) {
@@ -72,6 +76,7 @@ export class Note {
 			const from = document.createElement('span');
 			const keep = document.createElement('button');
 
+			words.dir = 'auto';
 			words.textContent = text ?? 'deleted';
 			from.textContent = by;
 			keep.type = 'button';

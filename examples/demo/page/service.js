@@ -62,12 +62,13 @@ export class Service {
 	}
 
 	#show(documents, names) {
+		this.#section.querySelector('.none').hidden = documents.length > 0;
+		this.#section.querySelector('.scrolled').hidden = documents.length === 0;
 		this.#section.querySelector('tbody').replaceChildren(...documents.map((document) => {
-			const versions = versionsOf(document);
-			const note = document.deleted ? 'deleted' : versions.map(({ text }) => text ?? 'deleted').join(' / ');
+			const versions = document.deleted ? ['deleted'] : versionsOf(document).map(({ text }) => text ?? 'deleted');
 			const sender = names.get(document.clientId) ?? document.clientId;
 
-			return row(document.deleted, note, sender, document.LastUpdateUtc.slice(11));
+			return row(document.deleted, versions, [sender], [document.LastUpdateUtc.slice(11)]);
 		}));
 	}
 
@@ -78,14 +79,20 @@ export class Service {
 	}
 }
 
-function row(isDeleted, ...texts) {
+/** A row of cells, of one or several texts each, from left to right or from right to left as each text is. */
+function row(isDeleted, ...cells) {
 	const tr = document.createElement('tr');
 
 	tr.classList.toggle('is-deleted', isDeleted);
-	tr.append(...texts.map((text) => {
+	tr.append(...cells.map((texts) => {
 		const td = document.createElement('td');
 
-		td.textContent = text;
+		td.append(...texts.flatMap((text, i) => {
+			const bdi = document.createElement('bdi');
+
+			bdi.textContent = text;
+			return i === 0 ? [bdi] : [' / ', bdi];
+		}));
 		return td;
 	}));
 	return tr;

@@ -35,7 +35,7 @@ sub new
 	my @collections = ref $collection ? @$collection : $collection;
 
 	# In Python alone
-	$self->{language} = 'python' if $options{plain} || $options{dsn} || ref $collection;
+	$self->{language} = 'python' if $options{plain} || $options{dsn};
 	$options{copy_of} = $options{copy_of}{name} if $options{copy_of};
 	$options{read_url} = $options{read_url}->url('') if $options{read_url};
 	$self->call('new', [ $http->url(''), DocsyncTest::Http::token(DocsyncTest::Http::claims(%$claims)), @collections ],
