@@ -222,15 +222,16 @@ docsync_erase(PG_FUNCTION_ARGS)
 static void
 check_caller(void)
 {
-	Oid			document = docsync_schema_open(STORE_READ)->relations[STORE_DOCUMENT];
+	const Oid  *relations = docsync_schema_open(STORE_READ)->relations;
 
 	docsync_purge_check_rights();
-	if (check_enable_rls(document, InvalidOid, true) == RLS_ENABLED)
+	if (check_enable_rls(relations[STORE_DOCUMENT], InvalidOid, true) == RLS_ENABLED ||
+		check_enable_rls(relations[STORE_RECORD], InvalidOid, true) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to erase documents"),
-				 errdetail("Row-level security applies to you: it would hide some of them."),
-				 errhint("Let the owner of docsync.document do it.")));
+				 errdetail("Row-level security applies to you: it would hide some of them, or of what docsync.record has."),
+				 errhint("Let the owner of the store do it.")));
 }
 
 /*

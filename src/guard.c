@@ -356,7 +356,7 @@ check_not_highest(int64 version)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("the document's client_version is the highest there is"),
-				 errhint("Set client_version to a lower one.")));
+				 errhint("docsync_rebase() gives it a lower one.")));
 }
 
 /*

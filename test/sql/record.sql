@@ -107,13 +107,33 @@ SELECT id, client_id, body FROM docsync_query_since('bob', collection => 'a/note
 SELECT docsync_restore('a/notes', 'd', 6) > :restored AS above;
 SELECT docsync_restore('a/notes', 'd', 5) > :restored AS above;
 SELECT deleted, body FROM docsync.document WHERE collection = 'a/notes' AND id = 'd';
--- Where a document has gone with its tombstone it is made anew.
+-- Where a document has gone with its tombstone it is made anew. What has been recorded since stays.
 DELETE FROM docsync.document WHERE collection = 'a/notes' AND id IN ('zero', 'twice');
-CALL docsync_purge('0', 'a/notes');
+SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('d', 6, '"late"'), 'a/notes');
+BEGIN;
+SELECT now() - last_update_utc - interval '1 microsecond' AS keep FROM docsync.document WHERE collection = 'a/notes' AND id = 'zero' \gset
+CALL docsync_purge(:'keep', 'a/notes');
+COMMIT;
 SELECT count(*) FROM docsync.document WHERE collection = 'a/notes' AND id = 'd';
+SELECT collection, deleted, body, why FROM pg_temp.record('d') WHERE collection = 'a/notes';
 SELECT docsync_restore('a/notes', 'd', 6) > 6 AS above;
+SELECT client_id, deleted, body FROM docsync.document WHERE collection = 'a/notes' AND id = 'd';
 SELECT docsync_restore('nowhere', 'd', 6);
 SELECT docsync_restore('a/notes', NULL, 6) IS NULL AS null;
+
+-- The record is purged with the tombstones: of one collection, of all.
+SELECT count(*) > 0 AS some FROM docsync.record WHERE collection = 'b';
+CALL docsync_purge('0', 'b');
+SELECT count(*) FROM docsync.record WHERE collection = 'b';
+SELECT count(*) > 100 AS others FROM docsync.record;
+CALL docsync_purge('1 day');
+SELECT count(*) > 100 AS others FROM docsync.record;
+CALL docsync_purge('0');
+SELECT count(*) FROM docsync.record;
+-- In steps of 1,000
+INSERT INTO docsync.record SELECT 'c' || i % 3, 'id' || i, now() - interval '2 days' * (i % 2), 1, 'c', false, '1', 'replaced' FROM generate_series(1, 7000) AS i;
+CALL docsync_purge('1 day');
+SELECT collection, count(*), min(recorded_utc) = max(recorded_utc) AS same FROM docsync.record GROUP BY 1 ORDER BY 1;
 
 DROP SCHEMA docsync CASCADE;
 DROP EXTENSION docsync;

@@ -17,7 +17,6 @@ use DocsyncTest::Http;
 my $node = new_node('main', conf => <<'END');
 docsync.max_batch = 100
 docsync.max_document_size = 1000
-docsync.max_version_lead = 1min
 END
 
 my $http = DocsyncTest::Http->new($node);
