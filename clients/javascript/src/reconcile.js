@@ -19,6 +19,7 @@ const DOCUMENTS = 1000;
 /**
  * What becomes of an id. local: the document or null; row: the service's row or null; lostAfter, purgedThrough: stamps or null;
  * limit: the highest version that the service accepts, null: any.
+ * @param {bigint | null} [limit]
  * @returns {'nothing' | 'keep' | 'send' | 'remove' | 'fetch'}
  */
 export function judge(local, row, lostAfter, purgedThrough, limit = null) {
