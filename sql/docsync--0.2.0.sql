@@ -237,7 +237,7 @@ BEGIN
 		COMMENT ON COLUMN docsync.keep.pattern IS 'Collections, as LIKE has them.';
 		COMMENT ON COLUMN docsync.keep.keep IS
 		'none; discarded: uploads that were discarded, or in conflict; replaced: these, and the versions that newer ones replaced.';
-		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept.';
+		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept; where there would be more, the older half goes.';
 	END IF;
 
 	IF to_regclass('docsync.record') IS NULL THEN
@@ -388,7 +388,7 @@ CREATE FUNCTION @extschema@.docsync_restore(
 	id				pg_catalog.text,
 	version			pg_catalog.int8)
 	RETURNS pg_catalog.int8
-	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -428,7 +428,7 @@ CREATE FUNCTION @extschema@.docsync_restamp(
 	ids				pg_catalog.text[])
 	RETURNS pg_catalog.int8
 	AS 'MODULE_PATHNAME'
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_restamp(pg_catalog.text, pg_catalog.text[]) IS
 'Gives documents new stamps, with the versions that they have: they are delivered again, also to who may see them only now. Returns how many there were.
 As the caller, who must be allowed to update them.';

@@ -171,6 +171,12 @@ docsync_check_run(Store *store)
 											1, "collection");
 	table_close(rel, NoLock);
 
+	rel = table_open(store->relations[STORE_RECORD], NoLock);
+	store->record_index = check_primary_key(rel, store->attnums[STORE_RECORD],
+											RECORD_RECORDED_UTC + 1,
+											"collection, id, recorded_utc");
+	table_close(rel, NoLock);
+
 	store->is_subscribed = is_subscribed(store);
 }
 

@@ -137,6 +137,8 @@ enum RecordColumn
 	RECORD_WHY
 };
 
+#define RECORD_COLUMNS			(RECORD_WHY + 1)
+
 #define STORE_COLUMNS_MAX		(HISTORY_ARRIVED + 1)
 
 typedef enum StoreUse
@@ -153,6 +155,7 @@ typedef struct Store
 	Oid			owners[STORE_RELATIONS];
 	Oid			document_index; /* primary keys */
 	Oid			purged_index;
+	Oid			record_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 	bool		is_altered;		/* the user's triggers may change what is
 								 * written to it */
@@ -778,6 +781,13 @@ extern int	docsync_probe_find(text *collection, Datum *ids, int count,
 							   uint64 *found);
 
 /*
+ * insert.c: inserting rows without a statement
+ */
+extern void docsync_insert_rows(StoreRelation which, int ncolumns,
+								const Datum *values, const bool *nulls,
+								int count);
+
+/*
  * pin.c: plans that walk an index
  */
 extern void docsync_pin_init(void);
@@ -839,6 +849,7 @@ typedef struct RecordScan
 	TimestampTz recorded_utc;
 } RecordScan;
 
+extern bool docsync_record_may_remove(void);
 extern bool docsync_record_purge(RecordScan *scan);
 extern uint64 docsync_record_erase(text *collection);
 

@@ -34,6 +34,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -225,6 +226,8 @@ check_caller(void)
 	const Oid  *relations = docsync_schema_open(STORE_READ)->relations;
 
 	docsync_purge_check_rights();
+	if (!docsync_record_may_remove())
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.record");
 	if (check_enable_rls(relations[STORE_DOCUMENT], InvalidOid, true) == RLS_ENABLED ||
 		check_enable_rls(relations[STORE_RECORD], InvalidOid, true) == RLS_ENABLED)
 		ereport(ERROR,

@@ -349,10 +349,6 @@ docsync_purge_check_rights(void)
 						 ACL_SELECT | ACL_INSERT | ACL_UPDATE, ACLMASK_ALL) !=
 		(ACL_SELECT | ACL_INSERT | ACL_UPDATE))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.purged");
-	if (pg_class_aclmask(store->relations[STORE_RECORD], GetUserId(),
-						 ACL_SELECT | ACL_DELETE, ACLMASK_ALL) !=
-		(ACL_SELECT | ACL_DELETE))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.record");
 }
 
 /*
@@ -367,7 +363,7 @@ take_step(Purge *purge)
 	docsync_purge_check_rights();
 	docsync_epoch_notice();
 	if (purge->is_at_records)
-		return docsync_record_purge(&purge->records);
+		return docsync_record_may_remove() && docsync_record_purge(&purge->records);
 
 	docsync_schema_push_snapshot();
 	if (purge->scan.collection != NULL || find_next_collection(purge))

@@ -24,16 +24,19 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -46,8 +49,8 @@
 PG_FUNCTION_INFO_V1(docsync_keep_changed);
 
 /*
- * Documents, and bytes of bodies, that are kept in memory, and that are written
- * by one statement.  What a statement of an upload's replaces is never more.
+ * The most documents, and bytes of bodies, that are kept in memory.  What a
+ * statement of an upload replaces is never more.
  */
 #define LIST_DOCUMENTS		500
 #define LIST_SIZE			(2 * 1024 * 1024)
@@ -75,14 +78,6 @@ struct RecordList
 	Lost		lost[LIST_DOCUMENTS];
 };
 
-/* Documents of which there are more than enough, and since when */
-typedef struct Surplus
-{
-	int			count;
-	Datum		ids[LIST_DOCUMENTS];
-	Datum		stamps[LIST_DOCUMENTS];
-} Surplus;
-
 /* How docsync.record names a reason */
 static const char *const reasons[] = {
 	[RECORD_DISCARDED] = "discarded",
@@ -96,77 +91,23 @@ static int	nrules = 0;
 static MemoryContext rules_context = NULL;
 static uint64 rules_version = 0;	/* the store's, when they were read */
 
-#define ADD \
-	"INSERT INTO docsync.record AS r (collection, id, client_version," \
-	" client_id, deleted, body, why, recorded_utc) "
-
-/* The newest of a document's rows that there is no room for */
-#define NEWEST_SURPLUS(id, most) \
-	"(SELECT o.recorded_utc FROM docsync.record AS o" \
-	"  WHERE o.collection OPERATOR(pg_catalog.=) $1" \
-	"    AND o.id OPERATOR(pg_catalog.=) " id \
-	"  ORDER BY o.recorded_utc DESC OFFSET " most " LIMIT 1)"
-
 /*
- * It doesn't see the rows that are being added: of each document one, so $9 is
- * one less than may stay.
+ * Removes all but the newest of a document's rows, except for those that
+ * somebody else is removing already.
  */
-#define ADDED \
-	" RETURNING r.id, " NEWEST_SURPLUS("r.id", "$9")
-
-static Statement add_one = {
-	ADD "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)" ADDED,
-	9, {TEXTOID, TEXTOID, INT8OID, TEXTOID, BOOLOID, JSONBOID, TEXTOID,
-	TIMESTAMPTZOID, INT8OID}, STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
-};
-
-static Statement add_many = {
-	ADD "SELECT $1, pg_catalog.unnest($2), pg_catalog.unnest($3),"
-	" pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6),"
-	" pg_catalog.unnest($7), pg_catalog.unnest($8)" ADDED,
-	9, {TEXTOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID,
-	JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT8OID},
-	STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
-};
-
-/*
- * A client sends again what it has had no answer for.  OFFSET 0 keeps the
- * planner from making a join of it, for which it might read the collection.
- */
-static Statement add_new = {
-	ADD "SELECT $1, lost.* FROM ROWS FROM (pg_catalog.unnest($2),"
-	" pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),"
-	" pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8))"
-	" AS lost(id, client_version, client_id, deleted, body, why, recorded_utc)"
-	" WHERE NOT EXISTS (SELECT FROM docsync.record AS same"
-	"  WHERE same.collection OPERATOR(pg_catalog.=) $1"
-	"    AND same.id OPERATOR(pg_catalog.=) lost.id"
-	"    AND same.client_version OPERATOR(pg_catalog.=) lost.client_version"
-	"    AND same.deleted OPERATOR(pg_catalog.=) lost.deleted"
-	"    AND (same.body OPERATOR(pg_catalog.=) lost.body"
-	"         OR (same.body IS NULL AND lost.body IS NULL)) OFFSET 0)",
-	8, {TEXTOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID,
-	JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID},
-	STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
-};
-
-static Statement find_surplus = {
-	"SELECT lost.id, " NEWEST_SURPLUS("lost.id", "$3")
-	"  FROM (SELECT DISTINCT sent.id FROM pg_catalog.unnest($2) AS sent(id)) AS lost",
-	3, {TEXTOID, TEXTARRAYOID, INT8OID},
-	STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
-};
-
 static Statement delete_surplus = {
 	"DELETE FROM docsync.record WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
-	" SELECT o.ctid FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3))"
-	"  AS surplus(id, recorded_utc)"
+	" SELECT o.ctid FROM pg_catalog.unnest($2) AS surplus(id)"
 	"  CROSS JOIN LATERAL (SELECT r.ctid FROM docsync.record AS r"
 	"   WHERE r.collection OPERATOR(pg_catalog.=) $1"
 	"     AND r.id OPERATOR(pg_catalog.=) surplus.id"
-	"     AND r.recorded_utc OPERATOR(pg_catalog.<=) surplus.recorded_utc"
+	"     AND r.recorded_utc OPERATOR(pg_catalog.<=)"
+	"      (SELECT n.recorded_utc FROM docsync.record AS n"
+	"        WHERE n.collection OPERATOR(pg_catalog.=) $1"
+	"          AND n.id OPERATOR(pg_catalog.=) surplus.id"
+	"        ORDER BY n.recorded_utc DESC OFFSET $3 LIMIT 1)"
 	"   FOR UPDATE SKIP LOCKED) AS o))",
-	3, {TEXTOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID},
+	3, {TEXTOID, TEXTARRAYOID, INT8OID},
 	STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
 };
 
@@ -209,12 +150,12 @@ static void read_rules(const Store *store);
 static void read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
 					  const AttrNumber *attnums);
 static int	compare_rules(const void *a, const void *b);
-static void write_some(RecordList *list, int from, int count,
-					   Surplus *surplus);
-static void make_arrays(const Lost *lost, int count, Datum *arrays);
-static Datum make_array(Datum *values, int count, Oid type);
-static void remove_surplus(const RecordList *list, Surplus *surplus);
-static bool note_surplus(TupleTableSlot *slot, void *arg);
+static void insert(const RecordList *list, const Lost *lost, int count);
+static int	count_rows(const RecordList *list, const Lost *lost,
+					   bool *is_there);
+static bool is_same(HeapTuple tuple, TupleDesc desc,
+					const AttrNumber *attnums, const Lost *lost);
+static void remove_surplus(const RecordList *list);
 static bool note_purged(TupleTableSlot *slot, void *arg);
 
 /*
@@ -322,35 +263,33 @@ docsync_record_add(RecordList *list, const StoredDocument *lost,
 /*
  * Writes what is in the list, which is empty then.
  *
+ * What a client has sent may be there already, since it sends again what it
+ * has had no answer for.
+ *
  * Locks: rows removed, until the end of the transaction.  Nobody waits for
  * them.
  */
 void
 docsync_record_write(RecordList *list)
 {
-	MemoryContext context = AllocSetContextCreate(list->context,
-												  "docsync record write",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	int			to;
+	MemoryContext oldcontext = MemoryContextSwitchTo(list->context);
 
-	for (int from = 0; from < list->count; from = to)
+	if (list->is_sent)
 	{
-		Surplus    *surplus = palloc(sizeof(Surplus));
-		int64		size = 0;
-
-		to = from;
-		do
+		for (int i = 0; i < list->count; i++)
 		{
-			if (list->lost[to].body != 0)
-				size += toast_raw_datum_size(list->lost[to].body);
-		} while (++to < list->count && size < LIST_SIZE);
+			bool		is_there;
 
-		surplus->count = 0;
-		write_some(list, from, to - from, surplus);
-		remove_surplus(list, surplus);
-		MemoryContextReset(context);
+			count_rows(list, &list->lost[i], &is_there);
+			if (!is_there)
+				insert(list, &list->lost[i], 1);
+		}
 	}
+	else if (list->count > 0)
+		insert(list, list->lost, list->count);
+
+	if (list->count > 0)
+		remove_surplus(list);
 	MemoryContextSwitchTo(oldcontext);
 	docsync_record_forget(list);
 }
@@ -362,6 +301,17 @@ docsync_record_forget(RecordList *list)
 	list->count = 0;
 	list->size = 0;
 	MemoryContextReset(list->context);
+}
+
+/*
+ * May the caller remove rows?  (Policies say which.)
+ */
+bool
+docsync_record_may_remove(void)
+{
+	return pg_class_aclmask(docsync_schema_open(STORE_READ)->relations[STORE_RECORD],
+							GetUserId(), ACL_SELECT | ACL_DELETE, ACLMASK_ALL) ==
+		(ACL_SELECT | ACL_DELETE);
 }
 
 /*
@@ -489,119 +439,120 @@ compare_rules(const void *a, const void *b)
 }
 
 /*
- * Writes some of a list, and finds out of which documents there is too much
- * then.
+ * Inserts rows.
  */
 static void
-write_some(RecordList *list, int from, int count, Surplus *surplus)
+insert(const RecordList *list, const Lost *lost, int count)
 {
-	const Lost *lost = &list->lost[from];
-	Datum		args[9];
+	Datum	   *values = palloc(sizeof(Datum) * RECORD_COLUMNS * count);
+	bool	   *nulls = palloc0(sizeof(bool) * RECORD_COLUMNS * count);
 
-	args[0] = PointerGetDatum(list->collection);
-	args[8] = Int64GetDatum(list->most - 1);
-	if (count == 1 && !list->is_sent)
-	{
-		args[1] = lost->id;
-		args[2] = Int64GetDatum(lost->client_version);
-		args[3] = lost->client_id;
-		args[4] = BoolGetDatum(lost->deleted);
-		args[5] = lost->body;
-		args[6] = CStringGetTextDatum(reasons[lost->reason]);
-		args[7] = TimestampTzGetDatum(lost->recorded_utc);
-		docsync_statement_run(&add_one, args, note_surplus, surplus);
-		return;
-	}
-
-	make_arrays(lost, count, &args[1]);
-	if (!list->is_sent)
-		docsync_statement_run(&add_many, args, note_surplus, surplus);
-	else
-	{
-		docsync_statement_run(&add_new, args, NULL, NULL);
-		args[2] = Int64GetDatum(list->most);
-		docsync_statement_run(&find_surplus, args, note_surplus, surplus);
-	}
-}
-
-/*
- * The seven columns of rows, as arrays
- */
-static void
-make_arrays(const Lost *lost, int count, Datum *arrays)
-{
-	Datum	   *columns[7];
-	bool	   *no_body = palloc(sizeof(bool) * count);
-	int			lower_bound = 1;
-
-	for (int i = 0; i < 7; i++)
-		columns[i] = palloc(sizeof(Datum) * count);
 	for (int i = 0; i < count; i++)
 	{
-		columns[0][i] = lost[i].id;
-		columns[1][i] = Int64GetDatum(lost[i].client_version);
-		columns[2][i] = lost[i].client_id;
-		columns[3][i] = BoolGetDatum(lost[i].deleted);
-		columns[4][i] = lost[i].body;
-		no_body[i] = lost[i].body == 0;
-		columns[5][i] = CStringGetTextDatum(reasons[lost[i].reason]);
-		columns[6][i] = TimestampTzGetDatum(lost[i].recorded_utc);
+		Datum	   *row = &values[i * RECORD_COLUMNS];
+
+		row[RECORD_COLLECTION] = PointerGetDatum(list->collection);
+		row[RECORD_ID] = lost[i].id;
+		row[RECORD_RECORDED_UTC] = TimestampTzGetDatum(lost[i].recorded_utc);
+		row[RECORD_CLIENT_VERSION] = Int64GetDatum(lost[i].client_version);
+		row[RECORD_CLIENT_ID] = lost[i].client_id;
+		row[RECORD_DELETED] = BoolGetDatum(lost[i].deleted);
+		row[RECORD_BODY] = lost[i].body;
+		nulls[i * RECORD_COLUMNS + RECORD_BODY] = lost[i].body == 0;
+		row[RECORD_WHY] = CStringGetTextDatum(reasons[lost[i].reason]);
 	}
-
-	arrays[0] = make_array(columns[0], count, TEXTOID);
-	arrays[1] = make_array(columns[1], count, INT8OID);
-	arrays[2] = make_array(columns[2], count, TEXTOID);
-	arrays[3] = PointerGetDatum(construct_array(columns[3], count, BOOLOID, 1,
-												true, TYPALIGN_CHAR));
-	arrays[4] = PointerGetDatum(construct_md_array(columns[4], no_body, 1,
-												   &count, &lower_bound,
-												   JSONBOID, -1, false,
-												   TYPALIGN_INT));
-	arrays[5] = make_array(columns[5], count, TEXTOID);
-	arrays[6] = make_array(columns[6], count, TIMESTAMPTZOID);
-}
-
-/* An array of texts, or of values of eight bytes */
-static Datum
-make_array(Datum *values, int count, Oid type)
-{
-	if (type == TEXTOID)
-		return PointerGetDatum(construct_array(values, count, type, -1, false,
-											   TYPALIGN_INT));
-	return PointerGetDatum(construct_array(values, count, type, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	docsync_insert_rows(STORE_RECORD, RECORD_COLUMNS, values, nulls, count);
 }
 
 /*
- * Removes what is too much, but for rows that somebody is removing already.
+ * How many rows a document has, as of now; one more than may be if there are
+ * too many.  is_there, if it isn't NULL: is one of them just this version?
+ */
+static int
+count_rows(const RecordList *list, const Lost *lost, bool *is_there)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
+	const AttrNumber *attnums = store->attnums[STORE_RECORD];
+	Relation	rel = table_open(store->relations[STORE_RECORD], AccessShareLock);
+	Snapshot	snapshot;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			count = 0;
+
+	ScanKeyEntryInitialize(&keys[0], 0, attnums[RECORD_COLLECTION],
+						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(list->collection));
+	ScanKeyEntryInitialize(&keys[1], 0, attnums[RECORD_ID],
+						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, lost->id);
+
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = systable_beginscan(rel, store->record_index, true, snapshot,
+							  lengthof(keys), keys);
+	if (is_there != NULL)
+		*is_there = false;
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (is_there != NULL &&
+			is_same(tuple, RelationGetDescr(rel), attnums, lost))
+			*is_there = true;
+		if (++count > list->most || (is_there != NULL && *is_there))
+			break;
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+
+	return count;
+}
+
+/* Is a row of a document just this version of it, whoever has sent it? */
+static bool
+is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
+		const Lost *lost)
+{
+	bool		isnull;
+	Datum		body;
+
+	if (DatumGetInt64(heap_getattr(tuple, attnums[RECORD_CLIENT_VERSION],
+								   desc, &isnull)) != lost->client_version ||
+		DatumGetBool(heap_getattr(tuple, attnums[RECORD_DELETED], desc,
+								  &isnull)) != lost->deleted)
+		return false;
+
+	body = heap_getattr(tuple, attnums[RECORD_BODY], desc, &isnull);
+	if (isnull || lost->body == 0)
+		return isnull && lost->body == 0;
+	return DatumGetBool(DirectFunctionCall2(jsonb_eq, body, lost->body));
+}
+
+/*
+ * Removes the older half of what is kept of the list's documents, where there
+ * is too much of it: then there is room for a while, and to remove one row each
+ * time would take longer than to add it.
  */
 static void
-remove_surplus(const RecordList *list, Surplus *surplus)
+remove_surplus(const RecordList *list)
 {
+	Datum	   *ids = palloc(sizeof(Datum) * list->count);
+	int			count = 0;
 	Datum		args[3];
 
-	if (surplus->count == 0)
-		return;
-	args[0] = PointerGetDatum(list->collection);
-	args[1] = make_array(surplus->ids, surplus->count, TEXTOID);
-	args[2] = make_array(surplus->stamps, surplus->count, TIMESTAMPTZOID);
-	docsync_statement_run(&delete_surplus, args, NULL, NULL);
-}
-
-/*
- * RowCallback: notes a document of which more is kept by now than is to be.
- */
-static bool
-note_surplus(TupleTableSlot *slot, void *arg)
-{
-	Surplus    *surplus = (Surplus *) arg;
-
-	if (!slot->tts_isnull[1])
+	for (int i = 0; i < list->count; i++)
 	{
-		surplus->ids[surplus->count] = datumCopy(slot->tts_values[0], false, -1);
-		surplus->stamps[surplus->count++] = slot->tts_values[1];
+		if (count_rows(list, &list->lost[i], NULL) > list->most)
+			ids[count++] = list->lost[i].id;
 	}
-	return true;
+	if (count == 0)
+		return;
+
+	args[0] = PointerGetDatum(list->collection);
+	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+											  TYPALIGN_INT));
+	args[2] = Int64GetDatum(list->most / 2 + 1);
+	docsync_statement_run(&delete_surplus, args, NULL, NULL);
 }
 
 /*

@@ -38,12 +38,17 @@ static int	compare_ids(const void *a, const void *b);
 Datum
 docsync_restamp(PG_FUNCTION_ARGS)
 {
-	text	   *collection = PG_GETARG_TEXT_PP(0);
+	text	   *collection = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	Datum	   *ids;
 	int			count;
-	Datum	   *ids = read_ids(PG_GETARG_ARRAYTYPE_P(1), &count);
 	int64		restamped = 0;
 
 	docsync_text_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("ids is null")));
+	ids = read_ids(PG_GETARG_ARRAYTYPE_P(1), &count);
 	PreventCommandIfReadOnly("docsync_restamp()");
 	PreventCommandIfParallelMode("docsync_restamp()");
 	docsync_schema_open(STORE_READ);
