@@ -354,7 +354,7 @@ static bool
 find_next_collection(Erase *erase)
 {
 	text	   *next = erase->collection != NULL ? erase->collection :
-		cstring_to_text("");
+	cstring_to_text("");
 
 	do
 	{

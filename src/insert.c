@@ -118,7 +118,7 @@ set_defaults(Relation rel, EState *estate, TupleTableSlot *slot)
 	{
 		Form_pg_attribute attr = TupleDescAttr(desc, i);
 		Node	   *expr = attr->attisdropped || attr->attgenerated != '\0' ?
-			NULL : build_column_default(rel, i + 1);
+		NULL : build_column_default(rel, i + 1);
 
 		slot->tts_isnull[i] = expr == NULL;
 		if (expr != NULL)

@@ -249,8 +249,8 @@ docsync_record_add(RecordList *list, const StoredDocument *lost,
 	entry->deleted = lost->deleted;
 
 	/*
-	 * What lies elsewhere is there until our transaction has ended, though the
-	 * row that it was of has been replaced.
+	 * What lies elsewhere is there until our transaction has ended, though
+	 * the row that it was of has been replaced.
 	 */
 	entry->body = lost->has_body ? datumCopy(lost->body, false, -1) : 0;
 	entry->recorded_utc = recorded_utc;

@@ -107,7 +107,7 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY | STATEMENT_OF_RECORD))
 	{
 		StoreRelation of = statement->flags & STATEMENT_OF_HISTORY ? STORE_HISTORY :
-			statement->flags & STATEMENT_OF_RECORD ? STORE_RECORD : STORE_DOCUMENT;
+		statement->flags & STATEMENT_OF_RECORD ? STORE_RECORD : STORE_DOCUMENT;
 		Oid			owner = docsync_schema_open(STORE_READ)->owners[of];
 		Oid			user;
 		int			context;

@@ -208,8 +208,8 @@ static Statement statements[] = {
 	},
 
 	/*
-	 * With the version that it has, which may be the highest there is: whoever
-	 * has that version takes the tombstone by its stamp.
+	 * With the version that it has, which may be the highest there is:
+	 * whoever has that version takes the tombstone by its stamp.
 	 */
 	[STATEMENT_ERASE] = {
 		"UPDATE docsync.document"
