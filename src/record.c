@@ -151,8 +151,9 @@ static void read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
 					  const AttrNumber *attnums);
 static int	compare_rules(const void *a, const void *b);
 static void insert(const RecordList *list, const Lost *lost, int count);
+static Snapshot take_snapshot(void);
 static int	count_rows(const RecordList *list, const Lost *lost,
-					   bool *is_there);
+					   Snapshot snapshot, bool *is_there);
 static bool is_same(HeapTuple tuple, TupleDesc desc,
 					const AttrNumber *attnums, const Lost *lost);
 static void remove_surplus(const RecordList *list);
@@ -278,9 +279,11 @@ docsync_record_write(RecordList *list)
 	{
 		for (int i = 0; i < list->count; i++)
 		{
+			Snapshot	snapshot = take_snapshot();
 			bool		is_there;
 
-			count_rows(list, &list->lost[i], &is_there);
+			count_rows(list, &list->lost[i], snapshot, &is_there);
+			UnregisterSnapshot(snapshot);
 			if (!is_there)
 				insert(list, &list->lost[i], 1);
 		}
@@ -465,16 +468,26 @@ insert(const RecordList *list, const Lost *lost, int count)
 }
 
 /*
- * How many rows a document has, as of now; one more than may be if there are
- * too many.  is_there, if it isn't NULL: is one of them just this version?
+ * A snapshot that sees all that is there now, our own rows included.
+ */
+static Snapshot
+take_snapshot(void)
+{
+	CommandCounterIncrement();
+	return RegisterSnapshot(GetLatestSnapshot());
+}
+
+/*
+ * How many rows a document has; one more than may be if there are too many.
+ * is_there, if it isn't NULL: is one of them just this version?
  */
 static int
-count_rows(const RecordList *list, const Lost *lost, bool *is_there)
+count_rows(const RecordList *list, const Lost *lost, Snapshot snapshot,
+		   bool *is_there)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
 	const AttrNumber *attnums = store->attnums[STORE_RECORD];
 	Relation	rel = table_open(store->relations[STORE_RECORD], AccessShareLock);
-	Snapshot	snapshot;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -487,8 +500,6 @@ count_rows(const RecordList *list, const Lost *lost, bool *is_there)
 						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
 						   F_TEXTEQ, lost->id);
 
-	CommandCounterIncrement();
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = systable_beginscan(rel, store->record_index, true, snapshot,
 							  lengthof(keys), keys);
 	if (is_there != NULL)
@@ -502,7 +513,6 @@ count_rows(const RecordList *list, const Lost *lost, bool *is_there)
 			break;
 	}
 	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
 
 	return count;
@@ -537,14 +547,16 @@ static void
 remove_surplus(const RecordList *list)
 {
 	Datum	   *ids = palloc(sizeof(Datum) * list->count);
+	Snapshot	snapshot = take_snapshot();
 	int			count = 0;
 	Datum		args[3];
 
 	for (int i = 0; i < list->count; i++)
 	{
-		if (count_rows(list, &list->lost[i], NULL) > list->most)
+		if (count_rows(list, &list->lost[i], snapshot, NULL) > list->most)
 			ids[count++] = list->lost[i].id;
 	}
+	UnregisterSnapshot(snapshot);
 	if (count == 0)
 		return;
 
