@@ -37,8 +37,14 @@ for my $language (@LANGUAGES)
 {
 	for my $scenario (grep { !$ENV{DOCSYNC_CASE} || $_->{name} =~ /$ENV{DOCSYNC_CASE}/ } @$scenarios)
 	{
+		my $name = "$language: $scenario->{name}";
+
 		$collection = 'anna/scenario' . ++$played;
-		subtest "$language: $scenario->{name}" => sub { eval { play($language, $scenario); 1 } or fail($@) };
+	  SKIP:
+		{
+			skip "$name: the gateway has none in front", 1 if $http->{is_gateway} && grep { $_->[1] eq 'kill' && $_->[2][0] eq 'nginx' } @{ $scenario->{steps} };
+			subtest $name => sub { eval { play($language, $scenario); 1 } or fail($@) };
+		}
 	}
 }
 done_testing();
@@ -168,7 +174,6 @@ sub start_or_kill
 	}
 	elsif ($what eq 'nginx')
 	{
-		return if $http->{is_gateway} && !$http->{pids}{nginx};
 		$method eq 'kill' ? $http->stop_process('nginx', 'TERM') : $http->start_nginx;
 	}
 	else

@@ -1,5 +1,6 @@
 # The JavaScript client's own tests, clients/javascript/test/*.test.js, with a
-# service that they put a bad line in front of.
+# service that they put a bad line in front of.  DOCSYNC_JAVASCRIPT_TEST: one of
+# them alone, by its name.
 
 use strict;
 use warnings;
@@ -22,7 +23,7 @@ $ENV{DOCSYNC_URL} = $http->url('');
 $ENV{DOCSYNC_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims());
 $ENV{DOCSYNC_EXPIRED_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims(exp => time - 3600));
 
-for my $file (glob "$directory/test/*.test.js")
+for my $file (glob "$directory/test/" . ($ENV{DOCSYNC_JAVASCRIPT_TEST} || '*') . '.test.js')
 {
 	my ($name) = $file =~ m{([^/]+)\z};
 	my $output = qx('$ENV{DOCSYNC_NODE}' --no-warnings --test-reporter=tap '$file' 2>&1);
