@@ -7,7 +7,7 @@ DROP SCHEMA IF EXISTS docsync CASCADE;
 DROP EXTENSION IF EXISTS docsync;
 CREATE EXTENSION docsync;
 DO $$ BEGIN PERFORM docsync_create_store(); END $$;
-SELECT plan(45);
+SELECT plan(48);
 
 CREATE ROLE regress_docsync_ann;
 CREATE ROLE regress_docsync_bob;
@@ -109,6 +109,19 @@ SELECT is(pg_temp.upload('reader', 'd', 1, 'reader', 'shared'), '(discarded)', '
 SELECT is(pg_temp.record('shared'), 'd 5 ann "5" replaced, d 1 ann "late" discarded', '... leaves nothing either');
 SELECT is(pg_temp.upload('bob', 'd', 1, 'bob', 'shared'), '(discarded)', 'bob may change it now');
 SELECT is(pg_temp.record('shared'), 'd 5 ann "5" replaced, d 1 ann "late" discarded, d 1 bob "bob" discarded', '... and what he has lost is kept');
+
+
+------------------------------------------------------------------------------
+-- What the owner has made of the table
+------------------------------------------------------------------------------
+CREATE TABLE pg_temp.heard (who text, path text);
+CREATE FUNCTION pg_temp.hear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO pg_temp.heard VALUES (current_user, current_setting('search_path')); RETURN NEW; END $$;
+CREATE TRIGGER hear BEFORE INSERT ON docsync.record FOR EACH ROW EXECUTE FUNCTION pg_temp.hear();
+ALTER TABLE docsync.record ADD note text DEFAULT 'by default', ADD length int GENERATED ALWAYS AS (length(body::text)) STORED;
+CREATE INDEX ON docsync.record ((body ->> 'x'));
+SELECT is(pg_temp.upload('ann', 'd', 0, 'heard', 'shared'), '(discarded)', 'with a trigger, columns and an index of the owner''s');
+SELECT is((SELECT string_agg(concat_ws(' ', note, length), ', ') FROM docsync.record WHERE body = '"heard"'), 'by default 7', '... defaults and generated columns are there');
+SELECT is((SELECT string_agg(concat_ws(' ', who = (SELECT relowner::regrole::text FROM pg_class WHERE oid = 'docsync.record'::regclass), path), ', ') FROM pg_temp.heard), 't pg_catalog, pg_temp', '... and the trigger runs as the owner, with no path of the caller''s');
 
 SELECT * FROM finish();
 ROLLBACK;
