@@ -744,7 +744,7 @@ extern bool docsync_store_restamp(text *collection, Datum id);
 extern void docsync_store_erase(text *collection, Datum id);
 
 /*
- * task.c: the upload or purge that is under way
+ * task.c: the upload or purge in progress
  */
 typedef enum Task
 {
@@ -1114,7 +1114,7 @@ extern void docsync_json_append_string(StringInfo buf, const char *string,
 extern void docsync_json_append_stamp(StringInfo buf, TimestampTz stamp);
 
 /*
- * request.c: what an HTTP request asks for
+ * request.c: who makes an HTTP request, and for what
  */
 typedef struct Request
 {

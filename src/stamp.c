@@ -241,7 +241,7 @@ mark(TransactionId xid, uint32 collection_hash)
 }
 
 /*
- * Sets the tag of the lock that is a mark. class is DOCSYNC_LOCK_COLLECTION,
+ * Sets the tag of the lock that is a mark.  class is DOCSYNC_LOCK_COLLECTION,
  * or DOCSYNC_LOCK_ALL with 0 for the hash.
  */
 static void

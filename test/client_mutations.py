@@ -77,7 +77,7 @@ MUTATIONS = {
     'winner-is-left-out': ('client.py', 'winners = self._winners(results)',
                            "winners = {result['id']: result['winner'] for result in results}"),
     'first-winner-only': ('client.py', 'missing = missing[done:]', 'missing = []'),
-    'winner-is-not-taken': ('client.py', 'for ever.\n                self.take(winner, listed=True)', 'for ever.'),
+    'winner-is-not-taken': ('client.py', 'forever.\n                self.take(winner, listed=True)', 'forever.'),
     'gone-winner-sets-aside': ('client.py', 'if sent.baseVersion is None:', 'if True:'),
     'hidden-winner-for-ever': ('client.py', 'if sent.baseVersion is None:', 'if False:'),
     'refused-is-not-set-aside': ('client.py', "if result['outcome'] == 'refused':", 'if False:'),

@@ -23,12 +23,12 @@ test('settings come from the environment and a file, and the environment wins', 
 
 	assert.deepEqual([config.pool, config.listen, config.jwtSecret, config.schema], [7, '127.0.0.1:2', SECRET, 'api']);
 	for (const [env, message] of [
-		[{}, /JWT_SECRET or DOCSYNC_JWKS_URL must be given/], [{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_JWKS_URL: 'http://x/' }, /but one of them/],
+		[{}, /either DOCSYNC_JWT_SECRET or/], [{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_JWKS_URL: 'http://x/' }, /not both/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: '0' }, /^DOCSYNC_POOL is not a positive integer$/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LOG_REQUESTS: 'yes' }, /^DOCSYNC_LOG_REQUESTS is neither/],
 	]) assert.throws(() => readConfig(env), { message });
 	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
-	assert.throws(() => readConfig({}, file), /there is no setting DOCSYNC_POOLS/);
+	assert.throws(() => readConfig({}, file), /unknown setting DOCSYNC_POOLS/);
 	assert.match(HELP, /DOCSYNC_POOL_PER_COLLECTION\n.*\n +default: 10/);
 });
 
@@ -45,7 +45,7 @@ const outcome = (...args) => {
 	}
 };
 
-test('a path is what nginx makes of it', () => {
+test('paths are read as nginx reads them', () => {
 	for (const path of ['/Docs', '//Docs', '/./Docs', '/x/../Docs', '/%44ocs', '/Docs?x', '/Docs#x', '/Docs?#', 'http://other/Docs', '/x%2f..%2FDocs']) {
 		assert.equal(outcome('POST', path), 'docsync_docs', path);
 	}
@@ -66,7 +66,7 @@ test('a path is what nginx makes of it', () => {
 	assert.equal(outcome('POST', `/Docs?${'x'.repeat(9000)}`), 414);
 });
 
-test('so many at once, so many of one key, and nobody waits for another\'s', async () => {
+test('limits: in total, for each key, and nobody waits because of another\'s key', async () => {
 	const turnstile = new Turnstile(4, 2, 50);
 	const order = [];
 	const enter = async (name, key) => {
@@ -110,14 +110,14 @@ test('statuses of SQLSTATEs', () => {
 	assert.equal(refuseDatabase(new Error('Connection terminated unexpectedly')).status, 503);
 });
 
-test('errors after which there must be another connection, in any language', () => {
+test('errors after which the connection is replaced, in any language', () => {
 	const other = (code) => mustReconnect({ severity: 'FEHLER', code });
 
 	for (const code of ['57P01', '08006', '25P03', 'XX000', undefined]) assert(other(code), code);
 	for (const code of ['22023', '42501', 'PT413', '55P03']) assert(!other(code), code);
 });
 
-test('a connection string with several hosts is one for each, as libpq reads it', () => {
+test('a connection string with several hosts becomes one for each, as libpq reads it', () => {
 	for (const [uri, expected] of [
 		['postgresql://u@a/d', ['postgresql://u@a/d']],
 		['postgresql://u:p%40@a:1,b:2/d?sslmode=require', ['postgresql://u:p%40@a:1/d?sslmode=require', 'postgresql://u:p%40@b:2/d?sslmode=require']],
@@ -126,8 +126,8 @@ test('a connection string with several hosts is one for each, as libpq reads it'
 		['postgresql://u@/d?host=/run/a,b&port=1,2&target_session_attrs=read-write', ['postgresql://u@/d?host=%2Frun%2Fa&port=1', 'postgresql://u@/d?host=b&port=2']],
 		['postgresql:///d?host=a,b&port=1', ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']],
 	]) assert.deepEqual(readHosts(uri, true), expected, uri);
-	assert.throws(() => readHosts('host=a'), /are postgresql:/);
-	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't what/);
-	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't what/);
-	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /not as many ports/);
+	assert.throws(() => readHosts('host=a'), /must begin with postgresql:/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't supported/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't supported/);
+	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /number of ports/);
 });

@@ -29,7 +29,7 @@ async function refused(verify, token, message) {
 	});
 }
 
-test('who asks', async () => {
+test('the role, claims and collection of a token', async () => {
 	const verify = await makeVerifier(config);
 
 	for (const header of [undefined, '', 'Basic x', 'Bearer', 'Bearer ', 'x']) assert.equal((await verify(header)).role, 'docsync_anon');
@@ -50,7 +50,7 @@ test('who asks', async () => {
 	assert.equal((await (await makeVerifier({ ...config, jwtRoleClaim: '.app.role' }))(`Bearer ${hs256({ app: { role: 'x' } })}`)).role, 'x');
 });
 
-test('what is refused', async () => {
+test('tokens that are refused', async () => {
 	const verify = await makeVerifier(config);
 
 	await refused(verify, 'x', /got 1\)/);
@@ -88,7 +88,7 @@ test('a token is forgotten when it expires', async (t) => {
 	await refused(verify, token, /^JWT expired$/);
 });
 
-test('what is remembered is bounded', async () => {
+test('the memory for tokens is bounded', async () => {
 	const verify = await makeVerifier(config);
 	const first = hs256({ role: 'x', n: 0 });
 
@@ -121,7 +121,7 @@ test('public keys: RS256, ES256, EdDSA; none is taken for a secret', async () =>
 			assert.equal((await verify(`Bearer ${token}`)).role, 'docsync_user', alg);
 			await refused(verify, `${token.slice(0, -4)}AAAA`, /JWSInvalidSignature|JWSError/);
 		}
-		// The public key, which everybody knows, as a secret
+		// The public key, which everybody knows, used as a secret
 		for (const secret of [jwks, pairs.RS256.publicKey.export({ type: 'spki', format: 'pem' }), keys[0].n]) {
 			for (const kid of ['RS256', undefined]) await refused(verify, hs256({ role: 'docsync_user' }, secret, { alg: 'HS256', kid }), /^JWSError/);
 		}
@@ -136,10 +136,10 @@ test('public keys: RS256, ES256, EdDSA; none is taken for a secret', async () =>
 	const secret = await makeVerifier({ ...config, jwtSecret: JSON.stringify({ kty: 'oct', k: encode(SECRET) }) });
 
 	assert.equal((await secret(`Bearer ${hs256({ role: 'x' })}`)).role, 'x', 'a secret may be a JWK');
-	await assert.rejects(makeVerifier({ ...config, jwtSecret: 'short' }), /less than 32/);
-	// What everybody knows, in a form that isn't understood, is no secret.
+	await assert.rejects(makeVerifier({ ...config, jwtSecret: 'short' }), /fewer than 32/);
+	// A public key in a form that isn't understood must not be taken for a secret.
 	for (const known of [pairs.RS256.publicKey.export({ type: 'spki', format: 'pem' }), `${jwks.slice(0, -1)},}`, JSON.stringify({ keys: [{ kty: 'oct', k: encode(SECRET) }, keys[0]] })]) {
-		await assert.rejects(makeVerifier({ ...config, jwtSecret: known }), /neither a secret nor a JWK/);
+		await assert.rejects(makeVerifier({ ...config, jwtSecret: known }), /not a secret, JWK/);
 	}
 });
 
@@ -153,7 +153,7 @@ test('a token that names no key may be signed with any', async () => {
 	await refused(verify, other, /^JWSError JWSInvalidSignature$/);
 });
 
-test('who fetches keys in vain blames no token for it', async () => {
+test('when keys can\'t be fetched, tokens aren\'t to blame', async () => {
 	const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 	const token = await new SignJWT({ role: 'x' }).setProtectedHeader({ alg: 'RS256', kid: 'a' }).sign(privateKey);
 	const bodies = ['', 'not JSON', '{}'];

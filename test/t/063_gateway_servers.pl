@@ -1,6 +1,6 @@
-# The gateway with several servers of PostgreSQL, and in several processes: it
-# goes over to a standby that has taken its primary's place, reads from standbys
-# for whoever asks for it, and loses nothing that was acknowledged.
+# The gateway with several PostgreSQL servers, and in several processes: it
+# switches to a promoted standby, reads from standbys for clients that ask for
+# it, and loses nothing that was acknowledged.
 
 use strict;
 use warnings;
@@ -74,7 +74,7 @@ cmp_ok(metric('docsync_http_requests_total\{function="docsync_pull",status="200"
 }
 
 #-----------------------------------------------------------------------------
-# The standby takes the place of the primary
+# The standby replaces the primary
 #-----------------------------------------------------------------------------
 
 {
@@ -82,7 +82,7 @@ cmp_ok(metric('docsync_http_requests_total\{function="docsync_pull",status="200"
 	my @clients = map { my $n = $_; in_child(sub { upload_until("$dir/stop", "$dir/$n", $n) }) } 1 .. 4;
 
 	sleep 0.5;
-	$primary->stop('fast');			# it ends when the standby has all
+	$primary->stop('fast');			# it ends when the standby has received everything
 	$standby->promote;
 	wait_for('the gateway', sub { $http->post('/Docs?clientId=c1', [ { id => 'd', clientVersion => 1, body => 1 } ])->{status} == 200 });
 	sleep 0.5;
@@ -99,7 +99,7 @@ cmp_ok(metric('docsync_http_requests_total\{function="docsync_pull",status="200"
 like($http->get('/Docs/Pull?clientId=c9')->{content}, qr/"id":"a"/, 'it goes on');
 is($http->get('/Docs/Pull?clientId=c9', %standby)->{status}, 200, 'who would read from a standby, too');
 
-# Where there is no standby any more, the primary does it.
+# If there is no standby any more, the primary is used.
 $http->stop_layer;
 $http->{env}{DOCSYNC_STANDBY_URI} = DocsyncTest::Http::uri_of($primary, 'gateway');
 $http->start_layer;
@@ -116,7 +116,7 @@ sub connections
 	return connect_to($node)->value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'docsync_gateway'");
 }
 
-# How often the gateway, wherever it was started here, has said so
+# How often the gateway, in all its runs here, has logged a message
 sub count_in_log
 {
 	my ($message) = @_;
@@ -136,7 +136,7 @@ sub metric
 	return scalar <$socket> =~ /^$pattern (.*)$/m ? $1 : '';
 }
 
-# Uploads one document after the other until there is a file, and notes what became of each
+# Uploads one document after the other until a file exists, and notes the result of each
 sub upload_until
 {
 	my ($stop, $notes, $name) = @_;

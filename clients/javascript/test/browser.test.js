@@ -188,12 +188,13 @@ test('offline and online again', needsService, async () => {
 	await page.close();
 });
 
-test('a disk that is full: an edit is refused, the rest stays and is sent', needsService, async () => {
+test('a disk that is full: an edit is refused, the rest stays and is sent', needsService, async (t) => {
 	const name = anyName();
 	// Of its own, and limited before a store is opened: Chromium looks at the limit now and then only.
 	const small = await openPage();
 	const session = await small.context.newCDPSession(small.page);
 
+	t.after(() => small.close());
 	await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(small.page.url()).origin, quotaSize: 4_000_000 });
 	const page = await tab(name, { of: small });
 
@@ -206,7 +207,6 @@ test('a disk that is full: an edit is refused, the rest stays and is sent', need
 	assert.deepEqual(await unsentIds(page), ['x']);
 	await page.evaluate(() => globalThis.notes.sync());
 	assert.deepEqual(await unsentIds(page), []);
-	await small.close();
 });
 
 test('what others have changed does not fit any more: what is here is sent, and it comes when there is room', needsService, async (t) => {
