@@ -31,8 +31,8 @@ docsync_answer_begin(StringInfo buf)
 }
 
 /*
- * , "serverUtc": the time; and where there is a limit, "maxVersion": the
- * highest clientVersion that is accepted now
+ * Appends , "serverUtc": the time; and if there is a limit, "maxVersion": the
+ * highest clientVersion that is accepted now.
  */
 void
 docsync_answer_append_server(StringInfo buf)

@@ -206,7 +206,7 @@ compare_documents(const void *a, const void *b)
 }
 
 /*
- * The highest clientVersion that is accepted now
+ * Returns the highest clientVersion that is accepted now.
  */
 int64
 docsync_batch_max_version(void)

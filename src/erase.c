@@ -1,27 +1,27 @@
 /*-------------------------------------------------------------------------
  *
  * erase.c
- *	  All of a tenant, or a person: documents, tombstones, what the record has
- *	  of them.
+ *	  Erasing collections: documents, tombstones, and their rows in the record.
  *
- * A document that simply went would stay with each client that has it, and a
- * client that compares would send it again, as one that the store has lost.  So
- * documents go by the way that tombstones go (purge.c), whose proof holds for
- * them: each becomes a tombstone first, with a stamp that no client is past;
- * that is removed when it is settled, and the horizon raised.  Whoever comes
- * later is told to compare, finds nothing, and drops what he has.
+ * If a document simply disappeared, each client that has it would keep it, and
+ * a client that compares would send it again as one that the store has lost.
+ * So documents are removed in the way that tombstones are (purge.c), and the
+ * proof for those holds for them, too.  Each becomes a tombstone first, with a
+ * stamp that no client has passed.  The tombstone is removed when it is
+ * settled, which raises the horizon.  A client that comes later is told to
+ * compare, finds nothing, and drops what it has.
  *
- * What stays is the horizon, and a tombstone of no document of theirs: the
- * collection's name and two times.  Who sees no document of a collection is
- * told nothing of it (position.c), and who goes on from a bare stamp only with
- * something later; so without them a client that has been away would keep what
- * it has, and bring it back.  They go only if nobody will come any more, and
- * the caller says so.
+ * What remains is the horizon, and one tombstone that belongs to no document: a
+ * client that sees no document of a collection is told nothing about it
+ * (position.c), and one that resumes from a bare stamp is told only when there
+ * is something later.  Without them a client that was away would keep what it
+ * has and send it again.  They are removed only if the caller says that no
+ * client will come any more.
  *
- * It goes in steps that commit, where they may, and each leaves a state that is
- * right: who is ended in the midst begins again and finds less to do.  Only
- * documents are looked at that were there when it was called, so it comes to an
- * end however much is uploaded meanwhile.
+ * The steps commit if possible, and each leaves a consistent state: a call that
+ * is interrupted can be repeated, and finds less to do.  Only documents that
+ * were there at the beginning are looked at, so it ends no matter how much is
+ * uploaded meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,10 +49,10 @@ PG_FUNCTION_INFO_V1(docsync_erase);
 /* Documents that become tombstones in a step */
 #define STEP_DOCUMENTS		1000
 
-/* The id of the tombstone that stays */
+/* The id of the tombstone that remains */
 #define ERASED_ID			"docsync:erased"
 
-/* What is done with a collection, in this order */
+/* The phases for a collection, in this order */
 typedef enum ErasePhase
 {
 	ERASE_DOCUMENTS,
@@ -115,7 +115,7 @@ static Statement find_other = {
 	2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY, NULL
 };
 
-/* An older one gives way to it (revive.c), or is written over. */
+/* An older one is removed by the guard (revive.c), or updated. */
 static Statement put_mark = {
 	"INSERT INTO docsync.document AS d"
 	" (collection, id, client_version, client_id, deleted)"
@@ -125,7 +125,7 @@ static Statement put_mark = {
 	2, {TEXTOID, TEXTOID}, 0, NULL
 };
 
-/* Nobody is called '': what there is holds for all. */
+/* No client is called '', so the horizon is the same for all clients. */
 static Statement forget_client = {
 	"UPDATE docsync.purged SET client_id = '', others_utc = '-infinity'"
 	" WHERE collection OPERATOR(pg_catalog.=) $1"
@@ -152,17 +152,17 @@ static bool put_collection(TupleTableSlot *slot, void *arg);
 static int	compare_ids(const void *a, const void *b);
 
 /*
- * docsync_erase(pattern text, forget bool DEFAULT false,
- *				 INOUT erased bigint DEFAULT NULL)
+ * docsync_erase(pattern text, forget bool DEFAULT false, INOUT erased bigint
+ * DEFAULT NULL)
  *
- * Erases the collections whose names match a pattern, as LIKE has them, and
- * says how many documents there were, tombstones included.
+ * Erases the collections whose names match a LIKE pattern, and returns the
+ * number of documents removed, tombstones included.
  *
- * A procedure: called outside a transaction it commits after each step, and
- * goes on from there when it is called again.
+ * It is a procedure: called outside a transaction block it commits after each
+ * step.  If it is interrupted, calling it again finishes the work.
  *
- * Locks: documents, in the order of ids, the collection's mark and its row of
- * docsync.purged, until the end of the step's transaction.
+ * Locks, until the end of the step's transaction: documents, in the order of
+ * ids, the collection's mark, and its row of docsync.purged.
  */
 Datum
 docsync_erase(PG_FUNCTION_ARGS)
@@ -218,7 +218,8 @@ docsync_erase(PG_FUNCTION_ARGS)
 }
 
 /*
- * Who may purge may erase; but not where policies would hide a part of it.
+ * Checks that the caller has the privileges, and that no policy hides anything
+ * from him.
  */
 static void
 check_caller(void)
@@ -238,8 +239,7 @@ check_caller(void)
 }
 
 /*
- * Does something of what is to be done, under a snapshot of its own; false if
- * that was all.
+ * Does one step, under a snapshot of its own.  Returns false if all is done.
  */
 static bool
 take_step(Erase *erase)
@@ -249,7 +249,10 @@ take_step(Erase *erase)
 	check_caller();
 	docsync_epoch_notice();
 
-	/* Where a step doesn't commit, the next one sees what it has done. */
+	/*
+	 * A step must see what the one before has done, even if that hasn't
+	 * committed.
+	 */
 	CommandCounterIncrement();
 	docsync_schema_push_snapshot();
 	more = erase->collection != NULL || find_next_collection(erase);
@@ -266,7 +269,8 @@ take_step(Erase *erase)
 }
 
 /*
- * Does some of the present collection's present phase; false if it is through.
+ * Does one step of the current collection's current phase.  Returns false if
+ * the phase is done.
  */
 static bool
 do_some(Erase *erase)
@@ -298,8 +302,8 @@ do_some(Erase *erase)
 }
 
 /*
- * Makes tombstones of some documents, in the order of ids; false if there are
- * no more.
+ * Turns one step of the documents into tombstones, in the order of ids.
+ * Returns false if there are no more.
  */
 static bool
 bury_some(Erase *erase)
@@ -326,8 +330,8 @@ bury_some(Erase *erase)
 }
 
 /*
- * Leaves a tombstone that is newer than all that are removed; the one that is
- * there if nothing is.
+ * Leaves a tombstone that is newer than those that are removed.  If nothing
+ * else is there, the tombstone of an earlier call stays as it is.
  */
 static void
 mark(Erase *erase)
@@ -347,8 +351,8 @@ mark(Erase *erase)
 }
 
 /*
- * Goes on to the next collection that matches, in the order of names.  False if
- * there is none.
+ * Proceeds to the next collection that matches, in the order of names.
+ * Returns false if there is none.
  */
 static bool
 find_next_collection(Erase *erase)
@@ -384,7 +388,7 @@ find_next_collection(Erase *erase)
 }
 
 /*
- * Says that something is left, if it is.
+ * Reports if something could not be removed.
  */
 static void
 report_held(const Erase *erase)
@@ -396,7 +400,10 @@ report_held(const Erase *erase)
 				 errhint("Call docsync_erase() again when they have.")));
 }
 
-/* RowCallback: adds a document to the step; ends the scan when it is full. */
+/*
+ * RowCallback: adds a document to the step, and ends the scan when that is
+ * full.
+ */
 static bool
 put_document(TupleTableSlot *slot, void *arg)
 {
@@ -407,7 +414,7 @@ put_document(TupleTableSlot *slot, void *arg)
 	return step->count < STEP_DOCUMENTS;
 }
 
-/* RowCallback: the stamp */
+/* RowCallback: copies the stamp. */
 static bool
 put_stamp(TupleTableSlot *slot, void *arg)
 {
@@ -415,7 +422,7 @@ put_stamp(TupleTableSlot *slot, void *arg)
 	return true;
 }
 
-/* RowCallback: copies a name, if there is one. */
+/* RowCallback: copies the name, if there is one. */
 static bool
 put_collection(TupleTableSlot *slot, void *arg)
 {

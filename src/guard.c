@@ -318,8 +318,8 @@ guard_update(const Row *old, Row *new)
 }
 
 /*
- * Has a version that plain SQL replaces kept, as one that an upload replaces
- * is, unless the new one has the same body.
+ * Keeps the version that plain SQL replaces, as uploads do, unless the new
+ * version has the same body.
  */
 static void
 keep_replaced(const Row *old, const Row *new)

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * keep.c
- *	  What loses in an upload is handed to docsync.record (record.c).
+ *	  Handing the versions that lose in an upload to record.c.
  *
- * A version that another one replaces is handed over when that is written: by
- * then the row is locked, and nobody can come in between.  An upload that is
- * discarded writes nothing; so it is looked at when all is done, and what it
- * was judged by in the end is what counts: who was overtaken, and judged again,
- * has lost once.
+ * A version that another one replaces is handed over when that one is written:
+ * by then the row is locked, so it is the version that is really replaced.  An
+ * upload that is discarded writes nothing.  So the outcomes are looked at when
+ * the upload is done, and only the final ones count: a document that was judged
+ * again, because somebody else was faster, has lost once.
  *
- * Only what its sender could have written may get in.  An upload that a policy
- * hides the stored document from is refused, or in conflict with nothing that
- * it may see: of neither is there anything to keep, and whether there is such a
- * document doesn't show.  And one who sees a document that isn't his to change
- * would fill up the record, or push out of it what others have lost there.
+ * Only what its sender could have written may get into the record.  If a policy
+ * hides the stored document from the sender, the upload is refused, or is in
+ * conflict with a document that doesn't exist for him; neither is kept, so it
+ * doesn't show whether there is such a document.  And if he can see a document
+ * but not update it, he could fill its record, or push out what others have
+ * lost there.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,7 +36,7 @@ static RecordReason reason_of(const Upload *upload, const UploadGroup *group,
 static void keep_changeable(Upload *upload, bool *may);
 static bool note_changeable(const StoredDocument *stored, void *arg);
 
-/* What a look-up has found, and may be changed */
+/* Which groups have a stored document that the caller may update */
 typedef struct Changeable
 {
 	Upload	   *upload;
@@ -43,7 +44,7 @@ typedef struct Changeable
 } Changeable;
 
 /*
- * Finds out what is to be kept of the upload's collection.
+ * Looks up what is kept of the upload's collection.
  */
 void
 docsync_keep_begin(Upload *upload)
@@ -53,15 +54,15 @@ docsync_keep_begin(Upload *upload)
 	if (rule == NULL)
 		return;
 
-	/* The rules may be read anew while we are at it. */
+	/* The rules may be read again during the upload. */
 	upload->keep = memcpy(palloc(sizeof(RecordRule)), rule, sizeof(RecordRule));
 	if (rule->keep == RECORD_KEEP_REPLACED)
 		upload->replaced = docsync_record_begin(upload->collection, rule, false);
 }
 
 /*
- * A statement is about to write documents.  What an earlier one has handed over
- * that failed is gone with it.
+ * Called before a statement writes documents: drops what a statement that
+ * failed has handed over.
  */
 void
 docsync_keep_expect(Upload *upload)
@@ -71,7 +72,8 @@ docsync_keep_expect(Upload *upload)
 }
 
 /*
- * A version has been replaced by one of ours.
+ * Called when a document of the upload has been written: hands over the
+ * version that it has replaced, if there was one.
  */
 void
 docsync_keep_replaced(Upload *upload, const WrittenDocument *written)
@@ -82,7 +84,7 @@ docsync_keep_replaced(Upload *upload, const WrittenDocument *written)
 }
 
 /*
- * The statement that has written them is through.
+ * Called when the statement is done: writes what was handed over.
  */
 void
 docsync_keep_write(Upload *upload)
@@ -92,11 +94,12 @@ docsync_keep_write(Upload *upload)
 }
 
 /*
- * The upload is through: what of it has lost is kept.
+ * Called when the upload is done: keeps the documents that were sent and lost.
  *
- * Locks: docsync.document, ROW EXCLUSIVE, so that docsync_hand_over() waits for
- * us; and, under row-level security, stored documents that it has lost against,
- * KEY SHARE, which no upload waits for; until the end of the transaction.
+ * Locks, until the end of the transaction: docsync.document, ROW EXCLUSIVE, so
+ * that docsync_hand_over() waits for us; and, under row-level security, KEY
+ * SHARE on the stored documents that they lost against, which no upload waits
+ * for.
  */
 void
 docsync_keep_discarded(Upload *upload)
@@ -148,9 +151,9 @@ docsync_keep_discarded(Upload *upload)
 }
 
 /*
- * Which documents of the batch have lost, by ordinal from 0: those that were
- * discarded, and those that another one of the batch has replaced before they
- * were written.
+ * Returns which documents of the batch have lost, by ordinal from 0: those
+ * that were discarded, and those that another document of the batch has
+ * replaced before they were written.
  */
 static bool *
 find_losers(Upload *upload, int *count)
@@ -167,7 +170,7 @@ find_losers(Upload *upload, int *count)
 		const UploadGroup *group = which < 0 ? NULL : &upload->groups[which];
 		RuleOutcome outcome = upload->outcomes[i];
 
-		if (sent->refusal != NULL || group->untried || !group->exists)
+		if (sent->refusal != NULL || group->untried)
 			continue;
 		if (outcome == RULE_DISCARDED || outcome == RULE_CONFLICT)
 			is_loser[i] = true;
@@ -188,7 +191,7 @@ find_losers(Upload *upload, int *count)
 	return is_loser;
 }
 
-/* What a document of the batch has lost by */
+/* Returns why a document of the batch has lost. */
 static RecordReason
 reason_of(const Upload *upload, const UploadGroup *group,
 		  const SentDocument *sent)
@@ -205,8 +208,9 @@ reason_of(const Upload *upload, const UploadGroup *group,
 }
 
 /*
- * Which of the stored documents may the caller change?  By privileges, and
- * where there are policies by these: to lock a row they must let him update it.
+ * Sets may[] for the groups whose stored document the caller may update.
+ * Privileges decide, and policies if there are any: they let him lock a row
+ * only if he may update it.
  */
 static void
 keep_changeable(Upload *upload, bool *may)
@@ -237,7 +241,7 @@ keep_changeable(Upload *upload, bool *may)
 									  note_changeable, &changeable);
 }
 
-/* StoredCallback: a document that may be changed */
+/* StoredCallback: notes a document that may be updated. */
 static bool
 note_changeable(const StoredDocument *stored, void *arg)
 {

@@ -1,24 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * record.c
- *	  What lost is kept: docsync.keep says of which collections, docsync.record
- *	  has it.
+ *	  Keeping the versions that lost: docsync.keep has the rules,
+ *	  docsync.record the versions.
  *
- * Of two versions of a document one wins, and the other one's body would be
- * gone: what an upload was discarded with, and what a newer version replaced.
- * Where the owner wants it, both are kept for a while, in the transaction that
- * they lost in.
+ * Of two versions of a document one wins, and the body of the other would be
+ * gone: of an upload that was discarded, or of the version that a newer one
+ * replaced.  If the owner wants that, both are kept for some time.  They are
+ * written in the transaction in which they lost.
  *
- * 1. Nobody waits here for anybody.  A row's key ends in a stamp, which is
- *	  nobody else's; what is too much for a document is removed unless somebody
- *	  is at it already.  So the order in which transactions come to it doesn't
- *	  matter, and there are no deadlocks.
- * 2. Where nothing is kept it costs two comparisons.  Rules are read when the
- *	  store has been checked anew, and who changes one has everybody check
- *	  (docsync_keep_changed()).
- * 3. Rows are written as the table's owner: they are nobody's to write.  Whose
- *	  upload has lost must have been allowed to write it, and the caller sees to
- *	  that (keep.c); who may read it is for privileges and policies to say.
+ * 1. Nobody waits here for anybody.  The key of a row ends with a stamp, which
+ *	  no other row has; and surplus rows that somebody else is removing already
+ *	  are skipped.  So it doesn't matter in which order transactions write here,
+ *	  and they never deadlock.
+ * 2. If nothing is kept, this costs two comparisons.  The rules are read again
+ *	  only when the store has been checked again, and changing a rule makes all
+ *	  sessions check it (docsync_keep_changed()).
+ * 3. Rows are written as the table's owner, since nobody else may write them.
+ *	  The caller makes sure that whoever sent the version that lost would have
+ *	  been allowed to write it (keep.c).  Privileges and policies decide who may
+ *	  read it.
  *
  *-------------------------------------------------------------------------
  */
@@ -162,8 +163,8 @@ static bool note_purged(TupleTableSlot *slot, void *arg);
 /*
  * docsync_keep_changed() RETURNS trigger
  *
- * Of docsync.keep: whoever has the rules is to read them anew, when this
- * transaction has committed.
+ * The trigger of docsync.keep: makes all sessions read the rules again when
+ * this transaction has committed.
  */
 Datum
 docsync_keep_changed(PG_FUNCTION_ARGS)
@@ -176,7 +177,10 @@ docsync_keep_changed(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("docsync_keep_changed() was not called as a trigger")));
 
-	/* It isn't for us to say what is wrong with the store, if anything is. */
+	/*
+	 * The store isn't opened: a rule can be changed even if the store is
+	 * broken.
+	 */
 	document = get_relname_relid(docsync_check_name(STORE_DOCUMENT),
 								 RelationGetNamespace(trigdata->tg_relation));
 	if (OidIsValid(document))
@@ -185,8 +189,8 @@ docsync_keep_changed(PG_FUNCTION_ARGS)
 }
 
 /*
- * What is kept of a collection; NULL: nothing.  It holds until the store is
- * opened again.
+ * Returns the rule for a collection, or NULL if nothing is kept.  It is valid
+ * until the store is opened again.
  */
 const RecordRule *
 docsync_record_find_rule(const text *collection)
@@ -207,9 +211,9 @@ docsync_record_find_rule(const text *collection)
 }
 
 /*
- * An empty list of what has lost in a collection, in the current memory
- * context.  is_sent: before it was stored; else it was, and no two of one
- * document come between two writes.
+ * Returns an empty list for versions that lost in a collection, in the current
+ * memory context.  is_sent: they were never stored; otherwise they were, and
+ * the list has at most one of a document at a time.
  */
 RecordList *
 docsync_record_begin(text *collection, const RecordRule *rule, bool is_sent)
@@ -228,9 +232,9 @@ docsync_record_begin(text *collection, const RecordRule *rule, bool is_sent)
 }
 
 /*
- * Adds a copy of a version that has lost, for docsync_record_write(), and
- * writes what is in the list already if there is no more room.  The stamp is
- * one that no other row has.
+ * Adds a copy of a version that lost to the list, for docsync_record_write().
+ * If the list is full, its contents are written first.  recorded_utc is a
+ * stamp that no other row has.
  */
 void
 docsync_record_add(RecordList *list, const StoredDocument *lost,
@@ -250,8 +254,8 @@ docsync_record_add(RecordList *list, const StoredDocument *lost,
 	entry->deleted = lost->deleted;
 
 	/*
-	 * What lies elsewhere is there until our transaction has ended, though
-	 * the row that it was of has been replaced.
+	 * A toasted body stays readable until our transaction ends, although its
+	 * row has been replaced.
 	 */
 	entry->body = lost->has_body ? datumCopy(lost->body, false, -1) : 0;
 	entry->recorded_utc = recorded_utc;
@@ -262,13 +266,13 @@ docsync_record_add(RecordList *list, const StoredDocument *lost,
 }
 
 /*
- * Writes what is in the list, which is empty then.
+ * Writes the versions in the list, and empties it.
  *
- * What a client has sent may be there already, since it sends again what it
- * has had no answer for.
+ * A version that a client has sent may be there already, since clients repeat
+ * an upload if they receive no answer.
  *
- * Locks: rows removed, until the end of the transaction.  Nobody waits for
- * them.
+ * Locks: the rows removed, until the end of the transaction.  Nobody waits for
+ * these locks.
  */
 void
 docsync_record_write(RecordList *list)
@@ -297,7 +301,7 @@ docsync_record_write(RecordList *list)
 	docsync_record_forget(list);
 }
 
-/* Empties the list, of which nothing is written. */
+/* Empties the list without writing anything. */
 void
 docsync_record_forget(RecordList *list)
 {
@@ -307,7 +311,7 @@ docsync_record_forget(RecordList *list)
 }
 
 /*
- * May the caller remove rows?  (Policies say which.)
+ * May the caller remove rows? (Policies can restrict which.)
  */
 bool
 docsync_record_may_remove(void)
@@ -318,8 +322,8 @@ docsync_record_may_remove(void)
 }
 
 /*
- * Removes some rows that are old enough, as the caller; false if there are no
- * more.
+ * Removes one step of the rows that are old enough, as the caller.  Returns
+ * false if there are no more.
  */
 bool
 docsync_record_purge(RecordScan *scan)
@@ -338,8 +342,8 @@ docsync_record_purge(RecordScan *scan)
 }
 
 /*
- * Removes some rows of a collection, as the caller, and returns how many; 0 if
- * there are no more.
+ * Removes one step of the rows of a collection, as the caller.  Returns the
+ * number of rows removed; 0 means that there are no more.
  */
 uint64
 docsync_record_erase(text *collection)
@@ -353,11 +357,11 @@ docsync_record_erase(text *collection)
 }
 
 /*
- * Reads docsync.keep, past privileges and row-level security: what is kept
- * doesn't depend on the caller's rights.
+ * Reads docsync.keep, regardless of privileges and row-level security: what is
+ * kept doesn't depend on the caller's rights.
  *
- * A rule that is committed after our snapshot comes with an invalidation, by
- * which the store's version is another one; so the next who asks reads again.
+ * A rule that is committed after our snapshot causes an invalidation, which
+ * changes the store's version.  So the rules are read again the next time.
  */
 static void
 read_rules(const Store *store)
@@ -407,7 +411,7 @@ read_rules(const Store *store)
 	rules_version = version;
 }
 
-/* A row of docsync.keep.  Its constraints have seen to the values. */
+/* Reads a row of docsync.keep, whose constraints have checked the values. */
 static void
 read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
 		  const AttrNumber *attnums)
@@ -426,7 +430,7 @@ read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
 		RECORD_KEEP_NONE;
 }
 
-/* For qsort: the longest pattern first, of those the first in bytes */
+/* For qsort: the longest pattern first; patterns of equal length bytewise */
 static int
 compare_rules(const void *a, const void *b)
 {
@@ -468,7 +472,8 @@ insert(const RecordList *list, const Lost *lost, int count)
 }
 
 /*
- * A snapshot that sees all that is there now, our own rows included.
+ * Takes a snapshot that sees all committed rows and our own.  The caller
+ * unregisters it.
  */
 static Snapshot
 take_snapshot(void)
@@ -478,8 +483,8 @@ take_snapshot(void)
 }
 
 /*
- * How many rows a document has; one more than may be if there are too many.
- * is_there, if it isn't NULL: is one of them just this version?
+ * Counts the rows of a document, up to one more than are allowed.  is_there,
+ * if it isn't NULL, is set to whether one of them is the same version.
  */
 static int
 count_rows(const RecordList *list, const Lost *lost, Snapshot snapshot,
@@ -518,7 +523,7 @@ count_rows(const RecordList *list, const Lost *lost, Snapshot snapshot,
 	return count;
 }
 
-/* Is a row of a document just this version of it, whoever has sent it? */
+/* Is a row of the document the same version, whoever has sent it? */
 static bool
 is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
 		const Lost *lost)
@@ -539,9 +544,9 @@ is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
 }
 
 /*
- * Removes the older half of what is kept of the list's documents, where there
- * is too much of it: then there is room for a while, and to remove one row each
- * time would take longer than to add it.
+ * For each document of the list, removes the older half of its rows if there
+ * are too many.  Removing a single row each time would take longer than adding
+ * one.
  */
 static void
 remove_surplus(const RecordList *list)
@@ -568,7 +573,8 @@ remove_surplus(const RecordList *list)
 }
 
 /*
- * RowCallback: the last of the rows removed, in the order of the key
+ * RowCallback: remembers the last of the rows removed, in the order of the
+ * key.
  */
 static bool
 note_purged(TupleTableSlot *slot, void *arg)

@@ -1,14 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * repair.c
- *	  Documents are given a stamp once more, so that they are delivered again.
+ *	  Giving documents new stamps, so that they are delivered again.
  *
- * A document that somebody may see from now on, since a share was granted, has
- * an old stamp: his client is past it, and would never ask for it.  With a new
- * stamp it comes like one that has changed.  Its version stays: who has it
- * already takes it for what he has, and an edit of it is still based on it.
+ * If somebody may see a document only from now on, for example because it was
+ * shared with him, its stamp is old: his client has passed it, and would never
+ * receive it.  With a new stamp it is delivered like a document that has
+ * changed.  Its version stays the same: for a client that has it already
+ * nothing changes, and edits of it are still based on it.
  *
- * (docsync_restore() and docsync_rebase(), which repair as well, are plain SQL.)
+ * (docsync_restore() and docsync_rebase(), the other functions for repair, are
+ * written in SQL.)
  *
  *-------------------------------------------------------------------------
  */
@@ -29,11 +31,10 @@ static int	compare_ids(const void *a, const void *b);
 /*
  * docsync_restamp(collection text, ids text[]) RETURNS bigint
  *
- * As the caller, who must be allowed to update them.  Returns how many there
- * were.
+ * Updates the documents as the caller.  Returns how many there were.
  *
- * Locks: the rows and the collection's mark, until the end of the transaction.
- * Rows in the order of ids, as uploads do.
+ * Locks: the rows, in the order of ids as uploads do, and the collection's
+ * mark, until the end of the transaction.
  */
 Datum
 docsync_restamp(PG_FUNCTION_ARGS)
@@ -65,7 +66,7 @@ docsync_restamp(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(restamped);
 }
 
-/* The ids, in their order */
+/* Returns the ids, sorted. */
 static Datum *
 read_ids(ArrayType *array, int *count)
 {

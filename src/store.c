@@ -153,8 +153,8 @@ static Statement statements[] = {
 	},
 
 	/*
-	 * To lock a row takes the right to update it, by privileges and policies;
-	 * and this lock is one that no upload waits for.
+	 * Locking a row requires that privileges and policies permit updating it;
+	 * and no upload waits for this lock.
 	 */
 	[STATEMENT_FIND_CHANGEABLE] = {
 		BY_IDS_WITH(" FOR KEY SHARE"),
@@ -208,8 +208,8 @@ static Statement statements[] = {
 	},
 
 	/*
-	 * With the version that it has, which may be the highest there is:
-	 * whoever has that version takes the tombstone by its stamp.
+	 * The version stays, since it may be the highest possible one: a client
+	 * that has the same version accepts the tombstone because of its stamp.
 	 */
 	[STATEMENT_ERASE] = {
 		"UPDATE docsync.document"
@@ -278,7 +278,7 @@ docsync_store_find(text *collection, Datum *ids, int count,
 }
 
 /*
- * Looks up those that the caller may see and change.
+ * Looks up the documents that the caller may see and update.
  *
  * Locks: these rows, KEY SHARE, until the end of the transaction.
  */
@@ -476,8 +476,8 @@ docsync_store_bury(Datum collection, Datum id)
 }
 
 /*
- * Gives a document a new stamp, and leaves it as it is; false if there is none
- * that the caller can update.
+ * Gives a document a new stamp, and changes nothing else.  Returns false if
+ * there is none that the caller can update.
  *
  * Locks: the row, and the collection's mark, until the end of the transaction.
  */
@@ -488,8 +488,8 @@ docsync_store_restamp(text *collection, Datum id)
 }
 
 /*
- * Makes a tombstone of a document, with a new stamp and the version that it
- * has.  What there was isn't kept anywhere.
+ * Turns a document into a tombstone with a new stamp and the same version.
+ * Its body isn't kept anywhere.
  *
  * Locks: as above.
  */
@@ -500,8 +500,9 @@ docsync_store_erase(text *collection, Datum id)
 }
 
 /*
- * Writes over a document; false if there is none that the caller can update.
- * To the guard it is an upload, which has been judged.
+ * Runs a statement that rewrites a document.  Returns false if there is none
+ * that the caller can update.  The guard treats it as an upload that has been
+ * judged.
  */
 static bool
 rewrite(DocumentStatement statement, text *collection, Datum id)
@@ -525,7 +526,7 @@ rewrite(DocumentStatement statement, text *collection, Datum id)
 	return rewritten;
 }
 
-/* ReplaceCallback: whatever it is */
+/* ReplaceCallback: always permits it. */
 static bool
 may_rewrite(const StoredDocument *stored, void *arg)
 {
