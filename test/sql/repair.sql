@@ -41,7 +41,7 @@ SELECT outcome, client_version FROM docsync_upsert('ann', pg_temp.doc('m', 92233
 UPDATE docsync.document SET body = '"again"' WHERE id = 'm';
 DELETE FROM docsync.document WHERE id = 'm';
 SELECT cursor AS bob FROM pg_temp.pull('bob', NULL, 'shared') \gset
-SELECT docsync_rebase('shared', 'm') BETWEEN date_part('epoch', now()) * 1000 - 60000 AND date_part('epoch', now()) * 1000 + 1 AS now;
+SELECT r BETWEEN date_part('epoch', now()) * 1000 - 60000 AND date_part('epoch', now()) * 1000 + 1 AS now FROM docsync_rebase('shared', 'm') AS r;
 SELECT documents FROM pg_temp.pull('bob', :'bob', 'shared');
 SELECT documents FROM pg_temp.pull('eve', NULL, 'shared');
 SELECT docsync_rebase('shared', 'm', 7);
