@@ -709,43 +709,6 @@ BEGIN
 END
 $$;
 
--- What 0.1 has said in other words. On the store only where nobody has commented
--- in words of his own.
-COMMENT ON DOMAIN @extschema@."*/*" IS
-'An answer over HTTP. The name tells PostgREST to pass the value on as it is, which takes a third of the time and memory.';
-COMMENT ON FUNCTION @extschema@.docsync_guard() IS
-'Trigger of docsync.document: stamps each row written, turns DELETE into a tombstone, refuses TRUNCATE.';
-COMMENT ON FUNCTION @extschema@.docsync_query_since(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.text, pg_catalog.text, pg_catalog.int4) IS
-'Download: the settled documents with last_update_utc >= since_utc, in the order of their stamps.
-origin is other (than client_id), own or any. With max_documents = n: the document at since_utc, if it is still there, and up to n later ones. Continue from max(last_update_utc).';
-DO $$
-DECLARE
-	command text;
-BEGIN
-	FOR command IN
-		SELECT format('COMMENT ON %s IS %L', object, now)
-		  FROM (VALUES
-			('TABLE docsync.document', NULL,
-			 'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, DELETE leaves a tombstone.',
-			 'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, and DELETE leaves a tombstone.'),
-			('COLUMN docsync.document.client_version', 'client_version',
-			 'What decides which of two documents is newer: the higher one. By good practice milliseconds since 1970 at the edit.',
-			 'What decides which of two documents is newer: the higher one. It should be the time of the edit, in milliseconds since 1970.'),
-			('COLUMN docsync.document.last_update_utc', 'last_update_utc',
-			 'The stamp: transaction time, moved forward as far as is needed to be unique and in order. Set by docsync alone.',
-			 'The stamp: the transaction''s time, moved forward as far as needed to be unique and in order. Set by docsync alone.'),
-			('COLUMN docsync.document.fence', 'fence',
-			 'The next transaction id when the stamp was issued: decides from when on readers may be given the document. Set by docsync alone.',
-			 'The next transaction id when the stamp was issued: decides when readers may be given the document. Set by docsync alone.')) AS text(object, name, before, now)
-		  LEFT JOIN pg_attribute AS a ON a.attrelid = 'docsync.document'::regclass AND a.attname = text.name
-		  JOIN pg_description AS d ON (d.classoid, d.objoid, d.objsubid) = ('pg_class'::regclass, 'docsync.document'::regclass, coalesce(a.attnum, 0))
-		 WHERE d.description = before
-	LOOP
-		EXECUTE command;
-	END LOOP;
-END
-$$;
-
 -- DROP alone would leave them among the tables to be dumped.
 ALTER EXTENSION docsync DROP SEQUENCE docsync.epoch;
 ALTER EXTENSION docsync DROP SEQUENCE docsync.horizon;
