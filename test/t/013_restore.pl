@@ -519,7 +519,7 @@ sub who_may_make_one
 	{
 		is($tenant->sqlstate_of("SELECT docsync_pull('c')"), '', "before $part is given away");
 		$session->do("ALTER $part OWNER TO mallory");
-		all_refuse("$part is mallory's", '42501', qr/belongs to somebody who may not.*mallory.*ALTER $part OWNER TO/s, $session);
+		all_refuse("$part is mallory's", '42501', qr/is owned by a role that may not.*mallory.*ALTER $part OWNER TO/s, $session);
 		is($session->sqlstate_of('SELECT docsync_create_store()'), '42501', 'docsync_create_store() refuses');
 		is($tenant->sqlstate_of("SELECT docsync_pull('c')"), '42501', 'to others, too');
 		$session->do("ALTER $part OWNER TO $superuser_name");
@@ -553,7 +553,7 @@ sub traps
 	my $unsprung = sub {
 		my ($kind) = @_;
 
-		all_refuse($kind, '42501', qr/belongs to somebody who may not.*ALTER (?:SCHEMA|TABLE|SEQUENCE) docsync(?:\.\w+)? OWNER TO/s, $session, $owner);
+		all_refuse($kind, '42501', qr/is owned by a role that may not.*ALTER (?:SCHEMA|TABLE|SEQUENCE) docsync(?:\.\w+)? OWNER TO/s, $session, $owner);
 		for my $call ('docsync_create_store()', 'docsync_check_store_owner()')
 		{
 			is($_->sqlstate_of("SELECT $call"), '42501', "$kind: $call refuses") for $session, $owner;

@@ -87,7 +87,7 @@ sub run_command_of_page
 		ok($node->poll_query_until('postgres', $text), 'what is waited for comes') or die;
 		my $session = connect_to($node);
 		is($session->sqlstate_of('SELECT docsync_take_over()'), '55000', 'it is not taken over while more might come');
-		like($session->errstr, qr/A subscription still fills it/, 'which is said');
+		like($session->errstr, qr/A subscription is still filling it/, 'which is said');
 		return;
 	}
 	is($node->psql('postgres', $text, on_error_stop => 1, stderr => \$stderr), 0, "runs: $text") or die $stderr;
