@@ -57,6 +57,7 @@ MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BEGINNING = MIN_VERSION, ''     # (clientVersion, id), before all
 BATCH_BYTES = 4_000_000     # approximate size of the bodies in an upload: half of what a service accepts by default
 UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent again, which returns it
+OUTCOMES = {'created', 'updated', 'unchanged', 'modified', 'discarded', 'conflict', 'refused', 'untried'}
 MAX_REFUSED = 32            # approximate limit of refused documents in one upload()
 KEEP_TOMBSTONES = datetime.timedelta(days=90)
 
@@ -283,7 +284,8 @@ class Client:
 
     def take_results(self, documents, results, outcomes):
         """Applies the results of documents that were sent, and counts them in outcomes. Returns those that weren't tried."""
-        if [result['id'] for result in results] != [document.id for document in documents]:
+        if [result['id'] for result in results] != [document.id for document in documents] \
+                or any(result['outcome'] not in OUTCOMES for result in results):
             raise BadAnswer('a result for each document was expected')
         if not documents:
             return []

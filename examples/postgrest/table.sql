@@ -41,6 +41,13 @@ BEGIN
 		RAISE feature_not_supported USING MESSAGE = format('document "%s": its id can''t be changed', OLD.id);
 	END IF;
 
+	-- What is deleted stays as it is until an update sets _deleted to false: a new version would only be sent to everybody again.
+	IF TG_OP = 'DELETE' AND OLD._deleted THEN
+		RETURN NULL;
+	ELSIF TG_OP = 'UPDATE' AND OLD._deleted AND NEW._deleted THEN
+		RETURN OLD;
+	END IF;
+
 	LOOP
 		SELECT * INTO stored FROM docsync.document AS d WHERE d.collection = place AND d.id = wanted;
 
@@ -58,6 +65,11 @@ BEGIN
 				HINT = 'Update it. If it is deleted, an update that sets _deleted to false brings it back.';
 		END IF;
 
+		IF stored.client_version = 9223372036854775807 THEN
+			RAISE SQLSTATE 'PT409' USING
+				MESSAGE = format('document "%s" has the highest version there is', wanted),
+				HINT = 'Nothing can replace it. Set docsync.max_version_lead, so that no client can send such a version.';
+		END IF;
 		document := jsonb_build_object(
 			'id', wanted,
 			'clientVersion', greatest(stored.client_version + 1, (date_part('epoch', clock_timestamp()) * 1000)::int8),
@@ -85,6 +97,9 @@ BEGIN
 
 	IF TG_OP = 'DELETE' THEN
 		RETURN OLD;
+	END IF;
+	IF NEW._deleted THEN			-- the answer is what GET gives: no columns
+		NEW := jsonb_populate_record(NEW, (SELECT jsonb_object_agg(key, NULL) FROM jsonb_object_keys(columns) AS key));
 	END IF;
 	NEW._deleted := coalesce(NEW._deleted, false);
 	NEW._modified := written.last_update_utc;

@@ -4,7 +4,8 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { parseEnv } from 'node:util';
 
-// Name, default, description, and a function that converts the text, if any. A setting without a default must be given where it is needed.
+// Name, default, description, and a function that converts the text, if any. A setting without a default must be given where it is needed,
+// unless it depends on another.
 const SETTINGS = [
 	['DATABASE_URI', 'postgresql://docsync_gateway@/docsync?host=/run/postgresql', 'where PostgreSQL is; the password belongs in ~/.pgpass. Of several hosts, a,b or ?host=a,b, the one that accepts writes is used'],
 	['STANDBY_URI', '', 'the same for standbys, which get the reads that ask for one with X-Docsync-Read: standby'],
@@ -17,8 +18,9 @@ const SETTINGS = [
 	['JWT_ROLE_CLAIM', 'role', 'the claim with the role that a request runs as; dots lead to nested claims'],
 	['ANON_ROLE', 'docsync_anon', 'the role of requests without a token, or whose token names no role'],
 	['POOL', '20', 'connections to PostgreSQL, hence requests running at the same time', positive],
-	['POOL_PER_COLLECTION', '10', '... for one collection', positive],
-	['POOL_WAIT', '10', 'how long other requests wait for a connection, in seconds', positive],
+	['POOL_PER_COLLECTION', undefined, '... for one collection; otherwise half of DOCSYNC_POOL, rounded up', positive],
+	['POOL_WAIT', '10', 'how long other requests wait for a connection, in seconds', seconds],
+	['ANSWER_WAIT', '60', 'how long to wait for PostgreSQL\'s answer, in seconds: longer than the statement_timeout of the login role, which roles.sql sets', seconds],
 	['MAX_BODY_MB', '8', 'the size of the largest request body', positive],
 	['MAX_BUFFERED_MB', '512', 'memory for requests that are arriving or running', positive],
 	['PROCESSES', '1', 'how many processes share the work; each has its own pool and memory for requests', positive],
@@ -49,11 +51,12 @@ export function readConfig(env, file) {
 		const key = name.toLowerCase().replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
 
 		try {
-			config[key] = make ? make(text) : text;
+			config[key] = make && text !== undefined ? make(text) : text;
 		} catch (error) {
 			throw new Error(`DOCSYNC_${name} ${error.message}`);
 		}
 	}
+	config.poolPerCollection ??= Math.ceil(config.pool / 2);
 	if (config.jwtSecret.startsWith('@')) {
 		config.jwtSecret = readFileSync(resolve(file ? dirname(file) : '.', config.jwtSecret.slice(1)), 'utf8').replace(/\n$/, '');
 	}
@@ -64,6 +67,14 @@ export function readConfig(env, file) {
 function positive(text) {
 	if (!/^[1-9]\d{0,8}$/.test(text)) throw new Error('is not a positive integer');
 	return Number(text);
+}
+
+// A timer of more than 24 days would end at once.
+function seconds(text) {
+	const number = positive(text);
+
+	if (number > 86_400) throw new Error('is more than a day');
+	return number;
 }
 
 function boolean(text) {

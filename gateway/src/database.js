@@ -8,6 +8,7 @@ import { log } from './log.js';
 const LIFETIME = 1800;			// seconds; a session keeps the library that it has loaded
 const QUEUE_MAX = 1000;			// waiting requests
 const QUIET_MS = 1000;
+const STOP_MS = 5000;			// for what still runs when the pool is closed: nobody waits for its answer any more
 
 // Limits how many run at once, in total and for each key. Others queue, and are refused after waiting for waitMs. One that waits only
 // because of its key doesn't hold up those behind it.
@@ -88,6 +89,23 @@ class Call {
 	}
 }
 
+// PostgreSQL hasn't answered in time.
+class SilenceError extends Error {}
+
+// A promise's result, or a SilenceError if it takes too long
+async function within(ms, promise) {
+	let timer;
+	const silence = new Promise((_, reject) => {
+		timer = setTimeout(() => reject(new SilenceError(`no answer in ${ms / 1000} seconds`)), ms);
+	});
+
+	try {
+		return await Promise.race([promise, silence]);
+	} finally {
+		clearTimeout(timer);
+	}
+}
+
 // A database: call(key, arguments) runs a request, isReady() says whether it could. Of several servers (hosts.js) it uses one that accepts
 // connections, and writes if mustWrite.
 export class Database {
@@ -95,17 +113,23 @@ export class Database {
 		const hosts = readHosts(uri, mustWrite);
 		const isChecked = mustWrite && hosts.length > 1;
 
-		Object.assign(this, { hosts, at: 0, quietUntil: hosts.map(() => 0) });
-		this.turnstile = new Turnstile(config.pool, config.poolPerCollection, config.poolWait * 1000);
+		Object.assign(this, { hosts, at: 0, quietUntil: hosts.map(() => 0), connections: new Map() });
+		this.connectMs = config.poolWait * 1000;
+		this.answerMs = config.answerWait * 1000;
+		this.turnstile = new Turnstile(config.pool, config.poolPerCollection, this.connectMs);
 		this.pool = new pg.Pool({
-			Client: clientOf(() => hosts[this.at]),
+			Client: clientOf(this),
 			application_name: 'docsync-gateway',
 			max: config.pool + 1,		// one for isReady()
 			maxLifetimeSeconds: LIFETIME,
-			connectionTimeoutMillis: config.poolWait * 1000,
+			connectionTimeoutMillis: this.connectMs,
 			keepAlive: true,
-			onConnect: isChecked ? refuseReadOnly : undefined,
+			onConnect: isChecked ? (client) => within(this.connectMs, refuseReadOnly(client)) : undefined,
 		});
+		// The connections, and whether a request uses them
+		this.pool.on('acquire', (client) => this.connections.set(client, true));
+		this.pool.on('release', (_, client) => this.connections.set(client, false));
+		this.pool.on('remove', (client) => this.connections.delete(client));
 		// If a connection breaks while a request runs on it, there is the request's error, and also this event, which would end the process
 		// if nobody listened.
 		this.pool.on('connect', (client) => client.on('error', () => {}));
@@ -117,26 +141,48 @@ export class Database {
 	}
 
 	// Runs a request in a transaction of its own, one at a time on a connection. Returns docsync_call()'s result. Throws a refusal if no
-	// connection is available, or the error of PostgreSQL or of the connection.
+	// connection is available, or the error of PostgreSQL or of the connection, or of waiting for its answer: a statement has its own limit,
+	// statement_timeout, which only a server that is there can enforce.
 	async call(key, values) {
 		const turn = this.turnstile.enter(key);
 
 		if (turn !== undefined) await turn;
 		try {
-			const client = await this.#connect();
-
-			try {
-				const answer = await client.query(new Call(this.statement, values)).done;
-
-				client.release();
-				return answer;
-			} catch (error) {
-				client.release(mustReconnect(error));
-				throw error;
-			}
+			return await this.#use(this.answerMs, (client) => client.query(new Call(this.statement, values)).done);
 		} finally {
 			this.turnstile.leave(key);
 		}
+	}
+
+	// Runs a query on a connection, and returns that to the pool, or replaces it.
+	async #use(ms, query) {
+		const client = await this.#connect();
+
+		try {
+			const answer = await within(ms, query(client));
+
+			client.release();
+			return answer;
+		} catch (error) {
+			client.release(mustReconnect(error));
+			if (error instanceof SilenceError) this.#leave(client.at, error);
+			throw error;
+		}
+	}
+
+	// Leaves a server that doesn't answer for the next one. The connection is destroyed, since nobody would confirm that it ends, and so are
+	// idle ones, which would be as silent. Those in use have limits of their own.
+	#leave(at, error) {
+		this.#warn(at, error);
+		this.#advance(at);
+		for (const [other, isInUse] of this.connections) {
+			if (other.at === at && !isInUse) other.connection.stream.destroy();
+		}
+	}
+
+	// Goes on to the server after a certain one, unless somebody else has.
+	#advance(at) {
+		if (this.at === at) this.at = (at + 1) % this.hosts.length;
 	}
 
 	// Gets a connection. If a server has none, the next one is tried, each once.
@@ -148,7 +194,7 @@ export class Database {
 				return await this.pool.connect();
 			} catch (error) {
 				this.#warn(at, error);
-				if (this.at === at) this.at = (at + 1) % this.hosts.length;
+				this.#advance(at);
 				if (tries >= this.hosts.length) throw refuseConnection();
 			}
 		}
@@ -160,38 +206,36 @@ export class Database {
 
 		if (now < this.quietUntil[at]) return;
 		this.quietUntil[at] = now + QUIET_MS;
-		log('warning', 'no connection to PostgreSQL', { server: at + 1, error: error.message });
+		log('warning', error instanceof SilenceError ? 'PostgreSQL doesn\'t answer' : 'no connection to PostgreSQL', { server: at + 1, error: error.message });
 	}
 
 	// Does PostgreSQL answer, and does docsync_call() exist, and may we call it?
 	async isReady() {
 		try {
-			const client = await this.#connect();
+			const { rows: [{ may }] } = await this.#use(this.connectMs, (client) => client.query(this.question));
 
-			try {
-				const { rows: [{ may }] } = await client.query(this.question);
-
-				client.release();
-				return may;
-			} catch (error) {
-				client.release(error);
-				return false;
-			}
+			return may;
 		} catch {
 			return false;
 		}
 	}
 
+	// Closes the connections, when what runs on them has ended, or soon.
 	async stop() {
-		await this.pool.end();
+		try {
+			await within(STOP_MS, this.pool.end());
+		} catch {
+			for (const { connection } of this.connections.keys()) connection.stream.destroy();
+		}
 	}
 }
 
-// A class of pg.Client that connects to the current server
-function clientOf(server) {
+// A class of pg.Client that connects to a database's current server, and knows which that was
+function clientOf(database) {
 	return class extends pg.Client {
 		constructor(options) {
-			super({ ...options, connectionString: server() });
+			super({ ...options, connectionString: database.hosts[database.at] });
+			this.at = database.at;
 		}
 	};
 }
@@ -204,7 +248,8 @@ async function refuseReadOnly(client) {
 }
 
 // Must the connection be replaced after an error? Errors of the statement leave it usable, except those of the session, and of a statement
-// prepared for an earlier version of the function. (Severity doesn't help, since it is in the language of lc_messages.)
+// prepared for an earlier version of the function, and of a server that accepts no writes any more. (Severity doesn't help, since it is in
+// the language of lc_messages.)
 export function mustReconnect({ code }) {
-	return code === undefined || /^(0A|08|25P0[34]|26|28|57|58|XX)/.test(code);
+	return code === undefined || /^(0A|08|25006|25P0[34]|26|28|57|58|XX)/.test(code);
 }

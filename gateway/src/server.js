@@ -262,8 +262,8 @@ class Gateway {
 }
 
 // Should a request that failed on a standby go to the primary? Yes, if there is no connection, or the standby had to cancel it because of a
-// recovery conflict, or is shutting down.
-const isForPrimary = (error) => error instanceof Refusal || error.code === undefined || /^(08|40|53|57)/.test(error.code);
+// recovery conflict, or is shutting down. No, if it took too long: there it would, too.
+const isForPrimary = (error) => error instanceof Refusal || error.code === undefined || /^(08|40|53|57P0)/.test(error.code);
 
 // Resolves when an answer has been handed to the system, or the connection is closed.
 function untilTaken(response, socket) {

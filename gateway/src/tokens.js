@@ -71,8 +71,29 @@ function readKeys({ jwtSecret, jwksUrl }) {
 	if (keys?.kty === 'oct') return secretKey(Buffer.from(keys.k, 'base64url'));
 	if (typeof keys?.kty === 'string') return { key: createLocalJWKSet({ keys: [keys] }), algorithms: ASYMMETRIC };
 	// A public key that is broken, or in another form, would otherwise be used as a secret that everybody knows.
-	if (/^\s*(\{|-----BEGIN )/.test(jwtSecret)) throw new Error('DOCSYNC_JWT_SECRET is not a secret, JWK or JWKS: public keys must be a JWK or JWKS');
+	if (keys instanceof Object || isPublic(jwtSecret)) {
+		throw new Error('DOCSYNC_JWT_SECRET is not a secret, JWK or JWKS: public keys must be a JWK or JWKS, and its URL belongs into DOCSYNC_JWKS_URL');
+	}
 	return secretKey(Buffer.from(jwtSecret));
+}
+
+// Does a text look like what anybody may know: a JSON object or key, PEM, a URL, an OpenSSH key, or DER in base64 or hexadecimal?
+function isPublic(text) {
+	const bare = text.replace(/^["'\s]+|["'\s]+$/g, '');
+
+	return /^\{|["']kty\\?["']\s*:|-{4} ?BEGIN |^[a-z][a-z0-9+.-]*:\/\/|\.well-known\/|(?:^|\s)(?:ssh-|ecdsa-sha2-|sk-)\S+\s+AAAA/i.test(bare)
+		|| isEncodedKey(Buffer.from(bare, 'base64')) || isEncodedKey(Buffer.from(bare.replace(/[\s:]/g, ''), 'hex'));
+}
+
+// Are these bytes a key or certificate in DER, a sequence as long as it says, or an OpenSSH key, which begins with the length of its kind's
+// name? One of 50,000 random secrets looks like that, too; it is better refused than a public key accepted.
+function isEncodedKey(bytes) {
+	const { length } = bytes;
+
+	if (length < 20) return false;
+	if (/^\0\0\0.(?:ssh-|ecdsa-sha2-|sk-)/s.test(bytes.toString('latin1', 0, 20))) return true;
+	if (bytes[0] !== 0x30) return false;
+	return bytes[1] === length - 2 || (bytes[1] === 0x81 && bytes[2] <= length - 3) || (bytes[1] === 0x82 && bytes.readUInt16BE(2) <= length - 4);
 }
 
 // A secret is used only for hashes that aren't longer than itself.

@@ -1,7 +1,7 @@
 // Tokens: which are taken, for how long, and that no key is taken for another.
 
 import assert from 'node:assert/strict';
-import { createHmac, generateKeyPairSync } from 'node:crypto';
+import { createHmac, generateKeyPairSync, randomBytes } from 'node:crypto';
 import http from 'node:http';
 import test from 'node:test';
 import { SignJWT, exportJWK } from 'jose';
@@ -10,6 +10,18 @@ import { makeVerifier } from '../src/tokens.js';
 
 const SECRET = 'a secret of 32 characters or more, for tests';
 const config = { jwtSecret: SECRET, jwksUrl: '', jwtAudience: '', jwtRoleClaim: 'role', anonRole: 'docsync_anon' };
+// A certificate, for CN=issuer
+const CERTIFICATE = `-----BEGIN CERTIFICATE-----
+MIIBeDCCAR+gAwIBAgIURDRStoeBmJOFNbD6tVq/9K99HNAwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGaXNzdWVyMCAXDTI2MTEyODEyMDUzNVoYDzIxMjYxMTA0MTIw
+NTM1WjARMQ8wDQYDVQQDDAZpc3N1ZXIwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAR2ctGnbGRCF/c7gGMWNIeQMpAWy7C1maGm295fiRfM4FbSCrrKKhnB1GbRFmWY
+MJCfFhlJKs+9xK450+uZEzMXo1MwUTAdBgNVHQ4EFgQU8RxSDl73OcpW8Yohz6oY
+nOJirbMwHwYDVR0jBBgwFoAU8RxSDl73OcpW8Yohz6oYnOJirbMwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiBM93GD8100PST9NasnAPJS24sUUhml
+Vcm+H5xbK57tpgIgAR6yqUS46h698SySC9nv/XnHpJn2lJ3YKUyJKCVy3Tw=
+-----END CERTIFICATE-----
+`;
 const now = () => Math.floor(Date.now() / 1000);
 const encode = (value) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url');
 
@@ -137,9 +149,49 @@ test('public keys: RS256, ES256, EdDSA; none is taken for a secret', async () =>
 
 	assert.equal((await secret(`Bearer ${hs256({ role: 'x' })}`)).role, 'x', 'a secret may be a JWK');
 	await assert.rejects(makeVerifier({ ...config, jwtSecret: 'short' }), /fewer than 32/);
-	// A public key in a form that isn't understood must not be taken for a secret.
-	for (const known of [pairs.RS256.publicKey.export({ type: 'spki', format: 'pem' }), `${jwks.slice(0, -1)},}`, JSON.stringify({ keys: [{ kty: 'oct', k: encode(SECRET) }, keys[0]] })]) {
-		await assert.rejects(makeVerifier({ ...config, jwtSecret: known }), /not a secret, JWK/);
+});
+
+test('what anybody may know is not taken for a secret', async () => {
+	const pairs = [generateKeyPairSync('rsa', { modulusLength: 2048 }), generateKeyPairSync('ec', { namedCurve: 'P-256' }), generateKeyPairSync('ed25519')];
+	const keys = await Promise.all(pairs.map(({ publicKey }) => exportJWK(publicKey)));
+	const jwks = JSON.stringify({ keys });
+	const known = {
+		'a JWKS that is broken': `${jwks.slice(0, -1)},}`,
+		'a JWKS in quotes': JSON.stringify(jwks),
+		'a JWKS with a secret among public keys': JSON.stringify({ keys: [{ kty: 'oct', k: encode(SECRET) }, keys[0]] }),
+		'an array of JWKs': JSON.stringify(keys),
+		'an array of JWKs that is broken': `${JSON.stringify(keys)},`,
+		'an empty array, with spaces': `[${' '.repeat(40)}]`,
+		'the URL of a JWKS': 'https://issuer.example.com/.well-known/jwks.json',
+		'... in quotes': '"https://issuer.example.com/oauth2/v1/keys"',
+		'... without https': 'issuer.example.com/.well-known/jwks.json',
+		'an OpenSSH key': `ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ${'C7vw9'.repeat(50)} anna@example.com`,
+		'... of another kind': `ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBB${'C7vw9'.repeat(17)}=`,
+		'... with options': `no-pty ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI${'C7vw9'.repeat(8)}`,
+		'... its base64 alone': `AAAAB3NzaC1yc2EAAAADAQABAAABAQ${'C7vw9'.repeat(50)}`,
+		'... as RFC 4716 has it': `---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2EAAAADAQABAAABAQ${'C7vw9'.repeat(50)}\n---- END SSH2 PUBLIC KEY ----`,
+		'a certificate with its subject': `subject=CN = issuer.example.com\nissuer=CN = example\n${CERTIFICATE}`,
+		'DER of a kind that nobody here knows': Buffer.from([0x30, 0x81, 0x90, ...randomBytes(0x90)]).toString('base64'),
+		'a certificate without BEGIN': CERTIFICATE.replace(/-----.*-----\n/g, ''),
+	};
+
+	for (const { publicKey } of pairs) {
+		const type = publicKey.asymmetricKeyType;
+		const pem = publicKey.export({ type: 'spki', format: 'pem' });
+		const der = publicKey.export({ type: 'spki', format: 'der' });
+
+		Object.assign(known, {
+			[`${type}: PEM`]: pem, [`${type}: PEM in quotes`]: `"${pem.trim()}"`, [`${type}: PEM in JSON`]: JSON.stringify(pem), [`${type}: PEM without BEGIN`]: pem.replace(/-----.*-----\n/g, ''),
+			[`${type}: DER in base64`]: der.toString('base64'), [`${type}: DER in base64url`]: der.toString('base64url'), [`${type}: DER in hexadecimal`]: der.toString('hex'),
+		});
+	}
+	known['rsa: PKCS #1'] = pairs[0].publicKey.export({ type: 'pkcs1', format: 'der' }).toString('base64');
+	for (const what in known) await assert.rejects(makeVerifier({ ...config, jwtSecret: known[what] }), /not a secret, JWK or JWKS/, what);
+
+	// Secrets of all kinds are fine.
+	for (const secret of ['[brackets], but a secret all the same: x', 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', '30820122aabbccddeeff00112233445566778899', 'MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKC',
+		'12345678901234567890123456789012', '"in quotes, which are part of the secret"', ...Array.from({ length: 100 }, (_, n) => Buffer.alloc(48, n + 0x31).toString('base64'))]) {
+		assert.equal((await (await makeVerifier({ ...config, jwtSecret: secret }))(`Bearer ${hs256({ role: 'x' }, secret)}`)).role, 'x', secret);
 	}
 });
 

@@ -97,7 +97,20 @@ is_deeply(rows('DELETE', '?id=eq.n1', undef, $RETURN, $token{bert}), [], '... an
 is_deeply(rows('POST', '', { id => 'n1', text => "bert's" }, $RETURN, $token{bert}), [ row('n1', "bert's") ], 'he has his own');
 is_deeply(rows('GET', '?id=eq.n1'), [ row('n1', 'bread again') ], 'which anna does not see');
 is(request('GET', '', undef, {}, undef)->{status}, 401, 'without a token there is nothing');
-isnt(request('GET', '', undef, {}, DocsyncTest::Http::token({ role => 'docsync_user' }))->{status}, 200, 'nor without a tenant');
+{
+	my $none = DocsyncTest::Http::token({ role => 'docsync_user' });
+	my $of_bert = DocsyncTest::Http::token({ role => 'docsync_user', collection => 'bert/notes' });
+
+	for my $token ($none, $of_bert)
+	{
+		refused('GET', '', undef, 400, '22004', 'nor without a tenant', {}, $token);
+		refused('POST', '', { id => 'n8', text => 'x' }, 400, '22004', '... and nothing is written', {}, $token);
+	}
+}
+# A version that no other can follow
+$session->do(q{SELECT docsync_upsert('c', '[{"id": "last", "clientVersion": 9223372036854775807, "body": {"text": "x"}}]', 'anna/notes')});
+refused('PATCH', '?id=eq.last', { text => 'y' }, 409, 'PT409', 'what has the highest version cannot be changed');
+refused('DELETE', '?id=eq.last', undef, 409, 'PT409', '... nor deleted');
 # A policy of the service's, for writing
 $session->do(q{CREATE POLICY short ON docsync.document AS RESTRICTIVE TO docsync_user USING (true) WITH CHECK (coalesce(length(body ->> 'text'), 0) < 30)});
 refused('POST', '', { id => 'n7', text => 'x' x 30 }, 403, '42501', 'a policy refuses an insert');
@@ -116,7 +129,8 @@ my $edit = '?id=eq.r1&text=eq.hello&done=is.null&_deleted=eq.false&select=*';
 
 is_deeply(rows('PATCH', $edit, { id => 'r1', text => 'hello, world', _deleted => \0 }, $RETURN), [ row('r1', 'hello, world') ], 'RxDB: an edit of what it has');
 is_deeply(rows('PATCH', $edit, { id => 'r1', text => 'other', _deleted => \0 }, $RETURN), [], 'RxDB: an edit of what has changed since is a conflict');
-is_deeply(rows('PATCH', $edit =~ s/hello/hello, world/r, { id => 'r1', text => 'hello, world', _deleted => \1 }, $RETURN), [ row('r1', 'hello, world', undef, \1) ], 'RxDB: a deletion');
+is_deeply(rows('PATCH', $edit =~ s/hello/hello, world/r, { id => 'r1', text => 'hello, world', _deleted => \1 }, $RETURN), [ row('r1', undef, undef, \1) ], 'RxDB: a deletion');
+deleted_stays('r1');
 is_deeply(pulled(2), pulled(1000), 'RxDB: page by page comes what there is');
 
 # Both have read it. Who writes last is told; nothing is overwritten.
@@ -224,11 +238,24 @@ sub row
 
 sub refused
 {
-	my ($method, $query, $body, $status, $code, $name, $headers) = @_;
+	my ($method, $query, $body, $status, $code, $name, $headers, @token) = @_;
 	my $before = $http->state;
-	my $answer = request($method, $query, $body, $headers);
+	my $answer = request($method, $query, $body, $headers // {}, @token);
 
 	is("$answer->{status} " . ((DocsyncTest::Http::value_of($answer) // {})->{code} // ''), "$status $code", "$name: refused") or diag($answer->{content});
+	is($http->state, $before, '... and nothing is stored');
+	return;
+}
+
+# What is deleted isn't written again: all clients would download it once more.
+sub deleted_stays
+{
+	my ($id) = @_;
+	my $before = $http->state;
+
+	is_deeply(rows('DELETE', "?id=eq.$id", undef, $RETURN), [], 'what is deleted is deleted once');
+	is_deeply(rows('PATCH', "?id=eq.$id", { text => 'lost' }, $RETURN), [ row($id, undef, undef, \1) ], '... an update answers what is there');
+	is_deeply([ map { $_->{id} } @{ rows('PATCH', "?id=eq.$id&done=is.null", { _deleted => \1 }, $RETURN) } ], [$id], '... by any filter');
 	is($http->state, $before, '... and nothing is stored');
 	return;
 }

@@ -2,7 +2,7 @@
 
 import { Client, WAITS } from './client.js';
 import { EDIT, order } from './document.js';
-import { fromMessage, toMessage } from './errors.js';
+import { fromMessage, reasonOf, toMessage } from './errors.js';
 import { checkId, toJson } from './jsontext.js';
 import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { HttpTransport } from './transport.js';
@@ -283,7 +283,9 @@ export class Collection {
 
 			await store.lock(`sync ${this.#name}`, () => client.sync());
 			this.#ended(null);
-		} catch (error) {
+		} catch (rejection) {
+			const error = reasonOf(rejection);
+
 			this.#ended(error);
 			throw error;
 		}

@@ -1,6 +1,7 @@
 // collections.js - several collections of an app, synchronised together, in one request.
 
 import { Collection, inside } from './collection.js';
+import { reasonOf } from './errors.js';
 import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { Several } from './several.js';
 import { HttpTransport } from './transport.js';
@@ -76,7 +77,9 @@ export class Collections {
 
 			for (const [name, collection] of this.#collections) inside.ended(collection, errors.get(name) ?? null);
 			return errors;
-		} catch (error) {
+		} catch (rejection) {
+			const error = reasonOf(rejection);
+
 			for (const collection of this.#collections.values()) inside.ended(collection, error);
 			throw error;
 		}

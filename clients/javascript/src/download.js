@@ -1,7 +1,8 @@
 // download.js - fetches what others changed, page by page, and compares with the page that reaches the end.
 
 import { BUCKETS } from './digest.js';
-import { Refused } from './errors.js';
+import { BadAnswer, Refused } from './errors.js';
+import { isTold } from './jsontext.js';
 import { earlier, noteLimit, take } from './take.js';
 
 export const PAGE_DOCUMENTS = 1000;
@@ -64,6 +65,10 @@ export class Download {
 	 * be outdated.
 	 */
 	async take(asked, answer) {
+		if (!answer.behind && (!answer.documents.every(isTold) || typeof answer.cursor !== 'string'
+			|| answer.more && !answer.documents.length && answer.cursor === asked.cursor)) {
+			throw new BadAnswer('documents, and a cursor to go on from, were expected');
+		}
 		await this.local.transaction(async (transaction) => {
 			const { clientId, cursor } = transaction.state;
 

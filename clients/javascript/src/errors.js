@@ -67,6 +67,11 @@ export class NoAnswer extends Error {
 	}
 }
 
+/** What a promise was rejected with; an Error also where that is nothing. */
+export function reasonOf(error) {
+	return error ?? new Error('rejected without a reason');
+}
+
 /**
  * An error as a message to other tabs, which must be plain data; null for none.
  * @param {any} error

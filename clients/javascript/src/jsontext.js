@@ -93,6 +93,12 @@ export function hasKeys(value, keys) {
 
 const LISTS = new Set(['documents', 'results', 'rows', 'collections']);
 
+/** Is it a document, as the service returns it? */
+export function isTold(document) {
+	return isObject(document) && typeof document.id === 'string' && typeof document.clientVersion === 'bigint'
+		&& typeof document.LastUpdateUtc === 'string';
+}
+
 function isObject(value) {
 	return value !== null && typeof value === 'object' && !Array.isArray(value);
 }

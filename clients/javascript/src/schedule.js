@@ -35,7 +35,7 @@ export class OneAtATime {
 
 	/** Resolves when nothing is running any more. */
 	async ended() {
-		await this.#running?.catch(() => {});
+		while (this.#running) await (this.#next ?? this.#running).catch(() => {});
 	}
 }
 

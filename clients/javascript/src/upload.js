@@ -2,6 +2,7 @@
 
 import { MARK } from './document.js';
 import { BadAnswer, Refused } from './errors.js';
+import { isTold } from './jsontext.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
@@ -135,7 +136,7 @@ export class Upload {
 
 	/** Applies the results of documents that were sent. Returns those that weren't tried. */
 	async take(documents, results) {
-		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
+		if (results.length !== documents.length || results.some((result, i) => result?.id !== documents[i].id || !isResult(result))) {
 			throw new BadAnswer('a result for each document was expected');
 		}
 		if (!documents.length) return [];
@@ -168,6 +169,7 @@ export class Upload {
 				for (const id of missing) winners.set(id, UNKNOWN);
 				return winners;
 			}
+			if (!answer.documents.every(isTold)) throw new BadAnswer('documents were expected');
 			for (const document of answer.documents) winners.set(document.id, document);
 			missing = missing.slice(answer.more && answer.documents.length
 				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
@@ -203,6 +205,23 @@ export class Upload {
 			// A client that has lost takes the winner at once; otherwise it would differ from all others forever.
 			await take(transaction, winner, true);
 		}
+	}
+}
+
+/** Is it the result of a document, with what its outcome needs? */
+function isResult(result) {
+	if (result.winner && !isTold(result.winner)) return false;
+	switch (result.outcome) {
+		case 'created': case 'updated': case 'unchanged':
+			return isTold(result);
+		case 'modified':
+			return !result.winner || isTold(result);
+		case 'discarded': case 'conflict': case 'untried':
+			return true;
+		case 'refused':
+			return Boolean(result.error);
+		default:
+			return false;
 	}
 }
 

@@ -111,11 +111,12 @@ export class Device {
 		const text = input.value.trim();
 
 		if (!text) return;
+		input.value = '';		// before it is stored: what is typed meanwhile is the next note
 		try {
 			await this.#collection.put(`${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`, { text, by: this.#name });
-			input.value = '';
 		} catch (error) {
-			this.#showStatus({ ...this.#status, error });		// the text remains in its field
+			input.value ||= text;
+			this.#showStatus({ ...this.#status, error });
 		}
 	}
 

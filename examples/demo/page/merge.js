@@ -16,9 +16,13 @@
  */
 export function versionsOf({ body, deleted }, by = 'elsewhere') {
 	if (deleted) return [{ text: null, by }];
-	if (Array.isArray(body?.versions) && body.versions.length > 1) return body.versions;
+	if (Array.isArray(body?.versions) && body.versions.length > 1 && body.versions.every(isVersion)) return body.versions;
 	// What others have stored there needn't be a note.
 	return [{ text: typeof body?.text === 'string' ? body.text : typeof body === 'string' ? body : JSON.stringify(body), by: body?.by ?? 'elsewhere' }];
+}
+
+function isVersion(version) {
+	return version !== null && typeof version === 'object' && 'text' in version;
 }
 
 /**
