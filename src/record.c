@@ -31,6 +31,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -295,8 +296,7 @@ docsync_record_write(RecordList *list)
 	else if (list->count > 0)
 		insert(list, list->lost, list->count);
 
-	if (list->count > 0)
-		remove_surplus(list);
+	remove_surplus(list);
 	MemoryContextSwitchTo(oldcontext);
 	docsync_record_forget(list);
 }
@@ -544,31 +544,44 @@ is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
 }
 
 /*
- * For each document of the list, removes the older half of its rows if there
- * are too many.  Removing a single row each time would take longer than adding
- * one.
+ * Removes rows of the list's documents that are more than are to be kept, the
+ * oldest ones.
+ *
+ * To count the rows of a document takes as long as to insert one.  So of
+ * documents that are replaced one in "most" is looked at, by chance: most then
+ * have up to twice as many rows, and a document that is written again and again
+ * has no more than that on average.
  */
 static void
 remove_surplus(const RecordList *list)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * list->count);
-	Snapshot	snapshot = take_snapshot();
+	Datum	   *ids = NULL;
+	Snapshot	snapshot = NULL;
 	int			count = 0;
 	Datum		args[3];
 
 	for (int i = 0; i < list->count; i++)
 	{
+		if (!list->is_sent &&
+			pg_prng_uint64_range(&pg_global_prng_state, 1, list->most) > 1)
+			continue;
+		if (snapshot == NULL)
+		{
+			ids = palloc(sizeof(Datum) * list->count);
+			snapshot = take_snapshot();
+		}
 		if (count_rows(list, &list->lost[i], snapshot, NULL) > list->most)
 			ids[count++] = list->lost[i].id;
 	}
-	UnregisterSnapshot(snapshot);
+	if (snapshot != NULL)
+		UnregisterSnapshot(snapshot);
 	if (count == 0)
 		return;
 
 	args[0] = PointerGetDatum(list->collection);
 	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
 											  TYPALIGN_INT));
-	args[2] = Int64GetDatum(list->most / 2 + 1);
+	args[2] = Int64GetDatum(list->most);
 	docsync_statement_run(&delete_surplus, args, NULL, NULL);
 }
 
