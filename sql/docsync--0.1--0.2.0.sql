@@ -97,6 +97,12 @@ CREATE FUNCTION @extschema@.docsync_unset_fence() RETURNS pg_catalog.xid8
 COMMENT ON FUNCTION @extschema@.docsync_unset_fence() IS
 'Default of docsync.document.fence: docsync sets it.';
 
+CREATE FUNCTION @extschema@.docsync_keep_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_keep_changed() IS
+'Trigger of docsync.keep: what is kept from now on is known to all sessions.';
+
 CREATE FUNCTION @extschema@.docsync_check_store() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -269,6 +275,48 @@ BEGIN
 		'Whether the documents with stamps up to clock may come from another server: next_xid then replaces their fences, which mean nothing here.';
 	END IF;
 
+	IF to_regclass('docsync.keep') IS NULL THEN
+		CREATE TABLE docsync.keep (
+			pattern			text COLLATE "C" PRIMARY KEY CHECK (pattern !~ '(^|[^\\])(\\\\)*\\$'),
+			keep			text COLLATE "C" NOT NULL CHECK (keep IN ('none', 'discarded', 'replaced')),
+			most			int4 NOT NULL DEFAULT 10 CHECK (most BETWEEN 1 AND 1000)
+		);
+		COMMENT ON TABLE docsync.keep IS
+		'Of which collections docsync.record keeps what lost. Where several patterns match, the longest counts; where none does, nothing is kept.';
+		COMMENT ON COLUMN docsync.keep.pattern IS 'Collections, as LIKE has them.';
+		COMMENT ON COLUMN docsync.keep.keep IS
+		'none; discarded: uploads that were discarded, or in conflict; replaced: these, and the versions that newer ones replaced.';
+		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept; where there would be more, the older half goes.';
+	END IF;
+
+	IF to_regclass('docsync.record') IS NULL THEN
+		CREATE TABLE docsync.record (
+			collection		text COLLATE "C" NOT NULL,
+			id				text COLLATE "C" NOT NULL,
+			recorded_utc	timestamptz NOT NULL,
+			client_version	int8 NOT NULL,
+			client_id		text COLLATE "C" NOT NULL,
+			deleted			bool NOT NULL,
+			body			jsonb,
+			why				text COLLATE "C" NOT NULL,
+			PRIMARY KEY (collection, id, recorded_utc)
+		);
+		-- Nobody's but the owner's, until there is a policy for it, too.
+		ALTER TABLE docsync.record ENABLE ROW LEVEL SECURITY;
+		COMMENT ON TABLE docsync.record IS
+		'Versions of documents that lost, where docsync.keep wants them kept: docsync_restore brings one back. Written by docsync alone; docsync_purge removes old ones.';
+		COMMENT ON COLUMN docsync.record.collection IS 'The collection.';
+		COMMENT ON COLUMN docsync.record.id IS 'The document.';
+		COMMENT ON COLUMN docsync.record.recorded_utc IS
+		'When it lost: where it was replaced, the stamp of the version that has replaced it.';
+		COMMENT ON COLUMN docsync.record.client_version IS 'The version that lost.';
+		COMMENT ON COLUMN docsync.record.client_id IS 'Who had sent it.';
+		COMMENT ON COLUMN docsync.record.deleted IS 'True for a tombstone.';
+		COMMENT ON COLUMN docsync.record.body IS 'The content.';
+		COMMENT ON COLUMN docsync.record.why IS
+		'discarded: the stored version was higher, or the same; conflict: it was another than the one that this was based on; replaced: this was stored, and a newer version came.';
+	END IF;
+
 	IF to_regclass('docsync.moved') IS NULL THEN
 		-- Nor what has gone, or from where it came
 		doubtful := doubtful OR had_history;
@@ -329,12 +377,28 @@ BEGIN
 			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_guard()', functions);
 	END IF;
 
+	-- Also for what a subscription brings
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.keep'::regclass AND tgname = 'docsync_keep_changed'
+					  AND tgfoid = to_regprocedure(functions || '.docsync_keep_changed()')) OR
+	   NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.keep'::regclass AND tgname = 'docsync_keep_changed_truncate'
+					  AND tgfoid = to_regprocedure(functions || '.docsync_keep_changed()')) THEN
+		DROP TRIGGER IF EXISTS docsync_keep_changed ON docsync.keep;
+		DROP TRIGGER IF EXISTS docsync_keep_changed_truncate ON docsync.keep;
+		EXECUTE format('CREATE TRIGGER docsync_keep_changed
+			AFTER INSERT OR UPDATE OR DELETE ON docsync.keep
+			FOR EACH ROW EXECUTE FUNCTION %s.docsync_keep_changed()', functions);
+		EXECUTE format('CREATE TRIGGER docsync_keep_changed_truncate
+			AFTER TRUNCATE ON docsync.keep
+			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_keep_changed()', functions);
+		ALTER TABLE docsync.keep ENABLE ALWAYS TRIGGER docsync_keep_changed;
+	END IF;
+
 	-- What a superuser has repaired belongs to the owner, like the rest.
 	FOR command IN
 		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
 		  FROM pg_class AS part, pg_class AS document
 		 WHERE document.oid = 'docsync.document'::regclass AND part.relowner <> document.relowner
-		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass, 'docsync.moved'::regclass)
+		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass, 'docsync.moved'::regclass, 'docsync.keep'::regclass, 'docsync.record'::regclass)
 		   AND part.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user AND rolsuper)
 	LOOP
 		EXECUTE command;
@@ -391,7 +455,9 @@ CREATE FUNCTION @extschema@.docsync_move_sum(
 	collection		pg_catalog.text,
 	OUT documents	pg_catalog.int8,
 	OUT digest		pg_catalog.numeric,
-	OUT highest		pg_catalog.timestamptz)
+	OUT highest		pg_catalog.timestamptz,
+	OUT lost		pg_catalog.int8,
+	OUT lost_digest	pg_catalog.numeric)
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	SET row_security = off
@@ -407,10 +473,45 @@ BEGIN
 	  FROM docsync.document AS d
 	 WHERE d.collection >= docsync_move_sum.collection AND d.collection < docsync_move_sum.collection || '0'
 	   AND (d.collection = docsync_move_sum.collection OR starts_with(d.collection, docsync_move_sum.collection || '/'));
+
+	SELECT count(*), coalesce(sum(hashtextextended(r.id, hashtextextended(r.collection,
+				hashfloat8extended(date_part('epoch', r.recorded_utc), r.client_version)))), 0)
+	  INTO lost, lost_digest
+	  FROM docsync.record AS r
+	 WHERE r.collection >= docsync_move_sum.collection AND r.collection < docsync_move_sum.collection || '0'
+	   AND (r.collection = docsync_move_sum.collection OR starts_with(r.collection, docsync_move_sum.collection || '/'));
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_move_sum(pg_catalog.text) IS
-'How many documents a collection and those below it have, tombstones among them, and a sum over ids, versions and stamps, to be compared with another server''s.';
+'How many documents a collection and those below it have, tombstones among them, and a sum over ids, versions and stamps, to be compared with another server''s.
+The same of what docsync.record has of them.';
+
+CREATE FUNCTION @extschema@.docsync_move_keep(collection pg_catalog.text)
+	RETURNS pg_catalog.jsonb
+	LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+DECLARE
+	its_pattern text := replace(replace(replace(collection, '\', '\\'), '%', '\%'), '_', '\_');
+BEGIN
+	IF collection IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'collection is null';
+	END IF;
+	RETURN jsonb_build_object(
+		'own', (SELECT coalesce(jsonb_agg(k ORDER BY k.pattern), '[]') FROM docsync.keep AS k
+				 WHERE k.pattern = its_pattern OR starts_with(k.pattern, its_pattern || '/')),
+		'broader', (SELECT jsonb_agg(jsonb_build_object('pattern', its_pattern || each.rest,
+									 'keep', coalesce(k.keep, 'none'), 'most', coalesce(k.most, 10)) ORDER BY each.rest)
+					  FROM (VALUES ('', ''), ('/%', '/')) AS each(rest, name)
+					  LEFT JOIN LATERAL (SELECT * FROM docsync.keep AS k
+										  WHERE docsync_move_keep.collection || each.name LIKE k.pattern
+											AND k.pattern <> its_pattern || each.rest
+										  ORDER BY length(k.pattern) DESC, k.pattern LIMIT 1) AS k ON true));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_keep(pg_catalog.text) IS
+'For the functions below: which rules of docsync.keep a collection has of its own, and what broader ones come to.';
 
 CREATE FUNCTION @extschema@.docsync_move_out(collection pg_catalog.text)
 	RETURNS pg_catalog.void
@@ -458,6 +559,7 @@ DECLARE
 	has record;
 	line record;
 	purged jsonb;
+	keep jsonb;
 	result jsonb;
 BEGIN
 	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
@@ -491,8 +593,12 @@ BEGIN
 	SELECT coalesce(jsonb_agg(p), '[]') INTO purged FROM docsync.purged AS p
 	 WHERE p.collection = docsync_move_hand_over.collection OR starts_with(p.collection, docsync_move_hand_over.collection || '/');
 
+	-- What is kept of what loses: the rules for nothing else, and what broader rules come to
+	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO keep USING collection;
+
 	result := jsonb_build_object('collection', collection, 'move', gen_random_uuid(), 'documents', has.documents, 'digest', has.digest,
-								 'highest', has.highest, 'clock', point.clock, 'purged', purged) || to_jsonb(line);
+								 'lost', has.lost, 'lost_digest', has.lost_digest,
+								 'highest', has.highest, 'clock', point.clock, 'purged', purged, 'keep', keep) || to_jsonb(line);
 	UPDATE docsync.moved AS m SET state = 'gone', changed = clock_timestamp(), move = result ->> 'move', ticket = result
 	 WHERE m.collection = docsync_move_hand_over.collection;
 	RETURN result;
@@ -530,6 +636,8 @@ BEGIN
 		-- It comes back. What it has left behind is old.
 		DELETE FROM docsync.document AS d WHERE d.collection = docsync_move_in.collection
 			OR (d.collection >= docsync_move_in.collection || '/' AND d.collection < docsync_move_in.collection || '0');
+		DELETE FROM docsync.record AS r WHERE r.collection = docsync_move_in.collection
+			OR (r.collection >= docsync_move_in.collection || '/' AND r.collection < docsync_move_in.collection || '0');
 		UPDATE docsync.moved AS m SET state = 'arriving', changed = clock_timestamp() WHERE m.collection = docsync_move_in.collection;
 	ELSIF present IS NULL THEN
 		IF EXISTS (SELECT FROM docsync.document AS d WHERE d.collection = docsync_move_in.collection
@@ -558,6 +666,7 @@ DECLARE
 	present record;
 	point record;
 	has record;
+	keep jsonb;
 BEGIN
 	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING name;
 	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
@@ -573,10 +682,11 @@ BEGIN
 
 	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING name;
 	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING name;
-	IF (has.documents, has.digest) IS DISTINCT FROM ((ticket ->> 'documents')::int8, (ticket ->> 'digest')::numeric) THEN
+	IF (has.documents, has.digest, has.lost, has.lost_digest) IS DISTINCT FROM
+	   ((ticket ->> 'documents')::int8, (ticket ->> 'digest')::numeric, (ticket ->> 'lost')::int8, (ticket ->> 'lost_digest')::numeric) THEN
 		RAISE object_not_in_prerequisite_state USING
 			MESSAGE = 'the documents are not those that were handed over',
-			DETAIL = format('There are %s, and %s were.', has.documents, ticket ->> 'documents'),
+			DETAIL = format('There are %s, and %s were; in docsync.record %s, and %s were.', has.documents, ticket ->> 'documents', has.lost, ticket ->> 'lost'),
 			HINT = 'Copy them once more. Where they have come from they are as they were.';
 	END IF;
 
@@ -588,6 +698,16 @@ BEGIN
 	SELECT p.collection, p.last_update_utc, p.client_id, p.others_utc
 	  FROM jsonb_to_recordset(ticket -> 'purged') AS p(collection text, last_update_utc timestamptz, client_id text, others_utc timestamptz)
 	 WHERE p.collection = name OR starts_with(p.collection, name || '/');
+
+	-- Broader rules are those of this server, unless they come to something else here.
+	INSERT INTO docsync.keep AS k (pattern, keep, most)
+	SELECT own.pattern, own.keep, own.most FROM jsonb_to_recordset(ticket -> 'keep' -> 'own') AS own(pattern text, keep text, most int4)
+		ON CONFLICT (pattern) DO UPDATE SET keep = EXCLUDED.keep, most = EXCLUDED.most;
+	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO keep USING name;
+	INSERT INTO docsync.keep AS k (pattern, keep, most)
+	SELECT b.pattern, b.keep, b.most FROM jsonb_to_recordset(ticket -> 'keep' -> 'broader') AS b(pattern text, keep text, most int4)
+	 WHERE NOT keep -> 'broader' @> jsonb_build_array(to_jsonb(b))
+		ON CONFLICT (pattern) DO NOTHING;
 
 	UPDATE docsync.moved AS m
 	   SET state = 'here', changed = clock_timestamp(), move = take_over.ticket ->> 'move', ticket = NULL,
@@ -627,6 +747,8 @@ BEGIN
 			EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
 			DELETE FROM docsync.document AS d WHERE d.collection = docsync_move_back.collection
 				OR (d.collection >= docsync_move_back.collection || '/' AND d.collection < docsync_move_back.collection || '0');
+			DELETE FROM docsync.record AS r WHERE r.collection = docsync_move_back.collection
+				OR (r.collection >= docsync_move_back.collection || '/' AND r.collection < docsync_move_back.collection || '0');
 		END IF;
 		DELETE FROM docsync.moved AS m WHERE m.collection = docsync_move_back.collection;
 	ELSIF present.state = 'leaving' OR present.state = 'arriving' THEN
@@ -641,7 +763,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_move_back(pg_catalog.text) IS
-'Gives a move up, on either server, that has not come to docsync_move_hand_over: where the collection was it is open again, as if nothing had happened; where it was awaited, what has come is deleted, or if it had gone from there before, it is gone.
+'Gives a move up, on either server, that has not come to docsync_move_hand_over.
+Where the collection was it is open again, as if nothing had happened; where it was awaited, what has come is deleted, or if it had gone from there before, it is gone.
 For the store''s owner.';
 
 DROP FUNCTION @extschema@.docsync_upsert(text, jsonb, text);
@@ -758,6 +881,325 @@ COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, p
 Only for the login role of an HTTP layer: it does nothing that this role could not do by SET ROLE and set_config(), once in a transaction.
 Returns the answer, and in two more lines the headers and the status that were set for it.';
 
+------------------------------------------------------------------------------
+-- what operators look at
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_marks()
+	RETURNS TABLE (
+		transaction		pg_catalog.xid,
+		pid				pg_catalog.int4,
+		of_all			pg_catalog.bool,
+		collection		pg_catalog.text)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION @extschema@.docsync_marks() IS
+'The transactions that have written and have not ended, with their collections: what docsync_holders() puts into words.';
+
+CREATE FUNCTION @extschema@.docsync_holders()
+	RETURNS TABLE (
+		holds_back		pg_catalog.text,
+		collection		pg_catalog.text,
+		pid				pg_catalog.int4,
+		gid				pg_catalog.text,
+		username		pg_catalog.name,
+		application		pg_catalog.text,
+		client_addr		pg_catalog.inet,
+		database		pg_catalog.name,
+		state			pg_catalog.text,
+		since			pg_catalog.timestamptz,
+		query			pg_catalog.text)
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY EXECUTE format($query$
+		SELECT CASE WHEN m.of_all THEN 'all collections' ELSE 'a collection' END, m.collection,
+			   m.pid, p.gid, coalesce(a.usename, p.owner), a.application_name, a.client_addr, current_database(),
+			   coalesce(a.state, CASE WHEN m.pid IS NULL THEN 'prepared' END), coalesce(a.xact_start, p.prepared), a.query
+		  FROM %s.docsync_marks() AS m
+		  LEFT JOIN pg_stat_activity AS a ON a.pid = m.pid
+		  LEFT JOIN pg_prepared_xacts AS p ON m.pid IS NULL AND p.transaction = m.transaction
+		UNION ALL
+		-- A standby waits for whatever is older than a document, in all databases: the
+		-- oldest says how far it is.
+		(SELECT 'standbys', NULL, o.pid, o.gid, o.usename, o.application_name, o.client_addr, o.datname, o.state, o.since, o.query
+		   FROM (SELECT a.pid, NULL, a.usename, a.application_name, a.client_addr, a.datname, a.state, a.xact_start, a.query, a.backend_xid
+				   FROM pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+				  UNION ALL
+				 SELECT NULL, p.gid, p.owner, NULL, NULL, p.database, 'prepared', p.prepared, NULL, p.transaction
+				   FROM pg_prepared_xacts AS p)
+				AS o (pid, gid, usename, application_name, client_addr, datname, state, since, query, xid)
+		  ORDER BY age(o.xid) DESC LIMIT 1)
+		$query$, (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync'));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_holders() IS
+'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest one of the whole server.
+For the store''s owner and members of pg_monitor. What it says of sessions is what pg_stat_activity shows its caller.';
+
+CREATE FUNCTION @extschema@.docsync_collections(
+	exact			pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		collection		pg_catalog.text,
+		last_update_utc pg_catalog.timestamptz,
+		client_id		pg_catalog.text,
+		frontier		pg_catalog.timestamptz,
+		documents		pg_catalog.int8,
+		tombstones		pg_catalog.int8,
+		purged_through	pg_catalog.timestamptz)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000;
+COMMENT ON FUNCTION @extschema@.docsync_collections(pg_catalog.bool) IS
+'The collections: the last stamp and who wrote it, the frontier, up to which readers are given documents, how many there are, and up to which stamp tombstones were purged.
+documents and tombstones are estimates, from the last ANALYZE, unless exact is true.
+For the store''s owner and members of pg_monitor.';
+
+CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		library			pg_catalog.text,
+		clock			pg_catalog.timestamptz,
+		epoch			pg_catalog.text,
+		place			pg_catalog.text,
+		epoch_clock		pg_catalog.timestamptz,
+		lost_after		pg_catalog.timestamptz,
+		is_subscribed	pg_catalog.bool,
+		has_statistics	pg_catalog.bool,
+		unpurged		pg_catalog.text,
+		unpurged_stamp	pg_catalog.timestamptz,
+		ahead_collection pg_catalog.text,
+	ALTER EXTENSION docsync DROP TABLE docsync.moved;
+		ahead_id		pg_catalog.text,
+		ahead_version	pg_catalog.int8,
+		ahead_count		pg_catalog.int8)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION @extschema@.docsync_facts(pg_catalog.bool) IS
+'What the store has to say of itself: what docsync_status() puts into words.';
+
+CREATE FUNCTION @extschema@.docsync_moves()
+	RETURNS TABLE (
+		collection		pg_catalog.text,
+		state			pg_catalog.text,
+		since			pg_catalog.timestamptz,
+		has_documents	pg_catalog.bool)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION @extschema@.docsync_moves() IS
+'Collections that are being moved between servers, or have been: what docsync.moved says of them, and whether there are documents of theirs here.
+For the store''s owner and members of pg_monitor.';
+
+CREATE FUNCTION @extschema@.docsync_status(exact pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		version			pg_catalog.text,
+		epoch			pg_catalog.text,
+		clock			pg_catalog.timestamptz,
+		clock_ahead		pg_catalog.interval,
+		documents		pg_catalog.int8,
+		tombstones		pg_catalog.int8,
+		bytes			pg_catalog.int8,
+		dead_rows		pg_catalog.int8,
+		frozen_age		pg_catalog.int4,
+		attention		pg_catalog.text[])
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	-- Whoever monitors needn't have a right on the schema, as to_regclass() would want.
+	document regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'document');
+	now timestamptz := clock_timestamp();
+	fact record;
+	seen record;
+	detail text;
+	hint text;
+BEGIN
+	attention := '{}';
+	version := (SELECT extversion FROM pg_extension WHERE extname = 'docsync');
+
+	-- All functions refuse a store that isn't in order; here it is a sentence, for
+	-- whoever may know.
+	BEGIN
+		EXECUTE format('SELECT %s.docsync_check_store()', functions);
+	EXCEPTION WHEN OTHERS THEN
+		IF NOT pg_has_role('pg_monitor', 'USAGE') AND
+		   NOT EXISTS (SELECT FROM pg_class WHERE oid = document AND pg_has_role(relowner, 'USAGE')) AND
+		   NOT EXISTS (SELECT FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')) THEN
+			RAISE;
+		END IF;
+		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+		attention := attention || rtrim(format('The store is not in order, and nothing works: %s. %s %s', SQLERRM, detail, hint));
+		RETURN NEXT;
+		RETURN;
+	END;
+	EXECUTE format('SELECT * FROM %s.docsync_facts($1)', functions) INTO fact USING exact;
+	epoch := fact.epoch;
+	clock := fact.clock;
+	clock_ahead := fact.clock - now;
+
+	-- Where it is
+	IF fact.place = 'handed over' THEN
+		attention := attention || 'The store was handed over: what is sent here is refused. Send clients to where it has moved; or stay: SELECT docsync_new_epoch().'::text;
+	ELSIF fact.place = 'arrived' THEN
+		attention := attention || 'The store has arrived from where it was handed over: SELECT docsync_take_over().'::text;
+	ELSIF fact.place = 'elsewhere' THEN
+		attention := attention || 'The store has come here from another server, database or timeline: with the first upload an epoch begins, and clients compare. Nothing is to be done if that was meant.'::text;
+	END IF;
+	IF fact.is_subscribed THEN
+		attention := attention || 'A subscription fills docsync.document, and downloads are refused: when all has come, DROP SUBSCRIPTION and SELECT docsync_take_over().'::text;
+	END IF;
+	IF fact.lost_after < 'infinity' AND fact.epoch_clock > now - interval '7 days' THEN
+		attention := attention || format('An epoch began about %s: the store was restored, copied or failed over, or somebody called docsync_new_epoch(). '
+			'What was stamped after %s may have been lost; clients that compare send it again. Keep the old server or backup until they have.',
+			date_trunc('second', fact.epoch_clock - interval '1 minute'), date_trunc('second', fact.lost_after));
+	END IF;
+	IF version <> fact.library THEN
+		attention := attention || format('The library is of version %s, the extension of %s: ALTER EXTENSION docsync UPDATE, and let PostgREST and poolers connect anew.', fact.library, version);
+	END IF;
+
+	-- A minute beyond the time is where an epoch begins.
+	IF clock_ahead > interval '5 seconds' AND fact.clock > coalesce(fact.epoch_clock, '-infinity') + interval '5 seconds' THEN
+		attention := attention || format('The clock is ahead of the time by %s: LastUpdateUtc is not the time of day until then. '
+			'Set the machine''s time right, and look for rows that were restored with stamps of the future. Nothing is lost.', justify_interval(date_trunc('second', clock_ahead)));
+	END IF;
+
+	-- Who may use it
+	SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END, ', ') AS roles, c.relrowsecurity AS is_on,
+		   EXISTS (SELECT FROM pg_policy WHERE polrelid = document) AS has_policy INTO seen
+	  FROM pg_class AS c
+	  LEFT JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
+						  UNION ALL SELECT acl.* FROM pg_attribute, aclexplode(attacl) AS acl WHERE attrelid = c.oid AND attacl IS NOT NULL) AS g
+		ON g.grantee <> c.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+	   AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = g.grantee AND (rolsuper OR rolbypassrls))
+	 WHERE c.oid = document GROUP BY c.relrowsecurity;
+	IF seen.roles IS NOT NULL AND NOT seen.is_on THEN
+		attention := attention || format('Row-level security is off, and each of %s sees and writes all collections: '
+			'CREATE POLICY ... ON docsync.document, and ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY.', seen.roles);
+	ELSIF seen.roles IS NOT NULL AND NOT seen.has_policy THEN
+		attention := attention || format('Row-level security is on, and there is no policy: %s can neither read nor write. CREATE POLICY ... ON docsync.document.', seen.roles);
+	END IF;
+
+	-- Who holds back readers. Names of collections take a walk through all of them, so only where somebody has been at it for so long.
+	IF EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now - interval '10 seconds') OR
+	   EXISTS (SELECT FROM pg_prepared_xacts WHERE prepared < now - interval '10 seconds') THEN
+		FOR seen IN EXECUTE format($query$
+			SELECT holds_back, pid, gid, username, state, since,
+				   CASE WHEN holds_back = 'standbys' THEN holds_back
+						WHEN holds_back = 'all collections' THEN holds_back
+						ELSE concat_ws(' and ', string_agg('"' || collection || '"', ', ' ORDER BY collection) FILTER (WHERE n <= 3), nullif(count(*) FILTER (WHERE n > 3), 0) || ' more') END AS what
+			  FROM (SELECT *, row_number() OVER (PARTITION BY holds_back, pid, gid ORDER BY collection) AS n FROM %s.docsync_holders()) AS h
+			 WHERE since < $1 - interval '10 seconds'
+			 GROUP BY holds_back, pid, gid, username, state, since ORDER BY since, holds_back$query$, functions) USING now
+		LOOP
+			CONTINUE WHEN seen.holds_back = 'standbys' AND NOT EXISTS (SELECT FROM pg_stat_replication);
+			attention := attention || CASE WHEN seen.gid IS NOT NULL
+				THEN format('Readers of %s are held back by the transaction prepared as %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser.',
+							seen.what, seen.gid, date_trunc('second', seen.since), seen.username)
+				ELSE format('Readers of %s are held back by process %s (%s, %s) since %s: if it should have ended, SELECT pg_terminate_backend(%s).',
+							seen.what, seen.pid, seen.username, seen.state, date_trunc('second', seen.since), seen.pid) END;
+		END LOOP;
+	END IF;
+
+	-- What is on its way, or has gone
+	FOR seen IN EXECUTE format($query$
+		SELECT state, concat_ws(' and ', string_agg('"' || collection || '"', ', ' ORDER BY n) FILTER (WHERE n <= 3), nullif(count(*) FILTER (WHERE n > 3), 0) || ' more') AS what,
+			   (array_agg(collection ORDER BY n))[1] AS first, min(since) AS since
+		  FROM (SELECT *, row_number() OVER (PARTITION BY state ORDER BY since, collection) AS n FROM %s.docsync_moves()
+				 WHERE state IN ('leaving', 'arriving') AND since < $1 - interval '10 seconds' OR state = 'gone' AND has_documents) AS m
+		 GROUP BY state ORDER BY min(since)$query$, functions) USING now
+	LOOP
+		attention := attention || CASE seen.state
+			WHEN 'leaving' THEN format('Closed since %s (%s), since they are about to move to another server: %s. If the move has broken off run it again, or SELECT %s.docsync_move_back(%L).',
+									   date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, functions, seen.first)
+			WHEN 'arriving' THEN format('Awaited from another server since %s (%s), and closed here: %s. If the move has broken off run it again, or as long as the other server does not say "gone", SELECT %s.docsync_move_back(%L).',
+										date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, functions, seen.first)
+			ELSE format('Moved to another server since %s (%s), and their documents are still here: %s. When that server has been backed up, delete them: examples/shards/move -e %s.',
+						date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, quote_literal(seen.first)) END;
+	END LOOP;
+
+	-- What is in it
+	IF fact.unpurged IS NOT NULL THEN
+		attention := attention || format('Nobody purges: collection "%s" still has tombstones of %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
+			fact.unpurged, fact.unpurged_stamp::date, functions);
+	END IF;
+	IF fact.ahead_id IS NOT NULL THEN
+		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, as have %s in all: no edit wins against it until then. '
+			'UPDATE docsync.document SET client_version to that of now; whoever holds it begins again. To refuse the next, SET docsync.max_version_lead, to a day perhaps.',
+			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count);
+	ELSIF fact.ahead_version IS NOT NULL THEN
+		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s: no edit wins against them until then. '
+			'SELECT * FROM %s.docsync_status(true) names one; it looks at all documents.', fact.ahead_version, functions);
+	END IF;
+
+	-- The table, as any table
+	SELECT s.n_dead_tup, s.n_live_tup, c.reltuples, t.tombstones, max(age(r.relfrozenxid)) AS xids, max(mxid_age(r.relminmxid)) AS multixacts INTO seen
+	  FROM pg_class AS c
+	  LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
+	  LEFT JOIN LATERAL (SELECT max(i.reltuples) FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid
+						  WHERE indrelid = c.oid AND pg_get_expr(indpred, indrelid) = 'deleted') AS t (tombstones) ON true
+	  JOIN pg_class AS r ON r.relnamespace = c.relnamespace AND r.relkind = 'r' OR r.oid = c.reltoastrelid
+	 WHERE c.oid = document GROUP BY 1, 2, 3, 4;
+	tombstones := CASE WHEN fact.has_statistics THEN nullif(seen.tombstones, -1) END;
+	documents := CASE WHEN seen.reltuples >= 0 THEN greatest(seen.reltuples - coalesce(tombstones, 0), 0) END;
+	bytes := pg_total_relation_size(document);
+	dead_rows := seen.n_dead_tup;
+	frozen_age := seen.xids;
+	IF seen.n_dead_tup > seen.n_live_tup AND seen.n_dead_tup > 10000 THEN
+		attention := attention || format('docsync.document has %s dead rows: VACUUM docsync.document, and have autovacuum come more often, '
+			'ALTER TABLE docsync.document SET (autovacuum_vacuum_scale_factor = 0.02).', seen.n_dead_tup);
+	END IF;
+	IF seen.xids > 1.5 * current_setting('autovacuum_freeze_max_age')::int8 OR
+	   seen.multixacts > 1.5 * current_setting('autovacuum_multixact_freeze_max_age')::int8 THEN
+		attention := attention || format('Rows of the store are %s transactions old and not frozen; at two billions the server stops. '
+			'Something keeps autovacuum from it: end old transactions and prepared ones, drop replication slots that nobody uses, then VACUUM (FREEZE) docsync.document.',
+			greatest(seen.xids, seen.multixacts));
+	END IF;
+	IF NOT fact.has_statistics AND bytes > 10000000 OR seen.tombstones < 0 AND fact.has_statistics THEN
+		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, and plans may be bad: ANALYZE docsync.document.'::text;
+	END IF;
+
+	-- Its indexes
+	FOR seen IN SELECT indexrelid::regclass AS index FROM pg_index JOIN pg_class ON oid = indrelid
+				 WHERE relnamespace = 'docsync'::regnamespace AND NOT indisvalid
+	LOOP
+		attention := attention || format('Index %s is not valid, and costs for nothing: REINDEX INDEX CONCURRENTLY %1$s, or DROP INDEX %1$s.', seen.index);
+	END LOOP;
+	FOR seen IN SELECT of, predicate FROM (VALUES ('downloads', NULL), ('purges', 'deleted')) AS needed (of, predicate)
+				 WHERE NOT EXISTS (SELECT FROM pg_index
+									WHERE indrelid = document AND indisvalid AND pg_get_expr(indpred, indrelid) IS NOT DISTINCT FROM predicate
+									  AND pg_get_indexdef(indexrelid, 1, true) = 'collection' AND pg_get_indexdef(indexrelid, 2, true) = 'last_update_utc')
+	LOOP
+		attention := attention || format('The index that %s need, on (collection, last_update_utc)%s, is missing: SELECT %s.docsync_create_store() makes it, while uploads wait.',
+			seen.of, ' WHERE ' || seen.predicate, functions);
+	END LOOP;
+
+	RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_status(pg_catalog.bool) IS
+'Where the store stands, in figures, and what needs attention, in sentences that say what to do. An empty attention: nothing does.
+Takes milliseconds, whatever there is: numbers are estimates. exact looks at all documents for a clientVersion far ahead of the time.
+For the store''s owner and members of pg_monitor.';
+
+CREATE FUNCTION @extschema@.docsync_digest(
+	collection		pg_catalog.text DEFAULT 'default')
+	RETURNS TABLE (
+		documents		pg_catalog.int8,
+		digest			pg_catalog.text,
+		settled			pg_catalog.bool)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION @extschema@.docsync_digest(pg_catalog.text) IS
+'What a client that has all of a collection comes to when it compares: the count and the digest of the documents that the caller sees.
+settled is false while some of them are held back from readers. It reads the whole collection.';
+
+CREATE FUNCTION @extschema@.docsync_health() RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_health() IS
+'Whether the store can be read: the time, or the error that all requests end with.
+For everybody, without a right on the store; it says nothing of what is in it.';
+
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -797,6 +1239,99 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
 'Grants a role the privileges on the store that it needs to upload and download, and none that lets it set a stamp. Row-level security on docsync.document can restrict it further.';
+
+------------------------------------------------------------------------------
+-- repair
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_restore(
+	collection		pg_catalog.text,
+	id				pg_catalog.text,
+	version			pg_catalog.int8)
+	RETURNS pg_catalog.int8
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	lost record;
+	now int8 := (date_part('epoch', now()) * 1000)::int8;
+	restored int8;
+BEGIN
+	SELECT r.client_version, r.deleted, r.body INTO lost FROM docsync.record AS r
+	 WHERE (r.collection, r.id, r.client_version) = (docsync_restore.collection, docsync_restore.id, version)
+	 ORDER BY r.recorded_utc DESC LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE no_data_found USING
+			MESSAGE = format('docsync.record has no version %s of document "%s"', version, id),
+			DETAIL = format('The collection is "%s". A version that you may not see is not there either.', collection);
+	END IF;
+
+	-- The guard makes it the server's edit, with a version above the present one.
+	UPDATE docsync.document AS d SET deleted = lost.deleted, body = lost.body
+	 WHERE (d.collection, d.id) = (docsync_restore.collection, docsync_restore.id)
+	RETURNING d.client_version INTO restored;
+	IF NOT FOUND THEN
+		INSERT INTO docsync.document AS d (collection, id, client_version, deleted, body)
+		VALUES (docsync_restore.collection, docsync_restore.id,
+				CASE WHEN lost.client_version < 9223372036854775807 THEN greatest(now, lost.client_version + 1) ELSE now END,
+				lost.deleted, lost.body)
+		RETURNING d.client_version INTO restored;
+	END IF;
+	RETURN restored;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_restore(pg_catalog.text, pg_catalog.text, pg_catalog.int8) IS
+'Brings back a version of a document from docsync.record, as the server''s edit, so that all clients receive it. Returns the version that it has now.
+As the caller, who must be allowed to read the one and to update the other.';
+
+CREATE FUNCTION @extschema@.docsync_restamp(
+	collection		pg_catalog.text,
+	ids				pg_catalog.text[])
+	RETURNS pg_catalog.int8
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_restamp(pg_catalog.text, pg_catalog.text[]) IS
+'Gives documents new stamps, with the versions that they have: they are delivered again, also to who may see them only now. Returns how many there were.
+As the caller, who must be allowed to update them.';
+
+CREATE PROCEDURE @extschema@.docsync_erase(
+	pattern			pg_catalog.text,
+	forget			pg_catalog.bool DEFAULT false,
+	INOUT erased	pg_catalog.int8 DEFAULT NULL)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.docsync_erase(pg_catalog.text, pg_catalog.bool, pg_catalog.int8) IS
+'Erases the collections whose names match a pattern, as LIKE has them: documents, tombstones, what docsync.record has of them. Says how many documents and tombstones there were.
+Clients that come later drop what they hold; for that the time up to which it was erased is kept, with the collection''s name, unless forget is true.
+Commits after each step where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.';
+
+CREATE FUNCTION @extschema@.docsync_rebase(
+	collection		pg_catalog.text,
+	id				pg_catalog.text,
+	version			pg_catalog.int8 DEFAULT NULL)
+	RETURNS pg_catalog.int8
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rebased int8;
+BEGIN
+	UPDATE docsync.document AS d
+	   SET client_version = coalesce(version, (date_part('epoch', now()) * 1000)::int8), client_id = 'server'
+	 WHERE (d.collection, d.id) = (docsync_rebase.collection, docsync_rebase.id)
+	RETURNING d.client_version INTO rebased;
+	IF NOT FOUND THEN
+		RAISE no_data_found USING
+			MESSAGE = format('there is no document "%s"', id),
+			DETAIL = format('The collection is "%s". A document that you may not see is not there either.', collection);
+	END IF;
+	RETURN rebased;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_rebase(pg_catalog.text, pg_catalog.text, pg_catalog.int8) IS
+'Gives a document another version, that of the present time in milliseconds without one, as the server''s edit: for one whose version is so high that nobody can edit it. Returns that version.
+Set docsync.max_version_lead, so that clients which hold the high one give it up.
+As the caller, who must be allowed to update it.';
 
 ------------------------------------------------------------------------------
 -- privileges: everybody may use the functions and types, as with new ones
@@ -845,7 +1380,8 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.docsync_create_store();
 	ALTER EXTENSION docsync DROP TABLE docsync.history;
-	ALTER EXTENSION docsync DROP TABLE docsync.moved;
+	ALTER EXTENSION docsync DROP TABLE docsync.keep;
+	ALTER EXTENSION docsync DROP TABLE docsync.record;
 
 	-- The epoch continues, since clients have its id in their cursors. Nothing
 	-- has been lost, and all stamps up to the clock, not only those of the

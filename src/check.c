@@ -21,6 +21,7 @@
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_database.h"
@@ -87,6 +88,7 @@ static const NeededColumn history_columns[] = {
 static const NeededColumn moved_columns[] = {
 	[MOVED_COLLECTION] = {"collection", TEXTOID, true},
 	[MOVED_STATE] = {"state", TEXTOID, true},
+	[MOVED_CHANGED] = {"changed", TIMESTAMPTZOID, true},
 	[MOVED_EPOCHS] = {"epochs", INT8ARRAYOID, true},
 	[MOVED_SURVIVED] = {"survived", TIMESTAMPTZARRAYOID, true},
 	[MOVED_LOST_AFTER] = {"lost_after", TIMESTAMPTZARRAYOID, true},
@@ -96,16 +98,37 @@ static const NeededColumn moved_columns[] = {
 	[MOVED_NEXT_XID] = {"next_xid", XID8OID, true}
 };
 
+static const NeededColumn keep_columns[] = {
+	[KEEP_PATTERN] = {"pattern", TEXTOID, true},
+	[KEEP_KEEP] = {"keep", TEXTOID, true},
+	[KEEP_MOST] = {"most", INT4OID, true}
+};
+
+static const NeededColumn record_columns[] = {
+	[RECORD_COLLECTION] = {"collection", TEXTOID, true},
+	[RECORD_ID] = {"id", TEXTOID, true},
+	[RECORD_RECORDED_UTC] = {"recorded_utc", TIMESTAMPTZOID, true},
+	[RECORD_CLIENT_VERSION] = {"client_version", INT8OID, true},
+	[RECORD_CLIENT_ID] = {"client_id", TEXTOID, true},
+	[RECORD_DELETED] = {"deleted", BOOLOID, true},
+	[RECORD_BODY] = {"body", JSONBOID, false},
+	[RECORD_WHY] = {"why", TEXTOID, true}
+};
+
 /* Each column has an index in Store.attnums, and each index a column. */
 StaticAssertDecl(lengthof(document_columns) == DOCUMENT_FENCE + 1 &&
 				 lengthof(purged_columns) == PURGED_OTHERS_UTC + 1 &&
 				 lengthof(history_columns) == HISTORY_ARRIVED + 1 &&
-				 lengthof(moved_columns) == MOVED_NEXT_XID + 1,
+				 lengthof(moved_columns) == MOVED_NEXT_XID + 1 &&
+				 lengthof(keep_columns) == KEEP_MOST + 1 &&
+				 lengthof(record_columns) == RECORD_WHY + 1,
 				 "a column is missing");
 StaticAssertDecl(lengthof(document_columns) <= STORE_COLUMNS_MAX &&
 				 lengthof(purged_columns) <= STORE_COLUMNS_MAX &&
 				 lengthof(history_columns) <= STORE_COLUMNS_MAX &&
-				 lengthof(moved_columns) <= STORE_COLUMNS_MAX,
+				 lengthof(moved_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(keep_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(record_columns) <= STORE_COLUMNS_MAX,
 				 "Store.attnums has no room for all columns");
 
 /* The store's relations, in the order in which they are locked */
@@ -120,7 +143,9 @@ static const struct
 	[STORE_PURGED] = {"purged", RELKIND_RELATION, purged_columns, lengthof(purged_columns)},
 	[STORE_HISTORY] = {"history", RELKIND_RELATION, history_columns, lengthof(history_columns)},
 	[STORE_MOVED] = {"moved", RELKIND_RELATION, moved_columns, lengthof(moved_columns)},
-	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0}
+	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0},
+	[STORE_KEEP] = {"keep", RELKIND_RELATION, keep_columns, lengthof(keep_columns)},
+	[STORE_RECORD] = {"record", RELKIND_RELATION, record_columns, lengthof(record_columns)}
 };
 
 static void check_owner(const char *kind, const char *name, Oid owner);
@@ -166,6 +191,12 @@ docsync_check_run(Store *store)
 	rel = table_open(store->relations[STORE_MOVED], NoLock);
 	store->moved_index = check_primary_key(rel, store->attnums[STORE_MOVED],
 										   1, "collection");
+	table_close(rel, NoLock);
+
+	rel = table_open(store->relations[STORE_RECORD], NoLock);
+	store->record_index = check_primary_key(rel, store->attnums[STORE_RECORD],
+											RECORD_RECORDED_UTC + 1,
+											"collection, id, recorded_utc");
 	table_close(rel, NoLock);
 
 	store->is_subscribed = is_subscribed(store);
@@ -251,6 +282,19 @@ docsync_check_may_own(Oid role)
 	ReleaseSysCache(tuple);
 
 	return is_member_of_role_nosuper(role, database_owner);
+}
+
+/*
+ * May a role see what there is of all collections, whatever policies say?  The
+ * owner of the documents may, whoever may own a store, and whoever monitors
+ * the server.
+ */
+bool
+docsync_check_may_watch(Oid role, const Store *store)
+{
+	return has_privs_of_role(role, store->owners[STORE_DOCUMENT]) ||
+		has_privs_of_role(role, ROLE_PG_MONITOR) ||
+		docsync_check_may_own(role);
 }
 
 /*

@@ -81,6 +81,9 @@
 #define pg_fallthrough
 #endif
 
+#define ExecInsertIndexTuples(result, estate, flags, slot, arbiters, conflict) \
+	compat_insert_index_tuples(result, slot, estate, arbiters)
+
 #define SO_NONE				0
 #define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, \
 						flags) \
@@ -215,7 +218,16 @@ GetNamedDSMSegment(const char *name, size_t size,
 /*
  * 16
  */
-#if PG_VERSION_NUM < 160000
+#if PG_VERSION_NUM >= 160000
+
+#define compat_insert_index_tuples(result, slot, estate, arbiters) \
+	ExecInsertIndexTuples(result, slot, estate, false, false, NULL, arbiters, \
+						  false)
+
+#else
+
+#define compat_insert_index_tuples(result, slot, estate, arbiters) \
+	ExecInsertIndexTuples(result, slot, estate, false, false, NULL, arbiters)
 
 #define rd_locator			rd_node
 #define locator				node	/* of an xl_seq_rec */

@@ -21,6 +21,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
 #include "storage/lockdefs.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -76,10 +77,12 @@ typedef enum StoreRelation
 	STORE_PURGED,
 	STORE_HISTORY,
 	STORE_MOVED,
-	STORE_CLOCK
+	STORE_CLOCK,
+	STORE_KEEP,
+	STORE_RECORD
 } StoreRelation;
 
-#define STORE_RELATIONS			(STORE_CLOCK + 1)
+#define STORE_RELATIONS			(STORE_RECORD + 1)
 
 /*
  * Columns, as indexes into Store.attnums: they may be at any position in the
@@ -124,6 +127,7 @@ enum MovedColumn
 {
 	MOVED_COLLECTION,
 	MOVED_STATE,
+	MOVED_CHANGED,
 	MOVED_EPOCHS,
 	MOVED_SURVIVED,
 	MOVED_LOST_AFTER,
@@ -132,6 +136,27 @@ enum MovedColumn
 	MOVED_REPLACED,
 	MOVED_NEXT_XID
 };
+
+enum KeepColumn
+{
+	KEEP_PATTERN,
+	KEEP_KEEP,
+	KEEP_MOST
+};
+
+enum RecordColumn
+{
+	RECORD_COLLECTION,
+	RECORD_ID,
+	RECORD_RECORDED_UTC,
+	RECORD_CLIENT_VERSION,
+	RECORD_CLIENT_ID,
+	RECORD_DELETED,
+	RECORD_BODY,
+	RECORD_WHY
+};
+
+#define RECORD_COLUMNS			(RECORD_WHY + 1)
 
 #define STORE_COLUMNS_MAX		(HISTORY_ARRIVED + 1)
 
@@ -150,6 +175,7 @@ typedef struct Store
 	Oid			document_index; /* primary keys */
 	Oid			purged_index;
 	Oid			moved_index;
+	Oid			record_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 	bool		is_altered;		/* the user's triggers may change what is
 								 * written to it */
@@ -180,6 +206,7 @@ extern Oid	docsync_schema_find_function(Oid namespace, const char *name,
 extern void docsync_check_run(Store *store);
 extern void docsync_check_owners(const Store *store);
 extern bool docsync_check_may_own(Oid role);
+extern bool docsync_check_may_watch(Oid role, const Store *store);
 extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
@@ -441,6 +468,7 @@ struct Batch
 extern Batch *docsync_batch_read(JsonReader *reader, int before);
 extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
 extern const Refusal *docsync_batch_make_atomic(Batch *batch);
+extern int64 docsync_batch_max_version(void);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 
@@ -508,6 +536,7 @@ extern void docsync_stamp_take_reserved(const text *collection,
 										TimestampTz *stamp,
 										FullTransactionId *fence);
 extern bool docsync_stamp_is_reserved(const text *collection);
+extern TimestampTz docsync_stamp_take_lost(const text *collection, int count);
 extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
@@ -538,7 +567,7 @@ extern int	docsync_digest_bucket(const text *id);
 extern void docsync_digest_add(Digest *digest, const text *id,
 							   int64 client_version,
 							   TimestampTz last_update_utc);
-extern DigestSum docsync_digest_total(const Digest *digest);
+extern void docsync_digest_format(const Digest *digest, char *buf);
 
 /*
  * cursor.c: where a client resumes
@@ -621,6 +650,7 @@ typedef struct Moved
 {
 	text	   *collection;		/* and all below it */
 	MovedState	state;
+	TimestampTz changed;
 	bool		is_own;			/* by the present transaction */
 
 	/* What had happened to it where it was; the last is its coming here */
@@ -636,10 +666,16 @@ typedef struct Moved
 	FullTransactionId next;
 } Moved;
 
+/* Called with a row, which is the caller's */
+typedef void (*MovedCallback) (const Moved *moved, void *arg);
+
 extern Moved *docsync_moved_find(Snapshot snapshot, const text *collection);
 extern Moved *docsync_moved_find_latest(const text *collection);
+extern const char *docsync_moved_state_name(MovedState state);
 extern bool docsync_moved_is_closed(const Moved *moved);
 extern void docsync_moved_check(const text *collection);
+extern void docsync_moved_scan(MovedCallback callback, void *arg);
+extern ArrayType *docsync_moved_list_closed(void);
 extern bool docsync_moved_may_be_closed(const text *collection);
 extern bool docsync_moved_enter(const text *collection, bool to_bring);
 extern bool docsync_moved_lock(const Moved *moved, LOCKMODE mode);
@@ -697,6 +733,7 @@ typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 #define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
 										 * it has a RETURNING clause */
+#define STATEMENT_OF_RECORD		0x20	/* as docsync.record's owner */
 
 typedef struct Statement
 {
@@ -760,6 +797,9 @@ typedef enum StoreWrite
 
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
 								 StoredCallback callback, void *arg);
+extern void docsync_store_find_changeable(text *collection, Datum *ids,
+										  int count, StoredCallback callback,
+										  void *arg);
 extern void docsync_store_get(text *collection, Datum *ids, int count,
 							  StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
@@ -773,6 +813,8 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+extern bool docsync_store_restamp(text *collection, Datum id);
+extern void docsync_store_erase(text *collection, Datum id);
 
 /*
  * task.c: the upload or purge in progress
@@ -812,6 +854,13 @@ extern int	docsync_probe_find(text *collection, Datum *ids, int count,
 							   uint64 *found);
 
 /*
+ * insert.c: inserting rows without a statement
+ */
+extern void docsync_insert_rows(StoreRelation which, int ncolumns,
+								const Datum *values, const bool *nulls,
+								int count);
+
+/*
  * pin.c: plans that walk an index
  */
 extern void docsync_pin_init(void);
@@ -822,6 +871,60 @@ extern void docsync_pin_add(const char *query_string);
  */
 extern bool docsync_revive(Relation rel, text *collection, text *id,
 						   int64 *version);
+
+/*
+ * record.c: what lost is kept
+ */
+
+/* Of which versions that lost the bodies are kept */
+typedef enum RecordKeep
+{
+	RECORD_KEEP_NONE,
+	RECORD_KEEP_DISCARDED,
+	RECORD_KEEP_REPLACED		/* both */
+} RecordKeep;
+
+/* A row of docsync.keep */
+typedef struct RecordRule
+{
+	text	   *pattern;		/* LIKE's, of collections */
+	RecordKeep	keep;
+	int			most;			/* versions of a document */
+} RecordRule;
+
+typedef enum RecordReason
+{
+	RECORD_DISCARDED,
+	RECORD_CONFLICT,
+	RECORD_REPLACED
+} RecordReason;
+
+/* What has lost in a collection, and isn't written yet */
+typedef struct RecordList RecordList;
+
+extern const RecordRule *docsync_record_find_rule(const text *collection);
+extern RecordList *docsync_record_begin(text *collection,
+										const RecordRule *rule, bool is_sent);
+extern void docsync_record_add(RecordList *list, const StoredDocument *lost,
+							   TimestampTz recorded_utc, RecordReason reason);
+extern void docsync_record_write(RecordList *list);
+extern void docsync_record_forget(RecordList *list);
+
+/* Rows that are removed in steps, for their age */
+typedef struct RecordScan
+{
+	text	   *only;			/* the one collection; NULL: all */
+	TimestampTz before;			/* rows from here on stay */
+
+	/* Up to here all is done; of 0s: nothing yet */
+	char		collection[DOCSYNC_COLLECTION_LEN + 1];
+	char		id[DOCSYNC_ID_LEN + 1];
+	TimestampTz recorded_utc;
+} RecordScan;
+
+extern bool docsync_record_may_remove(void);
+extern bool docsync_record_purge(RecordScan *scan);
+extern uint64 docsync_record_erase(text *collection);
 
 /*
  * purge.c: removing tombstones, and what is remembered of them
@@ -835,6 +938,19 @@ typedef struct Horizon
 								 * one */
 } Horizon;
 
+/* Tombstones of a collection that are removed in steps */
+typedef struct PurgeScan
+{
+	text	   *collection;
+	TimestampTz before;			/* those from here on stay, */
+	TimestampTz keep[2];		/* and those with these stamps */
+	TimestampTz passed;			/* up to here all is done */
+	bool		is_held;		/* the next isn't settled yet */
+	int64		removed;
+} PurgeScan;
+
+extern bool docsync_purge_step(PurgeScan *scan);
+extern void docsync_purge_check_rights(void);
 extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
 										  const text *collection,
 										  const text *client_id);
@@ -916,6 +1032,8 @@ typedef struct Upload
 	UploadGroup *groups;		/* by id, as the batch's */
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	const RecordRule *keep;		/* what is kept; NULL: nothing */
+	RecordList *replaced;		/* NULL: what is replaced isn't */
 	Division	division;		/* of the groups */
 	bool		is_one_of_many; /* its refusals concern only itself */
 	const Refusal *refusal;		/* NULL: none; otherwise nothing of it is
@@ -928,6 +1046,16 @@ extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
 extern bool docsync_judge_stored(const StoredDocument *stored, void *arg);
 extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
 extern void docsync_judge_written(const WrittenDocument *written, void *arg);
+
+/*
+ * keep.c: what lost is kept
+ */
+extern void docsync_keep_begin(Upload *upload);
+extern void docsync_keep_expect(Upload *upload);
+extern void docsync_keep_replaced(Upload *upload,
+								  const WrittenDocument *written);
+extern void docsync_keep_write(Upload *upload);
+extern void docsync_keep_discarded(Upload *upload);
 
 /*
  * write.c: what won is written
@@ -1118,9 +1246,28 @@ extern void docsync_url_read(Request *request, const char *const *keys);
 /*
  * answer.c: the parts of an answer around the documents
  */
+
+/* What a request did, for logs */
+typedef struct Exchange
+{
+	int			collections;
+	const text *collection;		/* the last of them */
+	const text *client_id;		/* NULL: none */
+	bool		has_downloaded;
+	TimestampTz from;			/* the client's position; DT_NOBEGIN: none */
+	TimestampTz to;				/* its new position */
+	int			documents;		/* in the answer */
+	bool		more;
+	int			received;		/* documents */
+	int			outcomes[RULE_UNTRIED + 1]; /* of these */
+} Exchange;
+
 extern void docsync_answer_begin(StringInfo buf);
-extern Datum docsync_answer_end(StringInfo buf, const char *tag);
-extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
+extern void docsync_answer_append_server(StringInfo buf);
+extern Datum docsync_answer_end(StringInfo buf, const char *tag,
+								const Exchange *exchange);
+extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag,
+										  const Exchange *exchange);
 extern bool docsync_answer_is_had(const char *tag);
 extern void docsync_answer_set(const char *name, const char *value);
 
@@ -1150,6 +1297,7 @@ extern void docsync_sync_append_upload(StringInfo buf, const Upload *upload);
 extern void docsync_sync_begin_documents(Sync *sync, StringInfo buf,
 										 int max_size);
 extern void docsync_sync_append_position(StringInfo buf, const Sync *sync);
+extern void docsync_sync_add_exchange(Exchange *exchange, const Sync *sync);
 
 /*
  * collections.c: uploads and downloads of several collections
@@ -1161,5 +1309,11 @@ extern Datum docsync_collections_run(Request *request);
  */
 extern void docsync_state_append(StringInfo buf, const Download *download,
 								 const char *own);
+
+/*
+ * watch.c: what operators look at
+ */
+extern const Store *docsync_watch_open(void);
+extern HeapTuple docsync_watch_statistics(const Store *store, int column);
 
 #endif							/* DOCSYNC_H */

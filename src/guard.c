@@ -54,6 +54,7 @@ static void guard_insert(Row *new);
 static void stamp_insert(Row *new);
 static void clamp_fence(Row *new, FullTransactionId fence);
 static bool guard_update(const Row *old, Row *new);
+static void keep_replaced(const Row *old, const Row *new);
 static void check_not_highest(int64 version);
 static bool guard_delete(const Row *old);
 static void restamp(Row *new, RestampEdit edit, int64 server_version);
@@ -308,16 +309,45 @@ guard_update(const Row *old, Row *new)
 	 * If the version is null, the column's NOT NULL will say so.
 	 */
 	if (isnull || DatumGetInt64(new_version) != old_version)
-	{
 		restamp(new, is_same_text(old, new, DOCUMENT_CLIENT_ID) ?
 				RESTAMP_CLIENT : RESTAMP_ONLY, 0);
-		return true;
+	else
+	{
+		check_not_highest(old_version);
+		now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
+		restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
 	}
-
-	check_not_highest(old_version);
-	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
-	restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
+	keep_replaced(old, new);
 	return true;
+}
+
+/*
+ * Keeps the version that plain SQL replaces, as uploads do, unless the new
+ * version has the same body.
+ */
+static void
+keep_replaced(const Row *old, const Row *new)
+{
+	const RecordRule *rule = docsync_record_find_rule(get_text(old, DOCUMENT_COLLECTION));
+	StoredDocument replaced;
+	StoredDocument stored;
+	RecordList *list;
+
+	if (rule == NULL || rule->keep != RECORD_KEEP_REPLACED)
+		return;
+
+	get_document(old, &replaced);
+	get_document(new, &stored);
+	if (replaced.deleted == stored.deleted &&
+		replaced.has_body == stored.has_body &&
+		(!stored.has_body ||
+		 datumIsEqual(replaced.body, stored.body, false, -1)))
+		return;
+
+	list = docsync_record_begin(get_text(old, DOCUMENT_COLLECTION), rule, false);
+	docsync_record_add(list, &replaced, stored.last_update_utc,
+					   RECORD_REPLACED);
+	docsync_record_write(list);
 }
 
 /*
@@ -330,7 +360,7 @@ check_not_highest(int64 version)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("the document's client_version is the highest there is"),
-				 errhint("Set client_version to a lower one.")));
+				 errhint("docsync_rebase() gives it a lower one.")));
 }
 
 /*

@@ -32,10 +32,10 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lock.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -46,6 +46,15 @@
 
 #include "docsync.h"
 
+/* How docsync.moved names them; its CHECK knows these, too. */
+static const char *const states[] = {
+	[MOVED_LEAVING] = "leaving",
+	[MOVED_GONE] = "gone",
+	[MOVED_ARRIVING] = "arriving",
+	[MOVED_HERE] = "here"
+};
+
+static void put_closed(const Moved *moved, void *arg);
 static bool has_rows(void);
 static Moved *look_up(Relation rel, const Store *store, Snapshot snapshot,
 					  text *name);
@@ -115,6 +124,15 @@ docsync_moved_is_closed(const Moved *moved)
 }
 
 /*
+ * A state's name.
+ */
+const char *
+docsync_moved_state_name(MovedState state)
+{
+	return states[state];
+}
+
+/*
  * Refuses a collection that is closed by now.  For writers, when they have
  * their mark: who closes it later waits for them.  Spec move-out.
  */
@@ -137,6 +155,38 @@ docsync_moved_may_be_closed(const text *collection)
 	return has_rows() &&
 		(IsInParallelMode() ||
 		 docsync_moved_is_closed(docsync_moved_find_latest(collection)));
+}
+
+/*
+ * Calls back with each row, as of now, in no order.
+ */
+void
+docsync_moved_scan(MovedCallback callback, void *arg)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
+	Relation	rel = table_open(store->relations[STORE_MOVED], NoLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		callback(read_moved(rel, store, tuple), arg);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The names of those that are closed by now, an array of texts.
+ */
+ArrayType *
+docsync_moved_list_closed(void)
+{
+	ArrayBuildState *names = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+
+	if (has_rows())
+		docsync_moved_scan(put_closed, names);
+	return DatumGetArrayTypeP(makeArrayResult(names, CurrentMemoryContext));
 }
 
 /*
@@ -279,6 +329,16 @@ docsync_moved_refuse(const Moved *moved)
 						   docsync_moved_describe(moved));
 }
 
+/* MovedCallback: adds the name of a collection that is closed. */
+static void
+put_closed(const Moved *moved, void *arg)
+{
+	if (docsync_moved_is_closed(moved))
+		accumArrayResult((ArrayBuildState *) arg,
+						 PointerGetDatum(moved->collection), false, TEXTOID,
+						 CurrentMemoryContext);
+}
+
 /*
  * Has the table any page?  If not there is no need to walk the index.  Whoever
  * closes a collection while we write has written to a page before he looks for
@@ -340,6 +400,7 @@ read_moved(Relation rel, const Store *store, HeapTuple tuple)
 
 	moved->collection = DatumGetTextPCopy(values[MOVED_COLLECTION]);
 	moved->state = parse_state(DatumGetTextPP(values[MOVED_STATE]));
+	moved->changed = DatumGetTimestampTz(values[MOVED_CHANGED]);
 	moved->is_own = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	moved->count = count_array(values[MOVED_EPOCHS]);
 	moved->epochs = read_array(values[MOVED_EPOCHS], moved->count);
@@ -352,21 +413,14 @@ read_moved(Relation rel, const Store *store, HeapTuple tuple)
 	return moved;
 }
 
-/* The table's CHECK knows these. */
+/* The state as docsync.moved has it */
 static MovedState
 parse_state(const text *state)
 {
-	static const char *const names[] = {
-		[MOVED_LEAVING] = "leaving",
-		[MOVED_GONE] = "gone",
-		[MOVED_ARRIVING] = "arriving",
-		[MOVED_HERE] = "here"
-	};
-
-	for (size_t i = 0; i < lengthof(names); i++)
+	for (size_t i = 0; i < lengthof(states); i++)
 	{
-		if (VARSIZE_ANY_EXHDR(state) == strlen(names[i]) &&
-			memcmp(VARDATA_ANY(state), names[i], strlen(names[i])) == 0)
+		if (VARSIZE_ANY_EXHDR(state) == strlen(states[i]) &&
+			memcmp(VARDATA_ANY(state), states[i], strlen(states[i])) == 0)
 			return (MovedState) i;
 	}
 	refuse_row();

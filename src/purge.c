@@ -61,11 +61,9 @@ typedef struct Purge
 	MemoryContext context;
 	MemoryContext step_context; /* reset after each step */
 	text	   *only;			/* the only collection; NULL: all */
-	TimestampTz before;			/* tombstones from here on stay */
-	text	   *collection;		/* the current one; NULL: none yet */
-	TimestampTz keep[2];		/* stamps of its tombstones that stay */
-	TimestampTz passed;			/* the stamp up to which it is done */
-	int64		removed;
+	bool		is_at_records;	/* the tombstones are done */
+	PurgeScan	scan;			/* its collection is NULL: none yet */
+	RecordScan	records;
 } Purge;
 
 typedef struct Tombstone
@@ -78,7 +76,7 @@ typedef struct Tombstone
 /* Tombstones to be removed in a step */
 typedef struct Step
 {
-	const Purge *purge;
+	const PurgeScan *scan;
 	SettleScan	settle;
 	int			looked_at;
 	int			count;
@@ -156,13 +154,12 @@ static void look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
 							const text *collection, const text *client_id,
 							Horizon *horizon);
 static TimestampTz parse_keep(Interval *keep);
-static void check_rights(void);
 static bool take_step(Purge *purge);
 static int64 remove_step(Step *step);
 static bool remove_tombstone(text *collection, const Tombstone *tombstone);
 static int	compare_tombstones(const void *a, const void *b);
 static bool find_next_collection(Purge *purge);
-static void collect(Purge *purge, Step *step);
+static void collect(const PurgeScan *scan, Step *step);
 static Tombstone find_newest(text *collection, text *not_of);
 static bool put_old(TupleTableSlot *slot, void *arg);
 static bool put_tombstone(TupleTableSlot *slot, void *arg);
@@ -173,8 +170,9 @@ static bool put_text(TupleTableSlot *slot, void *arg);
  *				 INOUT removed bigint DEFAULT NULL)
  *
  * Removes the tombstones that are older than keep, of one collection or of
- * all, and says how many.  A client that has been away for longer, and so may
- * have missed one of them, compares what it has with the store.
+ * all, and says how many; and what docsync.record has that is older.  A client
+ * that has been away for longer, and so may have missed one of them, compares
+ * what it has with the store.
  *
  * It is a procedure: called outside a transaction block it commits after each
  * step, and what was done stays done if it is interrupted.
@@ -211,13 +209,14 @@ docsync_purge(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("keep is null"),
 				 errhint("Give the time for which tombstones are kept, for example 90 days.")));
-	purge.before = parse_keep(PG_GETARG_INTERVAL_P(0));
+	purge.scan.before = purge.records.before = parse_keep(PG_GETARG_INTERVAL_P(0));
 	if (!PG_ARGISNULL(1))
 	{
 		purge.only = DatumGetTextPCopy(PG_GETARG_DATUM(1));
 		docsync_text_check_name(purge.only, "collection",
 								DOCSYNC_COLLECTION_LEN);
 	}
+	purge.records.only = purge.only;
 	PreventCommandIfReadOnly("docsync_purge()");
 
 	purge.step_context = AllocSetContextCreate(purge.context, "docsync purge step",
@@ -237,7 +236,7 @@ docsync_purge(PG_FUNCTION_ARGS)
 	SPI_finish();
 
 	MemoryContextSwitchTo(oldcontext);
-	result = Int64GetDatum(purge.removed);
+	result = Int64GetDatum(purge.scan.removed);
 	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
 	MemoryContextDelete(purge.context);
 	return HeapTupleGetDatum(tuple);
@@ -338,8 +337,8 @@ parse_keep(Interval *keep)
  * always the same: otherwise a role could find out which collections there
  * are.
  */
-static void
-check_rights(void)
+void
+docsync_purge_check_rights(void)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
 
@@ -359,29 +358,42 @@ check_rights(void)
 static bool
 take_step(Purge *purge)
 {
-	Step	   *step = palloc0(sizeof(Step));
-	bool		more;
+	bool		more = true;
 
-	check_rights();
+	docsync_purge_check_rights();
 	docsync_epoch_notice();
 
 	/* Before we look whether a collection is here: docsync_move_wait() */
 	LockRelationOid(docsync_schema_open(STORE_READ)->relations[STORE_PURGED],
 					RowExclusiveLock);
-	docsync_schema_push_snapshot();
+	if (purge->is_at_records)
+		return docsync_record_may_remove() && docsync_record_purge(&purge->records);
 
-	more = purge->collection != NULL || find_next_collection(purge);
-	if (more)
-	{
-		collect(purge, step);
-		purge->removed += remove_step(step);
-		purge->passed = step->last;
-		if (step->is_held || step->looked_at < STEP_DOCUMENTS)
-			more = find_next_collection(purge);
-	}
+	docsync_schema_push_snapshot();
+	if (purge->scan.collection != NULL || find_next_collection(purge))
+		more = docsync_purge_step(&purge->scan) || find_next_collection(purge);
+	else
+		more = false;
 	PopActiveSnapshot();
 
-	return more;
+	purge->is_at_records = !more;
+	return true;
+}
+
+/*
+ * Removes some tombstones of a collection, under the active snapshot, which is
+ * one of its own; false if all that can be has been.
+ */
+bool
+docsync_purge_step(PurgeScan *scan)
+{
+	Step	   *step = palloc0(sizeof(Step));
+
+	collect(scan, step);
+	scan->removed += remove_step(step);
+	scan->passed = step->last;
+	scan->is_held = step->is_held;
+	return !step->is_held && step->looked_at == STEP_DOCUMENTS;
 }
 
 /*
@@ -404,7 +416,7 @@ remove_step(Step *step)
 
 		CHECK_FOR_INTERRUPTS();
 
-		if (!remove_tombstone(step->purge->collection, tombstone))
+		if (!remove_tombstone(step->scan->collection, tombstone))
 		{
 			tombstone->last_update_utc = DT_NOBEGIN;	/* it stays */
 			continue;
@@ -425,7 +437,7 @@ remove_step(Step *step)
 	if (removed > 0)
 	{
 		Datum		args[] = {
-			PointerGetDatum(step->purge->collection),
+			PointerGetDatum(step->scan->collection),
 			TimestampTzGetDatum(top.last_update_utc),
 			PointerGetDatum(top.client_id),
 			TimestampTzGetDatum(others)
@@ -486,7 +498,7 @@ compare_tombstones(const void *a, const void *b)
 static bool
 find_next_collection(Purge *purge)
 {
-	text	   *last = purge->collection;
+	text	   *last = purge->scan.collection;
 	text	   *next = NULL;
 	MemoryContext oldcontext = MemoryContextSwitchTo(purge->context);
 
@@ -500,8 +512,8 @@ find_next_collection(Purge *purge)
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	purge->collection = next;
-	purge->passed = DT_NOBEGIN;
+	purge->scan.collection = next;
+	purge->scan.passed = DT_NOBEGIN;
 	if (next != NULL)
 	{
 		Tombstone	first = find_newest(next, cstring_to_text(""));
@@ -509,8 +521,8 @@ find_next_collection(Purge *purge)
 
 		if (first.client_id != NULL)
 			second = find_newest(next, first.client_id);
-		purge->keep[0] = first.last_update_utc;
-		purge->keep[1] = second.last_update_utc;
+		purge->scan.keep[0] = first.last_update_utc;
+		purge->scan.keep[1] = second.last_update_utc;
 	}
 	return next != NULL;
 }
@@ -520,26 +532,26 @@ find_next_collection(Purge *purge)
  * about to move, and is counted.
  */
 static void
-collect(Purge *purge, Step *step)
+collect(const PurgeScan *scan, Step *step)
 {
 	Datum		args[] = {
-		PointerGetDatum(purge->collection),
-		TimestampTzGetDatum(purge->passed),
-		TimestampTzGetDatum(purge->before)
+		PointerGetDatum(scan->collection),
+		TimestampTzGetDatum(scan->passed),
+		TimestampTzGetDatum(scan->before)
 	};
 
 	Moved	   *moved = docsync_moved_find(GetActiveSnapshot(),
-										   purge->collection);
+										   scan->collection);
 
-	step->purge = purge;
-	step->last = purge->passed;
-	if (docsync_moved_is_closed(docsync_moved_find_latest(purge->collection)))
+	step->scan = scan;
+	step->last = scan->passed;
+	if (docsync_moved_is_closed(docsync_moved_find_latest(scan->collection)))
 		return;
 
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
 						 docsync_moved_line(moved,
 											docsync_history_read(GetActiveSnapshot())),
-						 purge->collection);
+						 scan->collection);
 	docsync_statement_run(&old_ones, args, put_old, step);
 }
 
@@ -565,7 +577,7 @@ static bool
 put_old(TupleTableSlot *slot, void *arg)
 {
 	Step	   *step = (Step *) arg;
-	const TimestampTz *keep = step->purge->keep;
+	const TimestampTz *keep = step->scan->keep;
 	TimestampTz stamp = DatumGetTimestampTz(slot->tts_values[2]);
 
 	/* Spec purge-settled fails without it. */

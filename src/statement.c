@@ -36,9 +36,8 @@ typedef struct RowReceiver
 	void	   *arg;
 } RowReceiver;
 
-static uint64 run_as(const Statement *statement, SPIPlanPtr plan,
-					 const SPIExecuteOptions *options);
-static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
+static uint64 run_as(Statement *statement, const SPIExecuteOptions *options);
+static uint64 run(Statement *statement, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(Statement *statement);
 static void begin_statement(DestReceiver *self, int operation,
 							TupleDesc typeinfo);
@@ -83,7 +82,7 @@ docsync_statement_run(Statement *statement, const Datum *args,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	rows = run_as(statement, get_plan(statement), &options);
+	rows = run_as(statement, &options);
 	SPI_finish();
 
 	pfree(params);
@@ -91,11 +90,11 @@ docsync_statement_run(Statement *statement, const Datum *args,
 }
 
 /*
- * Runs a plan as the user that the statement's flags say.
+ * Makes and runs a plan as the user that the statement's flags say: even to
+ * look up a name takes a right on its schema.
  */
 static uint64
-run_as(const Statement *statement, SPIPlanPtr plan,
-	   const SPIExecuteOptions *options)
+run_as(Statement *statement, const SPIExecuteOptions *options)
 {
 	uint64		rows;
 
@@ -104,10 +103,11 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 	 * owner isn't run as another's.  And not with the caller's search_path,
 	 * which would let the caller choose the functions that a trigger calls.
 	 */
-	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY))
+	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY | STATEMENT_OF_RECORD))
 	{
-		Oid			owner = docsync_schema_open(STORE_READ)->owners[statement->flags & STATEMENT_OF_HISTORY ?
-																	STORE_HISTORY : STORE_DOCUMENT];
+		StoreRelation of = statement->flags & STATEMENT_OF_HISTORY ? STORE_HISTORY :
+		statement->flags & STATEMENT_OF_RECORD ? STORE_RECORD : STORE_DOCUMENT;
+		Oid			owner = docsync_schema_open(STORE_READ)->owners[of];
 		Oid			user;
 		int			context;
 		int			level = NewGUCNestLevel();
@@ -120,23 +120,23 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
 		RestrictSearchPath();
-		rows = run(plan, options);
+		rows = run(statement, options);
 		AtEOXact_GUC(true, level);
 		SetUserIdAndSecContext(user, context);
 	}
 	else
-		rows = run(plan, options);
+		rows = run(statement, options);
 
 	return rows;
 }
 
 /*
- * Runs a plan, and returns the number of rows.
+ * Runs a statement's plan, and returns the number of rows.
  */
 static uint64
-run(SPIPlanPtr plan, const SPIExecuteOptions *options)
+run(Statement *statement, const SPIExecuteOptions *options)
 {
-	int			result = SPI_execute_plan_extended(plan, options);
+	int			result = SPI_execute_plan_extended(get_plan(statement), options);
 
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",

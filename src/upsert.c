@@ -171,6 +171,8 @@ upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 	{
 		upload_begin(upload);
 		upload_write_all(upload, !upload_judge_all(upload));
+		if (upload->refusal == NULL)
+			docsync_keep_discarded(upload);
 	}
 	else
 		docsync_schema_check_caller(ACL_SELECT);
@@ -239,6 +241,7 @@ upload_begin(Upload *upload)
 	upload->scratch = AllocSetContextCreate(CurrentMemoryContext,
 											"docsync scratch",
 											ALLOCSET_DEFAULT_SIZES);
+	docsync_keep_begin(upload);
 	upload->division.atomic = batch->atomic;
 	upload->division.is_apart = upload->is_one_of_many;
 	upload->division.apply = upload_apply;

@@ -27,10 +27,19 @@ SELECT format('CREATE ROLE %s', role)
 \gexec
 GRANT docsync_anon, docsync_user TO docsync_authenticator, docsync_gateway;
 
--- The functions, and the privileges on the store that they need. docsync_anon has none at all: without a token the answer is
+-- The functions, and the privileges on the store that they need. docsync_anon has none on them: without a token the answer is
 -- 401.
 GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
+
+-- The service's health may be queried without a token. The function for it is in a schema of its own, since docsync_anon has no
+-- privilege on the other: with it, all the functions would read what anybody sends.
+CREATE SCHEMA health;
+CREATE FUNCTION health.docsync_health() RETURNS json
+	LANGUAGE sql STABLE
+	BEGIN ATOMIC SELECT api.docsync_health(); END;
+COMMENT ON FUNCTION health.docsync_health() IS 'GET /Docs/Health: the time, if the store can be read.';
+GRANT USAGE ON SCHEMA health TO docsync_anon;
 
 -- The gateway switches to one of them by this function. Nobody else may call it, not even docsync_user, which tokens lead to.
 GRANT USAGE ON SCHEMA api TO docsync_gateway;
@@ -47,11 +56,29 @@ ALTER ROLE docsync_gateway SET statement_timeout = '55s';
 ALTER ROLE docsync_authenticator SET lock_timeout = '3s';
 ALTER ROLE docsync_gateway SET lock_timeout = '3s';
 
+-- An idle transaction holds its locks, and holds back the readers of its collection.
+ALTER ROLE docsync_authenticator SET idle_in_transaction_session_timeout = '10s';
+ALTER ROLE docsync_gateway SET idle_in_transaction_session_timeout = '10s';
+
+-- clientVersions are milliseconds here. One that is more than a day ahead of the server's clock is refused: nobody could edit
+-- the document before that time.
+SELECT format('ALTER DATABASE %I SET docsync.max_version_lead = %L', current_database(), '1d')
+\gexec
+
 -- One policy for reading and writing. A collection belongs to the tenant named before its first "/". (SELECT ...) is evaluated
 -- once for a query, not for each row. The claims are empty outside PostgREST: no tenant, no row.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON docsync.document TO docsync_user
 	USING (split_part(collection, '/', 1)
 		   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
+
+-- Of two versions of a document one wins. To keep the other one for some time (doc/sql.md: "What lost is kept"), say of which
+-- collections; and whoever shall read it by SQL needs a policy for it, too, that of the documents:
+--
+--	INSERT INTO docsync.keep (pattern, keep) VALUES ('%', 'discarded');
+--	GRANT SELECT ON docsync.record TO docsync_user;
+--	CREATE POLICY tenant ON docsync.record FOR SELECT TO docsync_user
+--		USING (split_part(collection, '/', 1)
+--			   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
 
 COMMIT;

@@ -20,7 +20,7 @@ use DocsyncTest;
 use DocsyncTest::Http;
 
 my $node = new_node('main');
-my $http = DocsyncTest::Http->new($node, layer => 'gateway', DOCSYNC_POOL => 4, DOCSYNC_POOL_PER_COLLECTION => 2, DOCSYNC_POOL_WAIT => 1, DOCSYNC_MAX_BUFFERED_MB => 80,
+my $http = DocsyncTest::Http->new($node, layer => 'gateway', DOCSYNC_POOL => 4, DOCSYNC_POOL_PER_COLLECTION => 2, DOCSYNC_POOL_WAIT => 1, DOCSYNC_MAX_BODY_MB => 64, DOCSYNC_MAX_BUFFERED_MB => 80,
 	DOCSYNC_LOG_REQUESTS => 'true');
 my $session = $http->session;
 my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims());
@@ -181,7 +181,7 @@ hold();
 	is($log[-1]{message}, 'stopped', 'and says so');
 	is(scalar(grep { !$_->{time} || $_->{level} !~ /^(info|warning|error)$/ } @log), 0, 'its log is JSON, a line each');
 	is(scalar(grep { ($_->{message} // '') eq 'request' && $_->{function} && $_->{status} && defined $_->{ms} } @log) > 5, 1, '... with the requests');
-	unlike(slurp_file("$http->{dir}/layer.log"), qr/anna|secret|clientId|Bearer/, '... and nothing of what clients have sent');
+	unlike(slurp_file("$http->{dir}/layer.log") =~ s/,"exchange":"[^"]*"//gr, qr/anna|secret|clientId|Bearer/, '... and, but for whose it was, nothing of what clients have sent');
 }
 $http->start_layer;
 

@@ -6,7 +6,7 @@ import { isTold } from './jsontext.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
-export const BATCH_BYTES = 8_000_000;		// approximate size of the bodies in an upload
+export const BATCH_BYTES = 4_000_000;		// approximate size of the bodies in an upload: half of what a service accepts by default
 const MAX_REFUSED = 32;				// approximate limit of refused documents in one upload
 const GET_DOCUMENTS = 1000;
 const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent again, which returns it

@@ -1,0 +1,615 @@
+/*-------------------------------------------------------------------------
+ *
+ * record.c
+ *	  Keeping the versions that lost: docsync.keep has the rules,
+ *	  docsync.record the versions.
+ *
+ * Of two versions of a document one wins, and the body of the other would be
+ * gone: of an upload that was discarded, or of the version that a newer one
+ * replaced.  If the owner wants that, both are kept for some time.  They are
+ * written in the transaction in which they lost.
+ *
+ * 1. Nobody waits here for anybody.  The key of a row ends with a stamp, which
+ *	  no other row has; and surplus rows that somebody else is removing already
+ *	  are skipped.  So it doesn't matter in which order transactions write here,
+ *	  and they never deadlock.
+ * 2. If nothing is kept, this costs two comparisons.  The rules are read again
+ *	  only when the store has been checked again, and changing a rule makes all
+ *	  sessions check it (docsync_keep_changed()).
+ * 3. Rows are written as the table's owner, since nobody else may write them.
+ *	  The caller makes sure that whoever sent the version that lost would have
+ *	  been allowed to write it (keep.c).  Privileges and policies decide who may
+ *	  read it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_keep_changed);
+
+/*
+ * The most documents, and bytes of bodies, that are kept in memory.  What a
+ * statement of an upload replaces is never more.
+ */
+#define LIST_DOCUMENTS		500
+#define LIST_SIZE			(2 * 1024 * 1024)
+
+typedef struct Lost
+{
+	Datum		id;
+	int64		client_version;
+	Datum		client_id;
+	bool		deleted;
+	Datum		body;			/* 0: none */
+	TimestampTz recorded_utc;
+	RecordReason reason;
+} Lost;
+
+struct RecordList
+{
+	text	   *collection;
+	int			most;			/* of a document */
+	bool		is_sent;		/* they are as a client has sent them: the
+								 * same may be there, and ids come again */
+	MemoryContext context;		/* what the documents point to */
+	int64		size;			/* bytes of bodies, as they are here */
+	int			count;
+	Lost		lost[LIST_DOCUMENTS];
+};
+
+/* How docsync.record names a reason */
+static const char *const reasons[] = {
+	[RECORD_DISCARDED] = "discarded",
+	[RECORD_CONFLICT] = "conflict",
+	[RECORD_REPLACED] = "replaced"
+};
+
+/* What is kept, the rule that counts first in front */
+static RecordRule *rules = NULL;
+static int	nrules = 0;
+static MemoryContext rules_context = NULL;
+static uint64 rules_version = 0;	/* the store's, when they were read */
+
+/*
+ * Removes all but the newest of a document's rows, except for those that
+ * somebody else is removing already.
+ */
+static Statement delete_surplus = {
+	"DELETE FROM docsync.record WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
+	" SELECT o.ctid FROM pg_catalog.unnest($2) AS surplus(id)"
+	"  CROSS JOIN LATERAL (SELECT r.ctid FROM docsync.record AS r"
+	"   WHERE r.collection OPERATOR(pg_catalog.=) $1"
+	"     AND r.id OPERATOR(pg_catalog.=) surplus.id"
+	"     AND r.recorded_utc OPERATOR(pg_catalog.<=)"
+	"      (SELECT n.recorded_utc FROM docsync.record AS n"
+	"        WHERE n.collection OPERATOR(pg_catalog.=) $1"
+	"          AND n.id OPERATOR(pg_catalog.=) surplus.id"
+	"        ORDER BY n.recorded_utc DESC OFFSET $3 LIMIT 1)"
+	"   FOR UPDATE SKIP LOCKED) AS o))",
+	3, {TEXTOID, TEXTARRAYOID, INT8OID},
+	STATEMENT_PINNED | STATEMENT_OF_RECORD, NULL
+};
+
+/* Rows removed in a step */
+#define STEP_ROWS			1000
+
+#define LITTLE_OF_THIS \
+	"DELETE FROM docsync.record WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(" \
+	" SELECT ctid FROM docsync.record"
+
+/* In the order of the key, from where the last step has come to */
+#define OLD_ROWS \
+	LITTLE_OF_THIS \
+	" WHERE (collection, id, recorded_utc) OPERATOR(pg_catalog.>) ($1, $2, $3)" \
+	"   AND recorded_utc OPERATOR(pg_catalog.<) $4" \
+	"   AND NOT EXISTS (SELECT FROM pg_catalog.unnest($6) AS closed(name)" \
+	"    WHERE collection OPERATOR(pg_catalog.=) closed.name" \
+	"       OR pg_catalog.starts_with(collection, closed.name OPERATOR(pg_catalog.||) '/'))"
+
+#define IN_ORDER \
+	" ORDER BY collection, id, recorded_utc LIMIT $5 FOR UPDATE SKIP LOCKED))" \
+	" RETURNING collection, id, recorded_utc"
+
+static Statement purge_all = {
+	OLD_ROWS IN_ORDER,
+	6, {TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TEXTARRAYOID},
+	STATEMENT_PINNED, NULL
+};
+
+static Statement purge_one = {
+	OLD_ROWS " AND collection OPERATOR(pg_catalog.=) $7" IN_ORDER,
+	7, {TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TEXTARRAYOID, TEXTOID},
+	STATEMENT_PINNED, NULL
+};
+
+static Statement erase = {
+	LITTLE_OF_THIS
+	" WHERE collection OPERATOR(pg_catalog.=) $1 LIMIT $2))",
+	2, {TEXTOID, INT8OID}, STATEMENT_PINNED, NULL
+};
+
+static void read_rules(const Store *store);
+static void read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
+					  const AttrNumber *attnums);
+static int	compare_rules(const void *a, const void *b);
+static void insert(const RecordList *list, const Lost *lost, int count);
+static Snapshot take_snapshot(void);
+static int	count_rows(const RecordList *list, const Lost *lost,
+					   Snapshot snapshot, bool *is_there);
+static bool is_same(HeapTuple tuple, TupleDesc desc,
+					const AttrNumber *attnums, const Lost *lost);
+static void remove_surplus(const RecordList *list);
+static bool note_purged(TupleTableSlot *slot, void *arg);
+
+/*
+ * docsync_keep_changed() RETURNS trigger
+ *
+ * The trigger of docsync.keep: makes all sessions read the rules again when
+ * this transaction has committed.
+ */
+Datum
+docsync_keep_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	Oid			document;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("docsync_keep_changed() was not called as a trigger")));
+
+	/*
+	 * The store isn't opened: a rule can be changed even if the store is
+	 * broken.
+	 */
+	document = get_relname_relid(docsync_check_name(STORE_DOCUMENT),
+								 RelationGetNamespace(trigdata->tg_relation));
+	if (OidIsValid(document))
+		CacheInvalidateRelcacheByRelid(document);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * Returns the rule for a collection, or NULL if nothing is kept.  It is valid
+ * until the store is opened again.
+ */
+const RecordRule *
+docsync_record_find_rule(const text *collection)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
+
+	if (rules_version != store->version)
+		read_rules(store);
+
+	for (int i = 0; i < nrules; i++)
+	{
+		if (DatumGetBool(DirectFunctionCall2Coll(textlike, C_COLLATION_OID,
+												 PointerGetDatum(collection),
+												 PointerGetDatum(rules[i].pattern))))
+			return rules[i].keep == RECORD_KEEP_NONE ? NULL : &rules[i];
+	}
+	return NULL;
+}
+
+/*
+ * Returns an empty list for versions that lost in a collection, in the current
+ * memory context.  is_sent: they were never stored; otherwise they were, and
+ * the list has at most one of a document at a time.
+ */
+RecordList *
+docsync_record_begin(text *collection, const RecordRule *rule, bool is_sent)
+{
+	RecordList *list = palloc(offsetof(RecordList, lost) +
+							  sizeof(Lost) * LIST_DOCUMENTS);
+
+	list->collection = collection;
+	list->most = rule->most;
+	list->is_sent = is_sent;
+	list->context = AllocSetContextCreate(CurrentMemoryContext, "docsync record",
+										  ALLOCSET_DEFAULT_SIZES);
+	list->size = 0;
+	list->count = 0;
+	return list;
+}
+
+/*
+ * Adds a copy of a version that lost to the list, for docsync_record_write().
+ * If the list is full, its contents are written first.  recorded_utc is a
+ * stamp that no other row has.
+ */
+void
+docsync_record_add(RecordList *list, const StoredDocument *lost,
+				   TimestampTz recorded_utc, RecordReason reason)
+{
+	MemoryContext oldcontext;
+	Lost	   *entry;
+
+	if (list->count == LIST_DOCUMENTS || list->size >= LIST_SIZE)
+		docsync_record_write(list);
+
+	oldcontext = MemoryContextSwitchTo(list->context);
+	entry = &list->lost[list->count++];
+	entry->id = datumCopy(PointerGetDatum(lost->id), false, -1);
+	entry->client_version = lost->client_version;
+	entry->client_id = datumCopy(PointerGetDatum(lost->client_id), false, -1);
+	entry->deleted = lost->deleted;
+
+	/*
+	 * A toasted body stays readable until our transaction ends, although its
+	 * row has been replaced.
+	 */
+	entry->body = lost->has_body ? datumCopy(lost->body, false, -1) : 0;
+	entry->recorded_utc = recorded_utc;
+	entry->reason = reason;
+	if (lost->has_body)
+		list->size += datumGetSize(lost->body, false, -1);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Writes the versions in the list, and empties it.
+ *
+ * A version that a client has sent may be there already, since clients repeat
+ * an upload if they receive no answer.
+ *
+ * Locks: the rows removed, until the end of the transaction.  Nobody waits for
+ * these locks.
+ */
+void
+docsync_record_write(RecordList *list)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(list->context);
+
+	if (list->is_sent)
+	{
+		for (int i = 0; i < list->count; i++)
+		{
+			Snapshot	snapshot = take_snapshot();
+			bool		is_there;
+
+			count_rows(list, &list->lost[i], snapshot, &is_there);
+			UnregisterSnapshot(snapshot);
+			if (!is_there)
+				insert(list, &list->lost[i], 1);
+		}
+	}
+	else if (list->count > 0)
+		insert(list, list->lost, list->count);
+
+	remove_surplus(list);
+	MemoryContextSwitchTo(oldcontext);
+	docsync_record_forget(list);
+}
+
+/* Empties the list without writing anything. */
+void
+docsync_record_forget(RecordList *list)
+{
+	list->count = 0;
+	list->size = 0;
+	MemoryContextReset(list->context);
+}
+
+/*
+ * May the caller remove rows? (Policies can restrict which.)
+ */
+bool
+docsync_record_may_remove(void)
+{
+	return pg_class_aclmask(docsync_schema_open(STORE_READ)->relations[STORE_RECORD],
+							GetUserId(), ACL_SELECT | ACL_DELETE, ACLMASK_ALL) ==
+		(ACL_SELECT | ACL_DELETE);
+}
+
+/*
+ * Removes one step of the rows that are old enough, as the caller, but none of
+ * a collection that isn't here, or is about to move, and is counted.  Returns
+ * false if there are no more.
+ */
+bool
+docsync_record_purge(RecordScan *scan)
+{
+	Datum		args[] = {
+		CStringGetTextDatum(scan->collection),
+		CStringGetTextDatum(scan->id),
+		TimestampTzGetDatum(scan->recorded_utc),
+		TimestampTzGetDatum(scan->before),
+		Int64GetDatum(STEP_ROWS),
+		PointerGetDatum(docsync_moved_list_closed()),
+		PointerGetDatum(scan->only)
+	};
+
+	return docsync_statement_run(scan->only != NULL ? &purge_one : &purge_all,
+								 args, note_purged, scan) == STEP_ROWS;
+}
+
+/*
+ * Removes one step of the rows of a collection, as the caller.  Returns the
+ * number of rows removed; 0 means that there are no more.
+ */
+uint64
+docsync_record_erase(text *collection)
+{
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		Int64GetDatum(STEP_ROWS)
+	};
+
+	return docsync_statement_run(&erase, args, NULL, NULL);
+}
+
+/*
+ * Reads docsync.keep, regardless of privileges and row-level security: what is
+ * kept doesn't depend on the caller's rights.
+ *
+ * A rule that is committed after our snapshot causes an invalidation, which
+ * changes the store's version.  So the rules are read again the next time.
+ */
+static void
+read_rules(const Store *store)
+{
+	uint64		version = store->version;
+	Relation	rel = table_open(store->relations[STORE_KEEP], AccessShareLock);
+	AttrNumber	attnums[STORE_COLUMNS_MAX];
+	MemoryContext context;
+	MemoryContext oldcontext;
+	RecordRule *read;
+	int			count = 0;
+	int			size = 8;
+	Snapshot	snapshot;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	memcpy(attnums, store->attnums[STORE_KEEP], sizeof(attnums));
+	context = AllocSetContextCreate(CurrentMemoryContext, "docsync keep",
+									ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
+
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	read = palloc(sizeof(RecordRule) * size);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (count == size)
+		{
+			size *= 2;
+			read = repalloc(read, sizeof(RecordRule) * size);
+		}
+		read_rule(&read[count++], tuple, RelationGetDescr(rel), attnums);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	qsort(read, count, sizeof(RecordRule), compare_rules);
+
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextSetParent(context, TopMemoryContext);
+	if (rules_context != NULL)
+		MemoryContextDelete(rules_context);
+	rules_context = context;
+	rules = read;
+	nrules = count;
+	rules_version = version;
+}
+
+/* Reads a row of docsync.keep, whose constraints have checked the values. */
+static void
+read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
+		  const AttrNumber *attnums)
+{
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *isnull = palloc(sizeof(bool) * desc->natts);
+	char	   *keep;
+
+	/* None of them is null (check.c). */
+	heap_deform_tuple(tuple, desc, values, isnull);
+	keep = TextDatumGetCString(values[attnums[KEEP_KEEP] - 1]);
+	rule->pattern = DatumGetTextPCopy(values[attnums[KEEP_PATTERN] - 1]);
+	rule->most = Max(DatumGetInt32(values[attnums[KEEP_MOST] - 1]), 1);
+	rule->keep = strcmp(keep, "replaced") == 0 ? RECORD_KEEP_REPLACED :
+		strcmp(keep, "discarded") == 0 ? RECORD_KEEP_DISCARDED :
+		RECORD_KEEP_NONE;
+}
+
+/* For qsort: the longest pattern first; patterns of equal length bytewise */
+static int
+compare_rules(const void *a, const void *b)
+{
+	const text *one = ((const RecordRule *) a)->pattern;
+	const text *other = ((const RecordRule *) b)->pattern;
+	int			len = VARSIZE_ANY_EXHDR(one);
+	int			other_len = VARSIZE_ANY_EXHDR(other);
+
+	if (len != other_len)
+		return len < other_len ? 1 : -1;
+	return docsync_text_compare(VARDATA_ANY(one), len,
+								VARDATA_ANY(other), other_len);
+}
+
+/*
+ * Inserts rows.
+ */
+static void
+insert(const RecordList *list, const Lost *lost, int count)
+{
+	Datum	   *values = palloc(sizeof(Datum) * RECORD_COLUMNS * count);
+	bool	   *nulls = palloc0(sizeof(bool) * RECORD_COLUMNS * count);
+
+	for (int i = 0; i < count; i++)
+	{
+		Datum	   *row = &values[i * RECORD_COLUMNS];
+
+		row[RECORD_COLLECTION] = PointerGetDatum(list->collection);
+		row[RECORD_ID] = lost[i].id;
+		row[RECORD_RECORDED_UTC] = TimestampTzGetDatum(lost[i].recorded_utc);
+		row[RECORD_CLIENT_VERSION] = Int64GetDatum(lost[i].client_version);
+		row[RECORD_CLIENT_ID] = lost[i].client_id;
+		row[RECORD_DELETED] = BoolGetDatum(lost[i].deleted);
+		row[RECORD_BODY] = lost[i].body;
+		nulls[i * RECORD_COLUMNS + RECORD_BODY] = lost[i].body == 0;
+		row[RECORD_WHY] = CStringGetTextDatum(reasons[lost[i].reason]);
+	}
+	docsync_insert_rows(STORE_RECORD, RECORD_COLUMNS, values, nulls, count);
+}
+
+/*
+ * Takes a snapshot that sees all committed rows and our own.  The caller
+ * unregisters it.
+ */
+static Snapshot
+take_snapshot(void)
+{
+	CommandCounterIncrement();
+	return RegisterSnapshot(GetLatestSnapshot());
+}
+
+/*
+ * Counts the rows of a document, up to one more than are allowed.  is_there,
+ * if it isn't NULL, is set to whether one of them is the same version.
+ */
+static int
+count_rows(const RecordList *list, const Lost *lost, Snapshot snapshot,
+		   bool *is_there)
+{
+	const Store *store = docsync_schema_open(STORE_READ);
+	const AttrNumber *attnums = store->attnums[STORE_RECORD];
+	Relation	rel = table_open(store->relations[STORE_RECORD], AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			count = 0;
+
+	ScanKeyEntryInitialize(&keys[0], 0, attnums[RECORD_COLLECTION],
+						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, PointerGetDatum(list->collection));
+	ScanKeyEntryInitialize(&keys[1], 0, attnums[RECORD_ID],
+						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, lost->id);
+
+	scan = systable_beginscan(rel, store->record_index, true, snapshot,
+							  lengthof(keys), keys);
+	if (is_there != NULL)
+		*is_there = false;
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (is_there != NULL &&
+			is_same(tuple, RelationGetDescr(rel), attnums, lost))
+			*is_there = true;
+		if (++count > list->most || (is_there != NULL && *is_there))
+			break;
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+
+	return count;
+}
+
+/* Is a row of the document the same version, whoever has sent it? */
+static bool
+is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
+		const Lost *lost)
+{
+	bool		isnull;
+	Datum		body;
+
+	if (DatumGetInt64(heap_getattr(tuple, attnums[RECORD_CLIENT_VERSION],
+								   desc, &isnull)) != lost->client_version ||
+		DatumGetBool(heap_getattr(tuple, attnums[RECORD_DELETED], desc,
+								  &isnull)) != lost->deleted)
+		return false;
+
+	body = heap_getattr(tuple, attnums[RECORD_BODY], desc, &isnull);
+	if (isnull || lost->body == 0)
+		return isnull && lost->body == 0;
+	return DatumGetBool(DirectFunctionCall2(jsonb_eq, body, lost->body));
+}
+
+/*
+ * Removes rows of the list's documents that are more than are to be kept, the
+ * oldest ones.
+ *
+ * To count the rows of a document takes as long as to insert one.  So of
+ * documents that are replaced one in "most" is looked at, by chance: most then
+ * have up to twice as many rows, and a document that is written again and again
+ * has no more than that on average.
+ */
+static void
+remove_surplus(const RecordList *list)
+{
+	Datum	   *ids = NULL;
+	Snapshot	snapshot = NULL;
+	int			count = 0;
+	Datum		args[3];
+
+	for (int i = 0; i < list->count; i++)
+	{
+		if (!list->is_sent &&
+			pg_prng_uint64_range(&pg_global_prng_state, 1, list->most) > 1)
+			continue;
+		if (snapshot == NULL)
+		{
+			ids = palloc(sizeof(Datum) * list->count);
+			snapshot = take_snapshot();
+		}
+		if (count_rows(list, &list->lost[i], snapshot, NULL) > list->most)
+			ids[count++] = list->lost[i].id;
+	}
+	if (snapshot != NULL)
+		UnregisterSnapshot(snapshot);
+	if (count == 0)
+		return;
+
+	args[0] = PointerGetDatum(list->collection);
+	args[1] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+											  TYPALIGN_INT));
+	args[2] = Int64GetDatum(list->most);
+	docsync_statement_run(&delete_surplus, args, NULL, NULL);
+}
+
+/*
+ * RowCallback: remembers the last of the rows removed, in the order of the
+ * key.
+ */
+static bool
+note_purged(TupleTableSlot *slot, void *arg)
+{
+	RecordScan *scan = (RecordScan *) arg;
+	char	   *collection = TextDatumGetCString(slot->tts_values[0]);
+	char	   *id = TextDatumGetCString(slot->tts_values[1]);
+	TimestampTz recorded_utc = DatumGetTimestampTz(slot->tts_values[2]);
+	int			order = strcmp(collection, scan->collection);
+
+	if (order == 0)
+		order = strcmp(id, scan->id);
+	if (order > 0 || (order == 0 && recorded_utc > scan->recorded_utc))
+	{
+		strlcpy(scan->collection, collection, sizeof(scan->collection));
+		strlcpy(scan->id, id, sizeof(scan->id));
+		scan->recorded_utc = recorded_utc;
+	}
+	return true;
+}

@@ -1,0 +1,370 @@
+/*-------------------------------------------------------------------------
+ *
+ * status.c
+ *	  Where the store stands: the facts that docsync_status() judges.
+ *
+ * The script's docsync_status() puts into sentences what an operator has to do
+ * something about.  What the catalogs say it finds out by itself; what is in
+ * the store, which who monitors it may not read, it is told here.
+ *
+ * Facts about documents are found within milliseconds, however many there
+ * are: off an index with a bounded number of steps, or in statistics.  Whoever
+ * has the time can have all documents looked at.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <inttypes.h>
+
+#include "access/table.h"
+#include "catalog/pg_statistic.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_facts);
+PG_FUNCTION_INFO_V1(docsync_moves);
+PG_FUNCTION_INFO_V1(docsync_health);
+
+/*
+ * Tombstones that are older than this have missed the purges of a whole keep,
+ * by default, after that: nobody purges.
+ */
+#define UNPURGED_AGE		(180 * USECS_PER_DAY)
+
+/* A version that is so far ahead of the time, in milliseconds, is a mistake. */
+#define AHEAD_LEAD			(24 * 60 * 60 * 1000)
+
+/* A table of so many pages is looked at whole, in a few milliseconds. */
+#define SMALL_PAGES			500
+
+/* The document that is farthest ahead of the time, and how many are */
+typedef struct AheadDocument
+{
+	text	   *collection;		/* NULL: none is known of */
+	text	   *id;
+	int64		client_version;
+	int64		count;
+} AheadDocument;
+
+/* A collection whose tombstones nobody purges */
+typedef struct UnpurgedCollection
+{
+	text	   *collection;		/* NULL: none was found */
+	TimestampTz stamp;			/* of one of them */
+} UnpurgedCollection;
+
+/*
+ * The two newest tombstones of a collection stay (purge.c), so it is the third
+ * that shouldn't be there.  Of the first collections that have any: a purge
+ * takes them in the same order, so those are the last that it leaves out.
+ */
+static Statement find_unpurged = {
+	"WITH RECURSIVE each(collection, n) AS ("
+	"  (SELECT collection, 1 FROM docsync.document"
+	"    WHERE deleted ORDER BY collection LIMIT 1)"
+	"  UNION ALL"
+	"  SELECT (SELECT d.collection FROM docsync.document AS d"
+	"           WHERE d.deleted"
+	"             AND d.collection OPERATOR(pg_catalog.>) each.collection"
+	"           ORDER BY d.collection LIMIT 1), n OPERATOR(pg_catalog.+) 1"
+	"    FROM each WHERE collection IS NOT NULL AND n OPERATOR(pg_catalog.<) 200)"
+	" SELECT each.collection, third.last_update_utc"
+	"  FROM each CROSS JOIN LATERAL ("
+	"    SELECT d.last_update_utc FROM docsync.document AS d"
+	"     WHERE d.deleted AND d.collection OPERATOR(pg_catalog.=) each.collection"
+	"     ORDER BY d.last_update_utc OFFSET 2 LIMIT 1) AS third"
+	" WHERE third.last_update_utc OPERATOR(pg_catalog.<) $1 LIMIT 1",
+	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
+};
+
+/* Unless most are: then versions aren't the milliseconds that they should be. */
+static Statement find_ahead = {
+	"SELECT d.collection, d.id, d.client_version, each.ahead"
+	"  FROM (SELECT pg_catalog.count(*) AS everything, pg_catalog.count(*) FILTER"
+	"          (WHERE client_version OPERATOR(pg_catalog.>) $1) AS ahead,"
+	"          pg_catalog.max(client_version) AS highest"
+	"          FROM docsync.document) AS each"
+	" CROSS JOIN LATERAL (SELECT * FROM docsync.document"
+	"    WHERE client_version OPERATOR(pg_catalog.=) each.highest LIMIT 1) AS d"
+	" WHERE each.ahead OPERATOR(pg_catalog.>) 0 AND"
+	"   each.ahead OPERATOR(pg_catalog.*) 2 OPERATOR(pg_catalog.<) each.everything",
+	1, {INT8OID}, STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
+};
+
+/* By the primary key, of a collection and those below it */
+static Statement find_any = {
+	"SELECT 1 FROM docsync.document"
+	" WHERE collection OPERATOR(pg_catalog.>=) $1"
+	"   AND collection OPERATOR(pg_catalog.<) ($1 OPERATOR(pg_catalog.||) '0')"
+	"   AND (collection OPERATOR(pg_catalog.=) $1 OR"
+	"        pg_catalog.starts_with(collection, $1 OPERATOR(pg_catalog.||) '/'))"
+	" LIMIT 1",
+	1, {TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
+};
+
+static void put_moved(const Moved *moved, void *arg);
+static const char *describe_place(const History *history);
+static bool has_statistics(const Store *store);
+static bool put_unpurged(TupleTableSlot *slot, void *arg);
+static bool put_ahead(TupleTableSlot *slot, void *arg);
+static bool is_small(const Store *store);
+static int64 sample_ahead(const Store *store, int64 limit);
+
+/*
+ * docsync_facts(exact bool)
+ * RETURNS TABLE (library text, clock timestamptz, epoch text, place text,
+ *				  epoch_clock timestamptz, lost_after timestamptz,
+ *				  is_subscribed bool, has_statistics bool,
+ *				  unpurged text, unpurged_stamp timestamptz,
+ *				  ahead_collection text, ahead_id text, ahead_version bigint,
+ *				  ahead_count bigint)
+ *
+ * One row.  epoch_clock is the clock as it was when the present epoch began,
+ * lost_after the stamp from which on documents may have been lost then; NULL
+ * if none began here but the first.  ahead_* are those with a clientVersion
+ * far ahead of the time; where they are known from statistics alone, only the
+ * version is.
+ *
+ * Takes no lock that an upload waits for.
+ */
+Datum
+docsync_facts(PG_FUNCTION_ARGS)
+{
+	const Store *store = docsync_watch_open();
+	bool		exact = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0);
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz before = now - UNPURGED_AGE;
+	int64		limit = (now + DOCSYNC_UNIX_OFFSET) / 1000 +
+	Max(docsync_max_version_lead, AHEAD_LEAD);
+	Datum		args[1];
+	History    *history;
+	const HistoryEntry *first;
+	UnpurgedCollection unpurged = {0};
+	AheadDocument ahead = {0};
+	Datum		values[14] = {0};
+	bool		nulls[14] = {false};
+
+	InitMaterializedSRF(fcinfo, 0);
+	docsync_schema_push_snapshot();
+	history = docsync_history_read(GetActiveSnapshot());
+	args[0] = TimestampTzGetDatum(before);
+	docsync_statement_run(&find_unpurged, args, put_unpurged, &unpurged);
+	args[0] = Int64GetDatum(limit);
+	if (exact || is_small(store))
+		docsync_statement_run(&find_ahead, args, put_ahead, &ahead);
+	else
+		ahead.client_version = sample_ahead(store, limit);
+	PopActiveSnapshot();
+
+	/* The row with which the present epoch began */
+	first = docsync_history_newest(history);
+	while (first != NULL && first > history->entries &&
+		   first[-1].epoch == first->epoch)
+		first--;
+
+	values[0] = CStringGetTextDatum(DOCSYNC_VERSION);
+	values[1] = TimestampTzGetDatum(docsync_clock_read());
+	values[2] = CStringGetTextDatum(psprintf("%016" PRIx64,
+											 docsync_history_epoch(history)));
+	values[3] = CStringGetTextDatum(describe_place(history));
+	nulls[4] = first == NULL;
+	if (first != NULL)
+		values[4] = TimestampTzGetDatum(first->clock);
+	nulls[5] = first == NULL || first == history->entries;
+	if (!nulls[5])
+		values[5] = TimestampTzGetDatum(first->lost_after);
+	values[6] = BoolGetDatum(store->is_subscribed);
+	values[7] = BoolGetDatum(has_statistics(store));
+	values[8] = PointerGetDatum(unpurged.collection);
+	values[9] = TimestampTzGetDatum(unpurged.stamp);
+	nulls[8] = nulls[9] = unpurged.collection == NULL;
+	values[10] = PointerGetDatum(ahead.collection);
+	values[11] = PointerGetDatum(ahead.id);
+	nulls[10] = nulls[11] = nulls[13] = ahead.collection == NULL;
+	values[12] = Int64GetDatum(ahead.client_version);
+	nulls[12] = ahead.client_version == 0;
+	values[13] = Int64GetDatum(ahead.count);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return (Datum) 0;
+}
+
+/*
+ * docsync_moves()
+ * RETURNS TABLE (collection text, state text, since timestamptz,
+ *				  has_documents bool)
+ *
+ * What docsync.moved has, as of now.
+ */
+Datum
+docsync_moves(PG_FUNCTION_ARGS)
+{
+	docsync_watch_open();
+	InitMaterializedSRF(fcinfo, 0);
+	docsync_schema_push_snapshot();
+	docsync_moved_scan(put_moved, fcinfo->resultinfo);
+	PopActiveSnapshot();
+	return (Datum) 0;
+}
+
+/* MovedCallback: adds a row to the ReturnSetInfo that arg points to. */
+static void
+put_moved(const Moved *moved, void *arg)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) arg;
+	Datum		name = PointerGetDatum(moved->collection);
+	Datum		values[] = {
+		name,
+		CStringGetTextDatum(docsync_moved_state_name(moved->state)),
+		TimestampTzGetDatum(moved->changed),
+		BoolGetDatum(docsync_statement_run(&find_any, &name, NULL, NULL) > 0)
+	};
+	bool		nulls[lengthof(values)] = {false};
+
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * docsync_health() RETURNS json
+ *
+ * {"serverUtc"}, if the store is in order and its clock can be read; else the
+ * error that all requests end with.  For whoever asks whether the service
+ * works, without a token: it says nothing about what is in the store.
+ */
+Datum
+docsync_health(PG_FUNCTION_ARGS)
+{
+	StringInfoData buf;
+
+	docsync_clock_read();
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "{\"serverUtc\":");
+	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
+	appendStringInfoChar(&buf, '}');
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, buf.len));
+}
+
+/*
+ * Where the store is: "here", "handed over" from here, "arrived" from where it
+ * was handed over, "elsewhere" as far as has been noted, "nowhere" before the
+ * first upload.
+ */
+static const char *
+describe_place(const History *history)
+{
+	const HistoryEntry *newest = docsync_history_newest(history);
+
+	if (newest == NULL)
+		return "nowhere";
+	if (docsync_history_is_gone(history))
+		return "handed over";
+	if (docsync_history_is_handed_over(newest))
+		return "arrived";
+	return docsync_history_is_here(newest) ? "here" : "elsewhere";
+}
+
+/*
+ * Has the table been analyzed?
+ */
+static bool
+has_statistics(const Store *store)
+{
+	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_COLLECTION);
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	ReleaseSysCache(tuple);
+	return true;
+}
+
+/*
+ * Can the whole table be looked at within a few milliseconds?
+ */
+static bool
+is_small(const Store *store)
+{
+	Relation	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
+	bool		result = RelationGetNumberOfBlocks(rel) <= SMALL_PAGES;
+
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * The highest clientVersion above a limit that ANALYZE has come across; 0 if
+ * there was none, or if it was more than half of all.
+ */
+static int64
+sample_ahead(const Store *store, int64 limit)
+{
+	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_CLIENT_VERSION);
+	AttStatsSlot slot;
+	int64		highest = 0;
+	double		common = 0;		/* parts: of those that are common, */
+	double		ahead = 0;		/* and of those above the limit */
+
+	if (!HeapTupleIsValid(tuple))
+		return 0;
+	if (get_attstatsslot(&slot, tuple, STATISTIC_KIND_MCV, InvalidOid,
+						 ATTSTATSSLOT_VALUES | ATTSTATSSLOT_NUMBERS))
+	{
+		for (int i = 0; i < slot.nvalues; i++)
+		{
+			int64		version = DatumGetInt64(slot.values[i]);
+
+			highest = Max(highest, version);
+			common += slot.numbers[i];
+			ahead += version > limit ? slot.numbers[i] : 0;
+		}
+		free_attstatsslot(&slot);
+	}
+	if (get_attstatsslot(&slot, tuple, STATISTIC_KIND_HISTOGRAM, InvalidOid,
+						 ATTSTATSSLOT_VALUES))
+	{
+		for (int i = 0; i < slot.nvalues; i++)
+		{
+			int64		version = DatumGetInt64(slot.values[i]);
+
+			highest = Max(highest, version);
+			ahead += version > limit ? (1 - common) / slot.nvalues : 0;
+		}
+		free_attstatsslot(&slot);
+	}
+	ReleaseSysCache(tuple);
+	return highest > limit && ahead < 0.5 ? highest : 0;
+}
+
+/* RowCallback: copies the UnpurgedCollection that arg points to. */
+static bool
+put_unpurged(TupleTableSlot *slot, void *arg)
+{
+	UnpurgedCollection *unpurged = (UnpurgedCollection *) arg;
+
+	unpurged->collection = DatumGetTextPCopy(slot->tts_values[0]);
+	unpurged->stamp = DatumGetTimestampTz(slot->tts_values[1]);
+	return false;
+}
+
+/* RowCallback: copies the AheadDocument that arg points to. */
+static bool
+put_ahead(TupleTableSlot *slot, void *arg)
+{
+	AheadDocument *ahead = (AheadDocument *) arg;
+
+	ahead->collection = DatumGetTextPCopy(slot->tts_values[0]);
+	ahead->id = DatumGetTextPCopy(slot->tts_values[1]);
+	ahead->client_version = DatumGetInt64(slot->tts_values[2]);
+	ahead->count = DatumGetInt64(slot->tts_values[3]);
+	return false;
+}
