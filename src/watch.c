@@ -321,8 +321,8 @@ put_collection(text *name, void *arg)
 		Datum		values[7] = {0};
 		bool		nulls[7] = {false};
 		int64		counts[2] = {0, 0};
-		Horizon		horizon = docsync_purge_find_horizon(GetActiveSnapshot(),
-														 name, NULL);
+		Horizon		horizon = docsync_horizon_find(GetActiveSnapshot(),
+												   name, NULL);
 
 		if (overview->exact)
 			docsync_statement_run(&count_documents, args, put_counts, counts);
