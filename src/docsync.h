@@ -1270,6 +1270,7 @@ extern void docsync_state_append(StringInfo buf, const Download *download,
  * watch.c: what operators look at
  */
 extern const Store *docsync_watch_open(void);
-extern HeapTuple docsync_watch_statistics(const Store *store, int column);
+extern HeapTuple docsync_watch_statistics(const Store *store,
+										  StoreRelation which, int column);
 
 #endif							/* DOCSYNC_H */
