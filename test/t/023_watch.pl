@@ -280,7 +280,7 @@ sub status_of_the_record
 	my $rows = q{INSERT INTO docsync.record SELECT 'notes', n, now() - interval '300 days' + n * interval '1 us', 1, 'anna', false,
 		(SELECT to_jsonb(string_agg(md5((n * 1000 + m)::text), '')) FROM generate_series(1, %d) AS m), 'replaced' FROM generate_series(1, %d) AS n};
 
-	$session->do(sprintf $rows, 10, 15_000);
+	$session->do(sprintf $rows, 20, 9_000);
 	unlike(attention($session), qr/Nobody purges/, 'what lost long ago, before an ANALYZE');
 	like(attention($session, 1), qr/Nobody purges docsync.record/, '... at a look at all');
 	$session->do('ANALYZE docsync.record');
@@ -290,7 +290,7 @@ sub status_of_the_record
 
 	$rows =~ s/300 days/30 days/;
 	$session->do('ALTER TABLE docsync.record ALTER body SET STORAGE external');
-	is_named($session, 'a large record', [ sprintf $rows, 220, 15_000 ], 'docsync.record takes 1\d\d MB, docsync.document \d+ kB: have docsync.keep keep less',
+	is_named($session, 'a large record', [ sprintf $rows, 400, 9_000 ], 'docsync.record takes 1\d\d MB, docsync.document \d+ kB: have docsync.keep keep less',
 		[ q{CALL docsync_purge('1 day')}, 'VACUUM FULL docsync.record' ]);
 	return;
 }
