@@ -182,7 +182,7 @@ def main():
     Policy.on = False
     answers.run(only)
     if re.search(only, 'record'):
-        record.run(QUICK)
+        record.run()
 
 
 main()

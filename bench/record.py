@@ -8,7 +8,8 @@ is replaced is kept ('kept'), the plain statement ('a'), and the same into a tab
 import json
 import statistics
 
-from common import BODY, Batch, DOCSYNC, PRELOADED, STATEMENT, administrate, connect, count_rounds, fresh, pgbench, take_turns
+from common import (BODY, Batch, DOCSYNC, PRELOADED, QUICK, STATEMENT, administrate, connect, count_rounds, fresh, pgbench,
+                    take_turns)
 
 PREPARE = """
 INSERT INTO docsync.keep (pattern, keep) VALUES ('kept', 'replaced');
@@ -71,31 +72,44 @@ def update_one_at_8(rounds, seconds):
 
 
 def update(count, rounds, calls):
-    """Batches of so many documents, by one session. Turns are short: so many calls. The same documents come again, so that
-    there are ever more versions of them, until the most are kept."""
+    """Batches of so many documents, by one session: yields rounds by time, and by processor time of the backend. Turns are
+    short: so many calls. The same documents come again, so that there are ever more versions of them, until older ones are
+    removed."""
     connections = {rival: connect(rival) for rival in UPLOADS}
     statements = {rival: UPLOADS[rival].format(client='$1', documents='$2::jsonb') for rival in UPLOADS}
+    clocks = {rival: '/proc/%s/schedstat' % connection.query('SELECT pg_backend_pid()')[0]
+              for rival, connection in connections.items()}
     batches = [Batch(count) for _ in range(max(calls, 4000 // count))]
     sent = dict.fromkeys(UPLOADS, 0)
+    by_processor = {}
+
+    def clock(rival):
+        with open(clocks[rival]) as file:
+            return int(file.read().split()[0]) / 1e9
 
     def send(rival, number):
-        seconds = []
+        seconds, processor = [], []
         for _ in range(calls):
             batch = batches[sent[rival] % len(batches)]
             version = 1764000000000 + sent[rival] // len(batches)
             sent[rival] += 1
             for document in batch.documents:
                 document['clientVersion'] = version
-            duration, rows = connections[rival].call(statements[rival], b'client', json.dumps(batch.documents).encode())
+            documents = json.dumps(batch.documents).encode()
+            start = clock(rival)
+            duration, rows = connections[rival].call(statements[rival], b'client', documents)
+            processor.append(clock(rival) - start)
             if rows != count:
                 raise RuntimeError('%s: %d rows came back' % (rival, rows))
             seconds.append(duration)
+        by_processor[rival] = count / statistics.median(processor)
         return count / statistics.median(seconds)
 
     for rival in UPLOADS:           # until all are stored; a statement has its final plan from its sixth call on
         for number in range(-(-max(len(batches), 6) // calls)):
             send(rival, number)
-    yield from take_turns(rounds, send, list(UPLOADS))
+    for speeds in take_turns(rounds, send, list(UPLOADS)):
+        yield speeds, dict(by_processor)
     for connection in connections.values():
         connection.close()
 
@@ -113,11 +127,13 @@ def show(test, rounds):
         'yes' if reached else 'no'), flush=True)
 
 
-def run(quick):
+def run():
     print('\n%-34s %12s %-20s %-20s %-20s %-8s %s' % (
         'what is replaced is kept', 'without', 'docsync', '(a), row trigger', '(a), statement tr.', 'at most', 'reached'))
     for count, calls, rounds in (1, 50, 200), (100, 1, 400), (1000, 1, 60):
         prepare()
-        show('update {:,}, 1 session'.format(count), list(update(count, rounds // 5 if quick else rounds, calls)))
+        by_time, by_processor = zip(*update(count, count_rounds(rounds // 5, rounds), calls))
+        show('update {:,}, 1 session'.format(count), by_time)
+        show('... processor time', by_processor)
     prepare()
-    show('update 1, 8 sessions', list(update_one_at_8(count_rounds(1, 10), 1 if quick else 2)))
+    show('update 1, 8 sessions', list(update_one_at_8(count_rounds(1, 10), 1 if QUICK else 2)))

@@ -286,7 +286,7 @@ BEGIN
 		COMMENT ON COLUMN docsync.keep.pattern IS 'Collections, as LIKE has them.';
 		COMMENT ON COLUMN docsync.keep.keep IS
 		'none; discarded: uploads that were discarded, or in conflict; replaced: these, and the versions that newer ones replaced.';
-		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept; where there would be more, the older half goes.';
+		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept, the newest ones. Older ones go by and by: a document may have twice as many.';
 	END IF;
 
 	IF to_regclass('docsync.record') IS NULL THEN
@@ -559,7 +559,7 @@ DECLARE
 	has record;
 	line record;
 	purged jsonb;
-	keep jsonb;
+	rules jsonb;
 	result jsonb;
 BEGIN
 	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
@@ -594,11 +594,11 @@ BEGIN
 	 WHERE p.collection = docsync_move_hand_over.collection OR starts_with(p.collection, docsync_move_hand_over.collection || '/');
 
 	-- What is kept of what loses: the rules for nothing else, and what broader rules come to
-	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO keep USING collection;
+	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO rules USING collection;
 
 	result := jsonb_build_object('collection', collection, 'move', gen_random_uuid(), 'documents', has.documents, 'digest', has.digest,
 								 'lost', has.lost, 'lost_digest', has.lost_digest,
-								 'highest', has.highest, 'clock', point.clock, 'purged', purged, 'keep', keep) || to_jsonb(line);
+								 'highest', has.highest, 'clock', point.clock, 'purged', purged, 'keep', rules) || to_jsonb(line);
 	UPDATE docsync.moved AS m SET state = 'gone', changed = clock_timestamp(), move = result ->> 'move', ticket = result
 	 WHERE m.collection = docsync_move_hand_over.collection;
 	RETURN result;
@@ -666,7 +666,7 @@ DECLARE
 	present record;
 	point record;
 	has record;
-	keep jsonb;
+	rules jsonb;
 BEGIN
 	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING name;
 	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
@@ -703,10 +703,10 @@ BEGIN
 	INSERT INTO docsync.keep AS k (pattern, keep, most)
 	SELECT own.pattern, own.keep, own.most FROM jsonb_to_recordset(ticket -> 'keep' -> 'own') AS own(pattern text, keep text, most int4)
 		ON CONFLICT (pattern) DO UPDATE SET keep = EXCLUDED.keep, most = EXCLUDED.most;
-	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO keep USING name;
+	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO rules USING name;
 	INSERT INTO docsync.keep AS k (pattern, keep, most)
 	SELECT b.pattern, b.keep, b.most FROM jsonb_to_recordset(ticket -> 'keep' -> 'broader') AS b(pattern text, keep text, most int4)
-	 WHERE NOT keep -> 'broader' @> jsonb_build_array(to_jsonb(b))
+	 WHERE NOT rules -> 'broader' @> jsonb_build_array(to_jsonb(b))
 		ON CONFLICT (pattern) DO NOTHING;
 
 	UPDATE docsync.moved AS m
@@ -971,7 +971,8 @@ CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
 	ALTER EXTENSION docsync DROP TABLE docsync.moved;
 		ahead_id		pg_catalog.text,
 		ahead_version	pg_catalog.int8,
-		ahead_count		pg_catalog.int8)
+		ahead_count		pg_catalog.int8,
+		recorded_utc	pg_catalog.timestamptz)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION @extschema@.docsync_facts(pg_catalog.bool) IS
@@ -1009,8 +1010,10 @@ DECLARE
 	-- Whoever monitors needn't have a right on the schema, as to_regclass() would want.
 	document regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'document');
 	now timestamptz := clock_timestamp();
+	kept regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'record');
 	fact record;
 	seen record;
+	dead record;
 	detail text;
 	hint text;
 BEGIN
@@ -1064,20 +1067,23 @@ BEGIN
 	END IF;
 
 	-- Who may use it
-	SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END, ', ') AS roles, c.relrowsecurity AS is_on,
-		   EXISTS (SELECT FROM pg_policy WHERE polrelid = document) AS has_policy INTO seen
-	  FROM pg_class AS c
-	  LEFT JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
-						  UNION ALL SELECT acl.* FROM pg_attribute, aclexplode(attacl) AS acl WHERE attrelid = c.oid AND attacl IS NOT NULL) AS g
-		ON g.grantee <> c.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
-	   AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = g.grantee AND (rolsuper OR rolbypassrls))
-	 WHERE c.oid = document GROUP BY c.relrowsecurity;
-	IF seen.roles IS NOT NULL AND NOT seen.is_on THEN
-		attention := attention || format('Row-level security is off, and each of %s sees and writes all collections: '
-			'CREATE POLICY ... ON docsync.document, and ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY.', seen.roles);
-	ELSIF seen.roles IS NOT NULL AND NOT seen.has_policy THEN
-		attention := attention || format('Row-level security is on, and there is no policy: %s can neither read nor write. CREATE POLICY ... ON docsync.document.', seen.roles);
-	END IF;
+	FOR seen IN
+		SELECT c.oid::regclass AS of, string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END, ', ') AS roles,
+			   c.relrowsecurity AS is_on, EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS has_policy
+		  FROM pg_class AS c
+		  JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
+						 UNION ALL SELECT acl.* FROM pg_attribute, aclexplode(attacl) AS acl WHERE attrelid = c.oid AND attacl IS NOT NULL) AS g
+			ON g.grantee <> c.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+		   AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = g.grantee AND (rolsuper OR rolbypassrls))
+		 WHERE c.oid IN (document, kept) GROUP BY c.oid, c.relname, c.relrowsecurity ORDER BY c.relname
+	LOOP
+		IF NOT seen.is_on THEN
+			attention := attention || format('Row-level security is off, and each of %s sees %s all collections: '
+				'CREATE POLICY ... ON %s, and ALTER TABLE %3$s ENABLE ROW LEVEL SECURITY.', seen.roles, CASE seen.of WHEN kept THEN 'what lost in' ELSE 'and writes' END, seen.of);
+		ELSIF NOT seen.has_policy THEN
+			attention := attention || format('Row-level security is on, and there is no policy: %s can neither read nor write. CREATE POLICY ... ON %s.', seen.roles, seen.of);
+		END IF;
+	END LOOP;
 
 	-- Who holds back readers. Names of collections take a walk through all of them, so only where somebody has been at it for so long.
 	IF EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now - interval '10 seconds') OR
@@ -1122,10 +1128,14 @@ BEGIN
 		attention := attention || format('Nobody purges: collection "%s" still has tombstones of %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
 			fact.unpurged, fact.unpurged_stamp::date, functions);
 	END IF;
+	IF fact.recorded_utc < now - interval '180 days' THEN
+		attention := attention || format('Nobody purges docsync.record: it still has what lost on %s. Schedule CALL %s.docsync_purge(''90 days'') nightly, by the owner or another role that may SELECT and DELETE there.',
+			fact.recorded_utc::date, functions);
+	END IF;
 	IF fact.ahead_id IS NOT NULL THEN
 		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, as have %s in all: no edit wins against it until then. '
-			'UPDATE docsync.document SET client_version to that of now; whoever holds it begins again. To refuse the next, SET docsync.max_version_lead, to a day perhaps.',
-			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count);
+			'Set docsync.max_version_lead, to a day perhaps, which refuses the next and has clients give up what they hold; let PostgREST and poolers connect anew; then SELECT %s.docsync_rebase(%L, %L).',
+			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count, functions, fact.ahead_collection, fact.ahead_id);
 	ELSIF fact.ahead_version IS NOT NULL THEN
 		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s: no edit wins against them until then. '
 			'SELECT * FROM %s.docsync_status(true) names one; it looks at all documents.', fact.ahead_version, functions);
@@ -1144,10 +1154,12 @@ BEGIN
 	bytes := pg_total_relation_size(document);
 	dead_rows := seen.n_dead_tup;
 	frozen_age := seen.xids;
-	IF seen.n_dead_tup > seen.n_live_tup AND seen.n_dead_tup > 10000 THEN
-		attention := attention || format('docsync.document has %s dead rows: VACUUM docsync.document, and have autovacuum come more often, '
-			'ALTER TABLE docsync.document SET (autovacuum_vacuum_scale_factor = 0.02).', seen.n_dead_tup);
-	END IF;
+	FOR dead IN SELECT relid::regclass AS of, n_dead_tup AS rows FROM pg_stat_user_tables
+				 WHERE relid IN (document, kept) AND n_dead_tup > n_live_tup AND n_dead_tup > 10000 ORDER BY relname
+	LOOP
+		attention := attention || format('%s has %s dead rows: VACUUM %1$s, and have autovacuum come more often, '
+			'ALTER TABLE %1$s SET (autovacuum_vacuum_scale_factor = 0.02).', dead.of, dead.rows);
+	END LOOP;
 	IF seen.xids > 1.5 * current_setting('autovacuum_freeze_max_age')::int8 OR
 	   seen.multixacts > 1.5 * current_setting('autovacuum_multixact_freeze_max_age')::int8 THEN
 		attention := attention || format('Rows of the store are %s transactions old and not frozen; at two billions the server stops. '
@@ -1156,6 +1168,10 @@ BEGIN
 	END IF;
 	IF NOT fact.has_statistics AND bytes > 10000000 OR seen.tombstones < 0 AND fact.has_statistics THEN
 		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, and plans may be bad: ANALYZE docsync.document.'::text;
+	END IF;
+	IF pg_total_relation_size(kept) > greatest(25 * bytes, 100000000) THEN
+		attention := attention || format('docsync.record takes %s, docsync.document %s: have docsync.keep keep less, of fewer collections or fewer versions (most), or purge earlier, perhaps CALL %s.docsync_purge(''30 days'').',
+			pg_size_pretty(pg_total_relation_size(kept)), pg_size_pretty(bytes), functions);
 	END IF;
 
 	-- Its indexes

@@ -25,6 +25,7 @@
 #endif
 
 /* All headers come before the macros. */
+#include "executor/executor.h"
 #include "storage/lwlock.h"
 #if PG_VERSION_NUM >= 190000
 #include "commands/sequence_xlog.h"

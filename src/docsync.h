@@ -817,6 +817,29 @@ extern bool docsync_store_restamp(text *collection, Datum id);
 extern void docsync_store_erase(text *collection, Datum id);
 
 /*
+ * row.c: a row of docsync.document on its way to the table
+ */
+typedef struct Row
+{
+	const AttrNumber *attnums;	/* by enum DocumentColumn */
+	Relation	rel;
+	HeapTuple	tuple;
+	Datum	   *values;
+	bool	   *isnull;
+} Row;
+
+extern Row	docsync_row_read(const Store *store, Relation rel,
+							 HeapTuple tuple);
+extern void docsync_row_set(Row *row, int column, Datum value);
+extern void docsync_row_form(Row *row);
+extern void docsync_row_document(const Row *row, StoredDocument *stored);
+extern Datum docsync_row_get(const Row *row, int column, bool *isnull);
+extern text *docsync_row_text(const Row *row, int column);
+extern bool docsync_row_is_same(const Row *old, const Row *new, int column);
+extern void docsync_row_check(const Row *new);
+extern void docsync_row_check_body(const Row *old, const Row *new);
+
+/*
  * task.c: the upload or purge in progress
  */
 typedef enum Task
@@ -927,16 +950,26 @@ extern bool docsync_record_purge(RecordScan *scan);
 extern uint64 docsync_record_erase(text *collection);
 
 /*
- * purge.c: removing tombstones, and what is remembered of them
+ * horizon.c: up to which stamp tombstones have been removed
  */
 
-/* Up to which stamp tombstones have been removed; DT_NOBEGIN: none */
+/* DT_NOBEGIN: none */
 typedef struct Horizon
 {
 	TimestampTz all;
 	TimestampTz others;			/* only those of other clients than the given
 								 * one */
 } Horizon;
+
+extern Horizon docsync_horizon_find(Snapshot snapshot, const text *collection,
+									const text *client_id);
+extern void docsync_horizon_raise(text *collection,
+								  TimestampTz last_update_utc,
+								  text *client_id, TimestampTz others_utc);
+
+/*
+ * purge.c: removing tombstones
+ */
 
 /* Tombstones of a collection that are removed in steps */
 typedef struct PurgeScan
@@ -951,9 +984,6 @@ typedef struct PurgeScan
 
 extern bool docsync_purge_step(PurgeScan *scan);
 extern void docsync_purge_check_rights(void);
-extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
-										  const text *collection,
-										  const text *client_id);
 
 /*
  * divide.c: one bad document doesn't stop the rest
@@ -1314,6 +1344,7 @@ extern void docsync_state_append(StringInfo buf, const Download *download,
  * watch.c: what operators look at
  */
 extern const Store *docsync_watch_open(void);
-extern HeapTuple docsync_watch_statistics(const Store *store, int column);
+extern HeapTuple docsync_watch_statistics(const Store *store,
+										  StoreRelation which, int column);
 
 #endif							/* DOCSYNC_H */

@@ -371,10 +371,10 @@ docsync_position_horizon(Download *download)
 {
 	if (!download->has_horizon)
 	{
-		download->horizon = docsync_purge_find_horizon(download->settle.snapshot,
-													   download->collection,
-													   download->origin == ORIGIN_OTHER ?
-													   download->client_id : NULL);
+		download->horizon = docsync_horizon_find(download->settle.snapshot,
+												 download->collection,
+												 download->origin == ORIGIN_OTHER ?
+												 download->client_id : NULL);
 		download->has_horizon = true;
 	}
 	return &download->horizon;

@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * purge.c
- *	  Removes old tombstones, the only way in which rows are removed, and
- *	  remembers up to which stamp: the horizon.
+ *	  Removes old tombstones, the only way in which rows are removed.
  *
  * 1. A tombstone is removed only if it is settled under the purge's own
  *	  snapshot, and only in the version that this snapshot sees, by its exact
  *	  stamp: an upload may revive it meanwhile.  So whatever horizon a reader's
  *	  snapshot sees, nothing invisible to that snapshot has a stamp at or below
  *	  it.
- * 2. The horizon is raised in the transaction that removes the tombstones: a
- *	  snapshot sees both or neither.
+ * 2. The horizon (horizon.c) is raised in the transaction that removes the
+ *	  tombstones: a snapshot sees both or neither.
  * 3. The newest tombstone of a collection stays, and so does the newest one
  *	  sent by a different client than that: then a client that resumes from a
  *	  bare stamp, and has just fetched everything, is past the horizon.
@@ -24,23 +23,16 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relscan.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -128,31 +120,6 @@ static Statement delete_tombstone = {
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 };
 
-/*
- * Keeps the exact maxima: the highest stamp with its client, and the highest
- * of all other clients.
- */
-static Statement raise_horizon = {
-	"INSERT INTO docsync.purged AS p"
-	" (collection, last_update_utc, client_id, others_utc)"
-	" VALUES ($1, $2, $3, $4)"
-	" ON CONFLICT (collection) DO UPDATE SET"
-	"  others_utc = CASE"
-	"    WHEN p.client_id OPERATOR(pg_catalog.=) excluded.client_id"
-	"      THEN GREATEST(p.others_utc, excluded.others_utc)"
-	"    WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
-	"      THEN GREATEST(p.last_update_utc, excluded.others_utc)"
-	"    ELSE GREATEST(p.others_utc, excluded.last_update_utc) END,"
-	"  client_id = CASE"
-	"    WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
-	"      THEN excluded.client_id ELSE p.client_id END,"
-	"  last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc)",
-	4, {TEXTOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID}, 0, NULL
-};
-
-static void look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
-							const text *collection, const text *client_id,
-							Horizon *horizon);
 static TimestampTz parse_keep(Interval *keep);
 static bool take_step(Purge *purge);
 static int64 remove_step(Step *step);
@@ -240,76 +207,6 @@ docsync_purge(PG_FUNCTION_ARGS)
 	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
 	MemoryContextDelete(purge.context);
 	return HeapTupleGetDatum(tuple);
-}
-
-/*
- * The horizon of a collection, as seen by a snapshot that was taken after the
- * store had been opened.  For "others", tombstones of the given client don't
- * count; with NULL all do.
- *
- * This bypasses privileges and row-level security: what a reader has missed
- * doesn't depend on the reader's rights, and the table contains the names of
- * others' collections.
- */
-Horizon
-docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
-						   const text *client_id)
-{
-	const Store *store = docsync_schema_open(STORE_READ);
-	Relation	rel = table_open(store->relations[STORE_PURGED], NoLock);
-	Horizon		horizon = {DT_NOBEGIN, DT_NOBEGIN};
-
-	/*
-	 * If nothing has ever been purged, there is no need to use the index. Any
-	 * row that the snapshot sees was on its page before, and VACUUM, which
-	 * truncates pages, waits for our lock.
-	 */
-	if (RelationGetNumberOfBlocks(rel) > 0)
-		look_up_horizon(rel, store, snapshot, collection, client_id, &horizon);
-	table_close(rel, NoLock);
-
-	return horizon;
-}
-
-/*
- * Fills in the horizon if the collection has a row; otherwise leaves it as it
- * is.
- */
-static void
-look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
-				const text *collection, const text *client_id,
-				Horizon *horizon)
-{
-	const AttrNumber *attnums = store->attnums[STORE_PURGED];
-	TupleDesc	desc = RelationGetDescr(rel);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyEntryInitialize(&key, 0, attnums[PURGED_COLLECTION],
-						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, PointerGetDatum(collection));
-	scan = systable_beginscan(rel, store->purged_index, true, snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		Datum	   *values = palloc(sizeof(Datum) * desc->natts);
-		bool	   *isnull = palloc(sizeof(bool) * desc->natts);
-		text	   *of;
-
-		/* None of them is null (check.c). */
-		heap_deform_tuple(tuple, desc, values, isnull);
-		of = DatumGetTextPP(values[attnums[PURGED_CLIENT_ID] - 1]);
-		horizon->all =
-			DatumGetTimestampTz(values[attnums[PURGED_LAST_UPDATE_UTC] - 1]);
-		horizon->others = horizon->all;
-		if (client_id != NULL && docsync_text_is_same(of, client_id))
-			horizon->others =
-				DatumGetTimestampTz(values[attnums[PURGED_OTHERS_UTC] - 1]);
-		pfree(values);
-		pfree(isnull);
-	}
-	systable_endscan(scan);
 }
 
 /*
@@ -435,16 +332,8 @@ remove_step(Step *step)
 	}
 
 	if (removed > 0)
-	{
-		Datum		args[] = {
-			PointerGetDatum(step->scan->collection),
-			TimestampTzGetDatum(top.last_update_utc),
-			PointerGetDatum(top.client_id),
-			TimestampTzGetDatum(others)
-		};
-
-		docsync_statement_run(&raise_horizon, args, NULL, NULL);
-	}
+		docsync_horizon_raise(step->scan->collection, top.last_update_utc,
+							  top.client_id, others);
 
 	return removed;
 }
@@ -539,7 +428,6 @@ collect(const PurgeScan *scan, Step *step)
 		TimestampTzGetDatum(scan->passed),
 		TimestampTzGetDatum(scan->before)
 	};
-
 	Moved	   *moved = docsync_moved_find(GetActiveSnapshot(),
 										   scan->collection);
 

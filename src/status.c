@@ -112,12 +112,19 @@ static Statement find_any = {
 	1, {TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
 };
 
+static Statement find_oldest = {
+	"SELECT pg_catalog.min(recorded_utc) FROM docsync.record",
+	0, {InvalidOid}, STATEMENT_READ_ONLY | STATEMENT_OF_RECORD, NULL
+};
+
 static void put_moved(const Moved *moved, void *arg);
 static const char *describe_place(const History *history);
 static bool has_statistics(const Store *store);
 static bool put_unpurged(TupleTableSlot *slot, void *arg);
 static bool put_ahead(TupleTableSlot *slot, void *arg);
-static bool is_small(const Store *store);
+static bool put_oldest(TupleTableSlot *slot, void *arg);
+static bool is_small(const Store *store, StoreRelation which);
+static TimestampTz sample_oldest(const Store *store);
 static int64 sample_ahead(const Store *store, int64 limit);
 
 /*
@@ -127,13 +134,14 @@ static int64 sample_ahead(const Store *store, int64 limit);
  *				  is_subscribed bool, has_statistics bool,
  *				  unpurged text, unpurged_stamp timestamptz,
  *				  ahead_collection text, ahead_id text, ahead_version bigint,
- *				  ahead_count bigint)
+ *				  ahead_count bigint, recorded_utc timestamptz)
  *
  * One row.  epoch_clock is the clock as it was when the present epoch began,
  * lost_after the stamp from which on documents may have been lost then; NULL
  * if none began here but the first.  ahead_* are those with a clientVersion
  * far ahead of the time; where they are known from statistics alone, only the
- * version is.
+ * version is.  recorded_utc is the oldest row of docsync.record that is known
+ * of.
  *
  * Takes no lock that an upload waits for.
  */
@@ -152,8 +160,9 @@ docsync_facts(PG_FUNCTION_ARGS)
 	const HistoryEntry *first;
 	UnpurgedCollection unpurged = {0};
 	AheadDocument ahead = {0};
-	Datum		values[14] = {0};
-	bool		nulls[14] = {false};
+	TimestampTz oldest = DT_NOEND;
+	Datum		values[15] = {0};
+	bool		nulls[15] = {false};
 
 	InitMaterializedSRF(fcinfo, 0);
 	docsync_schema_push_snapshot();
@@ -161,10 +170,14 @@ docsync_facts(PG_FUNCTION_ARGS)
 	args[0] = TimestampTzGetDatum(before);
 	docsync_statement_run(&find_unpurged, args, put_unpurged, &unpurged);
 	args[0] = Int64GetDatum(limit);
-	if (exact || is_small(store))
+	if (exact || is_small(store, STORE_DOCUMENT))
 		docsync_statement_run(&find_ahead, args, put_ahead, &ahead);
 	else
 		ahead.client_version = sample_ahead(store, limit);
+	if (exact || is_small(store, STORE_RECORD))
+		docsync_statement_run(&find_oldest, NULL, put_oldest, &oldest);
+	else
+		oldest = sample_oldest(store);
 	PopActiveSnapshot();
 
 	/* The row with which the present epoch began */
@@ -195,6 +208,8 @@ docsync_facts(PG_FUNCTION_ARGS)
 	values[12] = Int64GetDatum(ahead.client_version);
 	nulls[12] = ahead.client_version == 0;
 	values[13] = Int64GetDatum(ahead.count);
+	values[14] = TimestampTzGetDatum(oldest);
+	nulls[14] = TIMESTAMP_NOT_FINITE(oldest);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
 }
@@ -280,7 +295,8 @@ describe_place(const History *history)
 static bool
 has_statistics(const Store *store)
 {
-	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_COLLECTION);
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_DOCUMENT,
+												 DOCUMENT_COLLECTION);
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
@@ -289,15 +305,15 @@ has_statistics(const Store *store)
 }
 
 /*
- * Can the whole table be looked at within a few milliseconds?
+ * Can a whole table be looked at within a few milliseconds?
  */
 static bool
-is_small(const Store *store)
+is_small(const Store *store, StoreRelation which)
 {
-	Relation	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
+	Relation	rel = table_open(store->relations[which], AccessShareLock);
 	bool		result = RelationGetNumberOfBlocks(rel) <= SMALL_PAGES;
 
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return result;
 }
 
@@ -308,7 +324,8 @@ is_small(const Store *store)
 static int64
 sample_ahead(const Store *store, int64 limit)
 {
-	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_CLIENT_VERSION);
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_DOCUMENT,
+												 DOCUMENT_CLIENT_VERSION);
 	AttStatsSlot slot;
 	int64		highest = 0;
 	double		common = 0;		/* parts: of those that are common, */
@@ -345,6 +362,32 @@ sample_ahead(const Store *store, int64 limit)
 	return highest > limit && ahead < 0.5 ? highest : 0;
 }
 
+/*
+ * The oldest row of docsync.record that ANALYZE has come across; DT_NOEND if
+ * there was none.
+ */
+static TimestampTz
+sample_oldest(const Store *store)
+{
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_RECORD,
+												 RECORD_RECORDED_UTC);
+	AttStatsSlot slot;
+	TimestampTz oldest = DT_NOEND;
+
+	if (!HeapTupleIsValid(tuple))
+		return oldest;
+
+	/* There are no common ones: each stamp is another. */
+	if (get_attstatsslot(&slot, tuple, STATISTIC_KIND_HISTOGRAM, InvalidOid,
+						 ATTSTATSSLOT_VALUES))
+	{
+		oldest = DatumGetTimestampTz(slot.values[0]);
+		free_attstatsslot(&slot);
+	}
+	ReleaseSysCache(tuple);
+	return oldest;
+}
+
 /* RowCallback: copies the UnpurgedCollection that arg points to. */
 static bool
 put_unpurged(TupleTableSlot *slot, void *arg)
@@ -366,5 +409,14 @@ put_ahead(TupleTableSlot *slot, void *arg)
 	ahead->id = DatumGetTextPCopy(slot->tts_values[1]);
 	ahead->client_version = DatumGetInt64(slot->tts_values[2]);
 	ahead->count = DatumGetInt64(slot->tts_values[3]);
+	return false;
+}
+
+/* RowCallback: copies the stamp that arg points to, unless it is null. */
+static bool
+put_oldest(TupleTableSlot *slot, void *arg)
+{
+	if (!slot->tts_isnull[0])
+		*(TimestampTz *) arg = DatumGetTimestampTz(slot->tts_values[0]);
 	return false;
 }

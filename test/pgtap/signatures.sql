@@ -64,7 +64,7 @@ SELECT results_eq($$
 	('docsync_erase', 'IN pattern text, IN forget boolean DEFAULT false, INOUT erased bigint DEFAULT NULL::bigint', NULL),
 	('docsync_facts', 'exact boolean DEFAULT false', 'TABLE(library text, clock timestamp with time zone, epoch text, place text, epoch_clock timestamp with time zone, '
 		'lost_after timestamp with time zone, is_subscribed boolean, has_statistics boolean, unpurged text, unpurged_stamp timestamp with time zone, '
-		'ahead_collection text, ahead_id text, ahead_version bigint, ahead_count bigint)'),
+		'ahead_collection text, ahead_id text, ahead_version bigint, ahead_count bigint, recorded_utc timestamp with time zone)'),
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),

@@ -27,13 +27,19 @@ SELECT r.client_version, r.recorded_utc = d.last_update_utc AS then FROM docsync
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('d', 1, '"lost"'), 'a/notes');
 SELECT outcome FROM docsync_upsert('eve', pg_temp.doc('d', 1, '"lost"'), 'a/notes');
 SELECT count(*) FROM docsync.record;
--- The older half goes when there would be more than five.
+-- The newest five stay. Whoever is discarded has older ones removed.
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('d', 4, '"third"'), 'a/notes');
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('d', 5), 'a/notes');
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('d', 6, '"fourth"'), 'a/notes');
-SELECT * FROM pg_temp.record('d');
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('d', 0, '"late"'), 'a/notes');
 SELECT * FROM pg_temp.record('d');
+-- Whoever replaces does so by chance, so sooner or later. (That it is never in 300 times has a probability of 1e-29.)
+SELECT outcome, count(*) FROM generate_series(1, 400) AS i, docsync_upsert('bob', pg_temp.doc('often', i, to_jsonb(i)), 'a/notes') GROUP BY 1 ORDER BY 1;
+SELECT count(*) BETWEEN 5 AND 300 AS few, max(client_version), count(*) FILTER (WHERE client_version >= 395) AS newest FROM docsync.record WHERE id = 'often';
+-- Where one is kept, always.
+INSERT INTO docsync.keep VALUES ('a/one', 'replaced', 1);
+SELECT outcome, count(*) FROM generate_series(1, 4) AS i, docsync_upsert('bob', pg_temp.doc('only', i, to_jsonb(i)) || pg_temp.doc('also', i, to_jsonb(i)), 'a/one') GROUP BY 1 ORDER BY 1;
+SELECT id, client_version FROM docsync.record WHERE collection = 'a/one' ORDER BY id, recorded_utc;
 -- An id that comes several times in a batch, as if its documents were sent one by one
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('twice', 1, '1') || pg_temp.doc('twice', 2, '2') || pg_temp.doc('twice', 1, '3'), 'a/notes');
 SELECT * FROM pg_temp.record('twice');

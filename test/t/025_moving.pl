@@ -42,6 +42,9 @@ is_restored();
 moves_on();
 rights();
 as_owner();
+what_lost();
+is_repaired();
+is_watched();
 is_held();
 
 $_->stop for $standby, $here, $there;
@@ -278,6 +281,100 @@ sub as_owner
 	return;
 }
 
+# What lost moves along, and the rules by which it is kept.
+sub what_lost
+{
+	my $all = q{SELECT collection, id, recorded_utc, client_version, client_id, deleted, body, why FROM docsync.record WHERE collection IN ('ida', 'ida/notes') ORDER BY 1, 2, 3};
+	my $edit = sub { my ($session, $version) = @_; $session->upload('other', $_, document('d1', $version, $version)) for 'ida', 'ida/notes', 'ida/new' };
+
+	$s->do(q{INSERT INTO docsync.keep (pattern, keep, most) VALUES ('id_', 'replaced', 7), ('ida/notes', 'discarded', 5), ('ida/%', 'replaced', 6), ('ken', 'none', 1)});
+	$t->do(q{INSERT INTO docsync.keep (pattern, keep) VALUES ('k%', 'replaced'), ('ida/notes', 'none')});
+	fill($s, $_) for qw(ida ken leo);
+	$edit->($s, $_) for 2, 3, 0;
+	my $lost = $s->rows($all);
+	is(scalar @$lost, 4, 'versions have lost');
+
+	# One more does while it is copied: before it is closed, after the first copy
+	is(run_move_with(sub { $edit->($s, 4) }, 'ida', map { $_->connstr('postgres') } $here, $there), 0, 'ida moves');
+	is(move($here, $there, $_), 0, "$_ moves") for qw(ken leo);
+	cmp_ok(scalar @{ $s->rows($all) }, '>', 4, 'others have lost meanwhile');
+	is_deeply($t->rows($all), $s->rows($all), 'what lost is there, with the time when it did');
+	is_deeply($t->rows('SELECT pattern, keep, most FROM docsync.keep ORDER BY 1'),
+		[ [ 'ida', 'replaced', 7 ], [ 'ida/%', 'replaced', 6 ], [ 'ida/notes', 'discarded', 5 ], [ 'k%', 'replaced', 10 ], [ 'ken', 'none', 1 ], [ 'ken/%', 'none', 10 ] ],
+		'its rules are there, and what broader ones came to, where that is something else');
+	my $count = @{ $t->rows($all) };
+	$edit->($t, 9);
+	$edit->($t, 0);
+	is(scalar @{ $t->rows($all) }, $count + 1, 'what loses there is kept as before');
+
+	$s->do("CALL docsync_purge('0')");
+	is(scalar @{ $s->rows($all) }, $count, 'what the old server still has is not purged');
+	is(run_move('-e', 'ida', $here->connstr('postgres')), 0, 'it is deleted there');
+	is(scalar @{ $s->rows($all) }, 0, '... with what lost');
+
+	# Without all of that it is not opened.
+	fill($s, 'mia');
+	$s->do(q{INSERT INTO docsync.keep (pattern, keep) VALUES ('mia', 'replaced')}, q{UPDATE docsync.document SET body = '2' WHERE (collection, id) = ('mia', 'd1')});
+	$s->do(q{SELECT docsync_move_out('mia')});
+	my $ticket = $s->value(q{SELECT docsync_move_hand_over('mia')});
+	$t->do(q{SELECT docsync_move_in('mia')});
+	$t->do(sprintf 'COPY docsync.document FROM PROGRAM $$psql -X -d "%s" -c "COPY (SELECT * FROM docsync.document WHERE collection IN (\'mia\', \'mia/notes\')) TO STDOUT"$$', $here->connstr('postgres'));
+	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'without what lost it is not opened');
+	like($t->errstr, qr/There are 40, and 40 were; in docsync.record 0, and 1 were/, '... which is said');
+	is(move($here, $there, 'mia'), 0, '... the mover brings it');
+	return;
+}
+
+# Repair is refused where the collection is not, and right where it is.
+sub is_repaired
+{
+	for my $sql (q{CALL docsync_erase('leo%')}, q{SELECT docsync_restamp('leo', '{d1}')}, q{SELECT docsync_rebase('leo', 'd1')}, q{SELECT * FROM docsync_digest('leo')})
+	{
+		is($s->sqlstate_of($sql), '55000', "refused: $sql");
+		like($s->errstr, qr/collection (?:"leo" )?has been moved/, '... for that');
+	}
+	is($s->value('SELECT count(*) FROM docsync.document WHERE collection = ? AND NOT deleted', 'leo'), 30, '... and nothing has happened');
+	is($s->sqlstate_of(q{CALL docsync_erase('ida%')}), '', 'where nothing is left there is nothing to be erased');
+
+	# leo and mia come back: their fences are of the other server, and above any here.
+	is(move($there, $here, $_), 0, "$_ moves back") for qw(leo mia);
+	is_deeply($s->rows(q{SELECT documents, settled FROM docsync_digest('leo')}), [ [ 30, 1 ] ], 'back again it is settled');
+	is($s->value(q{SELECT count(*) FROM docsync_collections() WHERE collection LIKE 'leo%' AND frontier = last_update_utc}), 2, '... as far as operators are told');
+	my $cursor = pull($s, 'c1', undef, 'leo')->{cursor};
+	is($s->value(q{SELECT docsync_restamp('leo', '{d1}')}), 1, 'a document is delivered again');
+	is($s->value(q{SELECT docsync_rebase('leo', 'd2', 7)}), 7, '... or gets another version');
+	is($s->value(q{SELECT docsync_restore('mia', 'd1', 1) > 1}), 1, '... or is brought back from what lost elsewhere');
+	is_deeply([ map { $_->{id} } @{ pull($s, 'c1', $cursor, 'leo')->{documents} } ], [qw(d1 d2)], '... which clients get');
+	$s->do(q{CALL docsync_erase('leo%')});
+	is(told(my $page = pull($s, 'c1', $cursor, 'leo')), 'purged', 'erased: a client is told to compare');
+	is($s->value(q{SELECT count(*) FROM docsync.document WHERE collection LIKE 'leo%' AND NOT deleted}), 0, '... and nothing is left');
+	return;
+}
+
+# What has not come to its end, or left something behind, is said to operators.
+sub is_watched
+{
+	my $attention = sub { join "\n", $_[0]->column('SELECT unnest(attention) FROM docsync_status()') };
+
+	fill($s, 'nora');
+	unlike($attention->($s) . $attention->($t), qr/nora/, 'nothing is on its way');
+	$t->do(q{SELECT docsync_move_in('nora')});
+	$s->do(q{SELECT docsync_move_out('nora')});
+	unlike($attention->($s) . $attention->($t), qr/nora/, '... or has been for long');
+	$_->do(q{UPDATE docsync.moved SET changed = changed - interval '1 hour' WHERE collection = 'nora'}) for $s, $t;
+	like($attention->($s), qr/^Closed since \S+ \S+ \(01:00:.*"nora".*docsync_move_back\('nora'\)/m, 'closed for long where it leaves: what to do');
+	like($attention->($t), qr/^Awaited from another server since \S+ \S+ \(01:00:.*"nora".*docsync_move_back\('nora'\)/m, '... and where it arrives');
+	is(move($here, $there, 'nora'), 0, 'run again it moves');
+	like($attention->($s), qr/^Moved to another server since .*here: .*(?:"nora"| and \d+ more)\. When that server has been backed up, delete them: examples\/shards\/move -e /m, 'what is left of it is named') or diag $attention->($s);
+	$s->do('CREATE ROLE watcher LOGIN IN ROLE pg_monitor', 'SET ROLE watcher');
+	like($attention->($s), qr/^Moved to another server since/m, '... to who monitors, too');
+	is($s->value(q{SELECT state FROM docsync_moves() WHERE collection = 'nora' AND has_documents}), 'gone', '... one by one');
+	$s->do('RESET ROLE', 'DROP ROLE watcher');
+	is(run_move('-e', $_, $here->connstr('postgres')), 0, "$_ is deleted") for $s->column(q{SELECT collection FROM docsync_moves() WHERE state = 'gone' AND has_documents});
+	unlike($attention->($s), qr/Moved to another server/, '... nothing is left to be done');
+	return;
+}
+
 # Who writes for long is found before anything is closed.
 sub is_held
 {
@@ -335,6 +432,27 @@ sub move
 sub run_move
 {
 	return PostgreSQL::Test::Utils::system_log("$ENV{TESTDIR}/examples/shards/move", @_);
+}
+
+# The same, with something done each time before it is asked what has changed
+sub run_move_with
+{
+	my ($code, @arguments) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my ($psql) = grep { -x } map { "$_/psql" } split /:/, $ENV{PATH};
+
+	append_to_file("$dir/psql", qq(#!/bin/bash\nexec 9>$dir/lock; flock 9; echo >>$dir/calls\nif [ \$(wc -l <$dir/calls) = 15 ]; then touch $dir/now; while [ -e $dir/now ]; do sleep 0.01; done; fi\nexec 9>&-\nexec $psql "\$@"\n));
+	chmod 0755, "$dir/psql";
+	my $pid = do
+	{
+		local $ENV{PATH} = "$dir:$ENV{PATH}";
+		in_child(sub { exec "$ENV{TESTDIR}/examples/shards/move", @arguments });
+	};
+	wait_for('the mover', sub { -e "$dir/now" });
+	$code->();
+	unlink "$dir/now";
+	waitpid $pid, 0;
+	return $?;
 }
 
 # A copy of a database of there's, as a backup is
