@@ -21,6 +21,7 @@
 #include <math.h>
 
 #include "access/genam.h"
+#include "access/tableam.h"
 #include "access/itup.h"
 #include "access/relscan.h"
 #include "access/table.h"
