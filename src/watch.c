@@ -21,10 +21,10 @@
 #include <math.h>
 
 #include "access/genam.h"
-#include "access/tableam.h"
 #include "access/itup.h"
 #include "access/relscan.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_statistic.h"
 #include "catalog/pg_type.h"
