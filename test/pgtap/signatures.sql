@@ -68,10 +68,10 @@ SELECT results_eq($$
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),
 	('docsync_health', '', 'json'),
-	('docsync_holders', '', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
+	('docsync_holders', 'exact boolean DEFAULT false', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
 		'client_addr inet, database name, state text, since timestamp with time zone, query text)'),
 	('docsync_keep_changed', '', 'trigger'),
-	('docsync_marks', '', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
+	('docsync_marks', 'exact boolean DEFAULT false', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
 		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state text DEFAULT NULL::text, '
