@@ -949,10 +949,11 @@ Only for the login role of an HTTP layer: it does nothing that this role could n
 Returns the answer, and in two more lines the headers and the status that were set for it.';
 
 ------------------------------------------------------------------------------
--- what operators look at
+-- for operators
 ------------------------------------------------------------------------------
 
-CREATE FUNCTION @extschema@.docsync_marks()
+CREATE FUNCTION @extschema@.docsync_marks(
+	exact			pg_catalog.bool DEFAULT false)
 	RETURNS TABLE (
 		transaction		pg_catalog.xid,
 		pid				pg_catalog.int4,
@@ -960,10 +961,11 @@ CREATE FUNCTION @extschema@.docsync_marks()
 		collection		pg_catalog.text)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10;
-COMMENT ON FUNCTION @extschema@.docsync_marks() IS
-'The transactions that have written and have not ended, with their collections: what docsync_holders() puts into words.';
+COMMENT ON FUNCTION @extschema@.docsync_marks(pg_catalog.bool) IS
+'The transactions that have written and have not ended, with their collections: for docsync_holders().';
 
-CREATE FUNCTION @extschema@.docsync_holders()
+CREATE FUNCTION @extschema@.docsync_holders(
+	exact			pg_catalog.bool DEFAULT false)
 	RETURNS TABLE (
 		holds_back		pg_catalog.text,
 		collection		pg_catalog.text,
@@ -984,12 +986,12 @@ BEGIN
 		SELECT CASE WHEN m.of_all THEN 'all collections' ELSE 'a collection' END, m.collection,
 			   m.pid, p.gid, coalesce(a.usename, p.owner), a.application_name, a.client_addr, current_database(),
 			   coalesce(a.state, CASE WHEN m.pid IS NULL THEN 'prepared' END), coalesce(a.xact_start, p.prepared), a.query
-		  FROM %s.docsync_marks() AS m
+		  FROM %s.docsync_marks($1) AS m
 		  LEFT JOIN pg_stat_activity AS a ON a.pid = m.pid
 		  LEFT JOIN pg_prepared_xacts AS p ON m.pid IS NULL AND p.transaction = m.transaction
 		UNION ALL
-		-- A standby waits for whatever is older than a document, in all databases: the
-		-- oldest says how far it is.
+		-- Readers on a standby wait for all older transactions, of all databases. The oldest
+		-- holds them back the most.
 		(SELECT 'standbys', NULL, o.pid, o.gid, o.usename, o.application_name, o.client_addr, o.datname, o.state, o.since, o.query
 		   FROM (SELECT a.pid, NULL, a.usename, a.application_name, a.client_addr, a.datname, a.state, a.xact_start, a.query, a.backend_xid
 				   FROM pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
@@ -998,12 +1000,13 @@ BEGIN
 				   FROM pg_prepared_xacts AS p)
 				AS o (pid, gid, usename, application_name, client_addr, datname, state, since, query, xid)
 		  ORDER BY age(o.xid) DESC LIMIT 1)
-		$query$, (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync'));
+		$query$, (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync')) USING exact;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.docsync_holders() IS
-'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest one of the whole server.
-For the store''s owner and members of pg_monitor. What it says of sessions is what pg_stat_activity shows its caller.';
+COMMENT ON FUNCTION @extschema@.docsync_holders(pg_catalog.bool) IS
+'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest transaction of the whole server.
+Where there are more than 200 collections, a collection may be NULL: exact reads all names.
+For the store''s owner and members of pg_monitor. Of sessions it shows what pg_stat_activity shows the caller.';
 
 CREATE FUNCTION @extschema@.docsync_collections(
 	exact			pg_catalog.bool DEFAULT false)
@@ -1018,8 +1021,8 @@ CREATE FUNCTION @extschema@.docsync_collections(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000;
 COMMENT ON FUNCTION @extschema@.docsync_collections(pg_catalog.bool) IS
-'The collections: the last stamp and who wrote it, the frontier, up to which readers are given documents, how many there are, and up to which stamp tombstones were purged.
-documents and tombstones are estimates, from the last ANALYZE, unless exact is true.
+'A row for each collection: its last stamp and who wrote it, the frontier, numbers of documents and tombstones, and the horizon.
+Readers are given documents up to the frontier; tombstones up to the horizon, purged_through, were purged. The numbers are estimates, from the last ANALYZE; exact counts.
 For the store''s owner and members of pg_monitor.';
 
 CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
@@ -1042,7 +1045,7 @@ CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION @extschema@.docsync_facts(pg_catalog.bool) IS
-'What the store has to say of itself: what docsync_status() puts into words.';
+'What docsync_status() needs to know of what is in the store.';
 
 CREATE FUNCTION @extschema@.docsync_moves()
 	RETURNS TABLE (
@@ -1073,7 +1076,7 @@ CREATE FUNCTION @extschema@.docsync_status(exact pg_catalog.bool DEFAULT false)
 AS $$
 DECLARE
 	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
-	-- Whoever monitors needn't have a right on the schema, as to_regclass() would want.
+	-- Not by to_regclass(), since members of pg_monitor need no right on the schema.
 	document regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'document');
 	now timestamptz := clock_timestamp();
 	kept regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'record');
@@ -1082,12 +1085,13 @@ DECLARE
 	dead record;
 	detail text;
 	hint text;
+	whose text;
 BEGIN
 	attention := '{}';
 	version := (SELECT extversion FROM pg_extension WHERE extname = 'docsync');
 
-	-- All functions refuse a store that isn't in order; here it is a sentence, for
-	-- whoever may know.
+	-- If the store is not in order, all functions fail with an error. This one says it in
+	-- a sentence, to callers who may monitor the store.
 	BEGIN
 		EXECUTE format('SELECT %s.docsync_check_store()', functions);
 	EXCEPTION WHEN OTHERS THEN
@@ -1097,7 +1101,7 @@ BEGIN
 			RAISE;
 		END IF;
 		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-		attention := attention || rtrim(format('The store is not in order, and nothing works: %s. %s %s', SQLERRM, detail, hint));
+		attention := attention || rtrim(format('The store is not in order, and all requests fail: %s. %s %s', SQLERRM, detail, hint));
 		RETURN NEXT;
 		RETURN;
 	END;
@@ -1108,28 +1112,28 @@ BEGIN
 
 	-- Where it is
 	IF fact.place = 'handed over' THEN
-		attention := attention || 'The store was handed over: what is sent here is refused. Send clients to where it has moved; or stay: SELECT docsync_new_epoch().'::text;
+		attention := attention || format('The store was handed over, and uploads are refused. Send clients to the new place. To stay here after all, SELECT %s.docsync_new_epoch().', functions);
 	ELSIF fact.place = 'arrived' THEN
-		attention := attention || 'The store has arrived from where it was handed over: SELECT docsync_take_over().'::text;
+		attention := attention || format('The store was handed over to this place, and not taken over yet: SELECT %s.docsync_take_over().', functions);
 	ELSIF fact.place = 'elsewhere' THEN
-		attention := attention || 'The store has come here from another server, database or timeline: with the first upload an epoch begins, and clients compare. Nothing is to be done if that was meant.'::text;
+		attention := attention || 'The store has come from another server, database or timeline. With the first upload an epoch begins, and clients compare. If the move was intended, nothing has to be done.'::text;
 	END IF;
 	IF fact.is_subscribed THEN
-		attention := attention || 'A subscription fills docsync.document, and downloads are refused: when all has come, DROP SUBSCRIPTION and SELECT docsync_take_over().'::text;
+		attention := attention || format('A subscription fills docsync.document, and downloads are refused. When it has caught up, DROP SUBSCRIPTION, then SELECT %s.docsync_take_over().', functions);
 	END IF;
 	IF fact.lost_after < 'infinity' AND fact.epoch_clock > now - interval '7 days' THEN
-		attention := attention || format('An epoch began about %s: the store was restored, copied or failed over, or somebody called docsync_new_epoch(). '
-			'What was stamped after %s may have been lost; clients that compare send it again. Keep the old server or backup until they have.',
+		attention := attention || format('An epoch began about %s, after a restore, a copy, a failover, or a call of docsync_new_epoch(). '
+			'Documents stamped after %s may have been lost. Clients that compare send them again: keep the old server or the backup until they have.',
 			date_trunc('second', fact.epoch_clock - interval '1 minute'), date_trunc('second', fact.lost_after));
 	END IF;
 	IF version <> fact.library THEN
-		attention := attention || format('The library is of version %s, the extension of %s: ALTER EXTENSION docsync UPDATE, and let PostgREST and poolers connect anew.', fact.library, version);
+		attention := attention || format('The library has version %s, the extension %s: ALTER EXTENSION docsync UPDATE, then let PostgREST and poolers connect anew.', fact.library, version);
 	END IF;
 
-	-- A minute beyond the time is where an epoch begins.
+	-- An epoch begins with the clock a minute ahead.
 	IF clock_ahead > interval '5 seconds' AND fact.clock > coalesce(fact.epoch_clock, '-infinity') + interval '5 seconds' THEN
-		attention := attention || format('The clock is ahead of the time by %s: LastUpdateUtc is not the time of day until then. '
-			'Set the machine''s time right, and look for rows that were restored with stamps of the future. Nothing is lost.', justify_interval(date_trunc('second', clock_ahead)));
+		attention := attention || format('The clock is ahead of the time by %s, and so is LastUpdateUtc. Nothing is lost. '
+			'Check the machine''s time, and whether rows were restored that have stamps of the future.', justify_interval(date_trunc('second', clock_ahead)));
 	END IF;
 
 	-- Who may use it
@@ -1144,31 +1148,34 @@ BEGIN
 		 WHERE c.oid IN (document, kept) GROUP BY c.oid, c.relname, c.relrowsecurity ORDER BY c.relname
 	LOOP
 		IF NOT seen.is_on THEN
-			attention := attention || format('Row-level security is off, and each of %s sees %s all collections: '
-				'CREATE POLICY ... ON %s, and ALTER TABLE %3$s ENABLE ROW LEVEL SECURITY.', seen.roles, CASE seen.of WHEN kept THEN 'what lost in' ELSE 'and writes' END, seen.of);
+			attention := attention || format('Row-level security is off, so all collections are open to %s. '
+				'CREATE POLICY ... ON %s, then ALTER TABLE %2$s ENABLE ROW LEVEL SECURITY.', seen.roles, seen.of);
 		ELSIF NOT seen.has_policy THEN
-			attention := attention || format('Row-level security is on, and there is no policy: %s can neither read nor write. CREATE POLICY ... ON %s.', seen.roles, seen.of);
+			attention := attention || format('Row-level security is on, but there is no policy: %s can neither read nor write. CREATE POLICY ... ON %s.', seen.roles, seen.of);
 		END IF;
 	END LOOP;
 
-	-- Who holds back readers. Names of collections take a walk through all of them, so only where somebody has been at it for so long.
+	-- Who holds back readers. To find the names of collections takes time, so they are looked for only if some
+	-- transaction is old enough.
 	IF EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now - interval '10 seconds') OR
 	   EXISTS (SELECT FROM pg_prepared_xacts WHERE prepared < now - interval '10 seconds') THEN
 		FOR seen IN EXECUTE format($query$
-			SELECT holds_back, pid, gid, username, state, since,
-				   CASE WHEN holds_back = 'standbys' THEN holds_back
-						WHEN holds_back = 'all collections' THEN holds_back
-						ELSE concat_ws(' and ', string_agg('"' || collection || '"', ', ' ORDER BY collection) FILTER (WHERE n <= 3), nullif(count(*) FILTER (WHERE n > 3), 0) || ' more') END AS what
-			  FROM (SELECT *, row_number() OVER (PARTITION BY holds_back, pid, gid ORDER BY collection) AS n FROM %s.docsync_holders()) AS h
+			SELECT holds_back, pid, gid, username, state, since, count(*) AS count, count(collection) AS named,
+				   string_agg('"' || collection || '"', ', ' ORDER BY collection) FILTER (WHERE n <= 3) AS names
+			  FROM (SELECT *, row_number() OVER (PARTITION BY holds_back, pid, gid ORDER BY collection) AS n FROM %s.docsync_holders($2)) AS h
 			 WHERE since < $1 - interval '10 seconds'
-			 GROUP BY holds_back, pid, gid, username, state, since ORDER BY since, holds_back$query$, functions) USING now
+			 GROUP BY holds_back, pid, gid, username, state, since ORDER BY since, holds_back$query$, functions) USING now, exact
 		LOOP
 			CONTINUE WHEN seen.holds_back = 'standbys' AND NOT EXISTS (SELECT FROM pg_stat_replication);
+			whose := CASE WHEN seen.holds_back = 'standbys' THEN 'on standbys'
+				WHEN seen.holds_back = 'all collections' THEN 'of all collections'
+				WHEN seen.named = 0 THEN format('of %s that docsync_holders(true) names', CASE seen.count WHEN 1 THEN 'a collection' ELSE seen.count || ' collections' END)
+				ELSE concat_ws(' and ', 'of ' || seen.names, nullif(seen.count - least(seen.named, 3), 0) || ' more') END;
 			attention := attention || CASE WHEN seen.gid IS NOT NULL
-				THEN format('Readers of %s are held back by the transaction prepared as %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser.',
-							seen.what, seen.gid, date_trunc('second', seen.since), seen.username)
-				ELSE format('Readers of %s are held back by process %s (%s, %s) since %s: if it should have ended, SELECT pg_terminate_backend(%s).',
-							seen.what, seen.pid, seen.username, seen.state, date_trunc('second', seen.since), seen.pid) END;
+				THEN format('Readers %s are held back by the prepared transaction %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser.',
+							whose, seen.gid, date_trunc('second', seen.since), seen.username)
+				ELSE format('Readers %s are held back by process %s (%s, %s) since %s. If it should have ended, SELECT pg_terminate_backend(%s).',
+							whose, seen.pid, seen.username, seen.state, date_trunc('second', seen.since), seen.pid) END;
 		END LOOP;
 	END IF;
 
@@ -1191,20 +1198,20 @@ BEGIN
 
 	-- What is in it
 	IF fact.unpurged IS NOT NULL THEN
-		attention := attention || format('Nobody purges: collection "%s" still has tombstones of %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
+		attention := attention || format('Tombstones are not purged: collection "%s" has some from %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
 			fact.unpurged, fact.unpurged_stamp::date, functions);
 	END IF;
 	IF fact.recorded_utc < now - interval '180 days' THEN
-		attention := attention || format('Nobody purges docsync.record: it still has what lost on %s. Schedule CALL %s.docsync_purge(''90 days'') nightly, by the owner or another role that may SELECT and DELETE there.',
+		attention := attention || format('docsync.record is not purged: it has versions that lost on %s. Schedule CALL %s.docsync_purge(''90 days'') nightly, by the owner or another role that may SELECT and DELETE there.',
 			fact.recorded_utc::date, functions);
 	END IF;
 	IF fact.ahead_id IS NOT NULL THEN
-		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, as have %s in all: no edit wins against it until then. '
-			'Set docsync.max_version_lead, to a day perhaps, which refuses the next and has clients give up what they hold; let PostgREST and poolers connect anew; then SELECT %s.docsync_rebase(%L, %L).',
+		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, and no edit wins against it until then (documents like this: %s). '
+			'Set docsync.max_version_lead, to a day for example: such versions are refused then, and clients give up those that they hold. Let PostgREST and poolers reconnect, then SELECT %s.docsync_rebase(%L, %L).',
 			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count, functions, fact.ahead_collection, fact.ahead_id);
 	ELSIF fact.ahead_version IS NOT NULL THEN
-		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s: no edit wins against them until then. '
-			'SELECT * FROM %s.docsync_status(true) names one; it looks at all documents.', fact.ahead_version, functions);
+		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s, and no edit wins against them until then. '
+			'SELECT * FROM %s.docsync_status(true) reads all documents and names one.', fact.ahead_version, functions);
 	END IF;
 
 	-- The table, as any table
@@ -1223,20 +1230,20 @@ BEGIN
 	FOR dead IN SELECT relid::regclass AS of, n_dead_tup AS rows FROM pg_stat_user_tables
 				 WHERE relid IN (document, kept) AND n_dead_tup > n_live_tup AND n_dead_tup > 10000 ORDER BY relname
 	LOOP
-		attention := attention || format('%s has %s dead rows: VACUUM %1$s, and have autovacuum come more often, '
+		attention := attention || format('%s has %s dead rows, more than live ones: VACUUM %1$s, and let autovacuum run more often: '
 			'ALTER TABLE %1$s SET (autovacuum_vacuum_scale_factor = 0.02).', dead.of, dead.rows);
 	END LOOP;
 	IF seen.xids > 1.5 * current_setting('autovacuum_freeze_max_age')::int8 OR
 	   seen.multixacts > 1.5 * current_setting('autovacuum_multixact_freeze_max_age')::int8 THEN
-		attention := attention || format('Rows of the store are %s transactions old and not frozen; at two billions the server stops. '
-			'Something keeps autovacuum from it: end old transactions and prepared ones, drop replication slots that nobody uses, then VACUUM (FREEZE) docsync.document.',
+		attention := attention || format('The store has rows that are %s transactions old and not frozen; at two billion the server refuses to write. '
+			'Something keeps autovacuum from freezing them: end old transactions and prepared ones, drop replication slots that nobody uses, then VACUUM (FREEZE) docsync.document.',
 			greatest(seen.xids, seen.multixacts));
 	END IF;
 	IF NOT fact.has_statistics AND bytes > 10000000 OR seen.tombstones < 0 AND fact.has_statistics THEN
-		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, and plans may be bad: ANALYZE docsync.document.'::text;
+		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, so plans may be bad: ANALYZE docsync.document.'::text;
 	END IF;
 	IF pg_total_relation_size(kept) > greatest(25 * bytes, 100000000) THEN
-		attention := attention || format('docsync.record takes %s, docsync.document %s: have docsync.keep keep less, of fewer collections or fewer versions (most), or purge earlier, perhaps CALL %s.docsync_purge(''30 days'').',
+		attention := attention || format('docsync.record has %s, docsync.document %s. Keep fewer versions, or those of fewer collections (docsync.keep), or purge earlier, for example CALL %s.docsync_purge(''30 days'').',
 			pg_size_pretty(pg_total_relation_size(kept)), pg_size_pretty(bytes), functions);
 	END IF;
 
@@ -1244,14 +1251,14 @@ BEGIN
 	FOR seen IN SELECT indexrelid::regclass AS index FROM pg_index JOIN pg_class ON oid = indrelid
 				 WHERE relnamespace = 'docsync'::regnamespace AND NOT indisvalid
 	LOOP
-		attention := attention || format('Index %s is not valid, and costs for nothing: REINDEX INDEX CONCURRENTLY %1$s, or DROP INDEX %1$s.', seen.index);
+		attention := attention || format('Index %s is not valid, so it takes time and is not used: REINDEX INDEX CONCURRENTLY %1$s, or DROP INDEX %1$s.', seen.index);
 	END LOOP;
 	FOR seen IN SELECT of, predicate FROM (VALUES ('downloads', NULL), ('purges', 'deleted')) AS needed (of, predicate)
 				 WHERE NOT EXISTS (SELECT FROM pg_index
 									WHERE indrelid = document AND indisvalid AND pg_get_expr(indpred, indrelid) IS NOT DISTINCT FROM predicate
 									  AND pg_get_indexdef(indexrelid, 1, true) = 'collection' AND pg_get_indexdef(indexrelid, 2, true) = 'last_update_utc')
 	LOOP
-		attention := attention || format('The index that %s need, on (collection, last_update_utc)%s, is missing: SELECT %s.docsync_create_store() makes it, while uploads wait.',
+		attention := attention || format('The index that %s need, on (collection, last_update_utc)%s, is missing: SELECT %s.docsync_create_store() makes it; uploads wait meanwhile.',
 			seen.of, ' WHERE ' || seen.predicate, functions);
 	END LOOP;
 
@@ -1259,8 +1266,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_status(pg_catalog.bool) IS
-'Where the store stands, in figures, and what needs attention, in sentences that say what to do. An empty attention: nothing does.
-Takes milliseconds, whatever there is: numbers are estimates. exact looks at all documents for a clientVersion far ahead of the time.
+'The state of the store: figures, and in attention a sentence for each thing that needs attention, with the remedy. If attention is empty, nothing does.
+It takes milliseconds: numbers are estimates. exact reads all documents for a clientVersion far ahead of the time, and all names of collections for docsync_holders().
 For the store''s owner and members of pg_monitor.';
 
 CREATE FUNCTION @extschema@.docsync_digest(
@@ -1272,15 +1279,15 @@ CREATE FUNCTION @extschema@.docsync_digest(
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION @extschema@.docsync_digest(pg_catalog.text) IS
-'What a client that has all of a collection comes to when it compares: the count and the digest of the documents that the caller sees.
+'The count and the digest of the documents of a collection that the caller sees, as a client computes them from what it holds.
 settled is false while some of them are held back from readers. It reads the whole collection.';
 
 CREATE FUNCTION @extschema@.docsync_health() RETURNS pg_catalog.json
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.docsync_health() IS
-'Whether the store can be read: the time, or the error that all requests end with.
-For everybody, without a right on the store; it says nothing of what is in it.';
+'Whether the store can be read: the time, or the error that any request gets.
+It needs no right on the store, and says nothing about what is in it.';
 
 ------------------------------------------------------------------------------
 -- privileges

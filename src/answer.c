@@ -114,8 +114,8 @@ set_headers(const char *tag, const Exchange *exchange)
 }
 
 /*
- * Describes what a request did, as a query string: log processors can parse
- * that, and it needs no escapes in JSON or in a header.
+ * Returns what a request did, as a query string: log processors can parse it,
+ * and it needs no escapes in JSON or in a header.
  */
 static char *
 describe(const Exchange *exchange)

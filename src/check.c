@@ -285,9 +285,9 @@ docsync_check_may_own(Oid role)
 }
 
 /*
- * May a role see what there is of all collections, whatever policies say?  The
- * owner of the documents may, whoever may own a store, and whoever monitors
- * the server.
+ * May a role see what collections there are, whatever policies there are?  The
+ * owner of the documents may, roles that may own a store, and members of
+ * pg_monitor.
  */
 bool
 docsync_check_may_watch(Oid role, const Store *store)

@@ -412,8 +412,8 @@ append_part(StringInfo buf, Part *part)
 }
 
 /*
- * Adds a collection to what the request did.  Of one that was refused, which
- * may have a name of any length, only the documents are counted.
+ * Adds a collection to what the request did.  If it was refused, only its
+ * documents are counted, since its name may have any length.
  */
 static void
 add_exchange(Exchange *exchange, const Part *part)

@@ -1277,7 +1277,7 @@ extern void docsync_url_read(Request *request, const char *const *keys);
  * answer.c: the parts of an answer around the documents
  */
 
-/* What a request did, for logs */
+/* What a request did, for the log of the HTTP layer */
 typedef struct Exchange
 {
 	int			collections;
@@ -1341,7 +1341,7 @@ extern void docsync_state_append(StringInfo buf, const Download *download,
 								 const char *own);
 
 /*
- * watch.c: what operators look at
+ * watch.c: for operators
  */
 extern const Store *docsync_watch_open(void);
 extern HeapTuple docsync_watch_statistics(const Store *store,

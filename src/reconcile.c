@@ -269,7 +269,7 @@ put_document(const StoredDocument *stored, void *arg)
 }
 
 /*
- * Ends the answer, which has that many documents, and what begin() began.
+ * Ends what begin() began, and the answer.  documents is how many it has.
  */
 static Datum
 end(StringInfo buf, const Request *request, int documents, bool more)

@@ -98,7 +98,7 @@ typedef struct Cache
 	CachedState states[CACHE_STATES];
 } Cache;
 
-/* The newest document of a collection */
+/* Whether the newest document of a collection is settled */
 typedef struct SettledNewest
 {
 	SettleScan	settle;
@@ -138,9 +138,9 @@ static bool add_to_digest(TupleTableSlot *slot, void *arg);
  * docsync_digest(collection text DEFAULT 'default')
  * RETURNS TABLE (documents bigint, digest text, settled bool)
  *
- * What a client that has all there is would come to: the count of the live
- * documents that the caller sees, and their digest.  settled is false while
- * there are some among them that readers aren't given yet.
+ * The count and the digest of the live documents that the caller sees, as a
+ * client that holds all of them computes them.  settled is false while readers
+ * aren't given some of them yet.
  *
  * Takes no lock that an upload waits for, and reads the whole collection.
  */
@@ -252,7 +252,7 @@ get_digest(const Download *download, Digest *digest)
 }
 
 /*
- * Sums up what the caller sees under the active snapshot.
+ * Sums up the documents that the caller sees under the active snapshot.
  */
 static void
 make_digest(text *collection, Digest *digest)
@@ -264,7 +264,8 @@ make_digest(text *collection, Digest *digest)
 }
 
 /*
- * StoredCallback: ends the scan at the newest document; is it settled?
+ * StoredCallback: notes whether the newest document is settled, and ends the
+ * scan there.
  */
 static bool
 note_settled(const StoredDocument *stored, void *arg)

@@ -90,8 +90,8 @@ docsync_statement_run(Statement *statement, const Datum *args,
 }
 
 /*
- * Makes and runs a plan as the user that the statement's flags say: even to
- * look up a name takes a right on its schema.
+ * Makes and runs a plan as the user that the statement's flags say.  Planning
+ * is included since looking up a name needs a right on its schema.
  */
 static uint64
 run_as(Statement *statement, const SPIExecuteOptions *options)

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * status.c
- *	  Where the store stands: the facts that docsync_status() judges.
+ *	  The state of the store, for docsync_status(), and of the service.
  *
- * The script's docsync_status() puts into sentences what an operator has to do
- * something about.  What the catalogs say it finds out by itself; what is in
- * the store, which who monitors it may not read, it is told here.
+ * docsync_status(), in the script, says in sentences what an operator has to
+ * do something about.  It reads the catalogs itself.  What is in the store is
+ * read here, since members of pg_monitor have no right to do so.
  *
- * Facts about documents are found within milliseconds, however many there
- * are: off an index with a bounded number of steps, or in statistics.  Whoever
- * has the time can have all documents looked at.
+ * Facts about documents come from a bounded number of index entries, or from
+ * statistics: they take milliseconds, however many documents there are.  All
+ * documents are read only on request.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "docsync.h"
 
@@ -36,27 +37,27 @@ PG_FUNCTION_INFO_V1(docsync_moves);
 PG_FUNCTION_INFO_V1(docsync_health);
 
 /*
- * Tombstones that are older than this have missed the purges of a whole keep,
- * by default, after that: nobody purges.
+ * Tombstones that are older than this aren't purged: it is twice the time that
+ * docsync_purge() keeps them by default.
  */
 #define UNPURGED_AGE		(180 * USECS_PER_DAY)
 
-/* A version that is so far ahead of the time, in milliseconds, is a mistake. */
+/* A clientVersion that is so far ahead of the time is a mistake; in ms. */
 #define AHEAD_LEAD			(24 * 60 * 60 * 1000)
 
-/* A table of so many pages is looked at whole, in a few milliseconds. */
+/* A table of so many pages is read in a few milliseconds. */
 #define SMALL_PAGES			500
 
-/* The document that is farthest ahead of the time, and how many are */
+/* The document whose clientVersion is farthest ahead of the time */
 typedef struct AheadDocument
 {
-	text	   *collection;		/* NULL: none is known of */
+	text	   *collection;		/* NULL: not known */
 	text	   *id;
-	int64		client_version;
-	int64		count;
+	int64		client_version; /* 0: there is none */
+	int64		count;			/* of documents that are ahead */
 } AheadDocument;
 
-/* A collection whose tombstones nobody purges */
+/* A collection with old tombstones */
 typedef struct UnpurgedCollection
 {
 	text	   *collection;		/* NULL: none was found */
@@ -64,9 +65,10 @@ typedef struct UnpurgedCollection
 } UnpurgedCollection;
 
 /*
- * The two newest tombstones of a collection stay (purge.c), so it is the third
- * that shouldn't be there.  Of the first collections that have any: a purge
- * takes them in the same order, so those are the last that it leaves out.
+ * A purge keeps up to two tombstones of a collection (purge.c), so the third
+ * is one that should have been purged.  Only the first 200 collections that
+ * have tombstones are read: a purge takes collections in the same order, so if
+ * these are purged, purges run.
  */
 static Statement find_unpurged = {
 	"WITH RECURSIVE each(collection, n) AS ("
@@ -87,7 +89,7 @@ static Statement find_unpurged = {
 	1, {TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
 };
 
-/* Unless most are: then versions aren't the milliseconds that they should be. */
+/* If most documents are ahead, their versions aren't milliseconds. */
 static Statement find_ahead = {
 	"SELECT d.collection, d.id, d.client_version, each.ahead"
 	"  FROM (SELECT pg_catalog.count(*) AS everything, pg_catalog.count(*) FILTER"
@@ -136,12 +138,12 @@ static int64 sample_ahead(const Store *store, int64 limit);
  *				  ahead_collection text, ahead_id text, ahead_version bigint,
  *				  ahead_count bigint, recorded_utc timestamptz)
  *
- * One row.  epoch_clock is the clock as it was when the present epoch began,
- * lost_after the stamp from which on documents may have been lost then; NULL
- * if none began here but the first.  ahead_* are those with a clientVersion
- * far ahead of the time; where they are known from statistics alone, only the
- * version is.  recorded_utc is the oldest row of docsync.record that is known
- * of.
+ * One row, for docsync_status().  epoch_clock is the clock at the beginning of
+ * the present epoch.  lost_after is the stamp after which documents may have
+ * been lost then; NULL in the first epoch.  unpurged is a collection with old
+ * tombstones.  ahead_* describe a document with a clientVersion far ahead of
+ * the time; only its version is known where it comes from statistics.
+ * recorded_utc is the oldest row of docsync.record that is known of.
  *
  * Takes no lock that an upload waits for.
  */
@@ -252,9 +254,9 @@ put_moved(const Moved *moved, void *arg)
 /*
  * docsync_health() RETURNS json
  *
- * {"serverUtc"}, if the store is in order and its clock can be read; else the
- * error that all requests end with.  For whoever asks whether the service
- * works, without a token: it says nothing about what is in the store.
+ * {"serverUtc"} if the store is in order and its clock can be read, or else the
+ * error that any request gets.  It may be called without a token, and says
+ * nothing about what is in the store.
  */
 Datum
 docsync_health(PG_FUNCTION_ARGS)
@@ -271,9 +273,9 @@ docsync_health(PG_FUNCTION_ARGS)
 }
 
 /*
- * Where the store is: "here", "handed over" from here, "arrived" from where it
- * was handed over, "elsewhere" as far as has been noted, "nowhere" before the
- * first upload.
+ * Returns where docsync.history says the store is: "here"; "handed over", from
+ * here; "arrived", from where it was handed over; "elsewhere", in another
+ * place than this; "nowhere", before the first upload.
  */
 static const char *
 describe_place(const History *history)
@@ -290,7 +292,7 @@ describe_place(const History *history)
 }
 
 /*
- * Has the table been analyzed?
+ * Has docsync.document been analyzed?
  */
 static bool
 has_statistics(const Store *store)
@@ -305,7 +307,7 @@ has_statistics(const Store *store)
 }
 
 /*
- * Can a whole table be looked at within a few milliseconds?
+ * Can a whole table be read within a few milliseconds?
  */
 static bool
 is_small(const Store *store, StoreRelation which)
@@ -318,8 +320,9 @@ is_small(const Store *store, StoreRelation which)
 }
 
 /*
- * The highest clientVersion above a limit that ANALYZE has come across; 0 if
- * there was none, or if it was more than half of all.
+ * Returns the highest clientVersion in the statistics if it is above the
+ * limit, or 0.  Also 0 if more than half of all are above it: then versions
+ * aren't milliseconds.
  */
 static int64
 sample_ahead(const Store *store, int64 limit)
@@ -328,8 +331,8 @@ sample_ahead(const Store *store, int64 limit)
 												 DOCUMENT_CLIENT_VERSION);
 	AttStatsSlot slot;
 	int64		highest = 0;
-	double		common = 0;		/* parts: of those that are common, */
-	double		ahead = 0;		/* and of those above the limit */
+	double		common = 0;		/* part of all that the MCVs are, */
+	double		ahead = 0;		/* and that is above the limit */
 
 	if (!HeapTupleIsValid(tuple))
 		return 0;
@@ -388,7 +391,7 @@ sample_oldest(const Store *store)
 	return oldest;
 }
 
-/* RowCallback: copies the UnpurgedCollection that arg points to. */
+/* RowCallback: copies the row to the UnpurgedCollection at arg. */
 static bool
 put_unpurged(TupleTableSlot *slot, void *arg)
 {
@@ -399,7 +402,7 @@ put_unpurged(TupleTableSlot *slot, void *arg)
 	return false;
 }
 
-/* RowCallback: copies the AheadDocument that arg points to. */
+/* RowCallback: copies the row to the AheadDocument at arg. */
 static bool
 put_ahead(TupleTableSlot *slot, void *arg)
 {
@@ -412,7 +415,7 @@ put_ahead(TupleTableSlot *slot, void *arg)
 	return false;
 }
 
-/* RowCallback: copies the stamp that arg points to, unless it is null. */
+/* RowCallback: copies the stamp to arg, unless it is null. */
 static bool
 put_oldest(TupleTableSlot *slot, void *arg)
 {

@@ -1,18 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * watch.c
- *	  What operators look at: who holds back readers, what there is of each
- *	  collection, and where the store stands.
+ *	  For operators: who holds back readers, and what is in each collection.
  *
- * These functions tell of all collections, whatever policies there are.  So
- * they are for the store's owner, for whoever may own one, and for members of
- * pg_monitor, who needs no other right; everybody else is refused before
- * anything is looked at.  docsync_holders() and docsync_status(), in the
- * script, put their answers into words.
+ * These functions show all collections, whatever policies there are.  So they
+ * are for the store's owner, for roles that may own a store, and for members
+ * of pg_monitor, who need no other right.  Everybody else is refused before
+ * anything is read.  docsync_holders(), in the script, joins the marks with
+ * the sessions that hold them.
  *
- * None of them counts documents unless it is asked to: names of collections
- * are read off the primary key, one descent each, and what is said of a
- * collection off the index on stamps.
+ * Documents are counted only on request.  Names of collections come from the
+ * primary key, by one descent each; facts about a collection come from the
+ * index on stamps.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +23,7 @@
 #include "access/itup.h"
 #include "access/relscan.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_statistic.h"
 #include "catalog/pg_type.h"
@@ -46,7 +46,16 @@
 PG_FUNCTION_INFO_V1(docsync_marks);
 PG_FUNCTION_INFO_V1(docsync_collections);
 
-/* Called with the name of a collection, which lasts for the call; false ends */
+/*
+ * So many names are searched for those of the marks, unless all are asked for.
+ * It takes 2 milliseconds.
+ */
+#define QUICK_NAMES				200
+
+/*
+ * Called with the name of a collection, which is valid during the call.
+ * Returns false to end the walk.
+ */
 typedef bool (*NameCallback) (text *name, void *arg);
 
 /* A mark that somebody holds (stamp.c) */
@@ -67,10 +76,7 @@ typedef struct Marks
 	int			unnamed;		/* that aren't of all */
 } Marks;
 
-/*
- * What ANALYZE has found out about the names of the collections that documents
- * have
- */
+/* The statistics of docsync.document: its largest collections, and the rest */
 typedef struct CommonName
 {
 	text	   *name;
@@ -80,13 +86,13 @@ typedef struct CommonName
 typedef struct Sample
 {
 	double		documents;		/* tombstones included; -1: not known */
-	double		deleted;		/* part of them */
+	double		deleted;		/* part of them that are tombstones */
 	CommonName *common;			/* in the order of names */
 	int			ncommon;
 	double		other;			/* part that each other collection has */
 } Sample;
 
-/* The collections, while they are put out */
+/* State of docsync_collections() */
 typedef struct Overview
 {
 	ReturnSetInfo *rsinfo;
@@ -94,10 +100,10 @@ typedef struct Overview
 	const History *history;
 	bool		exact;
 	Sample		sample;
-	MemoryContext context;		/* emptied after each */
+	MemoryContext context;		/* reset after each collection */
 } Overview;
 
-/* The newest document of a collection, or one of them */
+/* A document, as far as the frontier needs it */
 typedef struct NewestDocument
 {
 	bool		exists;
@@ -129,6 +135,7 @@ static Statement count_documents = {
 };
 
 static void find_marks(Marks *marks);
+static void name_by_statistics(const Store *store, Marks *marks);
 static bool put_marks_of(text *name, void *arg);
 static void put_mark(const Marks *marks, const Mark *mark, text *name);
 static bool put_collection(text *name, void *arg);
@@ -141,31 +148,39 @@ static void sample_names(const Store *store, Sample *sample);
 static void sample_deleted(const Store *store, Sample *sample);
 static int	compare_names(const void *a, const void *b);
 static double get_part(const Sample *sample, text *name);
-static void walk_names(const Store *store, NameCallback callback, void *arg);
+static void walk_names(const Store *store, int limit, NameCallback callback,
+					   void *arg);
 
 /*
- * docsync_marks() RETURNS TABLE (transaction xid, pid int, of_all bool,
- *								  collection text)
+ * docsync_marks(exact bool DEFAULT false)
+ * RETURNS TABLE (transaction xid, pid int, of_all bool, collection text)
  *
- * The marks that there are: who has written to which collection and has not
- * ended.  pid is NULL of a prepared transaction.  A mark has but a hash of the
- * collection's name: if two have the same, the first of them is named, and of
- * one that nothing has been written to yet the name is NULL.
+ * A row for each mark: a transaction that has written to a collection and has
+ * not ended.  pid is NULL for a prepared transaction.
  *
- * The marks are looked at first, then the names: of a collection that is made
- * meanwhile the name is found.
+ * A mark has only a hash of the collection's name.  The name is looked for
+ * among the largest collections, as ANALYZE knows them, and among the first
+ * QUICK_NAMES of all, or among all if exact is true.  It is NULL if it isn't
+ * found, or if nothing has been written to the collection yet.  Of two names
+ * with one hash it is the first.
+ *
+ * The marks are read before the names, so that the name of a collection that
+ * is created in between is found.
  */
 Datum
 docsync_marks(PG_FUNCTION_ARGS)
 {
 	const Store *store = docsync_watch_open();
+	bool		exact = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0);
 	Marks		marks = {.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
 
 	InitMaterializedSRF(fcinfo, 0);
 	find_marks(&marks);
 
 	if (marks.unnamed > 0)
-		walk_names(store, put_marks_of, &marks);
+		name_by_statistics(store, &marks);
+	if (marks.unnamed > 0)
+		walk_names(store, exact ? INT_MAX : QUICK_NAMES, put_marks_of, &marks);
 	for (int i = 0; i < marks.count; i++)
 	{
 		if (!marks.marks[i].is_named)
@@ -180,13 +195,12 @@ docsync_marks(PG_FUNCTION_ARGS)
  *				  frontier timestamptz, documents bigint, tombstones bigint,
  *				  purged_through timestamptz)
  *
- * What there is of each collection: the newest document's stamp and who wrote
- * it; the frontier, up to which readers are given documents; how many live
- * documents and tombstones there are.  These are estimates, NULL before the
- * first ANALYZE, unless exact is true: then they are counted, and it takes as
- * long as to read the table.
+ * A row for each collection: the newest document's stamp and who wrote it; the
+ * frontier, up to which readers are given documents; how many live documents
+ * and tombstones there are.  The numbers are estimates, NULL before the first
+ * ANALYZE.  If exact is true they are counted, which reads the whole table.
  *
- * All under one snapshot.  Takes no lock that an upload waits for.
+ * All rows are of one snapshot.  Takes no lock that an upload waits for.
  */
 Datum
 docsync_collections(PG_FUNCTION_ARGS)
@@ -206,7 +220,7 @@ docsync_collections(PG_FUNCTION_ARGS)
 
 	docsync_schema_push_snapshot();
 	overview.history = docsync_history_read(GetActiveSnapshot());
-	walk_names(overview.store, put_collection, &overview);
+	walk_names(overview.store, INT_MAX, put_collection, &overview);
 	PopActiveSnapshot();
 
 	MemoryContextDelete(overview.context);
@@ -214,7 +228,8 @@ docsync_collections(PG_FUNCTION_ARGS)
 }
 
 /*
- * Opens the store for somebody who may see all of it; refuses everybody else.
+ * Opens the store for a caller who may see all collections.  Refuses everybody
+ * else.
  */
 const Store *
 docsync_watch_open(void)
@@ -224,13 +239,13 @@ docsync_watch_open(void)
 	if (!docsync_check_may_watch(GetUserId(), store))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to look at all of docsync's store"),
-				 errhint("It is for the store's owner, and for members of pg_monitor.")));
+				 errmsg("permission denied to monitor docsync's store"),
+				 errhint("The store's owner and members of pg_monitor may do so.")));
 	return store;
 }
 
 /*
- * Finds the marks in this database, as the lock manager has them at one
+ * Reads the marks in this database, as the lock manager has them at one
  * instant.
  */
 static void
@@ -263,8 +278,22 @@ find_marks(Marks *marks)
 }
 
 /*
- * NameCallback: puts out the marks of a collection, and ends the walk when all
- * have been.
+ * Names the marks of the largest collections, of which there may be some that
+ * the walk doesn't get to.
+ */
+static void
+name_by_statistics(const Store *store, Marks *marks)
+{
+	Sample		sample = {0};
+
+	sample_names(store, &sample);
+	for (int i = 0; i < sample.ncommon && marks->unnamed > 0; i++)
+		put_marks_of(sample.common[i].name, marks);
+}
+
+/*
+ * NameCallback: puts out the marks of a collection.  Ends the walk when all
+ * marks are named.
  */
 static bool
 put_marks_of(text *name, void *arg)
@@ -286,7 +315,7 @@ put_marks_of(text *name, void *arg)
 }
 
 /*
- * Puts out a row.  name is NULL if it isn't known.
+ * Puts out a mark.  name is NULL if it isn't known.
  */
 static void
 put_mark(const Marks *marks, const Mark *mark, text *name)
@@ -305,7 +334,7 @@ put_mark(const Marks *marks, const Mark *mark, text *name)
 }
 
 /*
- * NameCallback: puts out a collection, if the snapshot sees any document of it.
+ * NameCallback: puts out a collection, if the snapshot sees a document of it.
  */
 static bool
 put_collection(text *name, void *arg)
@@ -355,12 +384,11 @@ put_collection(text *name, void *arg)
 }
 
 /*
- * The stamp of the last document that readers are given; DT_NOBEGIN if they
- * are given none.
+ * Returns the stamp of the last document that readers are given, or DT_NOBEGIN
+ * if they are given none.
  *
- * Mostly it is the newest.  If that isn't settled, neither is any from some
- * stamp on, and thousands may have come since: so that stamp is closed in on
- * from both sides.
+ * Nearly always it is the newest document's.  If that isn't settled, thousands
+ * before it may not be either: so the first that isn't is found by bisection.
  */
 static TimestampTz
 find_frontier(const Overview *overview, text *name,
@@ -378,7 +406,10 @@ find_frontier(const Overview *overview, text *name,
 	if (docsync_settle_test(&settle, newest->stamp, newest->fence))
 		return newest->stamp;
 
-	/* What is settled is below low, what isn't from high on. */
+	/*
+	 * Invariant: all documents before low are settled, and none is from high
+	 * on.
+	 */
 	while (low < high)
 	{
 		TimestampTz middle = low + (int64) (((uint64) high - (uint64) low) / 2);
@@ -400,7 +431,7 @@ find_frontier(const Overview *overview, text *name,
 	return frontier;
 }
 
-/* RowCallback: copies a document to the NewestDocument that arg points to. */
+/* RowCallback: copies the row to the NewestDocument that arg points to. */
 static bool
 put_newest(TupleTableSlot *slot, void *arg)
 {
@@ -413,7 +444,7 @@ put_newest(TupleTableSlot *slot, void *arg)
 	return false;
 }
 
-/* RowCallback: copies two numbers to where arg points. */
+/* RowCallback: copies two numbers to the array that arg points to. */
 static bool
 put_counts(TupleTableSlot *slot, void *arg)
 {
@@ -423,7 +454,7 @@ put_counts(TupleTableSlot *slot, void *arg)
 }
 
 /*
- * Finds out what the last ANALYZE has left, as the planner would use it.
+ * Reads the statistics that the last ANALYZE has left.
  */
 static void
 take_sample(const Store *store, Sample *sample)
@@ -441,7 +472,8 @@ take_sample(const Store *store, Sample *sample)
 }
 
 /*
- * A column's statistics, which the caller releases; NULL if there are none.
+ * Returns the statistics of a column of docsync.document, or NULL if there are
+ * none.  The caller releases them, by ReleaseSysCache().
  */
 HeapTuple
 docsync_watch_statistics(const Store *store, StoreRelation which, int column)
@@ -453,9 +485,9 @@ docsync_watch_statistics(const Store *store, StoreRelation which, int column)
 }
 
 /*
- * The collections that have most documents, with the part that each has, and
- * how much is left for each of the others.  Without statistics all documents
- * are taken for those of one.
+ * Reads the largest collections, each with its part of all documents, and
+ * divides the rest evenly among the others.  Without statistics it assumes one
+ * collection.
  */
 static void
 sample_names(const Store *store, Sample *sample)
@@ -491,7 +523,7 @@ sample_names(const Store *store, Sample *sample)
 }
 
 /*
- * Which part of all documents are tombstones
+ * Reads which part of all documents are tombstones.
  */
 static void
 sample_deleted(const Store *store, Sample *sample)
@@ -526,7 +558,7 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * The part of all documents that a collection has
+ * Returns a collection's part of all documents.
  */
 static double
 get_part(const Sample *sample, text *name)
@@ -541,17 +573,16 @@ get_part(const Sample *sample, text *name)
 }
 
 /*
- * Walks through the names of the collections, in their order, by one descent
- * of the primary key for each.
+ * Calls back for the names of the collections, in their order, at most limit
+ * of them.  Each takes one descent of the primary key.
  *
- * It reads what is in the index and looks at no row: a name may be one whose
- * documents aren't committed yet, or are gone.  So it takes no snapshot, and no
- * longer where there are many of these.
+ * Only the index is read, no row.  So there are names whose documents aren't
+ * committed yet, or are gone; and a large number of dead rows costs nothing.
  *
  * Locks: the index, ACCESS SHARE, until the end of the transaction.
  */
 static void
-walk_names(const Store *store, NameCallback callback, void *arg)
+walk_names(const Store *store, int limit, NameCallback callback, void *arg)
 {
 	Relation	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
 	Relation	index = index_open(store->document_index, AccessShareLock);
@@ -562,7 +593,7 @@ walk_names(const Store *store, NameCallback callback, void *arg)
 	bool		more = true;
 
 	scan->xs_want_itup = true;
-	while (more)
+	for (int i = 0; more && i < limit; i++)
 	{
 		bool		isnull;
 

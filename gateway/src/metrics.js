@@ -4,6 +4,7 @@ import cluster from 'node:cluster';
 import { AggregatorRegistry, Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const OUTCOMES = ['created', 'updated', 'unchanged', 'discarded', 'conflict', 'modified', 'refused', 'untried'];
 
 // The metrics of a gateway, given its databases, by name, and its server.
 export class Metrics {
@@ -25,6 +26,7 @@ export class Metrics {
 			name: 'docsync_http_request_seconds', help: 'From a request\'s headers to the end of its answer', labelNames: ['function'], buckets: BUCKETS, registers,
 		});
 		this.outcomes = new Counter({ name: 'docsync_documents_received_total', help: 'Documents that clients have sent, by outcome', labelNames: ['outcome'], registers });
+		for (const outcome of OUTCOMES) this.outcomes.inc({ outcome }, 0);		// so that the first one is an increase
 		this.sent = new Counter({ name: 'docsync_documents_sent_total', help: 'Documents that clients were given', registers });
 		pool('docsync_pool_connections', 'Connections to PostgreSQL', ({ pool: { totalCount } }) => totalCount);
 		pool('docsync_pool_busy', 'Requests running in PostgreSQL', ({ turnstile }) => turnstile.running);

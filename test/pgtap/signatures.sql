@@ -69,10 +69,10 @@ SELECT results_eq($$
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),
 	('docsync_health', '', 'json'),
-	('docsync_holders', '', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
+	('docsync_holders', 'exact boolean DEFAULT false', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
 		'client_addr inet, database name, state text, since timestamp with time zone, query text)'),
 	('docsync_keep_changed', '', 'trigger'),
-	('docsync_marks', '', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
+	('docsync_marks', 'exact boolean DEFAULT false', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
 	('docsync_move_back', 'collection text', 'void'),
 	('docsync_move_begin', 'collection text, after timestamp with time zone, OUT epoch bigint, OUT clock timestamp with time zone, OUT next_xid xid8', 'record'),
 	('docsync_move_hand_over', 'collection text', 'jsonb'),

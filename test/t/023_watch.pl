@@ -1,5 +1,5 @@
-# What operators look at: who holds back readers, what there is of each collection, and what needs attention: each fault is
-# made, docsync_status() names it, and it is gone when what it says has been done.
+# What operators see: who holds back readers, what is in each collection, and what needs attention. Each fault is made,
+# docsync_status() reports it, its remedy is applied, and docsync_status() is silent again.
 
 use strict;
 use warnings;
@@ -24,6 +24,7 @@ my $tenant = connect_as('tenant');
 
 holders();
 holders_of_many();
+holders_among_many();
 collections();
 frontiers();
 status_of_policies();
@@ -47,7 +48,7 @@ sub connect_as
 	return $session;
 }
 
-# What docsync_holders() says but for times, a text for each row, which begins with what it holds back
+# The rows of docsync_holders() as texts, without times
 sub holders_seen_by
 {
 	my ($session) = @_;
@@ -95,7 +96,7 @@ sub holders
 	return;
 }
 
-# So many collections that all are marked
+# A transaction with more collections than it has marks for
 sub holders_of_many
 {
 	my $idle = connect_to($node);
@@ -108,7 +109,24 @@ sub holders_of_many
 	return;
 }
 
-# What is said of collections is what a look at all documents would say; estimates are not far off.
+# Where there are many collections, the names of the first 200 and of the largest are found at once, the others on request.
+sub holders_among_many
+{
+	my $session = new_store('names');
+	my $idle = connect_to($node, 'names');
+	my $names = q{SELECT string_agg(concat(holds_back, ' ', collection), ', ' ORDER BY collection) FROM docsync_holders(%s) WHERE holds_back <> 'standbys'};
+
+	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'n' || n, 'a', '1' FROM generate_series(1000, 1300) AS n});
+	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('n$_', 'b', '1')" } 1000, 1300);
+	is($session->value(sprintf $names, ''), 'a collection n1000, a collection ', 'one of the first collections, and another');
+	is($session->value(sprintf $names, 'true'), 'a collection n1000, a collection n1300', '... which is named on request');
+	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'n1300', n, '1' FROM generate_series(1, 1000) AS n}, 'ANALYZE docsync.document');
+	is($session->value(sprintf $names, ''), 'a collection n1000, a collection n1300', '... and always if it is large');
+	$idle->do('ROLLBACK');
+	return;
+}
+
+# What docsync_collections() says is what a query of all documents says, and estimates are not far off.
 sub collections
 {
 	my $truth = q{SELECT d.collection, max(d.last_update_utc), (array_agg(d.client_id ORDER BY d.last_update_utc DESC))[1], max(d.last_update_utc),
@@ -163,7 +181,7 @@ sub frontiers
 	return;
 }
 
-# A superuser's session with a database of its own, and a store in it
+# A superuser's session in a new database with a store
 sub new_store
 {
 	my ($database, $template) = @_;
@@ -174,7 +192,7 @@ sub new_store
 	return $session;
 }
 
-# What needs attention
+# The sentences of docsync_status()
 sub attention
 {
 	my ($session, $exact) = @_;
@@ -182,15 +200,15 @@ sub attention
 	return join "\n", $session->column('SELECT unnest(attention) FROM docsync_status(?)', $exact ? 't' : 'f');
 }
 
-# A fault, what is said of it, and what mends it
+# Makes a fault, expects a sentence about it and no other, and expects none when the fault is mended.
 sub is_named
 {
 	my ($session, $what, $faults, $sentence, $remedies) = @_;
 
 	$session->do(@$faults);
-	like(attention($session), qr/^$sentence[^\n]*\z/, "$what: it is said, and nothing else");
+	like(attention($session), qr/^$sentence[^\n]*\z/, "$what: one sentence");
 	$session->do(@$remedies);
-	is(attention($session), '', '... and no more when it is mended');
+	is(attention($session), '', '... and none when it is mended');
 	return;
 }
 
@@ -199,15 +217,15 @@ sub status_of_policies
 	my $session = new_store('policies');
 
 	is(attention($session), '', 'a new store');
-	is_named($session, 'no row-level security', [q{SELECT docsync_grant('tenant')}], 'Row-level security is off, and each of tenant sees',
+	is_named($session, 'no row-level security', [q{SELECT docsync_grant('tenant')}], 'Row-level security is off, so all collections are open to tenant\. CREATE POLICY',
 		[ 'CREATE POLICY app ON docsync.document USING (true)', 'ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY' ]);
-	is_named($session, 'no policy', ['DROP POLICY app ON docsync.document'], 'Row-level security is on, and there is no policy: tenant can',
+	is_named($session, 'no policy', ['DROP POLICY app ON docsync.document'], 'Row-level security is on, but there is no policy: tenant can',
 		['CREATE POLICY app ON docsync.document USING (true)']);
 	is_named($session, 'what lost, for all', [ 'ALTER TABLE docsync.record DISABLE ROW LEVEL SECURITY', 'GRANT SELECT ON docsync.record TO tenant' ],
-		'Row-level security is off, and each of tenant sees what lost in all collections: CREATE POLICY ... ON docsync.record', ['ALTER TABLE docsync.record ENABLE ROW LEVEL SECURITY', 'CREATE POLICY app ON docsync.record USING (true)']);
-	is_named($session, 'what lost, for nobody', ['DROP POLICY app ON docsync.record'], 'Row-level security is on, and there is no policy: tenant can neither read nor write. CREATE POLICY ... ON docsync.record', ['REVOKE ALL ON docsync.record FROM tenant']);
+		'Row-level security is off, so all collections are open to tenant\. CREATE POLICY ... ON docsync.record', ['ALTER TABLE docsync.record ENABLE ROW LEVEL SECURITY', 'CREATE POLICY app ON docsync.record USING (true)']);
+	is_named($session, 'what lost, for nobody', ['DROP POLICY app ON docsync.record'], 'Row-level security is on, but there is no policy: tenant can neither read nor write. CREATE POLICY ... ON docsync.record', ['REVOKE ALL ON docsync.record FROM tenant']);
 	is_named($session, 'a right on a column, for everybody', [ 'ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY', 'REVOKE ALL ON docsync.document FROM tenant',
-		'GRANT SELECT (id) ON docsync.document TO PUBLIC' ], 'Row-level security is off, and each of PUBLIC sees', ['REVOKE SELECT (id) ON docsync.document FROM PUBLIC']);
+		'GRANT SELECT (id) ON docsync.document TO PUBLIC' ], 'Row-level security is off, so all collections are open to PUBLIC\.', ['REVOKE SELECT (id) ON docsync.document FROM PUBLIC']);
 	return;
 }
 
@@ -217,15 +235,15 @@ sub status_of_the_store
 	my $stranger = connect_to($node, 'broken');
 
 	$stranger->do('SET SESSION AUTHORIZATION tenant');
-	is_named($session, 'no guard', ['ALTER TABLE docsync.document DISABLE TRIGGER zz_docsync_guard'], 'The store is not in order, and nothing works: "docsync.document" is not guarded.*docsync_create_store',
+	is_named($session, 'no guard', ['ALTER TABLE docsync.document DISABLE TRIGGER zz_docsync_guard'], 'The store is not in order, and all requests fail: "docsync.document" is not guarded.*docsync_create_store',
 		['ALTER TABLE docsync.document ENABLE TRIGGER zz_docsync_guard']);
 	$session->do('ALTER TABLE docsync.document DISABLE TRIGGER zz_docsync_guard');
 	is($stranger->sqlstate_of('SELECT docsync_status()'), '55000', 'a stranger is told what every function tells him');
 	$session->do('ALTER TABLE docsync.document ENABLE TRIGGER zz_docsync_guard');
 	is($stranger->sqlstate_of('SELECT docsync_status()'), '42501', '... and nothing where it is in order');
 
-	is_named($session, 'no store', ['ALTER SCHEMA docsync RENAME TO away'], 'The store is not in order, and nothing works: docsync has no store', ['ALTER SCHEMA away RENAME TO docsync']);
-	is_named($session, 'another version', [q{UPDATE pg_extension SET extversion = '0.1.9' WHERE extname = 'docsync'}], 'The library is of version \S+, the extension of 0.1.9: ALTER EXTENSION docsync UPDATE',
+	is_named($session, 'no store', ['ALTER SCHEMA docsync RENAME TO away'], 'The store is not in order, and all requests fail: docsync has no store', ['ALTER SCHEMA away RENAME TO docsync']);
+	is_named($session, 'another version', [q{UPDATE pg_extension SET extversion = '0.1.9' WHERE extname = 'docsync'}], 'The library has version \S+, the extension 0.1.9: ALTER EXTENSION docsync UPDATE',
 		[q{UPDATE pg_extension SET extversion = '0.2.0' WHERE extname = 'docsync'}]);
 	is_named($session, 'an index that is not valid', [q{UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docsync.document_stamp'::regclass}, 'CREATE INDEX another ON docsync.document (collection, last_update_utc)'],
 		'Index docsync.document_stamp is not valid', ['REINDEX INDEX CONCURRENTLY docsync.document_stamp']);
@@ -245,14 +263,15 @@ sub status_of_documents
 	my $highest = 2**63 - 1;
 
 	is_named($session, 'nobody purges', [q{INSERT INTO docsync.document (collection, id, deleted, last_update_utc, fence) SELECT 'old notes', n, true, timestamptz '2025-01-01' + n * interval '1 day', '3' FROM generate_series(1, 5) AS n}],
-		'Nobody purges: collection "old notes" still has tombstones of 2025-01-04. Schedule CALL public.docsync_purge', [q{CALL docsync_purge('90 days')}]);
+		'Tombstones are not purged: collection "old notes" has some from 2025-01-04. Schedule CALL public.docsync_purge', [q{CALL docsync_purge('90 days')}]);
 	is($session->value('SELECT count(*) FROM docsync.document'), 1, '... though the newest stays');
 
 	is_named($session, 'nobody purges the record', [q{INSERT INTO docsync.record SELECT 'notes', n, timestamptz '2025-01-04' + n * interval '1 us', 1, 'anna', false, '1', 'replaced' FROM generate_series(1, 5) AS n}],
-		'Nobody purges docsync.record: it still has what lost on 2025-01-04. Schedule CALL public.docsync_purge', [q{CALL docsync_purge('90 days')}]);
+		'docsync.record is not purged: it has versions that lost on 2025-01-04. Schedule CALL public.docsync_purge', [q{CALL docsync_purge('90 days')}]);
 	$session->do(q{INSERT INTO docsync.document (id, body, client_version) SELECT n, '1', n FROM generate_series(1, 100) AS n});
 	is_named($session, 'a poisoned document', [q{SELECT docsync_upsert('anna', '[{"id": "a b", "clientVersion": 9223372036854775807, "body": 1}]', 'notes')}],
-		'Document "a b" of collection "notes" has the clientVersion 9223372036854775807, far ahead of the time in milliseconds, as have 1 in all: [^\n]*Set docsync.max_version_lead[^\n]*; then SELECT public.docsync_rebase\(\'notes\', \'a b\'\)',
+		'Document "a b" of collection "notes" has the clientVersion 9223372036854775807, far ahead of the time in milliseconds, .*\(documents like this: 1\)'
+			. '.*Set docsync.max_version_lead.*then SELECT public.docsync_rebase\(\'notes\', \'a b\'\)',
 		[q{SELECT docsync_rebase('notes', 'a b')}]);
 	my $tomorrow = q{(extract(epoch FROM now() + interval '%s hours') * 1000)::bigint};
 	$session->do(sprintf "INSERT INTO docsync.document (id, body, client_version) VALUES ('soon', '1', $tomorrow)", 23);
@@ -262,8 +281,8 @@ sub status_of_documents
 	# Of many documents the sample tells, and a look at all
 	$session->do(q{INSERT INTO docsync.document (collection, id, body, client_version) SELECT 'many', n, to_jsonb(repeat('x', 200)), CASE WHEN n % 50 = 0 THEN 9e15 ELSE n END FROM generate_series(1, 30000) AS n},
 		'ANALYZE docsync.document');
-	like(attention($session), qr/^There are documents with a clientVersion far ahead of the time in milliseconds, up to 9000000000000000: [^\n]*\z/, 'many documents, some of them poisoned');
-	like(attention($session, 1), qr/^Document "\d+" of collection "many" has the clientVersion 9000000000000000, [^\n]* as have 600 in all[^\n]*\z/, '... one of which is named');
+	like(attention($session), qr/^There are documents with a clientVersion far ahead of the time in milliseconds, up to 9000000000000000, [^\n]*\z/, 'many documents, some of them poisoned');
+	like(attention($session, 1), qr/^Document "\d+" of collection "many" has the clientVersion 9000000000000000, [^\n]*\(documents like this: 600\)[^\n]*\z/, '... one of which is named');
 	$session->do('UPDATE docsync.document SET client_version = 9e15', 'ANALYZE docsync.document');
 	unlike(attention($session, $_), qr/clientVersion/, 'versions that are no milliseconds') for 0, 1;
 
@@ -281,16 +300,16 @@ sub status_of_the_record
 		(SELECT to_jsonb(string_agg(md5((n * 1000 + m)::text), '')) FROM generate_series(1, %d) AS m), 'replaced' FROM generate_series(1, %d) AS n};
 
 	$session->do(sprintf $rows, 20, 9_000);
-	unlike(attention($session), qr/Nobody purges/, 'what lost long ago, before an ANALYZE');
-	like(attention($session, 1), qr/Nobody purges docsync.record/, '... at a look at all');
+	unlike(attention($session), qr/is not purged/, 'what lost long ago, before an ANALYZE');
+	like(attention($session, 1), qr/docsync.record is not purged/, '... at a look at all');
 	$session->do('ANALYZE docsync.record');
-	like(attention($session), qr/Nobody purges docsync.record/, '... and after it');
+	like(attention($session), qr/docsync.record is not purged/, '... and after it');
 	$session->do(q{CALL docsync_purge('90 days')}, 'VACUUM ANALYZE docsync.record');
 	is(attention($session), '', '... which is mended by a purge');
 
 	$rows =~ s/300 days/30 days/;
 	$session->do('ALTER TABLE docsync.record ALTER body SET STORAGE external');
-	is_named($session, 'a large record', [ sprintf $rows, 400, 9_000 ], 'docsync.record takes 1\d\d MB, docsync.document \d+ kB: have docsync.keep keep less',
+	is_named($session, 'a large record', [ sprintf $rows, 400, 9_000 ], 'docsync.record has 1\d\d MB, docsync.document \d+ kB. Keep fewer',
 		[ q{CALL docsync_purge('1 day')}, 'VACUUM FULL docsync.record' ]);
 	return;
 }
@@ -300,19 +319,19 @@ sub status_of_places
 	my $session = new_store('place');
 
 	$session->do(q{INSERT INTO docsync.document (id, body) VALUES ('a', '1')});
-	is_named($session, 'handed over', ['SELECT docsync_hand_over()'], 'The store was handed over: what is sent here is refused',
+	is_named($session, 'handed over', ['SELECT docsync_hand_over()'], 'The store was handed over, and uploads are refused',
 		[ 'SELECT docsync_new_epoch()', q{UPDATE docsync.history SET lost_after = 'infinity'} ]);
 	$session->do('SELECT docsync_hand_over()');
 	$session->close;
-	is_named(new_store('arrived', 'place'), 'arrived', ['SELECT 1'], 'The store has arrived from where it was handed over: SELECT docsync_take_over', ['SELECT docsync_take_over()']);
+	is_named(new_store('arrived', 'place'), 'arrived', ['SELECT 1'], 'The store was handed over to this place, and not taken over yet: SELECT public.docsync_take_over', ['SELECT docsync_take_over()']);
 
 	$session = new_store('original');
 	$session->do(q{INSERT INTO docsync.document (id, body) VALUES ('a', '1')});
 	$session->close;
 	$session = new_store('copy', 'original');
-	like(attention($session), qr/^The store has come here from another server, database or timeline[^\n]*\z/, 'a copy');
+	like(attention($session), qr/^The store has come from another server, database or timeline[^\n]*\z/, 'a copy');
 	$session->do(q{INSERT INTO docsync.document (id, body) VALUES ('b', '1')});
-	like(attention($session), qr/^An epoch began about [^\n]*What was stamped after [^\n]*\z/, '... in which an epoch begins; its clock is a minute ahead, which is right');
+	like(attention($session), qr/^An epoch began about [^\n]*Documents stamped after [^\n]*\z/, '... in which an epoch begins; its clock is a minute ahead, which is right');
 	$session->do(q{UPDATE docsync.history SET clock = clock - interval '8 days'}, q{SELECT setval('docsync.clock', 1)});
 	is(attention($session), '', '... which is said for a week');
 	return;
@@ -328,7 +347,7 @@ sub status_of_the_table
 	# Rolled back, they are dead.
 	$session->do('BEGIN', q{INSERT INTO docsync.document (id, body) SELECT n, to_jsonb(repeat('x', 500)) FROM generate_series(1, 20000) AS n}, 'ROLLBACK');
 	wait_for('statistics of dead rows', sub { attention($session) ne '' });
-	like(attention($session), qr/^docsync.document has 20000 dead rows: VACUUM docsync.document[^\n]*\z/, 'dead rows');
+	like(attention($session), qr/^docsync.document has 20000 dead rows, more than live ones: VACUUM docsync.document[^\n]*\z/, 'dead rows');
 	is($session->value('SELECT dead_rows FROM docsync_status()'), 20000, '... which are counted');
 	$session->do('DELETE FROM pg_statistic');
 	like(attention($session), qr/^[^\n]*\ndocsync.document, or its index[^\n]*\z/, 'no statistics of a table with something in it');
@@ -336,13 +355,13 @@ sub status_of_the_table
 	wait_for('statistics of a vacuum', sub { attention($session) eq '' });
 	$session->do('ALTER TABLE docsync.record SET (autovacuum_enabled = off)', 'BEGIN', q{INSERT INTO docsync.record SELECT 'notes', n, now(), 1, 'anna', false, '1', 'replaced' FROM generate_series(1, 20000) AS n}, 'ROLLBACK');
 	wait_for('statistics of dead rows', sub { attention($session) ne '' });
-	like(attention($session), qr/^docsync.record has 20000 dead rows: VACUUM docsync.record[^\n]*\z/, 'dead rows of the record');
+	like(attention($session), qr/^docsync.record has 20000 dead rows, more than live ones: VACUUM docsync.record[^\n]*\z/, 'dead rows of the record');
 	$session->do('VACUUM docsync.record');
 	wait_for('statistics of a vacuum', sub { attention($session) eq '' });
 
 	for my $age (qw(relfrozenxid relminmxid)) {
 		$session->do('BEGIN', "UPDATE pg_class SET $age = (4294967296 + $age\::text\::bigint - 700000000)\::text\::xid WHERE oid = 'docsync.document'\::regclass");
-		like(attention($session), qr/^Rows of the store are 7\d{8} transactions old and not frozen[^\n]*\z/, $age);
+		like(attention($session), qr/^The store has rows that are 7\d{8} transactions old and not frozen[^\n]*\z/, $age);
 		$session->do('ROLLBACK');
 	}
 	return;
@@ -352,23 +371,26 @@ sub status_of_the_table
 sub status_of_holders
 {
 	my $standby = PostgreSQL::Test::Cluster->new('standby');
-	my ($idle, $other) = map { connect_to($node) } 1 .. 2;
+	my ($idle, $other, $last) = map { connect_to($node) } 1 .. 3;
 
-	$admin->do('DROP OWNED BY tenant');
+	$admin->do('DROP OWNED BY tenant', q{INSERT INTO docsync.document (collection, id, body) SELECT 'z' || n, 'a', '1' FROM generate_series(1000, 1300) AS n});
 	$node->backup('base');
 	$standby->init_from_backup($node, 'base', has_streaming => 1);
 	$standby->start;
 	is(attention($watcher), '', 'nobody');
 	$other->do('BEGIN', 'SELECT pg_current_xact_id()');
 	$idle->do('BEGIN', q{INSERT INTO docsync.document (collection, id, body) VALUES ('anna/notes', 'p', '1')}, q{PREPARE TRANSACTION 'it''s lost'});
-	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('many/$_', 'h', '1')" } 1 .. 5);
+	$idle->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('a/$_', 'h', '1')" } 1 .. 5);
+	$last->do('BEGIN', map { "INSERT INTO docsync.document (collection, id, body) VALUES ('z$_', 'h', '1')" } 1250, 1300);
 	is(attention($watcher), '', 'those who have just begun');
 	sleep 11;
-	my ($first, $second, $third, @more) = split /\n/, attention($watcher);
+	my ($first, $second, $third, $fourth, @more) = split /\n/, attention($watcher);
 	my $since = '[-0-9]+ [0-9:]+\+00';
-	like($first, qr/^Readers of standbys are held back by process @{[ $other->pid ]} \(postgres, idle in transaction\) since $since: if it should have ended, SELECT pg_terminate_backend/, 'who holds back a standby');
-	like($second, qr/^Readers of "anna\/notes" are held back by the transaction prepared as 'it''s lost' since $since: COMMIT PREPARED or ROLLBACK PREPARED it, as postgres or/, 'a prepared transaction');
-	like($third, qr/^Readers of "many\/1", "many\/2", "many\/3" and 2 more are held back by process @{[ $idle->pid ]} \(postgres, idle in transaction\) since/, 'a session');
+	like($first, qr/^Readers on standbys are held back by process @{[ $other->pid ]} \(postgres, idle in transaction\) since $since\. If it should have ended, SELECT pg_terminate_backend/, 'who holds back a standby');
+	like($second, qr/^Readers of "anna\/notes" are held back by the prepared transaction 'it''s lost' since $since: COMMIT PREPARED or ROLLBACK PREPARED it, as postgres or/, 'a prepared transaction');
+	like($third, qr/^Readers of "a\/1", "a\/2", "a\/3" and 2 more are held back by process @{[ $idle->pid ]} \(postgres, idle in transaction\) since/, 'a session');
+	like($fourth, qr/^Readers of 2 collections that docsync_holders\(true\) names are held back by process @{[ $last->pid ]} /, 'one of collections whose names take longer to find');
+	like(attention($watcher, 1), qr/^Readers of "z1250", "z1300" are held back by process @{[ $last->pid ]} /m, '... and are found on request');
 	is(scalar @more, 0, '... and nobody else');
 
 	my $reader = connect_to($standby);
@@ -376,7 +398,7 @@ sub status_of_holders
 	replayed($admin, connect_to($standby));
 	is_deeply($reader->rows('SELECT collection, last_update_utc, documents FROM docsync_collections()'), $watcher->rows('SELECT collection, last_update_utc, documents FROM docsync_collections()'), 'on a standby the collections are the same');
 	is(attention($reader), '', '... whose own status knows nothing of the primary\'s transactions');
-	$_->do('ROLLBACK') for $other, $idle;
+	$_->do('ROLLBACK') for $other, $idle, $last;
 	$idle->do(q{ROLLBACK PREPARED 'it''s lost'});
 	is(attention($watcher), '', 'they have ended');
 	$standby->stop;
@@ -411,8 +433,8 @@ sub digests
 sub whose_rights_count
 {
 	for my $function (qw(docsync_holders docsync_marks docsync_collections docsync_status docsync_facts)) {
-		is($tenant->sqlstate_of("SELECT * FROM $function()"), '42501', "$function: not a tenant's");
-		is($_->sqlstate_of("SELECT * FROM $function()"), '', "$function: for those who may") for $watcher, $owner, $admin;
+		is($tenant->sqlstate_of("SELECT * FROM $function()"), '42501', "$function is not for a tenant");
+		is($_->sqlstate_of("SELECT * FROM $function()"), '', "$function is for who monitors or owns") for $watcher, $owner, $admin;
 	}
 	return;
 }

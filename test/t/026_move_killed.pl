@@ -2,7 +2,8 @@
 # mover is killed before, during and after each of its commands, and each server
 # is restarted during each, as by a crash. Run again the mover finishes. The
 # tenant is never open on both servers, nothing that was acknowledged is lost,
-# nothing comes twice, no client is told to compare, and the clients of the
+# nothing comes twice, each version that another one has replaced is in
+# docsync.record once, no client is told to compare, and the clients of the
 # servers' other tenants notice nothing of it.
 
 use strict;
@@ -33,6 +34,7 @@ append_to_file("$dir/cora", 1);
 make_programs();
 
 my $session = connect_to($nodes[0]);
+$session->do(q{INSERT INTO docsync.keep (pattern, keep, most) VALUES ('anna', 'replaced', 1000)});
 $session->upload('filler', $_, map { document("d$_", 1, $_) } 1 .. 100) for qw(anna anna/notes ben);
 $session->close;
 my @clients = ([ 'anna', 1 ], [ 'anna', 2 ], [ 'anna/notes', 3 ], [ 'anna/notes', 4 ], [ 'ben', 5 ], [ 'cora', 6 ]);
@@ -163,6 +165,14 @@ sub have_all
 	is_deeply($note->{faults}, [], "client $n, of $collection: nothing came twice, nobody told it to compare, what was refused was to be tried again");
 	is_deeply($note->{held}, \%stored, '... it has what the service has');
 	is_deeply([ grep { ($stored{$_} // 0) < $note->{acknowledged}{$_} } sort keys %{ $note->{acknowledged} } ], [], '... which has all that was acknowledged');
+	if ($collection eq 'anna')
+	{
+		my %lost;
+
+		$lost{"$_->[0] $_->[1]"}++ for @{ $there->rows(q{SELECT id, client_version FROM docsync.record WHERE collection = ? AND id LIKE ? AND why = 'replaced'}, $collection, "c$n-%") };
+		is_deeply([ sort grep { $lost{$_} > 1 } keys %lost ], [], '... no version was replaced twice');
+		is_deeply([ sort grep { !$lost{$_} } grep { my ($id, $version) = split ' '; $stored{$id} != $version } @{ $note->{versions} } ], [], '... all that were are there, ' . keys %lost);
+	}
 	cmp_ok($note->{syncs}, '>', 100, "... in $note->{syncs} syncs; answered otherwise: " . join ', ', map { "$_ $note->{problems}{$_} times" } sort keys %{ $note->{problems} });
 	$there->close;
 	return;
@@ -175,7 +185,7 @@ sub have_all
 sub run_client
 {
 	my ($collection, $n) = @_;
-	my %self = (collection => $collection, n => $n, cursor => undef, held => {}, unsent => {}, acknowledged => {}, faults => [], problems => {}, syncs => 0, failures => 0);
+	my %self = (collection => $collection, n => $n, cursor => undef, held => {}, unsent => {}, acknowledged => {}, versions => [], faults => [], problems => {}, syncs => 0, failures => 0);
 
 	for (my $i = 1; !-e "$dir/stop" && getppid() != 1; $i++)
 	{
@@ -192,7 +202,7 @@ sub run_client
 	touch("$dir/sent $n");
 	wait_for('the others', sub { !grep { !-e "$dir/sent $_->[1]" } @clients });
 	wait_for('the last download', sub { sync(\%self) });
-	append_to_file("$dir/notes $n", $JSON->encode({ map { $_ => $self{$_} } qw(faults held acknowledged syncs problems) }));
+	append_to_file("$dir/notes $n", $JSON->encode({ map { $_ => $self{$_} } qw(faults held acknowledged versions syncs problems) }));
 	return;
 }
 
@@ -234,6 +244,7 @@ sub sync
 
 		push @{ $self->{faults} }, "$id: $result->{outcome}" if $result->{outcome} !~ /^(created|updated|unchanged)$/;
 		$self->{acknowledged}{$id} = $sent{$id};
+		push @{ $self->{versions} }, "$id $sent{$id}";
 		delete $self->{unsent}{$id} if $self->{unsent}{$id} == $sent{$id};
 	}
 	for my $document (@{ $answer->{documents} })

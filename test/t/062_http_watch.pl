@@ -72,6 +72,7 @@ sub outcomes_are_counted
 	$socket->flush;
 	my $metrics = do { local $/; <$socket> };
 	like($metrics, qr/^docsync_documents_received_total\{outcome="$_"\} 1$/m, "/metrics counts what was $_") for qw(created discarded);
+	like($metrics, qr/^docsync_documents_received_total\{outcome="$_"\} 0$/m, "... and begins at 0 for what was $_") for qw(updated refused);
 	like($metrics, qr/^docsync_documents_sent_total [2-4]$/m, '... and what was given');
 	unlike($metrics, qr/anna|ben/, '... and says not whose');
 	return;
