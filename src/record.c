@@ -528,19 +528,24 @@ static bool
 is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
 		const Lost *lost)
 {
-	bool		isnull;
-	Datum		body;
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *isnull = palloc(sizeof(bool) * desc->natts);
+	int			body = attnums[RECORD_BODY] - 1;
+	bool		result;
 
-	if (DatumGetInt64(heap_getattr(tuple, attnums[RECORD_CLIENT_VERSION],
-								   desc, &isnull)) != lost->client_version ||
-		DatumGetBool(heap_getattr(tuple, attnums[RECORD_DELETED], desc,
-								  &isnull)) != lost->deleted)
-		return false;
-
-	body = heap_getattr(tuple, attnums[RECORD_BODY], desc, &isnull);
-	if (isnull || lost->body == 0)
-		return isnull && lost->body == 0;
-	return DatumGetBool(DirectFunctionCall2(jsonb_eq, body, lost->body));
+	/* None of the others is null (check.c). */
+	heap_deform_tuple(tuple, desc, values, isnull);
+	if (DatumGetInt64(values[attnums[RECORD_CLIENT_VERSION] - 1]) != lost->client_version ||
+		DatumGetBool(values[attnums[RECORD_DELETED] - 1]) != lost->deleted)
+		result = false;
+	else if (isnull[body] || lost->body == 0)
+		result = isnull[body] && lost->body == 0;
+	else
+		result = DatumGetBool(DirectFunctionCall2(jsonb_eq, values[body],
+												  lost->body));
+	pfree(values);
+	pfree(isnull);
+	return result;
 }
 
 /*
