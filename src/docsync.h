@@ -896,24 +896,30 @@ extern bool docsync_revive(Relation rel, text *collection, text *id,
 						   int64 *version);
 
 /*
- * record.c: what lost is kept
+ * retention.c: the rules of what is kept
  */
 
 /* Of which versions that lost the bodies are kept */
-typedef enum RecordKeep
+typedef enum RetentionKeep
 {
-	RECORD_KEEP_NONE,
-	RECORD_KEEP_DISCARDED,
-	RECORD_KEEP_REPLACED		/* both */
-} RecordKeep;
+	RETENTION_NONE,
+	RETENTION_DISCARDED,
+	RETENTION_REPLACED			/* both */
+} RetentionKeep;
 
 /* A row of docsync.keep */
-typedef struct RecordRule
+typedef struct RetentionRule
 {
 	text	   *pattern;		/* LIKE's, of collections */
-	RecordKeep	keep;
+	RetentionKeep keep;
 	int			most;			/* versions of a document */
-} RecordRule;
+} RetentionRule;
+
+extern const RetentionRule *docsync_retention_find(const text *collection);
+
+/*
+ * record.c: what lost is kept
+ */
 
 typedef enum RecordReason
 {
@@ -925,9 +931,8 @@ typedef enum RecordReason
 /* What has lost in a collection, and isn't written yet */
 typedef struct RecordList RecordList;
 
-extern const RecordRule *docsync_record_find_rule(const text *collection);
 extern RecordList *docsync_record_begin(text *collection,
-										const RecordRule *rule, bool is_sent);
+										const RetentionRule *rule, bool is_sent);
 extern void docsync_record_add(RecordList *list, const StoredDocument *lost,
 							   TimestampTz recorded_utc, RecordReason reason);
 extern void docsync_record_write(RecordList *list);
@@ -1062,7 +1067,7 @@ typedef struct Upload
 	UploadGroup *groups;		/* by id, as the batch's */
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
-	const RecordRule *keep;		/* what is kept; NULL: nothing */
+	const RetentionRule *keep;	/* what is kept; NULL: nothing */
 	RecordList *replaced;		/* NULL: what is replaced isn't */
 	Division	division;		/* of the groups */
 	bool		is_one_of_many; /* its refusals concern only itself */

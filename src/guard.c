@@ -309,12 +309,12 @@ guard_update(const Row *old, Row *new)
 static void
 keep_replaced(const Row *old, const Row *new)
 {
-	const RecordRule *rule = docsync_record_find_rule(docsync_row_text(old, DOCUMENT_COLLECTION));
+	const RetentionRule *rule = docsync_retention_find(docsync_row_text(old, DOCUMENT_COLLECTION));
 	StoredDocument replaced;
 	StoredDocument stored;
 	RecordList *list;
 
-	if (rule == NULL || rule->keep != RECORD_KEEP_REPLACED)
+	if (rule == NULL || rule->keep != RETENTION_REPLACED)
 		return;
 
 	docsync_row_document(old, &replaced);

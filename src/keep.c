@@ -49,14 +49,14 @@ typedef struct Changeable
 void
 docsync_keep_begin(Upload *upload)
 {
-	const RecordRule *rule = docsync_record_find_rule(upload->collection);
+	const RetentionRule *rule = docsync_retention_find(upload->collection);
 
 	if (rule == NULL)
 		return;
 
 	/* The rules may be read again during the upload. */
-	upload->keep = memcpy(palloc(sizeof(RecordRule)), rule, sizeof(RecordRule));
-	if (rule->keep == RECORD_KEEP_REPLACED)
+	upload->keep = memcpy(palloc(sizeof(RetentionRule)), rule, sizeof(RetentionRule));
+	if (rule->keep == RETENTION_REPLACED)
 		upload->replaced = docsync_record_begin(upload->collection, rule, false);
 }
 

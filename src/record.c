@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * record.c
- *	  Keeping the versions that lost: docsync.keep has the rules,
- *	  docsync.record the versions.
+ *	  Keeping the versions that lost, in docsync.record.
  *
  * Of two versions of a document one wins, and the body of the other would be
  * gone: of an upload that was discarded, or of the version that a newer one
@@ -13,10 +12,7 @@
  *	  no other row has; and surplus rows that somebody else is removing already
  *	  are skipped.  So it doesn't matter in which order transactions write here,
  *	  and they never deadlock.
- * 2. If nothing is kept, this costs two comparisons.  The rules are read again
- *	  only when the store has been checked again, and changing a rule makes all
- *	  sessions check it (docsync_keep_changed()).
- * 3. Rows are written as the table's owner, since nobody else may write them.
+ * 2. Rows are written as the table's owner, since nobody else may write them.
  *	  The caller makes sure that whoever sent the version that lost would have
  *	  been allowed to write it (keep.c).  Privileges and policies decide who may
  *	  read it.
@@ -39,16 +35,12 @@
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
-
-PG_FUNCTION_INFO_V1(docsync_keep_changed);
 
 /*
  * The most documents, and bytes of bodies, that are kept in memory.  What a
@@ -86,12 +78,6 @@ static const char *const reasons[] = {
 	[RECORD_CONFLICT] = "conflict",
 	[RECORD_REPLACED] = "replaced"
 };
-
-/* What is kept, the rule that counts first in front */
-static RecordRule *rules = NULL;
-static int	nrules = 0;
-static MemoryContext rules_context = NULL;
-static uint64 rules_version = 0;	/* the store's, when they were read */
 
 /*
  * Removes all but the newest of a document's rows, except for those that
@@ -151,10 +137,6 @@ static Statement erase = {
 	2, {TEXTOID, INT8OID}, STATEMENT_PINNED, NULL
 };
 
-static void read_rules(const Store *store);
-static void read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
-					  const AttrNumber *attnums);
-static int	compare_rules(const void *a, const void *b);
 static void insert(const RecordList *list, const Lost *lost, int count);
 static Snapshot take_snapshot(void);
 static int	count_rows(const RecordList *list, const Lost *lost,
@@ -165,62 +147,12 @@ static void remove_surplus(const RecordList *list);
 static bool note_purged(TupleTableSlot *slot, void *arg);
 
 /*
- * docsync_keep_changed() RETURNS trigger
- *
- * The trigger of docsync.keep: makes all sessions read the rules again when
- * this transaction has committed.
- */
-Datum
-docsync_keep_changed(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Oid			document;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("docsync_keep_changed() was not called as a trigger")));
-
-	/*
-	 * The store isn't opened: a rule can be changed even if the store is
-	 * broken.
-	 */
-	document = get_relname_relid(docsync_check_name(STORE_DOCUMENT),
-								 RelationGetNamespace(trigdata->tg_relation));
-	if (OidIsValid(document))
-		CacheInvalidateRelcacheByRelid(document);
-	return PointerGetDatum(NULL);
-}
-
-/*
- * Returns the rule for a collection, or NULL if nothing is kept.  It is valid
- * until the store is opened again.
- */
-const RecordRule *
-docsync_record_find_rule(const text *collection)
-{
-	const Store *store = docsync_schema_open(STORE_READ);
-
-	if (rules_version != store->version)
-		read_rules(store);
-
-	for (int i = 0; i < nrules; i++)
-	{
-		if (DatumGetBool(DirectFunctionCall2Coll(textlike, C_COLLATION_OID,
-												 PointerGetDatum(collection),
-												 PointerGetDatum(rules[i].pattern))))
-			return rules[i].keep == RECORD_KEEP_NONE ? NULL : &rules[i];
-	}
-	return NULL;
-}
-
-/*
  * Returns an empty list for versions that lost in a collection, in the current
  * memory context.  is_sent: they were never stored; otherwise they were, and
  * the list has at most one of a document at a time.
  */
 RecordList *
-docsync_record_begin(text *collection, const RecordRule *rule, bool is_sent)
+docsync_record_begin(text *collection, const RetentionRule *rule, bool is_sent)
 {
 	RecordList *list = palloc(offsetof(RecordList, lost) +
 							  sizeof(Lost) * LIST_DOCUMENTS);
@@ -362,95 +294,6 @@ docsync_record_erase(text *collection)
 }
 
 /*
- * Reads docsync.keep, regardless of privileges and row-level security: what is
- * kept doesn't depend on the caller's rights.
- *
- * A rule that is committed after our snapshot causes an invalidation, which
- * changes the store's version.  So the rules are read again the next time.
- */
-static void
-read_rules(const Store *store)
-{
-	uint64		version = store->version;
-	Relation	rel = table_open(store->relations[STORE_KEEP], AccessShareLock);
-	AttrNumber	attnums[STORE_COLUMNS_MAX];
-	MemoryContext context;
-	MemoryContext oldcontext;
-	RecordRule *read;
-	int			count = 0;
-	int			size = 8;
-	Snapshot	snapshot;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	memcpy(attnums, store->attnums[STORE_KEEP], sizeof(attnums));
-	context = AllocSetContextCreate(CurrentMemoryContext, "docsync keep",
-									ALLOCSET_SMALL_SIZES);
-	oldcontext = MemoryContextSwitchTo(context);
-
-	CommandCounterIncrement();
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
-	read = palloc(sizeof(RecordRule) * size);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		if (count == size)
-		{
-			size *= 2;
-			read = repalloc(read, sizeof(RecordRule) * size);
-		}
-		read_rule(&read[count++], tuple, RelationGetDescr(rel), attnums);
-	}
-	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
-	qsort(read, count, sizeof(RecordRule), compare_rules);
-
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextSetParent(context, TopMemoryContext);
-	if (rules_context != NULL)
-		MemoryContextDelete(rules_context);
-	rules_context = context;
-	rules = read;
-	nrules = count;
-	rules_version = version;
-}
-
-/* Reads a row of docsync.keep, whose constraints have checked the values. */
-static void
-read_rule(RecordRule *rule, HeapTuple tuple, TupleDesc desc,
-		  const AttrNumber *attnums)
-{
-	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
-	bool	   *isnull = palloc(sizeof(bool) * desc->natts);
-	char	   *keep;
-
-	/* None of them is null (check.c). */
-	heap_deform_tuple(tuple, desc, values, isnull);
-	keep = TextDatumGetCString(values[attnums[KEEP_KEEP] - 1]);
-	rule->pattern = DatumGetTextPCopy(values[attnums[KEEP_PATTERN] - 1]);
-	rule->most = Max(DatumGetInt32(values[attnums[KEEP_MOST] - 1]), 1);
-	rule->keep = strcmp(keep, "replaced") == 0 ? RECORD_KEEP_REPLACED :
-		strcmp(keep, "discarded") == 0 ? RECORD_KEEP_DISCARDED :
-		RECORD_KEEP_NONE;
-}
-
-/* For qsort: the longest pattern first; patterns of equal length bytewise */
-static int
-compare_rules(const void *a, const void *b)
-{
-	const text *one = ((const RecordRule *) a)->pattern;
-	const text *other = ((const RecordRule *) b)->pattern;
-	int			len = VARSIZE_ANY_EXHDR(one);
-	int			other_len = VARSIZE_ANY_EXHDR(other);
-
-	if (len != other_len)
-		return len < other_len ? 1 : -1;
-	return docsync_text_compare(VARDATA_ANY(one), len,
-								VARDATA_ANY(other), other_len);
-}
-
-/*
  * Inserts rows.
  */
 static void
@@ -533,19 +376,24 @@ static bool
 is_same(HeapTuple tuple, TupleDesc desc, const AttrNumber *attnums,
 		const Lost *lost)
 {
-	bool		isnull;
-	Datum		body;
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *isnull = palloc(sizeof(bool) * desc->natts);
+	int			body = attnums[RECORD_BODY] - 1;
+	bool		result;
 
-	if (DatumGetInt64(heap_getattr(tuple, attnums[RECORD_CLIENT_VERSION],
-								   desc, &isnull)) != lost->client_version ||
-		DatumGetBool(heap_getattr(tuple, attnums[RECORD_DELETED], desc,
-								  &isnull)) != lost->deleted)
-		return false;
-
-	body = heap_getattr(tuple, attnums[RECORD_BODY], desc, &isnull);
-	if (isnull || lost->body == 0)
-		return isnull && lost->body == 0;
-	return DatumGetBool(DirectFunctionCall2(jsonb_eq, body, lost->body));
+	/* None of the others is null (check.c). */
+	heap_deform_tuple(tuple, desc, values, isnull);
+	if (DatumGetInt64(values[attnums[RECORD_CLIENT_VERSION] - 1]) != lost->client_version ||
+		DatumGetBool(values[attnums[RECORD_DELETED] - 1]) != lost->deleted)
+		result = false;
+	else if (isnull[body] || lost->body == 0)
+		result = isnull[body] && lost->body == 0;
+	else
+		result = DatumGetBool(DirectFunctionCall2(jsonb_eq, values[body],
+												  lost->body));
+	pfree(values);
+	pfree(isnull);
+	return result;
 }
 
 /*
