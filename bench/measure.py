@@ -9,6 +9,7 @@ import re
 import statistics
 
 import answers
+import record
 from common import (BODY, Batch, COPY, DOCSYNCS, PAGE, PRELOADED, Policy, QUICK, STORED, UPLOADS, administrate,
                     connect, count_rounds, fresh, in_turn, machine, pgbench, show, show_head, store, take_turns)
 
@@ -180,6 +181,8 @@ def main():
         print()
     Policy.on = False
     answers.run(only)
+    if re.search(only, 'record'):
+        record.run()
 
 
 main()

@@ -97,6 +97,12 @@ CREATE FUNCTION @extschema@.docsync_unset_fence() RETURNS pg_catalog.xid8
 COMMENT ON FUNCTION @extschema@.docsync_unset_fence() IS
 'Default of docsync.document.fence: docsync sets it.';
 
+CREATE FUNCTION @extschema@.docsync_keep_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_keep_changed() IS
+'Trigger of docsync.keep: what is kept from now on is known to all sessions.';
+
 CREATE FUNCTION @extschema@.docsync_check_store() RETURNS pg_catalog.void
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -138,6 +144,7 @@ AS $$
 DECLARE
 	adopted bool;
 	doubtful bool := false;
+	had_history bool;
 	command text;
 	-- The current schema of the functions: its owner may have renamed it, and put
 	-- other functions into one with its old name.
@@ -232,6 +239,7 @@ BEGIN
 		'The highest stamp of a removed tombstone that did not have that client_id: the horizon for that client.';
 	END IF;
 
+	had_history := adopted AND to_regclass('docsync.history') IS NOT NULL;
 	IF to_regclass('docsync.history') IS NULL THEN
 		CREATE TABLE docsync.history (
 			number			int8 PRIMARY KEY,
@@ -267,6 +275,83 @@ BEGIN
 		'Whether the documents with stamps up to clock may come from another server: next_xid then replaces their fences, which mean nothing here.';
 	END IF;
 
+	IF to_regclass('docsync.keep') IS NULL THEN
+		CREATE TABLE docsync.keep (
+			pattern			text COLLATE "C" PRIMARY KEY CHECK (pattern !~ '(^|[^\\])(\\\\)*\\$'),
+			keep			text COLLATE "C" NOT NULL CHECK (keep IN ('none', 'discarded', 'replaced')),
+			most			int4 NOT NULL DEFAULT 10 CHECK (most BETWEEN 1 AND 1000)
+		);
+		COMMENT ON TABLE docsync.keep IS
+		'Of which collections docsync.record keeps what lost. Where several patterns match, the longest counts; where none does, nothing is kept.';
+		COMMENT ON COLUMN docsync.keep.pattern IS 'Collections, as LIKE has them.';
+		COMMENT ON COLUMN docsync.keep.keep IS
+		'none; discarded: uploads that were discarded, or in conflict; replaced: these, and the versions that newer ones replaced.';
+		COMMENT ON COLUMN docsync.keep.most IS 'How many versions of a document are kept, the newest ones. Older ones go by and by: a document may have twice as many.';
+	END IF;
+
+	IF to_regclass('docsync.record') IS NULL THEN
+		CREATE TABLE docsync.record (
+			collection		text COLLATE "C" NOT NULL,
+			id				text COLLATE "C" NOT NULL,
+			recorded_utc	timestamptz NOT NULL,
+			client_version	int8 NOT NULL,
+			client_id		text COLLATE "C" NOT NULL,
+			deleted			bool NOT NULL,
+			body			jsonb,
+			why				text COLLATE "C" NOT NULL,
+			PRIMARY KEY (collection, id, recorded_utc)
+		);
+		-- Nobody's but the owner's, until there is a policy for it, too.
+		ALTER TABLE docsync.record ENABLE ROW LEVEL SECURITY;
+		COMMENT ON TABLE docsync.record IS
+		'Versions of documents that lost, where docsync.keep wants them kept: docsync_restore brings one back. Written by docsync alone; docsync_purge removes old ones.';
+		COMMENT ON COLUMN docsync.record.collection IS 'The collection.';
+		COMMENT ON COLUMN docsync.record.id IS 'The document.';
+		COMMENT ON COLUMN docsync.record.recorded_utc IS
+		'When it lost: where it was replaced, the stamp of the version that has replaced it.';
+		COMMENT ON COLUMN docsync.record.client_version IS 'The version that lost.';
+		COMMENT ON COLUMN docsync.record.client_id IS 'Who had sent it.';
+		COMMENT ON COLUMN docsync.record.deleted IS 'True for a tombstone.';
+		COMMENT ON COLUMN docsync.record.body IS 'The content.';
+		COMMENT ON COLUMN docsync.record.why IS
+		'discarded: the stored version was higher, or the same; conflict: it was another than the one that this was based on; replaced: this was stored, and a newer version came.';
+	END IF;
+
+	IF to_regclass('docsync.moved') IS NULL THEN
+		-- Nor what has gone, or from where it came
+		doubtful := doubtful OR had_history;
+		CREATE TABLE docsync.moved (
+			collection		text COLLATE "C" PRIMARY KEY,
+			state			text COLLATE "C" NOT NULL CHECK (state IN ('leaving', 'gone', 'arriving', 'here')),
+			changed			timestamptz NOT NULL DEFAULT clock_timestamp(),
+			epochs			int8[] NOT NULL DEFAULT '{}',
+			survived		timestamptz[] NOT NULL DEFAULT '{}',
+			lost_after		timestamptz[] NOT NULL DEFAULT '{}',
+			clocks			timestamptz[] NOT NULL DEFAULT '{}',
+			number			int8 NOT NULL DEFAULT 0,
+			replaced		int8 NOT NULL DEFAULT 0,
+			next_xid		xid8 NOT NULL DEFAULT '0',
+			move			text COLLATE "C",
+			ticket			jsonb
+		);
+		COMMENT ON TABLE docsync.moved IS
+		'Collections that are elsewhere, or have come from elsewhere. Written by docsync_move_out and the like alone.';
+		COMMENT ON COLUMN docsync.moved.collection IS 'The collection, with all whose names begin with it and a "/".';
+		COMMENT ON COLUMN docsync.moved.state IS
+		'leaving, gone, arriving: closed, neither read nor written; here: open, and come from elsewhere.';
+		COMMENT ON COLUMN docsync.moved.changed IS 'Since when.';
+		COMMENT ON COLUMN docsync.moved.epochs IS
+		'What had happened to it elsewhere, as docsync.history has it; the last is its coming here.';
+		COMMENT ON COLUMN docsync.moved.survived IS 'Of each of these, as in docsync.history.';
+		COMMENT ON COLUMN docsync.moved.lost_after IS 'Of each of these, as in docsync.history.';
+		COMMENT ON COLUMN docsync.moved.clocks IS 'Of each of these, as in docsync.history.';
+		COMMENT ON COLUMN docsync.moved.number IS 'The newest row of docsync.history when it came: what is later has happened to it, too.';
+		COMMENT ON COLUMN docsync.moved.replaced IS 'The epoch of that row, in the place of which the last of epochs stands.';
+		COMMENT ON COLUMN docsync.moved.next_xid IS 'The next transaction id when it came: the fence of all that came.';
+		COMMENT ON COLUMN docsync.moved.move IS 'The id of the move that it came, or was let go, by.';
+		COMMENT ON COLUMN docsync.moved.ticket IS 'With what it can be opened elsewhere, if it has been let go.';
+	END IF;
+
 	IF NOT EXISTS (SELECT FROM pg_attrdef AS d JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
 					WHERE a.attrelid = 'docsync.document'::regclass AND a.attname = 'last_update_utc') THEN
 		EXECUTE format('ALTER TABLE docsync.document
@@ -292,12 +377,28 @@ BEGIN
 			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_guard()', functions);
 	END IF;
 
+	-- Also for what a subscription brings
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.keep'::regclass AND tgname = 'docsync_keep_changed'
+					  AND tgfoid = to_regprocedure(functions || '.docsync_keep_changed()')) OR
+	   NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'docsync.keep'::regclass AND tgname = 'docsync_keep_changed_truncate'
+					  AND tgfoid = to_regprocedure(functions || '.docsync_keep_changed()')) THEN
+		DROP TRIGGER IF EXISTS docsync_keep_changed ON docsync.keep;
+		DROP TRIGGER IF EXISTS docsync_keep_changed_truncate ON docsync.keep;
+		EXECUTE format('CREATE TRIGGER docsync_keep_changed
+			AFTER INSERT OR UPDATE OR DELETE ON docsync.keep
+			FOR EACH ROW EXECUTE FUNCTION %s.docsync_keep_changed()', functions);
+		EXECUTE format('CREATE TRIGGER docsync_keep_changed_truncate
+			AFTER TRUNCATE ON docsync.keep
+			FOR EACH STATEMENT EXECUTE FUNCTION %s.docsync_keep_changed()', functions);
+		ALTER TABLE docsync.keep ENABLE ALWAYS TRIGGER docsync_keep_changed;
+	END IF;
+
 	-- What a superuser has repaired belongs to the owner, like the rest.
 	FOR command IN
 		SELECT format('ALTER TABLE %s OWNER TO %s', part.oid::regclass, document.relowner::regrole)
 		  FROM pg_class AS part, pg_class AS document
 		 WHERE document.oid = 'docsync.document'::regclass AND part.relowner <> document.relowner
-		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass)
+		   AND part.oid IN ('docsync.clock'::regclass, 'docsync.purged'::regclass, 'docsync.history'::regclass, 'docsync.moved'::regclass, 'docsync.keep'::regclass, 'docsync.record'::regclass)
 		   AND part.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user AND rolsuper)
 	LOOP
 		EXECUTE command;
@@ -330,6 +431,341 @@ COMMENT ON PROCEDURE @extschema@.docsync_purge(pg_catalog.interval, pg_catalog.t
 'Removes the tombstones older than keep, of one collection or of all, and returns their number.
 Called outside a transaction block, it commits after each step of at most 1,000: it can be interrupted at any time, and continues when called again.
 A client that has been away for longer compares what it has with the store.';
+
+CREATE FUNCTION @extschema@.docsync_move_begin(
+	collection		pg_catalog.text,
+	after			pg_catalog.timestamptz,
+	OUT epoch		pg_catalog.int8,
+	OUT clock		pg_catalog.timestamptz,
+	OUT next_xid	pg_catalog.xid8)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_move_begin(pg_catalog.text, pg_catalog.timestamptz) IS
+'For the functions below: refuses who may not, and gives an id for an epoch, the clock, and a fence.';
+
+CREATE FUNCTION @extschema@.docsync_move_wait(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_move_wait(pg_catalog.text) IS
+'Waits until nobody writes any more who began before: who writes later finds the collection as it is then, open or closed.
+For the store''s owner. lock_timeout limits it.';
+
+CREATE FUNCTION @extschema@.docsync_move_sum(
+	collection		pg_catalog.text,
+	OUT documents	pg_catalog.int8,
+	OUT digest		pg_catalog.numeric,
+	OUT highest		pg_catalog.timestamptz,
+	OUT lost		pg_catalog.int8,
+	OUT lost_digest	pg_catalog.numeric)
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+BEGIN
+	IF collection IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'collection is null';
+	END IF;
+	SELECT count(*), coalesce(sum(hashtextextended(d.id, hashtextextended(d.collection,
+				hashfloat8extended(date_part('epoch', d.last_update_utc), d.client_version)))), 0),
+		   coalesce(max(d.last_update_utc), '-infinity')
+	  INTO documents, digest, highest
+	  FROM docsync.document AS d
+	 WHERE d.collection >= docsync_move_sum.collection AND d.collection < docsync_move_sum.collection || '0'
+	   AND (d.collection = docsync_move_sum.collection OR starts_with(d.collection, docsync_move_sum.collection || '/'));
+
+	SELECT count(*), coalesce(sum(hashtextextended(r.id, hashtextextended(r.collection,
+				hashfloat8extended(date_part('epoch', r.recorded_utc), r.client_version)))), 0)
+	  INTO lost, lost_digest
+	  FROM docsync.record AS r
+	 WHERE r.collection >= docsync_move_sum.collection AND r.collection < docsync_move_sum.collection || '0'
+	   AND (r.collection = docsync_move_sum.collection OR starts_with(r.collection, docsync_move_sum.collection || '/'));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_sum(pg_catalog.text) IS
+'How many documents a collection and those below it have, tombstones among them, and a sum over ids, versions and stamps, to be compared with another server''s.
+The same of what docsync.record has of them.';
+
+CREATE FUNCTION @extschema@.docsync_move_keep(collection pg_catalog.text)
+	RETURNS pg_catalog.jsonb
+	LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+DECLARE
+	its_pattern text := replace(replace(replace(collection, '\', '\\'), '%', '\%'), '_', '\_');
+BEGIN
+	IF collection IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'collection is null';
+	END IF;
+	RETURN jsonb_build_object(
+		'own', (SELECT coalesce(jsonb_agg(k ORDER BY k.pattern), '[]') FROM docsync.keep AS k
+				 WHERE k.pattern = its_pattern OR starts_with(k.pattern, its_pattern || '/')),
+		'broader', (SELECT jsonb_agg(jsonb_build_object('pattern', its_pattern || each.rest,
+									 'keep', coalesce(k.keep, 'none'), 'most', coalesce(k.most, 10)) ORDER BY each.rest)
+					  FROM (VALUES ('', ''), ('/%', '/')) AS each(rest, name)
+					  LEFT JOIN LATERAL (SELECT * FROM docsync.keep AS k
+										  WHERE docsync_move_keep.collection || each.name LIKE k.pattern
+											AND k.pattern <> its_pattern || each.rest
+										  ORDER BY length(k.pattern) DESC, k.pattern LIMIT 1) AS k ON true));
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_keep(pg_catalog.text) IS
+'For the functions below: which rules of docsync.keep a collection has of its own, and what broader ones come to.';
+
+CREATE FUNCTION @extschema@.docsync_move_out(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present text;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT m.state INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_out.collection;
+
+	IF EXISTS (SELECT FROM docsync.moved AS m WHERE starts_with(m.collection, docsync_move_out.collection || '/') OR starts_with(docsync_move_out.collection, m.collection || '/')) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is a part of one that was moved, or has such a part',
+			DETAIL = 'Collections are moved back and on as they were moved: docsync.moved says how.';
+	END IF;
+
+	IF present = 'arriving' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is on its way to here',
+			HINT = 'docsync_move_take_over() opens it; docsync_move_back() gives it up.';
+	ELSIF present = 'here' THEN
+		UPDATE docsync.moved AS m SET state = 'leaving', changed = clock_timestamp() WHERE m.collection = docsync_move_out.collection;
+	ELSIF present IS NULL THEN
+		INSERT INTO docsync.moved (collection, state) VALUES (docsync_move_out.collection, 'leaving');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_out(pg_catalog.text) IS
+'Closes a collection, and those whose names begin with it and "/", before they move to another server: requests are answered 503, code moving.
+For the store''s owner. Commit it, copy what has changed since, and call docsync_move_hand_over, or docsync_move_back.';
+
+CREATE FUNCTION @extschema@.docsync_move_hand_over(collection pg_catalog.text)
+	RETURNS pg_catalog.jsonb
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present record;
+	point record;
+	has record;
+	line record;
+	purged jsonb;
+	rules jsonb;
+	result jsonb;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_hand_over.collection;
+	IF present.state = 'gone' THEN
+		RETURN present.ticket;
+	ELSIF present.state IS DISTINCT FROM 'leaving' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is not about to leave',
+			HINT = 'docsync_move_out() closes it first.';
+	END IF;
+
+	-- From here on nothing of it changes. The clock is read behind that: whatever was given out here is not above it.
+	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
+	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING collection;
+	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, NULL)', functions) INTO point USING collection;
+
+	-- What has happened to it: elsewhere, and here since it came
+	SELECT jsonb_agg(e.epoch ORDER BY e.part, e.number) AS epochs, jsonb_agg(e.survived ORDER BY e.part, e.number) AS survived,
+		   jsonb_agg(e.lost_after ORDER BY e.part, e.number) AS lost_after, jsonb_agg(e.clock ORDER BY e.part, e.number) AS clocks
+	  INTO line
+	  FROM (SELECT 1 AS part, e.number, e.epoch, e.survived, e.lost_after, e.clock
+			  FROM unnest(present.epochs, present.survived, present.lost_after, present.clocks)
+				   WITH ORDINALITY AS e(epoch, survived, lost_after, clock, number)
+			 UNION ALL
+			SELECT 2, h.number, CASE WHEN h.epoch = present.replaced THEN present.epochs[cardinality(present.epochs)] ELSE h.epoch END,
+				   h.survived, h.lost_after, h.clock
+			  FROM docsync.history AS h WHERE h.number > present.number) AS e;
+
+	SELECT coalesce(jsonb_agg(p), '[]') INTO purged FROM docsync.purged AS p
+	 WHERE p.collection = docsync_move_hand_over.collection OR starts_with(p.collection, docsync_move_hand_over.collection || '/');
+
+	-- What is kept of what loses: the rules for nothing else, and what broader rules come to
+	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO rules USING collection;
+
+	result := jsonb_build_object('collection', collection, 'move', gen_random_uuid(), 'documents', has.documents, 'digest', has.digest,
+								 'lost', has.lost, 'lost_digest', has.lost_digest,
+								 'highest', has.highest, 'clock', point.clock, 'purged', purged, 'keep', rules) || to_jsonb(line);
+	UPDATE docsync.moved AS m SET state = 'gone', changed = clock_timestamp(), move = result ->> 'move', ticket = result
+	 WHERE m.collection = docsync_move_hand_over.collection;
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_hand_over(pg_catalog.text) IS
+'Lets a closed collection go, and gives the ticket with which docsync_move_take_over opens it on the other server; requests here are answered 421, code moved.
+For the store''s owner. The ticket is good when this has committed; asked for again, it is the same. There is no way back but by moving it back.';
+
+CREATE FUNCTION @extschema@.docsync_move_in(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present text;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT m.state INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_in.collection;
+
+	IF EXISTS (SELECT FROM docsync.moved AS m WHERE starts_with(m.collection, docsync_move_in.collection || '/') OR starts_with(docsync_move_in.collection, m.collection || '/')) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is a part of one that was moved, or has such a part',
+			DETAIL = 'Collections are moved back and on as they were moved: docsync.moved says how.';
+	END IF;
+
+	IF present IN ('here', 'leaving') THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is here already',
+			DETAIL = format('docsync.moved says "%s".', present);
+	ELSIF present = 'gone' THEN
+		-- It comes back. What it has left behind is old.
+		DELETE FROM docsync.document AS d WHERE d.collection = docsync_move_in.collection
+			OR (d.collection >= docsync_move_in.collection || '/' AND d.collection < docsync_move_in.collection || '0');
+		DELETE FROM docsync.record AS r WHERE r.collection = docsync_move_in.collection
+			OR (r.collection >= docsync_move_in.collection || '/' AND r.collection < docsync_move_in.collection || '0');
+		UPDATE docsync.moved AS m SET state = 'arriving', changed = clock_timestamp() WHERE m.collection = docsync_move_in.collection;
+	ELSIF present IS NULL THEN
+		IF EXISTS (SELECT FROM docsync.document AS d WHERE d.collection = docsync_move_in.collection
+					  OR (d.collection >= docsync_move_in.collection || '/' AND d.collection < docsync_move_in.collection || '0')) THEN
+			RAISE object_not_in_prerequisite_state USING
+				MESSAGE = 'the collection has documents here',
+				DETAIL = 'What comes from elsewhere is not mixed with others.',
+				HINT = 'If they are not needed, DELETE them, CALL docsync_purge(''0''), and delete the tombstones that stay with session_replication_role = replica.';
+		END IF;
+		INSERT INTO docsync.moved (collection, state) VALUES (docsync_move_in.collection, 'arriving');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_in(pg_catalog.text) IS
+'Awaits a collection, and those whose names begin with it and "/", from another server: requests are answered 503, code moving.
+For the store''s owner, who may then bring documents with their stamps, and delete them for good. docsync_move_take_over opens it when all have come; docsync_move_back gives it up.';
+
+CREATE FUNCTION @extschema@.docsync_move_take_over(ticket pg_catalog.jsonb)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	name text := ticket ->> 'collection';
+	present record;
+	point record;
+	has record;
+	rules jsonb;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING name;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = name;
+	IF present.move = ticket ->> 'move' AND present.state IN ('here', 'leaving') THEN
+		RETURN;
+	ELSIF present.state IS DISTINCT FROM 'arriving' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection is not awaited here',
+			DETAIL = format('docsync.moved says %s.', coalesce(quote_ident(present.state), 'nothing of it')),
+			HINT = 'docsync_move_in() comes first.';
+	END IF;
+
+	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING name;
+	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING name;
+	IF (has.documents, has.digest, has.lost, has.lost_digest) IS DISTINCT FROM
+	   ((ticket ->> 'documents')::int8, (ticket ->> 'digest')::numeric, (ticket ->> 'lost')::int8, (ticket ->> 'lost_digest')::numeric) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the documents are not those that were handed over',
+			DETAIL = format('There are %s, and %s were; in docsync.record %s, and %s were.', has.documents, ticket ->> 'documents', has.lost, ticket ->> 'lost'),
+			HINT = 'Copy them once more. Where they have come from they are as they were.';
+	END IF;
+
+	-- Beyond all that was given out there
+	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, $2)', functions) INTO point USING name, (ticket ->> 'clock')::timestamptz;
+
+	DELETE FROM docsync.purged AS p WHERE p.collection = name OR starts_with(p.collection, name || '/');
+	INSERT INTO docsync.purged (collection, last_update_utc, client_id, others_utc)
+	SELECT p.collection, p.last_update_utc, p.client_id, p.others_utc
+	  FROM jsonb_to_recordset(ticket -> 'purged') AS p(collection text, last_update_utc timestamptz, client_id text, others_utc timestamptz)
+	 WHERE p.collection = name OR starts_with(p.collection, name || '/');
+
+	-- Broader rules are those of this server, unless they come to something else here.
+	INSERT INTO docsync.keep AS k (pattern, keep, most)
+	SELECT own.pattern, own.keep, own.most FROM jsonb_to_recordset(ticket -> 'keep' -> 'own') AS own(pattern text, keep text, most int4)
+		ON CONFLICT (pattern) DO UPDATE SET keep = EXCLUDED.keep, most = EXCLUDED.most;
+	EXECUTE format('SELECT %s.docsync_move_keep($1)', functions) INTO rules USING name;
+	INSERT INTO docsync.keep AS k (pattern, keep, most)
+	SELECT b.pattern, b.keep, b.most FROM jsonb_to_recordset(ticket -> 'keep' -> 'broader') AS b(pattern text, keep text, most int4)
+	 WHERE NOT rules -> 'broader' @> jsonb_build_array(to_jsonb(b))
+		ON CONFLICT (pattern) DO NOTHING;
+
+	UPDATE docsync.moved AS m
+	   SET state = 'here', changed = clock_timestamp(), move = take_over.ticket ->> 'move', ticket = NULL,
+		   epochs = ARRAY(SELECT e.v::int8 FROM jsonb_array_elements_text(take_over.ticket -> 'epochs') WITH ORDINALITY AS e(v, n) ORDER BY n) || point.epoch,
+		   survived = ARRAY(SELECT e.v::timestamptz FROM jsonb_array_elements_text(take_over.ticket -> 'survived') WITH ORDINALITY AS e(v, n) ORDER BY n)
+					  || (take_over.ticket ->> 'highest')::timestamptz,
+		   lost_after = ARRAY(SELECT e.v::timestamptz FROM jsonb_array_elements_text(take_over.ticket -> 'lost_after') WITH ORDINALITY AS e(v, n) ORDER BY n)
+						|| 'infinity'::timestamptz,
+		   clocks = ARRAY(SELECT e.v::timestamptz FROM jsonb_array_elements_text(take_over.ticket -> 'clocks') WITH ORDINALITY AS e(v, n) ORDER BY n)
+					|| point.clock,
+		   number = newest.number, replaced = newest.epoch, next_xid = point.next_xid
+	  FROM (SELECT docsync_move_take_over.ticket) AS take_over,
+		   (SELECT h.number, h.epoch FROM docsync.history AS h ORDER BY h.number DESC LIMIT 1) AS newest
+	 WHERE m.collection = name;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_take_over(pg_catalog.jsonb) IS
+'Opens a collection that was awaited here, if it has just the documents that the ticket of docsync_move_hand_over says. Clients go on with the cursors that they have.
+For the store''s owner. Give a ticket to one server; called again there, it does nothing.';
+
+CREATE FUNCTION @extschema@.docsync_move_back(collection pg_catalog.text)
+	RETURNS pg_catalog.void
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET row_security = off
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	present record;
+BEGIN
+	EXECUTE format('SELECT %s.docsync_move_begin($1, NULL)', functions) USING collection;
+	LOCK TABLE docsync.moved IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = docsync_move_back.collection;
+
+	IF present.state = 'leaving' AND present.epochs = '{}' OR present.state = 'arriving' AND present.ticket IS NULL THEN
+		IF present.state = 'arriving' THEN
+			EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
+			DELETE FROM docsync.document AS d WHERE d.collection = docsync_move_back.collection
+				OR (d.collection >= docsync_move_back.collection || '/' AND d.collection < docsync_move_back.collection || '0');
+			DELETE FROM docsync.record AS r WHERE r.collection = docsync_move_back.collection
+				OR (r.collection >= docsync_move_back.collection || '/' AND r.collection < docsync_move_back.collection || '0');
+		END IF;
+		DELETE FROM docsync.moved AS m WHERE m.collection = docsync_move_back.collection;
+	ELSIF present.state = 'leaving' OR present.state = 'arriving' THEN
+		UPDATE docsync.moved AS m SET state = CASE present.state WHEN 'leaving' THEN 'here' ELSE 'gone' END, changed = clock_timestamp()
+		 WHERE m.collection = docsync_move_back.collection;
+	ELSIF present.state = 'gone' THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'the collection has been let go',
+			DETAIL = 'It may be open elsewhere, or be opened there at any time.',
+			HINT = 'Finish the move, with the ticket of docsync_move_hand_over(); then move it back.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_move_back(pg_catalog.text) IS
+'Gives a move up, on either server, that has not come to docsync_move_hand_over.
+Where the collection was it is open again, as if nothing had happened; where it was awaited, what has come is deleted, or if it had gone from there before, it is gone.
+For the store''s owner.';
 
 DROP FUNCTION @extschema@.docsync_upsert(text, jsonb, text);
 
@@ -537,11 +973,24 @@ CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
 		ahead_collection pg_catalog.text,
 		ahead_id		pg_catalog.text,
 		ahead_version	pg_catalog.int8,
-		ahead_count		pg_catalog.int8)
+		ahead_count		pg_catalog.int8,
+		recorded_utc	pg_catalog.timestamptz)
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION @extschema@.docsync_facts(pg_catalog.bool) IS
 'What docsync_status() needs to know of what is in the store.';
+
+CREATE FUNCTION @extschema@.docsync_moves()
+	RETURNS TABLE (
+		collection		pg_catalog.text,
+		state			pg_catalog.text,
+		since			pg_catalog.timestamptz,
+		has_documents	pg_catalog.bool)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION @extschema@.docsync_moves() IS
+'Collections that are being moved between servers, or have been: what docsync.moved says of them, and whether there are documents of theirs here.
+For the store''s owner and members of pg_monitor.';
 
 CREATE FUNCTION @extschema@.docsync_status(exact pg_catalog.bool DEFAULT false)
 	RETURNS TABLE (
@@ -563,8 +1012,10 @@ DECLARE
 	-- Not by to_regclass(), since members of pg_monitor need no right on the schema.
 	document regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'document');
 	now timestamptz := clock_timestamp();
+	kept regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'record');
 	fact record;
 	seen record;
+	dead record;
 	detail text;
 	hint text;
 	whose text;
@@ -619,20 +1070,23 @@ BEGIN
 	END IF;
 
 	-- Who may use it
-	SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END, ', ') AS roles, c.relrowsecurity AS is_on,
-		   EXISTS (SELECT FROM pg_policy WHERE polrelid = document) AS has_policy INTO seen
-	  FROM pg_class AS c
-	  LEFT JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
-						  UNION ALL SELECT acl.* FROM pg_attribute, aclexplode(attacl) AS acl WHERE attrelid = c.oid AND attacl IS NOT NULL) AS g
-		ON g.grantee <> c.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
-	   AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = g.grantee AND (rolsuper OR rolbypassrls))
-	 WHERE c.oid = document GROUP BY c.relrowsecurity;
-	IF seen.roles IS NOT NULL AND NOT seen.is_on THEN
-		attention := attention || format('Row-level security is off, so all collections are open to %s. '
-			'CREATE POLICY ... ON docsync.document, then ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY.', seen.roles);
-	ELSIF seen.roles IS NOT NULL AND NOT seen.has_policy THEN
-		attention := attention || format('Row-level security is on, but there is no policy: %s can neither read nor write. CREATE POLICY ... ON docsync.document.', seen.roles);
-	END IF;
+	FOR seen IN
+		SELECT c.oid::regclass AS of, string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END, ', ') AS roles,
+			   c.relrowsecurity AS is_on, EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS has_policy
+		  FROM pg_class AS c
+		  JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
+						 UNION ALL SELECT acl.* FROM pg_attribute, aclexplode(attacl) AS acl WHERE attrelid = c.oid AND attacl IS NOT NULL) AS g
+			ON g.grantee <> c.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+		   AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = g.grantee AND (rolsuper OR rolbypassrls))
+		 WHERE c.oid IN (document, kept) GROUP BY c.oid, c.relname, c.relrowsecurity ORDER BY c.relname
+	LOOP
+		IF NOT seen.is_on THEN
+			attention := attention || format('Row-level security is off, so all collections are open to %s. '
+				'CREATE POLICY ... ON %s, then ALTER TABLE %2$s ENABLE ROW LEVEL SECURITY.', seen.roles, seen.of);
+		ELSIF NOT seen.has_policy THEN
+			attention := attention || format('Row-level security is on, but there is no policy: %s can neither read nor write. CREATE POLICY ... ON %s.', seen.roles, seen.of);
+		END IF;
+	END LOOP;
 
 	-- Who holds back readers. To find the names of collections takes time, so they are looked for only if some
 	-- transaction is old enough.
@@ -688,16 +1142,36 @@ BEGIN
 		END LOOP;
 	END IF;
 
+	-- What is on its way, or has gone
+	FOR seen IN EXECUTE format($query$
+		SELECT state, concat_ws(' and ', string_agg('"' || collection || '"', ', ' ORDER BY n) FILTER (WHERE n <= 3), nullif(count(*) FILTER (WHERE n > 3), 0) || ' more') AS what,
+			   (array_agg(collection ORDER BY n))[1] AS first, min(since) AS since
+		  FROM (SELECT *, row_number() OVER (PARTITION BY state ORDER BY since, collection) AS n FROM %s.docsync_moves()
+				 WHERE state IN ('leaving', 'arriving') AND since < $1 - interval '10 seconds' OR state = 'gone' AND has_documents) AS m
+		 GROUP BY state ORDER BY min(since)$query$, functions) USING now
+	LOOP
+		attention := attention || CASE seen.state
+			WHEN 'leaving' THEN format('Closed since %s (%s), since they are about to move to another server: %s. If the move has broken off run it again, or SELECT %s.docsync_move_back(%L).',
+									   date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, functions, seen.first)
+			WHEN 'arriving' THEN format('Awaited from another server since %s (%s), and closed here: %s. If the move has broken off run it again, or as long as the other server does not say "gone", SELECT %s.docsync_move_back(%L).',
+										date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, functions, seen.first)
+			ELSE format('Moved to another server since %s (%s), and their documents are still here: %s. When that server has been backed up, delete them: examples/shards/move -e %s.',
+						date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, quote_literal(seen.first)) END;
+	END LOOP;
+
 	-- What is in it
 	IF fact.unpurged IS NOT NULL THEN
 		attention := attention || format('Tombstones are not purged: collection "%s" has some from %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
 			fact.unpurged, fact.unpurged_stamp::date, functions);
 	END IF;
+	IF fact.recorded_utc < now - interval '180 days' THEN
+		attention := attention || format('docsync.record is not purged: it has versions that lost on %s. Schedule CALL %s.docsync_purge(''90 days'') nightly, by the owner or another role that may SELECT and DELETE there.',
+			fact.recorded_utc::date, functions);
+	END IF;
 	IF fact.ahead_id IS NOT NULL THEN
 		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, and no edit wins against it until then (documents like this: %s). '
-			'UPDATE docsync.document SET client_version = extract(epoch FROM now()) * 1000 WHERE collection = %L AND id = %L; clients that hold it must start again. '
-			'To refuse such versions, set docsync.max_version_lead, to a day for example.',
-			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count, fact.ahead_collection, fact.ahead_id);
+			'Set docsync.max_version_lead, to a day for example: such versions are refused then, and clients give up those that they hold. Let PostgREST and poolers reconnect, then SELECT %s.docsync_rebase(%L, %L).',
+			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count, functions, fact.ahead_collection, fact.ahead_id);
 	ELSIF fact.ahead_version IS NOT NULL THEN
 		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s, and no edit wins against them until then. '
 			'SELECT * FROM %s.docsync_status(true) reads all documents and names one.', fact.ahead_version, functions);
@@ -716,10 +1190,12 @@ BEGIN
 	bytes := pg_total_relation_size(document);
 	dead_rows := seen.n_dead_tup;
 	frozen_age := seen.xids;
-	IF seen.n_dead_tup > seen.n_live_tup AND seen.n_dead_tup > 10000 THEN
-		attention := attention || format('docsync.document has %s dead rows, more than live ones: VACUUM docsync.document, and let autovacuum run more often: '
-			'ALTER TABLE docsync.document SET (autovacuum_vacuum_scale_factor = 0.02).', seen.n_dead_tup);
-	END IF;
+	FOR dead IN SELECT relid::regclass AS of, n_dead_tup AS rows FROM pg_stat_user_tables
+				 WHERE relid IN (document, kept) AND n_dead_tup > n_live_tup AND n_dead_tup > 10000 ORDER BY relname
+	LOOP
+		attention := attention || format('%s has %s dead rows, more than live ones: VACUUM %1$s, and let autovacuum run more often: '
+			'ALTER TABLE %1$s SET (autovacuum_vacuum_scale_factor = 0.02).', dead.of, dead.rows);
+	END LOOP;
 	IF seen.xids > 1.5 * current_setting('autovacuum_freeze_max_age')::int8 OR
 	   seen.multixacts > 1.5 * current_setting('autovacuum_multixact_freeze_max_age')::int8 THEN
 		attention := attention || format('The store has rows that are %s transactions old and not frozen; at two billion the server refuses to write. '
@@ -728,6 +1204,10 @@ BEGIN
 	END IF;
 	IF NOT fact.has_statistics AND bytes > 10000000 OR seen.tombstones < 0 AND fact.has_statistics THEN
 		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, so plans may be bad: ANALYZE docsync.document.'::text;
+	END IF;
+	IF pg_total_relation_size(kept) > greatest(25 * bytes, 100000000) THEN
+		attention := attention || format('docsync.record has %s, docsync.document %s. Keep fewer versions, or those of fewer collections (docsync.keep), or purge earlier, for example CALL %s.docsync_purge(''30 days'').',
+			pg_size_pretty(pg_total_relation_size(kept)), pg_size_pretty(bytes), functions);
 	END IF;
 
 	-- Its indexes
@@ -813,6 +1293,99 @@ COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
 'Grants a role the privileges on the store that it needs to upload and download, and none that lets it set a stamp. Row-level security on docsync.document can restrict it further.';
 
 ------------------------------------------------------------------------------
+-- repair
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_restore(
+	collection		pg_catalog.text,
+	id				pg_catalog.text,
+	version			pg_catalog.int8)
+	RETURNS pg_catalog.int8
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	lost record;
+	now int8 := (date_part('epoch', now()) * 1000)::int8;
+	restored int8;
+BEGIN
+	SELECT r.client_version, r.deleted, r.body INTO lost FROM docsync.record AS r
+	 WHERE (r.collection, r.id, r.client_version) = (docsync_restore.collection, docsync_restore.id, version)
+	 ORDER BY r.recorded_utc DESC LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE no_data_found USING
+			MESSAGE = format('docsync.record has no version %s of document "%s"', version, id),
+			DETAIL = format('The collection is "%s". A version that you may not see is not there either.', collection);
+	END IF;
+
+	-- The guard makes it the server's edit, with a version above the present one.
+	UPDATE docsync.document AS d SET deleted = lost.deleted, body = lost.body
+	 WHERE (d.collection, d.id) = (docsync_restore.collection, docsync_restore.id)
+	RETURNING d.client_version INTO restored;
+	IF NOT FOUND THEN
+		INSERT INTO docsync.document AS d (collection, id, client_version, deleted, body)
+		VALUES (docsync_restore.collection, docsync_restore.id,
+				CASE WHEN lost.client_version < 9223372036854775807 THEN greatest(now, lost.client_version + 1) ELSE now END,
+				lost.deleted, lost.body)
+		RETURNING d.client_version INTO restored;
+	END IF;
+	RETURN restored;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_restore(pg_catalog.text, pg_catalog.text, pg_catalog.int8) IS
+'Brings back a version of a document from docsync.record, as the server''s edit, so that all clients receive it. Returns the version that it has now.
+As the caller, who must be allowed to read the one and to update the other.';
+
+CREATE FUNCTION @extschema@.docsync_restamp(
+	collection		pg_catalog.text,
+	ids				pg_catalog.text[])
+	RETURNS pg_catalog.int8
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_restamp(pg_catalog.text, pg_catalog.text[]) IS
+'Gives documents new stamps, with the versions that they have: they are delivered again, also to who may see them only now. Returns how many there were.
+As the caller, who must be allowed to update them.';
+
+CREATE PROCEDURE @extschema@.docsync_erase(
+	pattern			pg_catalog.text,
+	forget			pg_catalog.bool DEFAULT false,
+	INOUT erased	pg_catalog.int8 DEFAULT NULL)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.docsync_erase(pg_catalog.text, pg_catalog.bool, pg_catalog.int8) IS
+'Erases the collections whose names match a pattern, as LIKE has them: documents, tombstones, what docsync.record has of them. Says how many documents and tombstones there were.
+Clients that come later drop what they hold; for that the time up to which it was erased is kept, with the collection''s name, unless forget is true.
+Commits after each step where it is called outside a transaction: it can be ended at any time, and goes on when it is called again.';
+
+CREATE FUNCTION @extschema@.docsync_rebase(
+	collection		pg_catalog.text,
+	id				pg_catalog.text,
+	version			pg_catalog.int8 DEFAULT NULL)
+	RETURNS pg_catalog.int8
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rebased int8;
+BEGIN
+	UPDATE docsync.document AS d
+	   SET client_version = coalesce(version, (date_part('epoch', now()) * 1000)::int8), client_id = 'server'
+	 WHERE (d.collection, d.id) = (docsync_rebase.collection, docsync_rebase.id)
+	RETURNING d.client_version INTO rebased;
+	IF NOT FOUND THEN
+		RAISE no_data_found USING
+			MESSAGE = format('there is no document "%s"', id),
+			DETAIL = format('The collection is "%s". A document that you may not see is not there either.', collection);
+	END IF;
+	RETURN rebased;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_rebase(pg_catalog.text, pg_catalog.text, pg_catalog.int8) IS
+'Gives a document another version, that of the present time in milliseconds without one, as the server''s edit: for one whose version is so high that nobody can edit it. Returns that version.
+Set docsync.max_version_lead, so that clients which hold the high one give it up.
+As the caller, who must be allowed to update it.';
+
+------------------------------------------------------------------------------
 -- privileges: everybody may use the functions and types, as with new ones
 ------------------------------------------------------------------------------
 
@@ -859,6 +1432,9 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.docsync_create_store();
 	ALTER EXTENSION docsync DROP TABLE docsync.history;
+	ALTER EXTENSION docsync DROP TABLE docsync.moved;
+	ALTER EXTENSION docsync DROP TABLE docsync.keep;
+	ALTER EXTENSION docsync DROP TABLE docsync.record;
 
 	-- The epoch continues, since clients have its id in their cursors. Nothing
 	-- has been lost, and all stamps up to the clock, not only those of the

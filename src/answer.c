@@ -34,6 +34,20 @@ docsync_answer_begin(StringInfo buf)
 }
 
 /*
+ * Appends , "serverUtc": the time; and if there is a limit, "maxVersion": the
+ * highest clientVersion that is accepted now.
+ */
+void
+docsync_answer_append_server(StringInfo buf)
+{
+	appendStringInfoString(buf, ",\"serverUtc\":");
+	docsync_json_append_stamp(buf, GetCurrentTimestamp());
+	if (docsync_max_version_lead >= 0)
+		appendStringInfo(buf, ",\"maxVersion\":" INT64_FORMAT,
+						 docsync_batch_max_version());
+}
+
+/*
  * Makes the answer a value.  tag is its entity tag, or NULL.
  */
 Datum

@@ -24,7 +24,6 @@ static Batch *begin(int collection);
 static SentDocument *add(Batch *batch, int before);
 static Batch *finish(Batch *batch);
 static int	compare_documents(const void *a, const void *b);
-static int64 get_max_version(void);
 pg_noreturn static void refuse_array(const Batch *batch, JsonTokenType type);
 
 /*
@@ -39,7 +38,7 @@ Batch *
 docsync_batch_read(JsonReader *reader, int before)
 {
 	Batch	   *batch = begin(reader->place.collection);
-	int64		max_version = get_max_version();
+	int64		max_version = docsync_batch_max_version();
 	RefusePlace place;
 
 	if (docsync_reader_type(reader) != JSON_TOKEN_ARRAY_START)
@@ -70,7 +69,7 @@ Batch *
 docsync_batch_parse(const JsonbValue *documents, bool atomic)
 {
 	Batch	   *batch = begin(0);
-	int64		max_version = get_max_version();
+	int64		max_version = docsync_batch_max_version();
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	value;
@@ -206,9 +205,11 @@ compare_documents(const void *a, const void *b)
 	return cmp != 0 ? cmp : first->ordinal - second->ordinal;
 }
 
-/* The highest clientVersion that is accepted now */
-static int64
-get_max_version(void)
+/*
+ * Returns the highest clientVersion that is accepted now.
+ */
+int64
+docsync_batch_max_version(void)
 {
 	if (docsync_max_version_lead < 0)
 		return PG_INT64_MAX;

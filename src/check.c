@@ -85,14 +85,50 @@ static const NeededColumn history_columns[] = {
 	[HISTORY_ARRIVED] = {"arrived", BOOLOID, true}
 };
 
+static const NeededColumn moved_columns[] = {
+	[MOVED_COLLECTION] = {"collection", TEXTOID, true},
+	[MOVED_STATE] = {"state", TEXTOID, true},
+	[MOVED_CHANGED] = {"changed", TIMESTAMPTZOID, true},
+	[MOVED_EPOCHS] = {"epochs", INT8ARRAYOID, true},
+	[MOVED_SURVIVED] = {"survived", TIMESTAMPTZARRAYOID, true},
+	[MOVED_LOST_AFTER] = {"lost_after", TIMESTAMPTZARRAYOID, true},
+	[MOVED_CLOCKS] = {"clocks", TIMESTAMPTZARRAYOID, true},
+	[MOVED_NUMBER] = {"number", INT8OID, true},
+	[MOVED_REPLACED] = {"replaced", INT8OID, true},
+	[MOVED_NEXT_XID] = {"next_xid", XID8OID, true}
+};
+
+static const NeededColumn keep_columns[] = {
+	[KEEP_PATTERN] = {"pattern", TEXTOID, true},
+	[KEEP_KEEP] = {"keep", TEXTOID, true},
+	[KEEP_MOST] = {"most", INT4OID, true}
+};
+
+static const NeededColumn record_columns[] = {
+	[RECORD_COLLECTION] = {"collection", TEXTOID, true},
+	[RECORD_ID] = {"id", TEXTOID, true},
+	[RECORD_RECORDED_UTC] = {"recorded_utc", TIMESTAMPTZOID, true},
+	[RECORD_CLIENT_VERSION] = {"client_version", INT8OID, true},
+	[RECORD_CLIENT_ID] = {"client_id", TEXTOID, true},
+	[RECORD_DELETED] = {"deleted", BOOLOID, true},
+	[RECORD_BODY] = {"body", JSONBOID, false},
+	[RECORD_WHY] = {"why", TEXTOID, true}
+};
+
 /* Each column has an index in Store.attnums, and each index a column. */
 StaticAssertDecl(lengthof(document_columns) == DOCUMENT_FENCE + 1 &&
 				 lengthof(purged_columns) == PURGED_OTHERS_UTC + 1 &&
-				 lengthof(history_columns) == HISTORY_ARRIVED + 1,
+				 lengthof(history_columns) == HISTORY_ARRIVED + 1 &&
+				 lengthof(moved_columns) == MOVED_NEXT_XID + 1 &&
+				 lengthof(keep_columns) == KEEP_MOST + 1 &&
+				 lengthof(record_columns) == RECORD_WHY + 1,
 				 "a column is missing");
 StaticAssertDecl(lengthof(document_columns) <= STORE_COLUMNS_MAX &&
 				 lengthof(purged_columns) <= STORE_COLUMNS_MAX &&
-				 lengthof(history_columns) <= STORE_COLUMNS_MAX,
+				 lengthof(history_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(moved_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(keep_columns) <= STORE_COLUMNS_MAX &&
+				 lengthof(record_columns) <= STORE_COLUMNS_MAX,
 				 "Store.attnums has no room for all columns");
 
 /* The store's relations, in the order in which they are locked */
@@ -106,7 +142,10 @@ static const struct
 	[STORE_DOCUMENT] = {"document", RELKIND_RELATION, document_columns, lengthof(document_columns)},
 	[STORE_PURGED] = {"purged", RELKIND_RELATION, purged_columns, lengthof(purged_columns)},
 	[STORE_HISTORY] = {"history", RELKIND_RELATION, history_columns, lengthof(history_columns)},
-	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0}
+	[STORE_MOVED] = {"moved", RELKIND_RELATION, moved_columns, lengthof(moved_columns)},
+	[STORE_CLOCK] = {"clock", RELKIND_SEQUENCE, NULL, 0},
+	[STORE_KEEP] = {"keep", RELKIND_RELATION, keep_columns, lengthof(keep_columns)},
+	[STORE_RECORD] = {"record", RELKIND_RELATION, record_columns, lengthof(record_columns)}
 };
 
 static void check_owner(const char *kind, const char *name, Oid owner);
@@ -147,6 +186,17 @@ docsync_check_run(Store *store)
 	rel = table_open(store->relations[STORE_PURGED], NoLock);
 	store->purged_index = check_primary_key(rel, store->attnums[STORE_PURGED],
 											1, "collection");
+	table_close(rel, NoLock);
+
+	rel = table_open(store->relations[STORE_MOVED], NoLock);
+	store->moved_index = check_primary_key(rel, store->attnums[STORE_MOVED],
+										   1, "collection");
+	table_close(rel, NoLock);
+
+	rel = table_open(store->relations[STORE_RECORD], NoLock);
+	store->record_index = check_primary_key(rel, store->attnums[STORE_RECORD],
+											RECORD_RECORDED_UTC + 1,
+											"collection, id, recorded_utc");
 	table_close(rel, NoLock);
 
 	store->is_subscribed = is_subscribed(store);

@@ -116,8 +116,8 @@ docsync_collections_run(Request *request)
 	}
 	docsync_query_end();
 
-	appendStringInfoString(&buf, "],\"serverUtc\":");
-	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
+	appendStringInfoChar(&buf, ']');
+	docsync_answer_append_server(&buf);
 	appendStringInfoChar(&buf, '}');
 	return docsync_answer_end(&buf, NULL, &exchange);
 }
@@ -271,7 +271,7 @@ judge_all(Parts *parts, StoreUse use)
 		 */
 		if (part->refusal == NULL && part->sync.upload == NULL &&
 			part->sync.download.refused != RESYNC_NONE)
-			part->refusal = docsync_position_describe(part->sync.download.refused);
+			part->refusal = docsync_position_describe(&part->sync.download);
 		if (has_download(part))
 			docsync_sync_compare_before(&part->sync);
 	}

@@ -25,6 +25,7 @@
 #endif
 
 /* All headers come before the macros. */
+#include "executor/executor.h"
 #include "storage/lwlock.h"
 #if PG_VERSION_NUM >= 190000
 #include "commands/sequence_xlog.h"
@@ -80,6 +81,9 @@
 #else
 #define pg_fallthrough
 #endif
+
+#define ExecInsertIndexTuples(result, estate, flags, slot, arbiters, conflict) \
+	compat_insert_index_tuples(result, slot, estate, arbiters)
 
 #define SO_NONE				0
 #define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, \
@@ -215,7 +219,16 @@ GetNamedDSMSegment(const char *name, size_t size,
 /*
  * 16
  */
-#if PG_VERSION_NUM < 160000
+#if PG_VERSION_NUM >= 160000
+
+#define compat_insert_index_tuples(result, slot, estate, arbiters) \
+	ExecInsertIndexTuples(result, slot, estate, false, false, NULL, arbiters, \
+						  false)
+
+#else
+
+#define compat_insert_index_tuples(result, slot, estate, arbiters) \
+	ExecInsertIndexTuples(result, slot, estate, false, false, NULL, arbiters)
 
 #define rd_locator			rd_node
 #define locator				node	/* of an xl_seq_rec */

@@ -20,6 +20,8 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
+#include "storage/lockdefs.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -52,6 +54,8 @@
 #define DOCSYNC_LOCK_MAKE		0xD0C7	/* creation of the store */
 #define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writing of docsync.history */
 #define DOCSYNC_LOCK_STATE		0xD0C9	/* summing up a collection: 0 or 1 */
+#define DOCSYNC_LOCK_MOVE		0xD0CB	/* copying documents: hash of
+										 * collection */
 
 /*
  * settings.c: settings
@@ -72,10 +76,13 @@ typedef enum StoreRelation
 	STORE_DOCUMENT,
 	STORE_PURGED,
 	STORE_HISTORY,
-	STORE_CLOCK
+	STORE_MOVED,
+	STORE_CLOCK,
+	STORE_KEEP,
+	STORE_RECORD
 } StoreRelation;
 
-#define STORE_RELATIONS			(STORE_CLOCK + 1)
+#define STORE_RELATIONS			(STORE_RECORD + 1)
 
 /*
  * Columns, as indexes into Store.attnums: they may be at any position in the
@@ -116,6 +123,41 @@ enum HistoryColumn
 	HISTORY_ARRIVED
 };
 
+enum MovedColumn
+{
+	MOVED_COLLECTION,
+	MOVED_STATE,
+	MOVED_CHANGED,
+	MOVED_EPOCHS,
+	MOVED_SURVIVED,
+	MOVED_LOST_AFTER,
+	MOVED_CLOCKS,
+	MOVED_NUMBER,
+	MOVED_REPLACED,
+	MOVED_NEXT_XID
+};
+
+enum KeepColumn
+{
+	KEEP_PATTERN,
+	KEEP_KEEP,
+	KEEP_MOST
+};
+
+enum RecordColumn
+{
+	RECORD_COLLECTION,
+	RECORD_ID,
+	RECORD_RECORDED_UTC,
+	RECORD_CLIENT_VERSION,
+	RECORD_CLIENT_ID,
+	RECORD_DELETED,
+	RECORD_BODY,
+	RECORD_WHY
+};
+
+#define RECORD_COLUMNS			(RECORD_WHY + 1)
+
 #define STORE_COLUMNS_MAX		(HISTORY_ARRIVED + 1)
 
 typedef enum StoreUse
@@ -132,6 +174,8 @@ typedef struct Store
 	Oid			owners[STORE_RELATIONS];
 	Oid			document_index; /* primary keys */
 	Oid			purged_index;
+	Oid			moved_index;
+	Oid			record_index;
 	bool		is_subscribed;	/* a subscription fills docsync.document */
 	bool		is_altered;		/* the user's triggers may change what is
 								 * written to it */
@@ -201,6 +245,7 @@ typedef struct Refusal
 	const char *message;
 	const char *detail;			/* JSON: the place, and a text; NULL: none */
 	const char *hint;			/* NULL: none */
+	int			retry_after;	/* in seconds, over HTTP; 0: not said */
 } Refusal;
 
 extern void docsync_refuse_document(const Batch *batch, SentDocument *sent,
@@ -423,6 +468,7 @@ struct Batch
 extern Batch *docsync_batch_read(JsonReader *reader, int before);
 extern Batch *docsync_batch_parse(const JsonbValue *documents, bool atomic);
 extern const Refusal *docsync_batch_make_atomic(Batch *batch);
+extern int64 docsync_batch_max_version(void);
 extern int	docsync_batch_find(Batch *batch, const text *id);
 extern Datum docsync_batch_id(const BatchGroup *group);
 
@@ -490,6 +536,7 @@ extern void docsync_stamp_take_reserved(const text *collection,
 										TimestampTz *stamp,
 										FullTransactionId *fence);
 extern bool docsync_stamp_is_reserved(const text *collection);
+extern TimestampTz docsync_stamp_take_lost(const text *collection, int count);
 extern void docsync_stamp_mark(const text *collection);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
@@ -589,10 +636,60 @@ extern FullTransactionId docsync_history_fence(const History *history,
 											   FullTransactionId fence);
 
 /*
+ * moved.c: collections that are elsewhere, or have come from elsewhere
+ */
+typedef enum MovedState
+{
+	MOVED_LEAVING,				/* these are closed: */
+	MOVED_GONE,
+	MOVED_ARRIVING,
+	MOVED_HERE
+} MovedState;
+
+typedef struct Moved
+{
+	text	   *collection;		/* and all below it */
+	MovedState	state;
+	TimestampTz changed;
+	bool		is_own;			/* by the present transaction */
+
+	/* What had happened to it where it was; the last is its coming here */
+	int			count;
+	int64	   *epochs;
+	TimestampTz *survived;
+	TimestampTz *lost_after;
+	TimestampTz *clocks;
+
+	/* How it was here then */
+	int64		number;			/* docsync.history's newest row, */
+	uint64		replaced;		/* and its epoch */
+	FullTransactionId next;
+} Moved;
+
+/* Called with a row, which is the caller's */
+typedef void (*MovedCallback) (const Moved *moved, void *arg);
+
+extern Moved *docsync_moved_find(Snapshot snapshot, const text *collection);
+extern Moved *docsync_moved_find_latest(const text *collection);
+extern const char *docsync_moved_state_name(MovedState state);
+extern bool docsync_moved_is_closed(const Moved *moved);
+extern void docsync_moved_check(const text *collection);
+extern void docsync_moved_scan(MovedCallback callback, void *arg);
+extern ArrayType *docsync_moved_list_closed(void);
+extern bool docsync_moved_may_be_closed(const text *collection);
+extern bool docsync_moved_enter(const text *collection, bool to_bring);
+extern bool docsync_moved_lock(const Moved *moved, LOCKMODE mode);
+extern const History *docsync_moved_line(const Moved *moved,
+										 const History *history);
+extern const Refusal *docsync_moved_describe(const Moved *moved);
+pg_noreturn extern void docsync_moved_refuse(const Moved *moved);
+
+/*
  * epoch.c: how that is noted
  */
 extern void docsync_epoch_init(void);
 extern void docsync_epoch_notice(void);
+extern uint64 docsync_epoch_make_id(void);
 
 /*
  * settle.c: the reader's side
@@ -636,6 +733,7 @@ typedef bool (*RowCallback) (TupleTableSlot *slot, void *arg);
 #define STATEMENT_OF_HISTORY	0x08	/* as docsync.history's owner */
 #define STATEMENT_OF_TASK		0x10	/* its rows are the task's (task.c);
 										 * it has a RETURNING clause */
+#define STATEMENT_OF_RECORD		0x20	/* as docsync.record's owner */
 
 typedef struct Statement
 {
@@ -699,6 +797,9 @@ typedef enum StoreWrite
 
 extern uint64 docsync_store_find(text *collection, Datum *ids, int count,
 								 StoredCallback callback, void *arg);
+extern void docsync_store_find_changeable(text *collection, Datum *ids,
+										  int count, StoredCallback callback,
+										  void *arg);
 extern void docsync_store_get(text *collection, Datum *ids, int count,
 							  StoredCallback callback, void *arg);
 extern void docsync_store_write(text *collection, text *client_id,
@@ -712,6 +813,31 @@ extern void docsync_store_scan_back(text *collection, TimestampTz from,
 									StoredCallback callback, void *arg);
 extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
+extern bool docsync_store_restamp(text *collection, Datum id);
+extern void docsync_store_erase(text *collection, Datum id);
+
+/*
+ * row.c: a row of docsync.document on its way to the table
+ */
+typedef struct Row
+{
+	const AttrNumber *attnums;	/* by enum DocumentColumn */
+	Relation	rel;
+	HeapTuple	tuple;
+	Datum	   *values;
+	bool	   *isnull;
+} Row;
+
+extern Row	docsync_row_read(const Store *store, Relation rel,
+							 HeapTuple tuple);
+extern void docsync_row_set(Row *row, int column, Datum value);
+extern void docsync_row_form(Row *row);
+extern void docsync_row_document(const Row *row, StoredDocument *stored);
+extern Datum docsync_row_get(const Row *row, int column, bool *isnull);
+extern text *docsync_row_text(const Row *row, int column);
+extern bool docsync_row_is_same(const Row *old, const Row *new, int column);
+extern void docsync_row_check(const Row *new);
+extern void docsync_row_check_body(const Row *old, const Row *new);
 
 /*
  * task.c: the upload or purge in progress
@@ -751,6 +877,13 @@ extern int	docsync_probe_find(text *collection, Datum *ids, int count,
 							   uint64 *found);
 
 /*
+ * insert.c: inserting rows without a statement
+ */
+extern void docsync_insert_rows(StoreRelation which, int ncolumns,
+								const Datum *values, const bool *nulls,
+								int count);
+
+/*
  * pin.c: plans that walk an index
  */
 extern void docsync_pin_init(void);
@@ -763,10 +896,69 @@ extern bool docsync_revive(Relation rel, text *collection, text *id,
 						   int64 *version);
 
 /*
- * purge.c: removing tombstones, and what is remembered of them
+ * retention.c: the rules of what is kept
  */
 
-/* Up to which stamp tombstones have been removed; DT_NOBEGIN: none */
+/* Of which versions that lost the bodies are kept */
+typedef enum RetentionKeep
+{
+	RETENTION_NONE,
+	RETENTION_DISCARDED,
+	RETENTION_REPLACED			/* both */
+} RetentionKeep;
+
+/* A row of docsync.keep */
+typedef struct RetentionRule
+{
+	text	   *pattern;		/* LIKE's, of collections */
+	RetentionKeep keep;
+	int			most;			/* versions of a document */
+} RetentionRule;
+
+extern const RetentionRule *docsync_retention_find(const text *collection);
+
+/*
+ * record.c: what lost is kept
+ */
+
+typedef enum RecordReason
+{
+	RECORD_DISCARDED,
+	RECORD_CONFLICT,
+	RECORD_REPLACED
+} RecordReason;
+
+/* What has lost in a collection, and isn't written yet */
+typedef struct RecordList RecordList;
+
+extern RecordList *docsync_record_begin(text *collection,
+										const RetentionRule *rule, bool is_sent);
+extern void docsync_record_add(RecordList *list, const StoredDocument *lost,
+							   TimestampTz recorded_utc, RecordReason reason);
+extern void docsync_record_write(RecordList *list);
+extern void docsync_record_forget(RecordList *list);
+
+/* Rows that are removed in steps, for their age */
+typedef struct RecordScan
+{
+	text	   *only;			/* the one collection; NULL: all */
+	TimestampTz before;			/* rows from here on stay */
+
+	/* Up to here all is done; of 0s: nothing yet */
+	char		collection[DOCSYNC_COLLECTION_LEN + 1];
+	char		id[DOCSYNC_ID_LEN + 1];
+	TimestampTz recorded_utc;
+} RecordScan;
+
+extern bool docsync_record_may_remove(void);
+extern bool docsync_record_purge(RecordScan *scan);
+extern uint64 docsync_record_erase(text *collection);
+
+/*
+ * horizon.c: up to which stamp tombstones have been removed
+ */
+
+/* DT_NOBEGIN: none */
 typedef struct Horizon
 {
 	TimestampTz all;
@@ -774,9 +966,29 @@ typedef struct Horizon
 								 * one */
 } Horizon;
 
-extern Horizon docsync_purge_find_horizon(Snapshot snapshot,
-										  const text *collection,
-										  const text *client_id);
+extern Horizon docsync_horizon_find(Snapshot snapshot, const text *collection,
+									const text *client_id);
+extern void docsync_horizon_raise(text *collection,
+								  TimestampTz last_update_utc,
+								  text *client_id, TimestampTz others_utc);
+
+/*
+ * purge.c: removing tombstones
+ */
+
+/* Tombstones of a collection that are removed in steps */
+typedef struct PurgeScan
+{
+	text	   *collection;
+	TimestampTz before;			/* those from here on stay, */
+	TimestampTz keep[2];		/* and those with these stamps */
+	TimestampTz passed;			/* up to here all is done */
+	bool		is_held;		/* the next isn't settled yet */
+	int64		removed;
+} PurgeScan;
+
+extern bool docsync_purge_step(PurgeScan *scan);
+extern void docsync_purge_check_rights(void);
 
 /*
  * divide.c: one bad document doesn't stop the rest
@@ -855,6 +1067,8 @@ typedef struct Upload
 	UploadGroup *groups;		/* by id, as the batch's */
 	int			ngroups;
 	RuleOutcome *outcomes;		/* by ordinal, from 0 */
+	const RetentionRule *keep;	/* what is kept; NULL: nothing */
+	RecordList *replaced;		/* NULL: what is replaced isn't */
 	Division	division;		/* of the groups */
 	bool		is_one_of_many; /* its refusals concern only itself */
 	const Refusal *refusal;		/* NULL: none; otherwise nothing of it is
@@ -867,6 +1081,16 @@ extern void docsync_judge_nothing(Upload *upload, UploadGroup *group);
 extern bool docsync_judge_stored(const StoredDocument *stored, void *arg);
 extern bool docsync_judge_may_replace(const StoredDocument *stored, void *arg);
 extern void docsync_judge_written(const WrittenDocument *written, void *arg);
+
+/*
+ * keep.c: what lost is kept
+ */
+extern void docsync_keep_begin(Upload *upload);
+extern void docsync_keep_expect(Upload *upload);
+extern void docsync_keep_replaced(Upload *upload,
+								  const WrittenDocument *written);
+extern void docsync_keep_write(Upload *upload);
+extern void docsync_keep_discarded(Upload *upload);
 
 /*
  * write.c: what won is written
@@ -920,7 +1144,8 @@ typedef enum ResyncReason
 	RESYNC_NONE,
 	RESYNC_PURGED,				/* tombstones were purged that it hasn't seen */
 	RESYNC_LOST,				/* its position belongs to another history */
-	RESYNC_USE_CURSOR			/* paging by stamps can't work */
+	RESYNC_USE_CURSOR,			/* paging by stamps can't work */
+	RESYNC_CLOSED				/* the collection is being moved, or was */
 } ResyncReason;
 
 typedef struct Download
@@ -941,6 +1166,7 @@ typedef struct Download
 	/* The result */
 	ResyncReason refused;		/* by cursor only, before anything was looked
 								 * at */
+	const Moved *moved;			/* NULL: it is where it always was */
 	Position	next;			/* by cursor only: where to resume */
 	int			count;			/* documents later than the position */
 	TimestampTz last;			/* the last stamp passed */
@@ -952,7 +1178,7 @@ typedef struct Download
 	bool		is_behind;		/* this server lags; nothing was looked at */
 
 	/* The snapshot, and what belongs to it */
-	History    *history;
+	const History *history;		/* the collection's */
 	bool		has_horizon;	/* otherwise it hasn't been looked up */
 	Horizon		horizon;
 	XLogRecPtr	lsn;
@@ -983,7 +1209,7 @@ extern void docsync_position_judge_first(Download *download,
 extern void docsync_position_judge_next(Download *download);
 extern void docsync_position_judge_more(Download *download);
 extern const Horizon *docsync_position_horizon(Download *download);
-extern const Refusal *docsync_position_describe(ResyncReason reason);
+extern const Refusal *docsync_position_describe(const Download *download);
 pg_noreturn extern void docsync_position_refuse(ResyncReason reason);
 
 /*
@@ -1072,6 +1298,7 @@ typedef struct Exchange
 } Exchange;
 
 extern void docsync_answer_begin(StringInfo buf);
+extern void docsync_answer_append_server(StringInfo buf);
 extern Datum docsync_answer_end(StringInfo buf, const char *tag,
 								const Exchange *exchange);
 extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag,
@@ -1122,6 +1349,7 @@ extern void docsync_state_append(StringInfo buf, const Download *download,
  * watch.c: for operators
  */
 extern const Store *docsync_watch_open(void);
-extern HeapTuple docsync_watch_statistics(const Store *store, int column);
+extern HeapTuple docsync_watch_statistics(const Store *store,
+										  StoreRelation which, int column);
 
 #endif							/* DOCSYNC_H */

@@ -310,6 +310,21 @@ docsync_epoch_notice(void)
 }
 
 /*
+ * Makes the id of an epoch, which nobody can guess.
+ */
+uint64
+docsync_epoch_make_id(void)
+{
+	uint64		epoch;
+
+	if (!pg_strong_random(&epoch, sizeof(epoch)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	return (epoch & PG_INT64_MAX) | 1;	/* a bigint, and not 0 */
+}
+
+/*
  * Opens the store for a function that only its owner may call, and that
  * writes.  What was found to be noted is checked again: since then the owner
  * may have deleted rows, or brought in others.
@@ -373,7 +388,8 @@ refuse_handed_over(const History *history)
 		.code = "handed_over",
 		.message = "docsync's store has been handed over",
 		.detail = "It does not accept writes here any more: it lives on elsewhere.",
-		.hint = "To use it here after all: SELECT docsync_new_epoch(); after that, clients compare what they have."
+		.hint = "To use it here after all: SELECT docsync_new_epoch(); after that, clients compare what they have.",
+		.retry_after = 10
 	};
 
 	if (docsync_history_is_gone(history))
@@ -460,11 +476,7 @@ begin(const Store *store, const History *history, bool by_hand,
 	{
 		TimestampTz beginning = GetCurrentTimestamp();
 
-		if (!pg_strong_random(&entry.epoch, sizeof(entry.epoch)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate random values")));
-		entry.epoch = (entry.epoch & PG_INT64_MAX) | 1; /* a bigint, and not 0 */
+		entry.epoch = docsync_epoch_make_id();
 
 		/* In a new store there was nothing to lose. */
 		if (goes_on)

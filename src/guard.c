@@ -40,33 +40,15 @@ typedef enum RestampEdit
 	RESTAMP_EDIT				/* and a version */
 } RestampEdit;
 
-/* A row, deformed once: fetching its columns one by one would take longer. */
-typedef struct Row
-{
-	Relation	rel;
-	HeapTuple	tuple;
-	Datum	   *values;
-	bool	   *isnull;
-} Row;
-
 static void note_written(TaskFrame *frame, const Row *new);
 static void guard_insert(Row *new);
 static void stamp_insert(Row *new);
 static void clamp_fence(Row *new, FullTransactionId fence);
 static bool guard_update(const Row *old, Row *new);
+static void keep_replaced(const Row *old, const Row *new);
 static void check_not_highest(int64 version);
-static void guard_delete(const Row *old);
+static bool guard_delete(const Row *old);
 static void restamp(Row *new, RestampEdit edit, int64 server_version);
-static Row	read_row(Relation rel, HeapTuple tuple);
-static void set_attr(Row *row, int column, Datum value);
-static void form_tuple(Row *row);
-static void get_document(const Row *row, StoredDocument *stored);
-static Datum get_attr(const Row *row, int column, bool *isnull);
-static text *get_text(const Row *row, int column);
-static bool is_same_text(const Row *old, const Row *new, int column);
-static void check_row(const Row *new);
-static void check_body(const Row *old, const Row *new);
-static void check_length(const Row *new, int column, int max_len);
 static void open_store(Relation rel);
 static void check_cascade(Relation rel);
 
@@ -107,8 +89,8 @@ docsync_guard(PG_FUNCTION_ARGS)
 
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 	{
-		new = read_row(rel, trigdata->tg_trigtuple);
-		check_row(&new);
+		new = docsync_row_read(store, rel, trigdata->tg_trigtuple);
+		docsync_row_check(&new);
 		guard_insert(&new);
 		return PointerGetDatum(new.tuple);
 	}
@@ -117,11 +99,11 @@ docsync_guard(PG_FUNCTION_ARGS)
 		/*
 		 * What an upload replaces must last until the row has been returned.
 		 */
-		old = read_row(rel, docsync_task_of_row(TASK_UPLOAD) != NULL ?
-					   heap_copytuple(trigdata->tg_trigtuple) :
-					   trigdata->tg_trigtuple);
-		new = read_row(rel, trigdata->tg_newtuple);
-		check_row(&new);
+		old = docsync_row_read(store, rel, docsync_task_of_row(TASK_UPLOAD) != NULL ?
+							   heap_copytuple(trigdata->tg_trigtuple) :
+							   trigdata->tg_trigtuple);
+		new = docsync_row_read(store, rel, trigdata->tg_newtuple);
+		docsync_row_check(&new);
 		return PointerGetDatum(guard_update(&old, &new) ? new.tuple : NULL);
 	}
 
@@ -129,9 +111,8 @@ docsync_guard(PG_FUNCTION_ARGS)
 		return PointerGetDatum(trigdata->tg_trigtuple);
 
 	/* The row stays, as a tombstone. */
-	old = read_row(rel, trigdata->tg_trigtuple);
-	guard_delete(&old);
-	return PointerGetDatum(NULL);
+	old = docsync_row_read(store, rel, trigdata->tg_trigtuple);
+	return PointerGetDatum(guard_delete(&old) ? trigdata->tg_trigtuple : NULL);
 }
 
 /*
@@ -145,9 +126,9 @@ note_written(TaskFrame *frame, const Row *new)
 	if (store->is_altered)
 	{
 		/* The tuple that we were given doesn't live long enough. */
-		Row			row = read_row(new->rel, new->tuple);
+		Row			row = docsync_row_read(store, new->rel, new->tuple);
 
-		get_document(&row, &frame->written);
+		docsync_row_document(&row, &frame->written);
 	}
 }
 
@@ -164,14 +145,14 @@ guard_insert(Row *new)
 	TimestampTz last_update_utc;
 	FullTransactionId fence;
 
-	last_update_utc = DatumGetTimestampTz(get_attr(new, DOCUMENT_LAST_UPDATE_UTC,
-												   &no_stamp));
-	fence = DatumGetFullTransactionId(get_attr(new, DOCUMENT_FENCE,
-											   &no_fence));
+	last_update_utc = DatumGetTimestampTz(docsync_row_get(new, DOCUMENT_LAST_UPDATE_UTC,
+														  &no_stamp));
+	fence = DatumGetFullTransactionId(docsync_row_get(new, DOCUMENT_FENCE,
+													  &no_fence));
 
 	if (no_stamp && no_fence)
 	{
-		check_body(NULL, new);
+		docsync_row_check_body(NULL, new);
 		if (frame == NULL)
 			stamp_insert(new);
 		else
@@ -201,15 +182,20 @@ guard_insert(Row *new)
 				 errmsg("last_update_utc is infinite, or not after 1970-01-01")));
 
 	/* The column's NOT NULL will say so. */
-	if (get_text(new, DOCUMENT_COLLECTION) == NULL)
+	if (docsync_row_text(new, DOCUMENT_COLLECTION) == NULL)
 		return;
 
 	/*
 	 * Readers that are past its stamp by then won't get it.  Others must wait
-	 * for it, as for anything stamped here.
+	 * for it, as for anything stamped here; but not where there are none
+	 * before everything has arrived.
 	 */
-	docsync_stamp_mark(get_text(new, DOCUMENT_COLLECTION));
-	docsync_clock_advance(last_update_utc);
+	if (!docsync_moved_enter(docsync_row_text(new, DOCUMENT_COLLECTION), true))
+	{
+		docsync_stamp_mark(docsync_row_text(new, DOCUMENT_COLLECTION));
+		docsync_moved_check(docsync_row_text(new, DOCUMENT_COLLECTION));
+		docsync_clock_advance(last_update_utc);
+	}
 	clamp_fence(new, fence);
 }
 
@@ -221,10 +207,10 @@ guard_insert(Row *new)
 static void
 stamp_insert(Row *new)
 {
-	text	   *collection = get_text(new, DOCUMENT_COLLECTION);
-	text	   *id = get_text(new, DOCUMENT_ID);
+	text	   *collection = docsync_row_text(new, DOCUMENT_COLLECTION);
+	text	   *id = docsync_row_text(new, DOCUMENT_ID);
 	bool		isnull;
-	int64		version = DatumGetInt64(get_attr(new, DOCUMENT_CLIENT_VERSION, &isnull));
+	int64		version = DatumGetInt64(docsync_row_get(new, DOCUMENT_CLIENT_VERSION, &isnull));
 	int64		deleted_version;
 
 	/* If one of them is null, the column's NOT NULL will say so. */
@@ -253,8 +239,8 @@ clamp_fence(Row *new, FullTransactionId fence)
 	if (FullTransactionIdPrecedesOrEquals(fence, next))
 		return;
 
-	set_attr(new, DOCUMENT_FENCE, FullTransactionIdGetDatum(next));
-	form_tuple(new);
+	docsync_row_set(new, DOCUMENT_FENCE, FullTransactionIdGetDatum(next));
+	docsync_row_form(new);
 }
 
 /*
@@ -273,21 +259,21 @@ guard_update(const Row *old, Row *new)
 	Datum		new_version;
 	int64		now;
 
-	if (!is_same_text(old, new, DOCUMENT_COLLECTION) ||
-		!is_same_text(old, new, DOCUMENT_ID))
+	if (!docsync_row_is_same(old, new, DOCUMENT_COLLECTION) ||
+		!docsync_row_is_same(old, new, DOCUMENT_ID))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot change a document's collection or id"),
 				 errdetail("Clients would keep the document under its old name forever."),
 				 errhint("Insert it under the new name and delete the old one.")));
 
-	old_version = DatumGetInt64(get_attr(old, DOCUMENT_CLIENT_VERSION,
-										 &isnull));
-	new_version = get_attr(new, DOCUMENT_CLIENT_VERSION, &isnull);
+	old_version = DatumGetInt64(docsync_row_get(old, DOCUMENT_CLIENT_VERSION,
+												&isnull));
+	new_version = docsync_row_get(new, DOCUMENT_CLIENT_VERSION, &isnull);
 
 	if (frame != NULL)
 	{
-		get_document(old, &frame->replaced);
+		docsync_row_document(old, &frame->replaced);
 		frame->has_replaced = true;
 		if (!frame->may_replace(&frame->replaced, frame->arg))
 			return false;
@@ -296,7 +282,7 @@ guard_update(const Row *old, Row *new)
 		return true;
 	}
 
-	check_body(old, new);
+	docsync_row_check_body(old, new);
 
 	/*
 	 * If the UPDATE sets a version, but no client_id, that is an edit by the
@@ -304,16 +290,45 @@ guard_update(const Row *old, Row *new)
 	 * If the version is null, the column's NOT NULL will say so.
 	 */
 	if (isnull || DatumGetInt64(new_version) != old_version)
-	{
-		restamp(new, is_same_text(old, new, DOCUMENT_CLIENT_ID) ?
+		restamp(new, docsync_row_is_same(old, new, DOCUMENT_CLIENT_ID) ?
 				RESTAMP_CLIENT : RESTAMP_ONLY, 0);
-		return true;
+	else
+	{
+		check_not_highest(old_version);
+		now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
+		restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
 	}
-
-	check_not_highest(old_version);
-	now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
-	restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
+	keep_replaced(old, new);
 	return true;
+}
+
+/*
+ * Keeps the version that plain SQL replaces, as uploads do, unless the new
+ * version has the same body.
+ */
+static void
+keep_replaced(const Row *old, const Row *new)
+{
+	const RetentionRule *rule = docsync_retention_find(docsync_row_text(old, DOCUMENT_COLLECTION));
+	StoredDocument replaced;
+	StoredDocument stored;
+	RecordList *list;
+
+	if (rule == NULL || rule->keep != RETENTION_REPLACED)
+		return;
+
+	docsync_row_document(old, &replaced);
+	docsync_row_document(new, &stored);
+	if (replaced.deleted == stored.deleted &&
+		replaced.has_body == stored.has_body &&
+		(!stored.has_body ||
+		 datumIsEqual(replaced.body, stored.body, false, -1)))
+		return;
+
+	list = docsync_record_begin(docsync_row_text(old, DOCUMENT_COLLECTION), rule, false);
+	docsync_record_add(list, &replaced, stored.last_update_utc,
+					   RECORD_REPLACED);
+	docsync_record_write(list);
 }
 
 /*
@@ -326,33 +341,41 @@ check_not_highest(int64 version)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("the document's client_version is the highest there is"),
-				 errhint("Set client_version to a lower one.")));
+				 errhint("docsync_rebase() gives it a lower one.")));
 }
 
 /*
  * Turns the row into a tombstone, by an UPDATE as the caller.  Does nothing if
  * it is one already.
+ *
+ * Returns true if the row is to be removed instead: nobody needs tombstones in
+ * a collection that isn't in use here.
  */
-static void
+static bool
 guard_delete(const Row *old)
 {
 	bool		isnull;
 
+	if (object_ownercheck(RelationRelationId, RelationGetRelid(old->rel), GetUserId()) &&
+		docsync_moved_enter(docsync_row_text(old, DOCUMENT_COLLECTION), false))
+		return true;
+
 	/* A tombstone stays as it is: nothing has changed for anybody. */
-	if (DatumGetBool(get_attr(old, DOCUMENT_DELETED, &isnull)))
-		return;
+	if (DatumGetBool(docsync_row_get(old, DOCUMENT_DELETED, &isnull)))
+		return false;
 
 	check_cascade(old->rel);
 
 	/*
 	 * The row is there, and locked: if it isn't found, we aren't allowed to.
 	 */
-	if (!docsync_store_bury(get_attr(old, DOCUMENT_COLLECTION, &isnull),
-							get_attr(old, DOCUMENT_ID, &isnull)))
+	if (!docsync_store_bury(docsync_row_get(old, DOCUMENT_COLLECTION, &isnull),
+							docsync_row_get(old, DOCUMENT_ID, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot turn the document into a tombstone"),
 				 errdetail("DELETE on docsync.document becomes an UPDATE, and a policy or a trigger has kept that from the row.")));
+	return false;
 }
 
 /*
@@ -403,7 +426,7 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 {
 	TimestampTz last_update_utc;
 	FullTransactionId fence;
-	text	   *collection = get_text(new, DOCUMENT_COLLECTION);
+	text	   *collection = docsync_row_text(new, DOCUMENT_COLLECTION);
 
 	/* The column's NOT NULL will say so. */
 	if (collection == NULL)
@@ -422,181 +445,13 @@ restamp(Row *new, RestampEdit edit, int64 server_version)
 		docsync_stamp_take(collection, &last_update_utc, &fence);
 	}
 
-	set_attr(new, DOCUMENT_LAST_UPDATE_UTC, TimestampTzGetDatum(last_update_utc));
-	set_attr(new, DOCUMENT_FENCE, FullTransactionIdGetDatum(fence));
+	docsync_row_set(new, DOCUMENT_LAST_UPDATE_UTC, TimestampTzGetDatum(last_update_utc));
+	docsync_row_set(new, DOCUMENT_FENCE, FullTransactionIdGetDatum(fence));
 	if (edit != RESTAMP_ONLY)
-		set_attr(new, DOCUMENT_CLIENT_ID, CStringGetTextDatum(DOCSYNC_SERVER_ID));
+		docsync_row_set(new, DOCUMENT_CLIENT_ID, CStringGetTextDatum(DOCSYNC_SERVER_ID));
 	if (edit == RESTAMP_EDIT)
-		set_attr(new, DOCUMENT_CLIENT_VERSION, Int64GetDatum(server_version));
-	form_tuple(new);
-}
-
-/* Deforms a tuple.  The values point into it. */
-static Row
-read_row(Relation rel, HeapTuple tuple)
-{
-	int			natts = RelationGetNumberOfAttributes(rel);
-	Row			row = {
-		.rel = rel,
-		.tuple = tuple,
-		.values = palloc(sizeof(Datum) * natts),
-		.isnull = palloc(sizeof(bool) * natts)
-	};
-
-	heap_deform_tuple(tuple, RelationGetDescr(rel), row.values, row.isnull);
-	return row;
-}
-
-/*
- * Changes the value of a column; form_tuple() then makes the tuple.
- */
-static void
-set_attr(Row *row, int column, Datum value)
-{
-	int			place = store->attnums[STORE_DOCUMENT][column] - 1;
-
-	row->values[place] = value;
-	row->isnull[place] = false;
-}
-
-/*
- * Forms the tuple again, with the identity of the old one.
- */
-static void
-form_tuple(Row *row)
-{
-	HeapTuple	old = row->tuple;
-
-	row->tuple = heap_form_tuple(RelationGetDescr(row->rel), row->values,
-								 row->isnull);
-	row->tuple->t_data->t_ctid = old->t_data->t_ctid;
-	row->tuple->t_self = old->t_self;
-	row->tuple->t_tableOid = old->t_tableOid;
-}
-
-/* Returns a row as a document, which points into the row and has no tid. */
-static void
-get_document(const Row *row, StoredDocument *stored)
-{
-	bool		isnull;
-
-	stored->id = get_text(row, DOCUMENT_ID);
-	stored->client_version =
-		DatumGetInt64(get_attr(row, DOCUMENT_CLIENT_VERSION,
-							   &isnull));
-	stored->client_id = get_text(row, DOCUMENT_CLIENT_ID);
-	stored->last_update_utc =
-		DatumGetTimestampTz(get_attr(row, DOCUMENT_LAST_UPDATE_UTC,
-									 &isnull));
-	stored->deleted = DatumGetBool(get_attr(row, DOCUMENT_DELETED,
-											&isnull));
-	stored->body = get_attr(row, DOCUMENT_BODY, &isnull);
-	stored->has_body = !isnull;
-	stored->fence =
-		DatumGetFullTransactionId(get_attr(row, DOCUMENT_FENCE,
-										   &isnull));
-	ItemPointerSetInvalid(&stored->tid);
-}
-
-/* The value of a column, which means nothing if isnull is set. */
-static Datum
-get_attr(const Row *row, int column, bool *isnull)
-{
-	int			place = store->attnums[STORE_DOCUMENT][column] - 1;
-
-	*isnull = row->isnull[place];
-	return row->values[place];
-}
-
-/* NULL if it is null. */
-static text *
-get_text(const Row *row, int column)
-{
-	bool		isnull;
-	Datum		value = get_attr(row, column, &isnull);
-
-	return isnull ? NULL : DatumGetTextPP(value);
-}
-
-/* Has a column, which wasn't null before, kept its value? */
-static bool
-is_same_text(const Row *old, const Row *new, int column)
-{
-	text	   *was = get_text(old, column);
-	text	   *is = get_text(new, column);
-
-	return is != NULL && docsync_text_is_same(was, is);
-}
-
-/*
- * Checks what would be CHECK constraints, if the server didn't parse those
- * again for each statement, which takes a fifth of the time for storing a
- * single document.
- */
-static void
-check_row(const Row *new)
-{
-	bool		deleted_isnull;
-	bool		body_isnull;
-	Datum		deleted;
-
-	/* For nulls the columns' NOT NULL will say so. */
-	check_length(new, DOCUMENT_COLLECTION, DOCSYNC_COLLECTION_LEN);
-	check_length(new, DOCUMENT_ID, DOCSYNC_ID_LEN);
-	check_length(new, DOCUMENT_CLIENT_ID, DOCSYNC_CLIENT_ID_LEN);
-
-	deleted = get_attr(new, DOCUMENT_DELETED, &deleted_isnull);
-	get_attr(new, DOCUMENT_BODY, &body_isnull);
-	if (body_isnull && !deleted_isnull && !DatumGetBool(deleted))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHECK_VIOLATION),
-				 errmsg("the document has no body"),
-				 errhint("Only a deleted document may have none.")));
-
-}
-
-/*
- * Checks the body of a row written by plain SQL against the limits for
- * uploads.  (Uploads themselves have been checked already.)  A body that was
- * there before, or that is restored, may be beyond them: more may have been
- * allowed then.
- */
-static void
-check_body(const Row *old, const Row *new)
-{
-	RefusePlace place = {.key = "body",.offset = -1};
-	bool		isnull;
-	Datum		body = get_attr(new, DOCUMENT_BODY, &isnull);
-	JsonbValue	value;
-	BodyFault	fault;
-
-	if (isnull || docsync_task_of_row(TASK_UPLOAD) != NULL)
-		return;
-	if (old != NULL)
-	{
-		Datum		was = get_attr(old, DOCUMENT_BODY, &isnull);
-
-		if (!isnull && datumIsEqual(was, body, false, -1))
-			return;
-	}
-
-	JsonbToJsonbValue(DatumGetJsonbP(body), &value);
-	fault = docsync_body_check(&value);
-	if (fault != BODY_FINE)
-		docsync_refuse_raise(docsync_body_describe(&place, fault));
-}
-
-/* Refuses a text that is empty or has more than max_len bytes. */
-static void
-check_length(const Row *new, int column, int max_len)
-{
-	text	   *value = get_text(new, column);
-
-	if (value != NULL)
-		docsync_text_check_name(value,
-								NameStr(TupleDescAttr(RelationGetDescr(new->rel),
-													  store->attnums[STORE_DOCUMENT][column] - 1)->attname),
-								max_len);
+		docsync_row_set(new, DOCUMENT_CLIENT_VERSION, Int64GetDatum(server_version));
+	docsync_row_form(new);
 }
 
 /*

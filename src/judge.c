@@ -118,6 +118,7 @@ docsync_judge_written(const WrittenDocument *written, void *arg)
 		group->modified = !held.same_client || !docsync_rule_is_same(&held, sent);
 	}
 
+	docsync_keep_replaced(upload, written);
 	group->written = true;
 	group->exists = true;
 	group->client_version = written->client_version;

@@ -39,6 +39,7 @@ static void begin_from_nothing(Download *download);
 static void judge_stamp(Download *download);
 static TimestampTz horizon_of(Download *download);
 static TimestampTz known_horizon(Download *download);
+static const Refusal *describe(ResyncReason reason);
 
 /*
  * Finds out where a download resumes under its snapshot, which has been taken,
@@ -47,7 +48,12 @@ static TimestampTz known_horizon(Download *download);
 void
 docsync_position_judge(Download *download)
 {
-	if (download->by_cursor)
+	if (docsync_moved_is_closed(download->moved))
+	{
+		docsync_schema_check_caller(ACL_SELECT);
+		download->refused = RESYNC_CLOSED;
+	}
+	else if (download->by_cursor)
 		judge_cursor(download);
 	else
 		judge_stamp(download);
@@ -247,7 +253,9 @@ on_base(const StoredDocument *stored, void *arg)
 /*
  * A new client has nothing that could have been deleted, so it needs no
  * tombstone older than its first page.  What can't be seen yet gets a stamp
- * above the clock, if the fence that was read with the clock is settled.
+ * above the clock, if the fence that was read with the clock is settled, and
+ * if it is stamped here: once the collection is closed, to be moved, it may
+ * continue elsewhere from an earlier stamp.
  */
 static void
 begin_from_nothing(Download *download)
@@ -259,7 +267,8 @@ begin_from_nothing(Download *download)
 		TimestampTz clock = docsync_clock_read_fence(&settle.next);
 
 		/* Those that got an id since the snapshot may have stamps, too. */
-		if (docsync_settle_test(&settle, clock, settle.next))
+		if (docsync_settle_test(&settle, clock, settle.next) &&
+			!docsync_moved_may_be_closed(download->collection))
 			download->next.seen = Max(download->next.seen, clock);
 	}
 }
@@ -362,13 +371,24 @@ docsync_position_horizon(Download *download)
 {
 	if (!download->has_horizon)
 	{
-		download->horizon = docsync_purge_find_horizon(download->settle.snapshot,
-													   download->collection,
-													   download->origin == ORIGIN_OTHER ?
-													   download->client_id : NULL);
+		download->horizon = docsync_horizon_find(download->settle.snapshot,
+												 download->collection,
+												 download->origin == ORIGIN_OTHER ?
+												 download->client_id : NULL);
 		download->has_horizon = true;
 	}
 	return &download->horizon;
+}
+
+/*
+ * The refusal of a download.
+ */
+const Refusal *
+docsync_position_describe(const Download *download)
+{
+	return download->refused == RESYNC_CLOSED ?
+		docsync_moved_describe(download->moved) :
+		describe(download->refused);
 }
 
 /*
@@ -377,8 +397,8 @@ docsync_position_horizon(Download *download)
  * request; and nothing in it may mention stamps or collections, since the
  * caller may not be allowed to see any.
  */
-const Refusal *
-docsync_position_describe(ResyncReason reason)
+static const Refusal *
+describe(ResyncReason reason)
 {
 	static const Refusal refusals[] = {
 		[RESYNC_PURGED] = {
@@ -411,5 +431,5 @@ void
 docsync_position_refuse(ResyncReason reason)
 {
 	docsync_refuse_request(reason == RESYNC_USE_CURSOR ? 409 : 410,
-						   docsync_position_describe(reason));
+						   describe(reason));
 }

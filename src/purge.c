@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * purge.c
- *	  Removes old tombstones, the only way in which rows are removed, and
- *	  remembers up to which stamp: the horizon.
+ *	  Removes old tombstones, the only way in which rows are removed.
  *
  * 1. A tombstone is removed only if it is settled under the purge's own
  *	  snapshot, and only in the version that this snapshot sees, by its exact
  *	  stamp: an upload may revive it meanwhile.  So whatever horizon a reader's
  *	  snapshot sees, nothing invisible to that snapshot has a stamp at or below
  *	  it.
- * 2. The horizon is raised in the transaction that removes the tombstones: a
- *	  snapshot sees both or neither.
+ * 2. The horizon (horizon.c) is raised in the transaction that removes the
+ *	  tombstones: a snapshot sees both or neither.
  * 3. The newest tombstone of a collection stays, and so does the newest one
  *	  sent by a different client than that: then a client that resumes from a
  *	  bare stamp, and has just fetched everything, is past the horizon.
@@ -24,23 +23,16 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relscan.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -61,11 +53,9 @@ typedef struct Purge
 	MemoryContext context;
 	MemoryContext step_context; /* reset after each step */
 	text	   *only;			/* the only collection; NULL: all */
-	TimestampTz before;			/* tombstones from here on stay */
-	text	   *collection;		/* the current one; NULL: none yet */
-	TimestampTz keep[2];		/* stamps of its tombstones that stay */
-	TimestampTz passed;			/* the stamp up to which it is done */
-	int64		removed;
+	bool		is_at_records;	/* the tombstones are done */
+	PurgeScan	scan;			/* its collection is NULL: none yet */
+	RecordScan	records;
 } Purge;
 
 typedef struct Tombstone
@@ -78,7 +68,7 @@ typedef struct Tombstone
 /* Tombstones to be removed in a step */
 typedef struct Step
 {
-	const Purge *purge;
+	const PurgeScan *scan;
 	SettleScan	settle;
 	int			looked_at;
 	int			count;
@@ -130,39 +120,13 @@ static Statement delete_tombstone = {
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 };
 
-/*
- * Keeps the exact maxima: the highest stamp with its client, and the highest
- * of all other clients.
- */
-static Statement raise_horizon = {
-	"INSERT INTO docsync.purged AS p"
-	" (collection, last_update_utc, client_id, others_utc)"
-	" VALUES ($1, $2, $3, $4)"
-	" ON CONFLICT (collection) DO UPDATE SET"
-	"  others_utc = CASE"
-	"    WHEN p.client_id OPERATOR(pg_catalog.=) excluded.client_id"
-	"      THEN GREATEST(p.others_utc, excluded.others_utc)"
-	"    WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
-	"      THEN GREATEST(p.last_update_utc, excluded.others_utc)"
-	"    ELSE GREATEST(p.others_utc, excluded.last_update_utc) END,"
-	"  client_id = CASE"
-	"    WHEN excluded.last_update_utc OPERATOR(pg_catalog.>) p.last_update_utc"
-	"      THEN excluded.client_id ELSE p.client_id END,"
-	"  last_update_utc = GREATEST(p.last_update_utc, excluded.last_update_utc)",
-	4, {TEXTOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID}, 0, NULL
-};
-
-static void look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
-							const text *collection, const text *client_id,
-							Horizon *horizon);
 static TimestampTz parse_keep(Interval *keep);
-static void check_rights(void);
 static bool take_step(Purge *purge);
 static int64 remove_step(Step *step);
 static bool remove_tombstone(text *collection, const Tombstone *tombstone);
 static int	compare_tombstones(const void *a, const void *b);
 static bool find_next_collection(Purge *purge);
-static void collect(Purge *purge, Step *step);
+static void collect(const PurgeScan *scan, Step *step);
 static Tombstone find_newest(text *collection, text *not_of);
 static bool put_old(TupleTableSlot *slot, void *arg);
 static bool put_tombstone(TupleTableSlot *slot, void *arg);
@@ -173,8 +137,9 @@ static bool put_text(TupleTableSlot *slot, void *arg);
  *				 INOUT removed bigint DEFAULT NULL)
  *
  * Removes the tombstones that are older than keep, of one collection or of
- * all, and says how many.  A client that has been away for longer, and so may
- * have missed one of them, compares what it has with the store.
+ * all, and says how many; and what docsync.record has that is older.  A client
+ * that has been away for longer, and so may have missed one of them, compares
+ * what it has with the store.
  *
  * It is a procedure: called outside a transaction block it commits after each
  * step, and what was done stays done if it is interrupted.
@@ -211,13 +176,14 @@ docsync_purge(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("keep is null"),
 				 errhint("Give the time for which tombstones are kept, for example 90 days.")));
-	purge.before = parse_keep(PG_GETARG_INTERVAL_P(0));
+	purge.scan.before = purge.records.before = parse_keep(PG_GETARG_INTERVAL_P(0));
 	if (!PG_ARGISNULL(1))
 	{
 		purge.only = DatumGetTextPCopy(PG_GETARG_DATUM(1));
 		docsync_text_check_name(purge.only, "collection",
 								DOCSYNC_COLLECTION_LEN);
 	}
+	purge.records.only = purge.only;
 	PreventCommandIfReadOnly("docsync_purge()");
 
 	purge.step_context = AllocSetContextCreate(purge.context, "docsync purge step",
@@ -237,80 +203,10 @@ docsync_purge(PG_FUNCTION_ARGS)
 	SPI_finish();
 
 	MemoryContextSwitchTo(oldcontext);
-	result = Int64GetDatum(purge.removed);
+	result = Int64GetDatum(purge.scan.removed);
 	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
 	MemoryContextDelete(purge.context);
 	return HeapTupleGetDatum(tuple);
-}
-
-/*
- * The horizon of a collection, as seen by a snapshot that was taken after the
- * store had been opened.  For "others", tombstones of the given client don't
- * count; with NULL all do.
- *
- * This bypasses privileges and row-level security: what a reader has missed
- * doesn't depend on the reader's rights, and the table contains the names of
- * others' collections.
- */
-Horizon
-docsync_purge_find_horizon(Snapshot snapshot, const text *collection,
-						   const text *client_id)
-{
-	const Store *store = docsync_schema_open(STORE_READ);
-	Relation	rel = table_open(store->relations[STORE_PURGED], NoLock);
-	Horizon		horizon = {DT_NOBEGIN, DT_NOBEGIN};
-
-	/*
-	 * If nothing has ever been purged, there is no need to use the index. Any
-	 * row that the snapshot sees was on its page before, and VACUUM, which
-	 * truncates pages, waits for our lock.
-	 */
-	if (RelationGetNumberOfBlocks(rel) > 0)
-		look_up_horizon(rel, store, snapshot, collection, client_id, &horizon);
-	table_close(rel, NoLock);
-
-	return horizon;
-}
-
-/*
- * Fills in the horizon if the collection has a row; otherwise leaves it as it
- * is.
- */
-static void
-look_up_horizon(Relation rel, const Store *store, Snapshot snapshot,
-				const text *collection, const text *client_id,
-				Horizon *horizon)
-{
-	const AttrNumber *attnums = store->attnums[STORE_PURGED];
-	TupleDesc	desc = RelationGetDescr(rel);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyEntryInitialize(&key, 0, attnums[PURGED_COLLECTION],
-						   BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, PointerGetDatum(collection));
-	scan = systable_beginscan(rel, store->purged_index, true, snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		Datum	   *values = palloc(sizeof(Datum) * desc->natts);
-		bool	   *isnull = palloc(sizeof(bool) * desc->natts);
-		text	   *of;
-
-		/* None of them is null (check.c). */
-		heap_deform_tuple(tuple, desc, values, isnull);
-		of = DatumGetTextPP(values[attnums[PURGED_CLIENT_ID] - 1]);
-		horizon->all =
-			DatumGetTimestampTz(values[attnums[PURGED_LAST_UPDATE_UTC] - 1]);
-		horizon->others = horizon->all;
-		if (client_id != NULL && docsync_text_is_same(of, client_id))
-			horizon->others =
-				DatumGetTimestampTz(values[attnums[PURGED_OTHERS_UTC] - 1]);
-		pfree(values);
-		pfree(isnull);
-	}
-	systable_endscan(scan);
 }
 
 /*
@@ -338,8 +234,8 @@ parse_keep(Interval *keep)
  * always the same: otherwise a role could find out which collections there
  * are.
  */
-static void
-check_rights(void)
+void
+docsync_purge_check_rights(void)
 {
 	const Store *store = docsync_schema_open(STORE_READ);
 
@@ -359,25 +255,42 @@ check_rights(void)
 static bool
 take_step(Purge *purge)
 {
-	Step	   *step = palloc0(sizeof(Step));
-	bool		more;
+	bool		more = true;
 
-	check_rights();
+	docsync_purge_check_rights();
 	docsync_epoch_notice();
-	docsync_schema_push_snapshot();
 
-	more = purge->collection != NULL || find_next_collection(purge);
-	if (more)
-	{
-		collect(purge, step);
-		purge->removed += remove_step(step);
-		purge->passed = step->last;
-		if (step->is_held || step->looked_at < STEP_DOCUMENTS)
-			more = find_next_collection(purge);
-	}
+	/* Before we look whether a collection is here: docsync_move_wait() */
+	LockRelationOid(docsync_schema_open(STORE_READ)->relations[STORE_PURGED],
+					RowExclusiveLock);
+	if (purge->is_at_records)
+		return docsync_record_may_remove() && docsync_record_purge(&purge->records);
+
+	docsync_schema_push_snapshot();
+	if (purge->scan.collection != NULL || find_next_collection(purge))
+		more = docsync_purge_step(&purge->scan) || find_next_collection(purge);
+	else
+		more = false;
 	PopActiveSnapshot();
 
-	return more;
+	purge->is_at_records = !more;
+	return true;
+}
+
+/*
+ * Removes some tombstones of a collection, under the active snapshot, which is
+ * one of its own; false if all that can be has been.
+ */
+bool
+docsync_purge_step(PurgeScan *scan)
+{
+	Step	   *step = palloc0(sizeof(Step));
+
+	collect(scan, step);
+	scan->removed += remove_step(step);
+	scan->passed = step->last;
+	scan->is_held = step->is_held;
+	return !step->is_held && step->looked_at == STEP_DOCUMENTS;
 }
 
 /*
@@ -400,7 +313,7 @@ remove_step(Step *step)
 
 		CHECK_FOR_INTERRUPTS();
 
-		if (!remove_tombstone(step->purge->collection, tombstone))
+		if (!remove_tombstone(step->scan->collection, tombstone))
 		{
 			tombstone->last_update_utc = DT_NOBEGIN;	/* it stays */
 			continue;
@@ -419,16 +332,8 @@ remove_step(Step *step)
 	}
 
 	if (removed > 0)
-	{
-		Datum		args[] = {
-			PointerGetDatum(step->purge->collection),
-			TimestampTzGetDatum(top.last_update_utc),
-			PointerGetDatum(top.client_id),
-			TimestampTzGetDatum(others)
-		};
-
-		docsync_statement_run(&raise_horizon, args, NULL, NULL);
-	}
+		docsync_horizon_raise(step->scan->collection, top.last_update_utc,
+							  top.client_id, others);
 
 	return removed;
 }
@@ -482,7 +387,7 @@ compare_tombstones(const void *a, const void *b)
 static bool
 find_next_collection(Purge *purge)
 {
-	text	   *last = purge->collection;
+	text	   *last = purge->scan.collection;
 	text	   *next = NULL;
 	MemoryContext oldcontext = MemoryContextSwitchTo(purge->context);
 
@@ -496,8 +401,8 @@ find_next_collection(Purge *purge)
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	purge->collection = next;
-	purge->passed = DT_NOBEGIN;
+	purge->scan.collection = next;
+	purge->scan.passed = DT_NOBEGIN;
 	if (next != NULL)
 	{
 		Tombstone	first = find_newest(next, cstring_to_text(""));
@@ -505,29 +410,36 @@ find_next_collection(Purge *purge)
 
 		if (first.client_id != NULL)
 			second = find_newest(next, first.client_id);
-		purge->keep[0] = first.last_update_utc;
-		purge->keep[1] = second.last_update_utc;
+		purge->scan.keep[0] = first.last_update_utc;
+		purge->scan.keep[1] = second.last_update_utc;
 	}
 	return next != NULL;
 }
 
 /*
- * Finds the tombstones of a step.
+ * Finds the tombstones of a step: none in a collection that isn't here, or is
+ * about to move, and is counted.
  */
 static void
-collect(Purge *purge, Step *step)
+collect(const PurgeScan *scan, Step *step)
 {
 	Datum		args[] = {
-		PointerGetDatum(purge->collection),
-		TimestampTzGetDatum(purge->passed),
-		TimestampTzGetDatum(purge->before)
+		PointerGetDatum(scan->collection),
+		TimestampTzGetDatum(scan->passed),
+		TimestampTzGetDatum(scan->before)
 	};
+	Moved	   *moved = docsync_moved_find(GetActiveSnapshot(),
+										   scan->collection);
 
-	step->purge = purge;
-	step->last = purge->passed;
+	step->scan = scan;
+	step->last = scan->passed;
+	if (docsync_moved_is_closed(docsync_moved_find_latest(scan->collection)))
+		return;
+
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
-						 docsync_history_read(GetActiveSnapshot()),
-						 purge->collection);
+						 docsync_moved_line(moved,
+											docsync_history_read(GetActiveSnapshot())),
+						 scan->collection);
 	docsync_statement_run(&old_ones, args, put_old, step);
 }
 
@@ -553,7 +465,7 @@ static bool
 put_old(TupleTableSlot *slot, void *arg)
 {
 	Step	   *step = (Step *) arg;
-	const TimestampTz *keep = step->purge->keep;
+	const TimestampTz *keep = step->scan->keep;
 	TimestampTz stamp = DatumGetTimestampTz(slot->tts_values[2]);
 
 	/* Spec purge-settled fails without it. */

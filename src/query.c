@@ -130,6 +130,8 @@ void
 docsync_query_begin(Download *download, StoreUse use)
 {
 	docsync_query_begin_all(&download, 1, use);
+	if (download->refused == RESYNC_CLOSED)
+		docsync_moved_refuse(download->moved);
 	if (download->refused != RESYNC_NONE)
 		docsync_position_refuse(download->refused);
 }
@@ -142,7 +144,7 @@ void
 docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 {
 	XLogRecPtr	lsn;
-	History    *history;
+	const History *history;
 
 	docsync_schema_open(use);
 	docsync_schema_check_readable();
@@ -163,7 +165,9 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 		Download   *download = downloads[i];
 
 		download->lsn = lsn;
-		download->history = history;
+		download->moved = docsync_moved_find(GetActiveSnapshot(),
+											 download->collection);
+		download->history = docsync_moved_line(download->moved, history);
 		download->has_horizon = false;
 		docsync_settle_begin(&download->settle, GetActiveSnapshot(),
 							 download->history, download->collection);

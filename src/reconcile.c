@@ -283,8 +283,7 @@ end(StringInfo buf, const Request *request, int documents, bool more)
 	};
 
 	docsync_query_end();
-	appendStringInfoString(buf, ",\"serverUtc\":");
-	docsync_json_append_stamp(buf, GetCurrentTimestamp());
+	docsync_answer_append_server(buf);
 	appendStringInfoChar(buf, '}');
 	return docsync_answer_end(buf, NULL, &exchange);
 }

@@ -379,5 +379,8 @@ docsync_refuse_request(int status, const Refusal *refusal)
 	ereport(ERROR,
 			(errcode(MAKE_SQLSTATE('P', 'G', 'R', 'S', 'T')),
 			 errmsg_internal("{%s", buf.data + 1),
+			 refusal->retry_after > 0 ?
+			 errdetail("{\"status\":%d,\"headers\":{\"Retry-After\":\"%d\"}}",
+					   status, refusal->retry_after) :
 			 errdetail("{\"status\":%d,\"headers\":{}}", status)));
 }

@@ -363,8 +363,8 @@ find_relations(void)
 }
 
 /*
- * Locks, or unlocks, the store's tables.  The clock, which is the last, isn't
- * locked here: clock.c does so when it needs it.
+ * Locks, or unlocks, the store's tables.  The clock and what comes after it
+ * aren't locked here: clock.c and record.c do so when they need them.
  */
 static void
 lock_relations(bool unlock)

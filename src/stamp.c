@@ -142,6 +142,20 @@ docsync_stamp_is_reserved(const text *collection)
 }
 
 /*
+ * Issues count consecutive stamps for what an upload leaves in the record
+ * without a document of its own, and returns the first.
+ *
+ * Locks: the mark, which whoever closes the collection waits for.
+ */
+TimestampTz
+docsync_stamp_take_lost(const text *collection, int count)
+{
+	FullTransactionId fence;
+
+	return issue(collection, count, &fence);
+}
+
+/*
  * Takes the mark of a collection for a document that brings its own stamp.
  */
 void
@@ -207,6 +221,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	 * mark-before-stamp fails.
 	 */
 	mark(xid, docsync_stamp_hash(collection));
+	docsync_moved_check(collection);
 
 	return docsync_clock_tick(count, fence);
 }

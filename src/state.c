@@ -151,6 +151,7 @@ docsync_digest(PG_FUNCTION_ARGS)
 	SettledNewest newest = {.is_settled = true};
 	Digest	   *digest = palloc(sizeof(Digest));
 	char		hex[DOCSYNC_DIGEST_LEN];
+	const Moved *moved;
 	TupleDesc	desc;
 	Datum		values[3];
 	bool		nulls[3] = {false};
@@ -161,9 +162,13 @@ docsync_digest(PG_FUNCTION_ARGS)
 
 	docsync_schema_open(STORE_READ);
 	docsync_schema_push_snapshot();
+	moved = docsync_moved_find(GetActiveSnapshot(), collection);
+	if (docsync_moved_is_closed(moved))
+		docsync_moved_refuse(moved);
 	make_digest(collection, digest);
 	docsync_settle_begin(&newest.settle, GetActiveSnapshot(),
-						 docsync_history_read(GetActiveSnapshot()), collection);
+						 docsync_moved_line(moved, docsync_history_read(GetActiveSnapshot())),
+						 collection);
 	docsync_store_scan_back(collection, DT_NOEND, note_settled, &newest);
 	PopActiveSnapshot();
 

@@ -103,10 +103,11 @@ run_as(Statement *statement, const SPIExecuteOptions *options)
 	 * owner isn't run as another's.  And not with the caller's search_path,
 	 * which would let the caller choose the functions that a trigger calls.
 	 */
-	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY))
+	if (statement->flags & (STATEMENT_OF_DOCUMENT | STATEMENT_OF_HISTORY | STATEMENT_OF_RECORD))
 	{
-		Oid			owner = docsync_schema_open(STORE_READ)->owners[statement->flags & STATEMENT_OF_HISTORY ?
-																	STORE_HISTORY : STORE_DOCUMENT];
+		StoreRelation of = statement->flags & STATEMENT_OF_HISTORY ? STORE_HISTORY :
+		statement->flags & STATEMENT_OF_RECORD ? STORE_RECORD : STORE_DOCUMENT;
+		Oid			owner = docsync_schema_open(STORE_READ)->owners[of];
 		Oid			user;
 		int			context;
 		int			level = NewGUCNestLevel();

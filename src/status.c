@@ -33,6 +33,7 @@
 #include "docsync.h"
 
 PG_FUNCTION_INFO_V1(docsync_facts);
+PG_FUNCTION_INFO_V1(docsync_moves);
 PG_FUNCTION_INFO_V1(docsync_health);
 
 /*
@@ -102,11 +103,30 @@ static Statement find_ahead = {
 	1, {INT8OID}, STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
 };
 
+/* By the primary key, of a collection and those below it */
+static Statement find_any = {
+	"SELECT 1 FROM docsync.document"
+	" WHERE collection OPERATOR(pg_catalog.>=) $1"
+	"   AND collection OPERATOR(pg_catalog.<) ($1 OPERATOR(pg_catalog.||) '0')"
+	"   AND (collection OPERATOR(pg_catalog.=) $1 OR"
+	"        pg_catalog.starts_with(collection, $1 OPERATOR(pg_catalog.||) '/'))"
+	" LIMIT 1",
+	1, {TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_OF_DOCUMENT, NULL
+};
+
+static Statement find_oldest = {
+	"SELECT pg_catalog.min(recorded_utc) FROM docsync.record",
+	0, {InvalidOid}, STATEMENT_READ_ONLY | STATEMENT_OF_RECORD, NULL
+};
+
+static void put_moved(const Moved *moved, void *arg);
 static const char *describe_place(const History *history);
 static bool has_statistics(const Store *store);
 static bool put_unpurged(TupleTableSlot *slot, void *arg);
 static bool put_ahead(TupleTableSlot *slot, void *arg);
-static bool is_small(const Store *store);
+static bool put_oldest(TupleTableSlot *slot, void *arg);
+static bool is_small(const Store *store, StoreRelation which);
+static TimestampTz sample_oldest(const Store *store);
 static int64 sample_ahead(const Store *store, int64 limit);
 
 /*
@@ -116,13 +136,14 @@ static int64 sample_ahead(const Store *store, int64 limit);
  *				  is_subscribed bool, has_statistics bool,
  *				  unpurged text, unpurged_stamp timestamptz,
  *				  ahead_collection text, ahead_id text, ahead_version bigint,
- *				  ahead_count bigint)
+ *				  ahead_count bigint, recorded_utc timestamptz)
  *
  * One row, for docsync_status().  epoch_clock is the clock at the beginning of
  * the present epoch.  lost_after is the stamp after which documents may have
  * been lost then; NULL in the first epoch.  unpurged is a collection with old
  * tombstones.  ahead_* describe a document with a clientVersion far ahead of
  * the time; only its version is known where it comes from statistics.
+ * recorded_utc is the oldest row of docsync.record that is known of.
  *
  * Takes no lock that an upload waits for.
  */
@@ -141,8 +162,9 @@ docsync_facts(PG_FUNCTION_ARGS)
 	const HistoryEntry *first;
 	UnpurgedCollection unpurged = {0};
 	AheadDocument ahead = {0};
-	Datum		values[14] = {0};
-	bool		nulls[14] = {false};
+	TimestampTz oldest = DT_NOEND;
+	Datum		values[15] = {0};
+	bool		nulls[15] = {false};
 
 	InitMaterializedSRF(fcinfo, 0);
 	docsync_schema_push_snapshot();
@@ -150,10 +172,14 @@ docsync_facts(PG_FUNCTION_ARGS)
 	args[0] = TimestampTzGetDatum(before);
 	docsync_statement_run(&find_unpurged, args, put_unpurged, &unpurged);
 	args[0] = Int64GetDatum(limit);
-	if (exact || is_small(store))
+	if (exact || is_small(store, STORE_DOCUMENT))
 		docsync_statement_run(&find_ahead, args, put_ahead, &ahead);
 	else
 		ahead.client_version = sample_ahead(store, limit);
+	if (exact || is_small(store, STORE_RECORD))
+		docsync_statement_run(&find_oldest, NULL, put_oldest, &oldest);
+	else
+		oldest = sample_oldest(store);
 	PopActiveSnapshot();
 
 	/* The row with which the present epoch began */
@@ -184,8 +210,45 @@ docsync_facts(PG_FUNCTION_ARGS)
 	values[12] = Int64GetDatum(ahead.client_version);
 	nulls[12] = ahead.client_version == 0;
 	values[13] = Int64GetDatum(ahead.count);
+	values[14] = TimestampTzGetDatum(oldest);
+	nulls[14] = TIMESTAMP_NOT_FINITE(oldest);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
+}
+
+/*
+ * docsync_moves()
+ * RETURNS TABLE (collection text, state text, since timestamptz,
+ *				  has_documents bool)
+ *
+ * What docsync.moved has, as of now.
+ */
+Datum
+docsync_moves(PG_FUNCTION_ARGS)
+{
+	docsync_watch_open();
+	InitMaterializedSRF(fcinfo, 0);
+	docsync_schema_push_snapshot();
+	docsync_moved_scan(put_moved, fcinfo->resultinfo);
+	PopActiveSnapshot();
+	return (Datum) 0;
+}
+
+/* MovedCallback: adds a row to the ReturnSetInfo that arg points to. */
+static void
+put_moved(const Moved *moved, void *arg)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) arg;
+	Datum		name = PointerGetDatum(moved->collection);
+	Datum		values[] = {
+		name,
+		CStringGetTextDatum(docsync_moved_state_name(moved->state)),
+		TimestampTzGetDatum(moved->changed),
+		BoolGetDatum(docsync_statement_run(&find_any, &name, NULL, NULL) > 0)
+	};
+	bool		nulls[lengthof(values)] = {false};
+
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
 /*
@@ -234,7 +297,8 @@ describe_place(const History *history)
 static bool
 has_statistics(const Store *store)
 {
-	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_COLLECTION);
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_DOCUMENT,
+												 DOCUMENT_COLLECTION);
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
@@ -243,15 +307,15 @@ has_statistics(const Store *store)
 }
 
 /*
- * Can all documents be read within a few milliseconds?
+ * Can a whole table be read within a few milliseconds?
  */
 static bool
-is_small(const Store *store)
+is_small(const Store *store, StoreRelation which)
 {
-	Relation	rel = table_open(store->relations[STORE_DOCUMENT], NoLock);
+	Relation	rel = table_open(store->relations[which], AccessShareLock);
 	bool		result = RelationGetNumberOfBlocks(rel) <= SMALL_PAGES;
 
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return result;
 }
 
@@ -263,7 +327,8 @@ is_small(const Store *store)
 static int64
 sample_ahead(const Store *store, int64 limit)
 {
-	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_CLIENT_VERSION);
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_DOCUMENT,
+												 DOCUMENT_CLIENT_VERSION);
 	AttStatsSlot slot;
 	int64		highest = 0;
 	double		common = 0;		/* part of all that the MCVs are, */
@@ -300,6 +365,32 @@ sample_ahead(const Store *store, int64 limit)
 	return highest > limit && ahead < 0.5 ? highest : 0;
 }
 
+/*
+ * The oldest row of docsync.record that ANALYZE has come across; DT_NOEND if
+ * there was none.
+ */
+static TimestampTz
+sample_oldest(const Store *store)
+{
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_RECORD,
+												 RECORD_RECORDED_UTC);
+	AttStatsSlot slot;
+	TimestampTz oldest = DT_NOEND;
+
+	if (!HeapTupleIsValid(tuple))
+		return oldest;
+
+	/* There are no common ones: each stamp is another. */
+	if (get_attstatsslot(&slot, tuple, STATISTIC_KIND_HISTOGRAM, InvalidOid,
+						 ATTSTATSSLOT_VALUES))
+	{
+		oldest = DatumGetTimestampTz(slot.values[0]);
+		free_attstatsslot(&slot);
+	}
+	ReleaseSysCache(tuple);
+	return oldest;
+}
+
 /* RowCallback: copies the row to the UnpurgedCollection at arg. */
 static bool
 put_unpurged(TupleTableSlot *slot, void *arg)
@@ -321,5 +412,14 @@ put_ahead(TupleTableSlot *slot, void *arg)
 	ahead->id = DatumGetTextPCopy(slot->tts_values[1]);
 	ahead->client_version = DatumGetInt64(slot->tts_values[2]);
 	ahead->count = DatumGetInt64(slot->tts_values[3]);
+	return false;
+}
+
+/* RowCallback: copies the stamp to arg, unless it is null. */
+static bool
+put_oldest(TupleTableSlot *slot, void *arg)
+{
+	if (!slot->tts_isnull[0])
+		*(TimestampTz *) arg = DatumGetTimestampTz(slot->tts_values[0]);
 	return false;
 }

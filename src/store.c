@@ -23,6 +23,7 @@ typedef enum DocumentStatement
 {
 	STATEMENT_FIND,
 	STATEMENT_FIND_ONE,
+	STATEMENT_FIND_CHANGEABLE,
 	STATEMENT_GET,
 	STATEMENT_SCAN,
 	STATEMENT_SCAN_BACK,
@@ -33,7 +34,9 @@ typedef enum DocumentStatement
 	STATEMENT_CREATE_ONE,
 	STATEMENT_UPDATE,
 	STATEMENT_UPDATE_ONE,
-	STATEMENT_BURY
+	STATEMENT_BURY,
+	STATEMENT_RESTAMP,
+	STATEMENT_ERASE
 } DocumentStatement;
 
 #define STORED_COLUMNS \
@@ -52,9 +55,11 @@ typedef enum DocumentStatement
 	"   AND id OPERATOR(pg_catalog.<=) " id \
 	" ORDER BY id"
 
-#define BY_IDS \
+#define BY_IDS_WITH(locking) \
 	"SELECT d.* FROM pg_catalog.unnest($2) AS sent(id) CROSS JOIN LATERAL (" \
-	STORED_COLUMNS BY_ID("sent.id") " OFFSET 0) AS d"
+	STORED_COLUMNS BY_ID("sent.id") " OFFSET 0" locking ") AS d"
+
+#define BY_IDS BY_IDS_WITH("")
 
 #define WRITE(source) \
 	"INSERT INTO docsync.document AS d" \
@@ -148,6 +153,15 @@ static Statement statements[] = {
 	},
 
 	/*
+	 * Locking a row requires that privileges and policies permit updating it;
+	 * and no upload waits for this lock.
+	 */
+	[STATEMENT_FIND_CHANGEABLE] = {
+		BY_IDS_WITH(" FOR KEY SHARE"),
+		2, {TEXTOID, TEXTARRAYOID}, STATEMENT_PINNED, NULL
+	},
+
+	/*
 	 * Rows are written in the order of their ids, which the arrays have: so
 	 * two uploads lock rows in the same order, and never deadlock.
 	 */
@@ -183,6 +197,27 @@ static Statement statements[] = {
 		" WHERE collection OPERATOR(pg_catalog.=) $1"
 		"   AND id OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED, NULL
+	},
+
+	[STATEMENT_RESTAMP] = {
+		"UPDATE docsync.document SET deleted = deleted"
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND id OPERATOR(pg_catalog.=) $2"
+		" RETURNING 1",
+		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
+	},
+
+	/*
+	 * The version stays, since it may be the highest possible one: a client
+	 * that has the same version accepts the tombstone because of its stamp.
+	 */
+	[STATEMENT_ERASE] = {
+		"UPDATE docsync.document"
+		"   SET deleted = true, body = NULL, client_id = '" DOCSYNC_SERVER_ID "'"
+		" WHERE collection OPERATOR(pg_catalog.=) $1"
+		"   AND id OPERATOR(pg_catalog.=) $2"
+		" RETURNING 1",
+		2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 	}
 };
 
@@ -205,6 +240,8 @@ typedef struct WrittenReceiver
 	void	   *arg;
 } WrittenReceiver;
 
+static bool rewrite(DocumentStatement statement, text *collection, Datum id);
+static bool may_rewrite(const StoredDocument *stored, void *arg);
 static bool receive_stored(TupleTableSlot *slot, void *arg);
 static bool receive_written(TupleTableSlot *slot, void *arg);
 
@@ -241,7 +278,27 @@ docsync_store_find(text *collection, Datum *ids, int count,
 }
 
 /*
- * The same under the active snapshot, in the order of the ids.
+ * Looks up the documents that the caller may see and update.
+ *
+ * Locks: these rows, KEY SHARE, until the end of the transaction.
+ */
+void
+docsync_store_find_changeable(text *collection, Datum *ids, int count,
+							  StoredCallback callback, void *arg)
+{
+	StoredReceiver receiver = {callback, arg};
+	Datum		args[] = {
+		PointerGetDatum(collection),
+		PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+										TYPALIGN_INT))
+	};
+
+	docsync_statement_run(&statements[STATEMENT_FIND_CHANGEABLE], args,
+						  receive_stored, &receiver);
+}
+
+/*
+ * Looks up documents in the order of the ids, under the active snapshot.
  */
 void
 docsync_store_get(text *collection, Datum *ids, int count,
@@ -416,6 +473,64 @@ docsync_store_bury(Datum collection, Datum id)
 
 	return docsync_statement_run(&statements[STATEMENT_BURY], args, NULL,
 								 NULL) > 0;
+}
+
+/*
+ * Gives a document a new stamp, and changes nothing else.  Returns false if
+ * there is none that the caller can update.
+ *
+ * Locks: the row, and the collection's mark, until the end of the transaction.
+ */
+bool
+docsync_store_restamp(text *collection, Datum id)
+{
+	return rewrite(STATEMENT_RESTAMP, collection, id);
+}
+
+/*
+ * Turns a document into a tombstone with a new stamp and the same version.
+ * Its body isn't kept anywhere.
+ *
+ * Locks: as above.
+ */
+void
+docsync_store_erase(text *collection, Datum id)
+{
+	rewrite(STATEMENT_ERASE, collection, id);
+}
+
+/*
+ * Runs a statement that rewrites a document.  Returns false if there is none
+ * that the caller can update.  The guard treats it as an upload that has been
+ * judged.
+ */
+static bool
+rewrite(DocumentStatement statement, text *collection, Datum id)
+{
+	Datum		args[] = {PointerGetDatum(collection), id};
+	TaskFrame	frame;
+	volatile bool rewritten = false;
+
+	frame = docsync_task_enter(TASK_UPLOAD, may_rewrite, NULL);
+	PG_TRY();
+	{
+		rewritten = docsync_statement_run(&statements[statement], args, NULL,
+										  NULL) > 0;
+	}
+	PG_FINALLY();
+	{
+		docsync_task_leave(&frame);
+	}
+	PG_END_TRY();
+
+	return rewritten;
+}
+
+/* ReplaceCallback: always permits it. */
+static bool
+may_rewrite(const StoredDocument *stored, void *arg)
+{
+	return true;
 }
 
 /*

@@ -72,8 +72,7 @@ docsync_sync_run(Request *request)
 	docsync_sync_append_position(&buf, &sync);
 	docsync_query_end();
 
-	appendStringInfoString(&buf, ",\"serverUtc\":");
-	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
+	docsync_answer_append_server(&buf);
 	appendStringInfoChar(&buf, '}');
 
 	docsync_sync_add_exchange(&exchange, &sync);

@@ -134,6 +134,8 @@ static void
 upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 		   bool atomic)
 {
+	const Moved *moved;
+
 	docsync_text_check_name(client_id, "client_id", DOCSYNC_CLIENT_ID_LEN);
 	docsync_text_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
 	docsync_request_check_claim(client_id);
@@ -147,11 +149,20 @@ upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 	PreventCommandIfParallelMode("docsync_upsert()");
 
 	docsync_schema_open(STORE_WRITE);
+	moved = docsync_moved_find_latest(collection);
 
 	upload->client_id = client_id;
 	upload->collection = collection;
 	upload->batch = batch;
-	if (atomic)
+	if (docsync_moved_is_closed(moved))
+	{
+		/* What would change nothing, too: the winner is elsewhere. */
+		docsync_schema_check_caller(ACL_SELECT);
+		if (!upload->is_one_of_many)
+			docsync_moved_refuse(moved);
+		upload->refusal = docsync_moved_describe(moved);
+	}
+	else if (atomic)
 		upload->refusal = docsync_batch_make_atomic(batch);
 	if (upload->refusal != NULL && !upload->is_one_of_many)
 		docsync_refuse_raise(upload->refusal);
@@ -160,6 +171,8 @@ upload_run(Upload *upload, text *client_id, text *collection, Batch *batch,
 	{
 		upload_begin(upload);
 		upload_write_all(upload, !upload_judge_all(upload));
+		if (upload->refusal == NULL)
+			docsync_keep_discarded(upload);
 	}
 	else
 		docsync_schema_check_caller(ACL_SELECT);
@@ -228,6 +241,7 @@ upload_begin(Upload *upload)
 	upload->scratch = AllocSetContextCreate(CurrentMemoryContext,
 											"docsync scratch",
 											ALLOCSET_DEFAULT_SIZES);
+	docsync_keep_begin(upload);
 	upload->division.atomic = batch->atomic;
 	upload->division.is_apart = upload->is_one_of_many;
 	upload->division.apply = upload_apply;

@@ -350,8 +350,8 @@ put_collection(text *name, void *arg)
 		Datum		values[7] = {0};
 		bool		nulls[7] = {false};
 		int64		counts[2] = {0, 0};
-		Horizon		horizon = docsync_purge_find_horizon(GetActiveSnapshot(),
-														 name, NULL);
+		Horizon		horizon = docsync_horizon_find(GetActiveSnapshot(),
+												   name, NULL);
 
 		if (overview->exact)
 			docsync_statement_run(&count_documents, args, put_counts, counts);
@@ -399,7 +399,10 @@ find_frontier(const Overview *overview, text *name,
 	TimestampTz high = newest->stamp;
 	TimestampTz frontier = DT_NOBEGIN;
 
-	docsync_settle_begin(&settle, GetActiveSnapshot(), overview->history, name);
+	docsync_settle_begin(&settle, GetActiveSnapshot(),
+						 docsync_moved_line(docsync_moved_find(GetActiveSnapshot(), name),
+											overview->history),
+						 name);
 	if (docsync_settle_test(&settle, newest->stamp, newest->fence))
 		return newest->stamp;
 
@@ -473,11 +476,11 @@ take_sample(const Store *store, Sample *sample)
  * none.  The caller releases them, by ReleaseSysCache().
  */
 HeapTuple
-docsync_watch_statistics(const Store *store, int column)
+docsync_watch_statistics(const Store *store, StoreRelation which, int column)
 {
 	return SearchSysCache3(STATRELATTINH,
-						   ObjectIdGetDatum(store->relations[STORE_DOCUMENT]),
-						   Int16GetDatum(store->attnums[STORE_DOCUMENT][column]),
+						   ObjectIdGetDatum(store->relations[which]),
+						   Int16GetDatum(store->attnums[which][column]),
 						   BoolGetDatum(false));
 }
 
@@ -489,7 +492,7 @@ docsync_watch_statistics(const Store *store, int column)
 static void
 sample_names(const Store *store, Sample *sample)
 {
-	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_COLLECTION);
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_DOCUMENT, DOCUMENT_COLLECTION);
 	AttStatsSlot slot;
 	double		distinct = 1;
 	double		left = 1;
@@ -525,7 +528,7 @@ sample_names(const Store *store, Sample *sample)
 static void
 sample_deleted(const Store *store, Sample *sample)
 {
-	HeapTuple	tuple = docsync_watch_statistics(store, DOCUMENT_DELETED);
+	HeapTuple	tuple = docsync_watch_statistics(store, STORE_DOCUMENT, DOCUMENT_DELETED);
 	AttStatsSlot slot;
 
 	if (!HeapTupleIsValid(tuple))

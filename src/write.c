@@ -162,9 +162,11 @@ run_statements(Upload *upload, UploadGroup **groups, int count,
 		division->end = groups[i + some - 1] - upload->groups + 1;
 
 		docsync_stamp_expect(how == STORE_REPLACE ? 2 * some : some);
+		docsync_keep_expect(upload);
 		docsync_store_write(upload->collection, upload->client_id,
 							writes, some, how, tids, docsync_judge_written,
 							docsync_judge_may_replace, upload);
+		docsync_keep_write(upload);
 	}
 	docsync_stamp_forget();
 }

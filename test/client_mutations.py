@@ -33,6 +33,13 @@ MUTATIONS = {
     'first-page-only': ('reconcile.py', "more = answer['more']", 'more = False'),
     'one-get-only': ('reconcile.py', "if answer['more'] and documents:", 'if False:'),
     'base-is-kept': ('reconcile.py', '                document.rebase(row)\n', ''),
+    'listed-version-is-too-high': ('reconcile.py', 'return FETCH if is_beyond(ours, theirs, max_version) else SEND', 'return SEND'),
+    # client.py: versions that are too high
+    'high-version-stays': ('client.py', 'if later and ours is not None and is_beyond(', 'if False and is_beyond('),
+    'high-edit-is-dropped': ('client.py', 'if document.unsent == EDIT:\n                document.rebase', 'if False:\n                document.rebase'),
+    'high-edit-stays': ('client.py', 'if version <= limit:', 'if False:'),
+    'high-edit-below-its-base': ('client.py', 'version = max(version, document.baseVersion + 1)', 'pass'),
+    'limit-stands-still': ('client.py', 'return None if ahead is None else self.clock() + ahead', 'return None if ahead is None else 100_000'),
     # client.py: marks
     'marks-without-base': ('client.py', 'if document.unsent == MARK:\n            sent', 'if False:\n            sent'),
     'marks-without-stamp': ('client.py', 'if document.baseVersion == 0:', 'if False:'),

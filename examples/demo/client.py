@@ -26,6 +26,10 @@ set aside, see problems(), and sent again after its next edit. What the service 
 refused, is sent again. If the whole request is refused, because it is too large or the service doesn't know atomic, the batch
 is halved until the document is found.
 
+**A version that the service wouldn't accept loses**, if the service says which is the highest that it accepts (maxVersion): it
+comes from a wrong clock, or nobody could edit the document any more until it was rebased there (docsync_rebase). An unsent edit
+with such a version gets a new one.
+
 **Bodies are texts** to the sync, see jsontext.py: one that a parser can't read doesn't stop it.
 
 Upload and download each consist of two halves, making the request and handling the answer: client.py runs them one after the
@@ -46,12 +50,12 @@ import uuid
 
 from digest import BUCKETS
 from jsontext import BadAnswer, check_text, from_json, to_json
-from reconcile import Reconciler, Stale, earlier, is_later
+from reconcile import Reconciler, Stale, earlier, is_beyond, is_later
 from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BEGINNING = MIN_VERSION, ''     # (clientVersion, id), before all
-BATCH_BYTES = 8_000_000     # approximate size of the bodies in an upload
+BATCH_BYTES = 4_000_000     # approximate size of the bodies in an upload: half of what a service accepts by default
 UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent again, which returns it
 OUTCOMES = {'created', 'updated', 'unchanged', 'modified', 'discarded', 'conflict', 'refused', 'untried'}
 MAX_REFUSED = 32            # approximate limit of refused documents in one upload()
@@ -79,7 +83,7 @@ class Refused(Exception):
     @property
     def retry(self):
         """Whether the same request may be accepted later; in that case it is unknown whether this one was."""
-        return self.status >= 500 or self.status == 429 or not (self.code or self.about_documents)
+        return self.status >= 500 or self.status in (421, 429) or not (self.code or self.about_documents)
 
     @property
     def about_documents(self):
@@ -185,6 +189,7 @@ class Client:
         document.clientVersion, document.deleted, document.body = version, deleted, body
         document.unsent, document.error = EDIT, None
         document.lastUpdateUtc = document.clientId = None
+        self._bring_down(document)
         self.store.save(document)
 
     def problems(self):
@@ -455,6 +460,7 @@ class Client:
         if answer.get('behind'):
             self.store.set_state(behindSince=state['behindSince'] if state['behindSince'] is not None else now)
             return 0
+        self._note_limit(answer)
         unheard = state['unheard'] and self._has_told()
         changed = sum(self.take(document) for document in answer['documents'])
         newest = [document['LastUpdateUtc'] for document in answer['documents']]
@@ -478,7 +484,14 @@ class Client:
         later = listed or document.baseUtc is None or told['LastUpdateUtc'] > document.baseUtc
         if told['clientId'] == self.client_id:
             document.sent = max(version, document.sent if document.sent is not None else version)
-        if ours is not None and self._is_newer(document, told):
+        if later and ours is not None and is_beyond(ours, version, self.max_version()):
+            # Nobody else will ever get it. An edit is now based on what the service has.
+            if document.unsent == EDIT:
+                document.rebase(told)
+                self._bring_down(document)
+            else:
+                document.becomes(told)
+        elif ours is not None and self._is_newer(document, told):
             # A version that the service had, and that is newer than what it returns later, was lost there: it is sent again.
             if later:
                 document.rebase(told)
@@ -493,6 +506,37 @@ class Client:
         if told['clientVersion'] == document.clientVersion == 0:
             return document.unsent == EDIT or document.unsent == MARK and is_later(document, told)
         return told['clientVersion'] < document.clientVersion
+
+    # Versions that are too high
+
+    def max_version(self):
+        """The highest clientVersion that the service accepts, as far as it has said; None: any."""
+        ahead = self.store.state()['maxVersionAhead']
+        return None if ahead is None else self.clock() + ahead
+
+    def _note_limit(self, answer):
+        """With a page, in its transaction. Times are kept as distances from the own clock: the limit moves on with it."""
+        limit, now = answer.get('maxVersion'), self.clock()
+        if limit is None:
+            self.store.set_state(maxVersionAhead=None)
+            return
+        time = datetime.datetime.fromisoformat(answer['serverUtc'].replace('Z', '+00:00'))
+        self.store.set_state(serverAhead=int(time.timestamp() * 1000) - now, maxVersionAhead=limit - now)
+        for document in self.store.select('unsent > 0 AND clientVersion > ?', limit):
+            self._bring_down(document)
+            self.store.save(document)
+
+    def _bring_down(self, document):
+        """Gives what is unsent another version if it has one that the service doesn't accept, of a clock that was wrong: above
+        the one that it is based on. Where that is as high, somebody has to rebase the document first."""
+        limit = self.max_version()
+        if limit is None or document.clientVersion <= limit:
+            return
+        version = min(self.clock() + self.store.state()['serverAhead'], self.clock(), limit)
+        if document.baseVersion is not None:
+            version = max(version, document.baseVersion + 1)
+        if version <= limit:
+            document.clientVersion, document.error = version, None
 
     # Comparing
 

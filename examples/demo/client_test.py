@@ -241,7 +241,7 @@ class ClientTest(Case):
         self.assertEqual(self.b.download(page=3), 0)
 
     def test_batch_ends_by_its_size(self):
-        self.a.put_all((f'{n}', 'A' * 3_000_000) for n in range(7))
+        self.a.put_all((f'{n}', 'A' * 1_500_000) for n in range(7))
         self.a.upload()
         self.assertEqual([len(documents) for documents in self.a.transport.sent], [3, 3, 1])
 
@@ -425,7 +425,7 @@ class ClientTest(Case):
 
     def test_refused_as_a_whole_sets_nothing_aside(self):
         for refusal in (Refused(401, 'PGRST301', ''), Refused(403, '42501', 'permission denied'), Refused(400, '22023', 'clientId'),
-                        Refused(400, '', ''), Refused(503, '', ''), Refused(429, 'x', '')):
+                        Refused(400, '', ''), Refused(503, '', ''), Refused(429, 'x', ''), Refused(421, 'moved', '')):
             with self.subTest(refusal=str(refusal)):
                 self.setUp()
 
@@ -1410,6 +1410,113 @@ class JsonTextTest(unittest.TestCase):
                          '{"id": "b", "clientVersion": 2, "deleted": true}]')
 
 
+class HighVersionTest(Case):
+    """Versions that the service doesn't accept (any more): it says which is the highest (maxVersion)."""
+    LEAD = 500_000
+
+    def poison(self, version=MAX_VERSION):
+        """A document that all have, with a version that nobody can go beyond; then the service has a limit."""
+        self.raw(id='x', clientVersion=version, body='too high')
+        self.c = self.client()
+        for client in self.a, self.b, self.c:
+            client.sync()
+        self.limit()
+
+    def limit(self):
+        self.service.max_version = lambda: self.time + self.LEAD
+
+    def agree(self, *clients):
+        for _ in range(3):
+            for client in clients:
+                client.sync()
+        for client in clients:
+            self.assertEqual(live(client), live(clients[0]))
+            self.assertEqual(summary(client), self.service.state())
+            self.assertEqual(client.status()['unsent'] + client.status()['setAside'], 0)
+
+    def test_synced(self):
+        self.poison()
+        with self.assertRaises(VersionsExhausted):
+            self.a.put('x', 1)
+        self.service.rebase('x', 2000)
+        self.a.sync()
+        self.a.put('x', 'cured')
+        self.agree(self.a, self.b)
+        self.assertEqual(self.b.get('x'), 'cured')
+        self.time += 90 * 86_400_000        # c has been away
+        self.agree(self.a, self.b, self.c)
+        self.assertEqual(self.c.get('x'), 'cured')
+
+    def test_listed(self):
+        """The page that had it is behind the cursor: it comes up when both are compared."""
+        self.poison()
+        self.service.rebase('x', 2000)
+        with self.b.store.transaction():
+            self.b.store.set_state(cursor=None)
+        self.b.transport.service.line.rows['x']['clientId'] = self.b.client_id      # which no page gives to it
+        self.b.compare()
+        self.agree(self.b, self.a)
+        self.assertEqual(self.b.store.find('x').clientVersion, 2000)
+
+    def test_unsent(self):
+        self.poison(10**9)
+        self.a.put('x', 'of a')
+        self.a.sync()
+        self.assertEqual(len(self.a.problems()), 1)     # the service has the high one still
+        self.service.rebase('x', 2000)
+        self.agree(self.a, self.b, self.c)
+        self.assertEqual(self.c.get('x'), 'of a')
+
+    def test_edited_since(self):
+        """It has heard of the limit, and edits what it holds before it hears that this was rebased."""
+        self.poison(10**9)
+        self.a.sync()
+        self.service.rebase('x', 2000)
+        self.a.put('x', 'of a')
+        self.agree(self.a, self.b)
+        self.assertEqual(self.b.get('x'), 'of a')
+
+    def test_clock_ahead(self):
+        self.limit()
+        ahead = self.client(ahead=10**9)
+        ahead.put('x', 1)
+        ahead.sync()
+        ahead.put('y', 2)
+        self.agree(ahead, self.b)
+        ahead.put('x', 3)
+        self.agree(ahead, self.b)
+        self.b.put('x', 4)
+        self.agree(ahead, self.b)
+        self.assertEqual((ahead.get('x'), ahead.get('y')), (4, 2))
+
+    def test_lost(self):
+        """The service was restored to a time before it was poisoned: nothing is there to lose against."""
+        self.poison(10**9)
+        self.service.line.rows.clear()
+        for client in self.a, self.b:
+            client.compare()
+        self.agree(self.a, self.b)
+        self.assertEqual(self.b.get('x'), 'too high')
+        self.assertLessEqual(self.b.store.find('x').clientVersion, self.service.max_version())
+
+    def test_honest(self):
+        """The limit moves on while nothing is heard: an edit of today isn't beyond that of last month."""
+        self.limit()
+        self.a.sync()
+        self.time += 30 * 86_400_000
+        self.a.put('x', 1)
+        version = self.a.store.find('x').clientVersion
+        self.a.sync()
+        self.assertEqual(self.a.store.find('x').clientVersion, version)
+
+    def test_no_limit(self):
+        self.raw(id='x', clientVersion=10**9, body=1)
+        self.a.sync()
+        self.service.rebase('x', 2000)
+        self.agree(self.a, self.b)
+        self.assertEqual(self.service.line.rows['x']['clientVersion'], 10**9)       # as before: it is sent again
+
+
 class RuleTest(unittest.TestCase):
     def test_judge(self):
         def local(version=5, utc='5', unsent=0, error=None):
@@ -1428,6 +1535,8 @@ class RuleTest(unittest.TestCase):
                 (local(utc='1', unsent=MARK), None, KEEP), (local(utc='1', unsent=MARK, error='e'), None, KEEP),
                 (local(unsent=MARK, error='e'), row(version=6), FETCH)):
             self.assertEqual(judge(document, listed, '2', '4'), expected, (document, listed))
+        for ours, theirs, limit, expected in ((6, 5, 6, SEND), (7, 5, 6, FETCH), (7, 6, 6, FETCH), (8, 7, 6, SEND)):
+            self.assertEqual(judge(local(ours), row(theirs), '2', '4', limit), expected, (ours, theirs, limit))
 
     def test_is_lost(self):
         for utc, lost_after, purged_through, expected in (

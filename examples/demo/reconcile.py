@@ -15,8 +15,9 @@ from store import EDIT, MARK
 NOTHING, KEEP, SEND, REMOVE, FETCH = 'nothing', 'keep', 'send', 'remove', 'fetch'
 
 
-def judge(local, row, lost_after, purged_through):
-    """local: the client's document or None; row: the service's row or None; lost_after, purged_through: stamps or None."""
+def judge(local, row, lost_after, purged_through, max_version=None):
+    """local: the client's document or None; row: the service's row or None; lost_after, purged_through: stamps or None;
+    max_version: the highest that the service accepts, None: any."""
     if local is None:
         # A tombstone of what was never here doesn't matter.
         return NOTHING if row['deleted'] else FETCH
@@ -28,12 +29,17 @@ def judge(local, row, lost_after, purged_through):
         return SEND if is_lost(local.lastUpdateUtc, lost_after, purged_through) else REMOVE
     theirs, ours = row['clientVersion'], local.clientVersion
     if ours > theirs:
-        return SEND
+        return FETCH if is_beyond(ours, theirs, max_version) else SEND
     if ours == theirs == 0 and is_later(local, row):
         return SEND
     if ours == theirs and local.lastUpdateUtc == row['LastUpdateUtc'] and not local.unsent:
         return NOTHING
     return FETCH
+
+
+def is_beyond(ours, theirs, max_version):
+    """Whether a version here is so high that the service wouldn't accept it any more, and one there is not: it loses."""
+    return max_version is not None and theirs <= max_version < ours
 
 
 def is_later(local, told):
@@ -94,7 +100,7 @@ class Reconciler:
         for id in sorted(rows.keys() | local.keys()):
             # Looked up separately if it isn't in the page's part, whose end is the last id that the service looked at
             document, row = local.get(id) or self.store.find(id), rows.get(id)
-            what = judge(document, row, lost_after, answer['purgedThrough'])
+            what = judge(document, row, lost_after, answer['purgedThrough'], self.client.max_version())
             if what == FETCH and not row['deleted']:
                 to_fetch.append(id)
             elif what == FETCH:

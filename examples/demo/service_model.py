@@ -54,6 +54,7 @@ class Service:
         self.knows_stale_cursors = True     # Reconcile and Get refuse cursors that are void
         self.knows_atomic = True            # an error of one document is its outcome
         self.max_refusals = 32              # then the rest is untried
+        self.max_version = lambda: None     # the highest that is accepted now; None: any
 
     # Uploads
 
@@ -94,6 +95,8 @@ class Service:
     def _check(self, document, body):
         if body and 'forbidden' in body:
             raise Refused(403, '42501', 'new row violates row-level security policy for table "document"')
+        if self.max_version() is not None and document['clientVersion'] > self.max_version():
+            raise Refused(400, '22023', 'too far ahead of the server\'s clock')
         if body and 'poison' in body:
             raise Refused(400, '22023', f'document "{document["id"]}" is refused')
 
@@ -138,6 +141,12 @@ class Service:
     def _commit(self, before):
         self.lagging = (self.lagging + [before])[-5:]
         self.line.commits += 1
+
+    def rebase(self, id, version):
+        """As docsync_rebase() has it."""
+        before = self._copy()
+        self.line.rows[id] = {**self.line.rows[id], 'clientVersion': version, 'clientId': 'server', 'LastUpdateUtc': stamp(self._tick())}
+        self._commit(before)
 
     def begin(self, id):
         """Somebody else's transaction, which takes a stamp now and commits later."""
@@ -186,7 +195,7 @@ class Service:
         if not more:
             # Complete: every tombstone up to here was given out, or the client was told.
             seen = max(seen, min(frontier, max((row['LastUpdateUtc'] for row in line.rows.values()), default='')))
-        answer |= {'documents': documents, 'more': more, 'serverUtc': stamp(self.time),
+        answer |= {'documents': documents, 'more': more, 'serverUtc': stamp(self.time), 'maxVersion': self.max_version(),
                    'cursor': json.dumps([line.epochs[-1][1], position, seen, line.commits, bind])}
         if digest and not more:
             answer['state'] = self.state(line, frontier)

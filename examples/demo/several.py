@@ -90,7 +90,7 @@ class Several(dict):
         if list(answers) != list(parts) or not all('error' in part or part.keys() >= KEYS for part in answers.values()):
             raise BadAnswer('an answer for each collection was expected')
         for turn in turns:
-            turn.take({**answers[turn.name], 'serverUtc': answer['serverUtc']})
+            turn.take({**answers[turn.name], 'serverUtc': answer['serverUtc'], 'maxVersion': answer.get('maxVersion')})
         if all(len(turn.again) == len(turn.documents) for turn in turns):
             for turn in turns:
                 turn.again = []     # none was tried: with the next sync

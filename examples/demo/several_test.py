@@ -117,7 +117,7 @@ class SeveralTest(unittest.TestCase):
 
     def test_batch_ends_by_its_size(self):
         for name in NAMES:
-            self.one[name].put_all((f'{n}', 'A' * 3_000_000) for n in range(3))
+            self.one[name].put_all((f'{n}', 'A' * 1_500_000) for n in range(3))
         self.one.sync()
         self.assertEqual([[len(ids) for ids in parts.values()] for parts in self.one.transport.parts],
                          [[3, 0, 0], [3, 0], [3]])

@@ -11,7 +11,7 @@ import uuid
 
 from digest import BUCKETS, as_text, bucket_of, hash_document
 
-SCHEMA_VERSION = 2      # PRAGMA user_version; the first clients' stores have 0
+SCHEMA_VERSION = 3      # PRAGMA user_version; the first clients' stores have 0
 
 SCHEMA = """
 CREATE TABLE document (
@@ -48,7 +48,9 @@ CREATE TABLE client (
     behindSince                 INTEGER,    -- since when only servers that lag have answered
     twin                        TEXT,       -- where another store was seen that has this clientId
     rename                      INTEGER NOT NULL DEFAULT 0,     -- a new clientId is due because of it
-    file                        TEXT        -- which file this store was: a copy is another
+    file                        TEXT,       -- which file this store was: a copy is another
+    serverAhead                 INTEGER,    -- the service's time, in milliseconds from the own clock's
+    maxVersionAhead             INTEGER     -- the highest clientVersion that it accepts, likewise; null: any
 );
 """
 
@@ -105,7 +107,11 @@ class Store:
             version, = self.db.execute('PRAGMA user_version').fetchone()
             if version > SCHEMA_VERSION:
                 raise ValueError(f'{path} was made by a later version of this client')
-            if version < SCHEMA_VERSION:
+            if version == 2:
+                for column in ('serverAhead', 'maxVersionAhead'):
+                    self.db.execute(f'ALTER TABLE client ADD {column} INTEGER')
+                self.db.execute(f'PRAGMA user_version = {SCHEMA_VERSION}')
+            elif version < SCHEMA_VERSION:
                 self._create(client_id or first_id or str(uuid.uuid4()))
         if client_id and client_id != self.state()['clientId']:
             raise ValueError(f'{path} is the store of another clientId')

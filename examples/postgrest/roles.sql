@@ -56,11 +56,29 @@ ALTER ROLE docsync_gateway SET statement_timeout = '55s';
 ALTER ROLE docsync_authenticator SET lock_timeout = '3s';
 ALTER ROLE docsync_gateway SET lock_timeout = '3s';
 
+-- An idle transaction holds its locks, and holds back the readers of its collection.
+ALTER ROLE docsync_authenticator SET idle_in_transaction_session_timeout = '10s';
+ALTER ROLE docsync_gateway SET idle_in_transaction_session_timeout = '10s';
+
+-- clientVersions are milliseconds here. One that is more than a day ahead of the server's clock is refused: nobody could edit
+-- the document before that time.
+SELECT format('ALTER DATABASE %I SET docsync.max_version_lead = %L', current_database(), '1d')
+\gexec
+
 -- One policy for reading and writing. A collection belongs to the tenant named before its first "/". (SELECT ...) is evaluated
 -- once for a query, not for each row. The claims are empty outside PostgREST: no tenant, no row.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON docsync.document TO docsync_user
 	USING (split_part(collection, '/', 1)
 		   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
+
+-- Of two versions of a document one wins. To keep the other one for some time (doc/sql.md: "What lost is kept"), say of which
+-- collections; and whoever shall read it by SQL needs a policy for it, too, that of the documents:
+--
+--	INSERT INTO docsync.keep (pattern, keep) VALUES ('%', 'discarded');
+--	GRANT SELECT ON docsync.record TO docsync_user;
+--	CREATE POLICY tenant ON docsync.record FOR SELECT TO docsync_user
+--		USING (split_part(collection, '/', 1)
+--			   = (SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'tenant'));
 
 COMMIT;

@@ -21,6 +21,7 @@ const SETTINGS = [
 	['POOL_PER_COLLECTION', undefined, '... for one collection; otherwise half of DOCSYNC_POOL, rounded up', positive],
 	['POOL_WAIT', '10', 'how long other requests wait for a connection, in seconds', seconds],
 	['ANSWER_WAIT', '60', 'how long to wait for PostgreSQL\'s answer, in seconds: longer than the statement_timeout of the login role, which roles.sql sets', seconds],
+	['MAX_BODY_MB', '8', 'the size of the largest request body', positive],
 	['MAX_BUFFERED_MB', '512', 'memory for requests that are arriving or running', positive],
 	['PROCESSES', '1', 'how many processes share the work; each has its own pool and memory for requests', positive],
 	['LOG_REQUESTS', 'false', 'true: log each request; false: only those that failed here or in PostgreSQL', boolean],

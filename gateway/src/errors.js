@@ -22,7 +22,7 @@ const WORDS = {
 	400: ['bad request', null, 'Percent-encode the parameters, in UTF-8; the header X-Client-Id must be UTF-8, too.'],
 	404: ['not found', null, 'The paths are /Docs, /Docs/Query, /Docs/Sync, /Docs/Pull, /Docs/Reconcile, /Docs/Get and /Docs/Health.'],
 	405: ['method not allowed', null, 'Use POST; GET or HEAD for /Docs/Pull and /Docs/Health.'],
-	413: ['request too large', 'At most 64 MB are accepted.', 'Send several smaller batches.'],
+	413: ['request too large', null, 'Send several smaller batches.'],
 	414: ['request line too long', 'At most 8 kB are accepted.', 'Send the cursor unchanged; clientId and collection have at most 200 bytes.'],
 	415: ['compressed request', null, 'Send it without Content-Encoding.'],
 	431: ['header too long', 'At most 8 kB are accepted in each, including the token.', 'Leave out unnecessary headers, or put less into the token.'],
@@ -30,11 +30,16 @@ const WORDS = {
 	503: ['service too busy', null, 'Try again later.'],
 };
 
-// A refusal by the gateway itself.
-export function refuse(status, headers = {}) {
+// A refusal by the gateway itself. fact: its details, if they vary
+export function refuse(status, headers = {}, fact = null) {
 	const [message, details, hint] = WORDS[status];
 
-	return new Refusal(status, JSON.stringify({ code: `PT${status}`, message, details, hint }), { 'Content-Type': 'application/json', ...headers });
+	return new Refusal(status, JSON.stringify({ code: `PT${status}`, message, details: fact ?? details, hint }), { 'Content-Type': 'application/json', ...headers });
+}
+
+// A body that is larger than it may be
+export function refuseTooLarge(maxMb) {
+	return refuse(413, {}, `At most ${maxMb} MB are accepted.`);
 }
 
 // A refusal for lack of connections, memory or time: nothing of the request was done, or what was done is "unchanged" next time.

@@ -2,22 +2,22 @@
 // examples/postgrest/docsync.conf would, so that a request means the same to both.
 
 import { isUtf8 } from 'node:buffer';
-import { refuse } from './errors.js';
+import { refuse, refuseTooLarge } from './errors.js';
 
 const LINE_MAX = 8192;			// bytes of the request line, and of each header
 const HEADERS_MAX = 4 * LINE_MAX;
-const BODY_MAX = 64 * 1024 * 1024;
+const MB = 1024 * 1024;
 const IGNORED_BODY_MAX = 64 * 1024;
 
-const POST = { methods: ['POST'], allow: 'POST', bodyMax: BODY_MAX };
+const POST = { methods: ['POST'], allow: 'POST', bodyMax: Infinity };
 export const ROUTES = new Map([
 	['/Docs', { ...POST, name: 'docsync_docs', takesBody: true }],
 	['/Docs/Sync', { ...POST, name: 'docsync_docs_sync', takesBody: true }],
 	['/Docs/Query', { ...POST, name: 'docsync_docs_query', isRead: true, bodyMax: IGNORED_BODY_MAX, method: 'GET' }],
 	['/Docs/Reconcile', { ...POST, name: 'docsync_docs_reconcile', isRead: true, takesBody: true }],
 	['/Docs/Get', { ...POST, name: 'docsync_docs_get', isRead: true, takesBody: true }],
-	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_pull', isRead: true }],
-	['/Docs/Health', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_health', isHealth: true }],
+	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: Infinity, name: 'docsync_pull', isRead: true }],
+	['/Docs/Health', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: Infinity, name: 'docsync_health', isHealth: true }],
 ]);
 
 // Headers that may occur only once
@@ -28,7 +28,7 @@ export const HEADERS_SIZE = LINE_MAX + HEADERS_MAX;
 
 // Returns { route, args, clientId, etags, mayBeStandby }, the texts unchanged, '' where there is none; or null for OPTIONS, which is answered without
 // looking further. Throws a refusal.
-export function readRequest(request) {
+export function readRequest(request, maxBodyMb) {
 	const { method, url, rawHeaders } = request;
 
 	if (!/^(\/|https?:)/i.test(url)) throw refuse(400);
@@ -44,9 +44,14 @@ export function readRequest(request) {
 	if (route && !route.methods.includes(method)) throw refuse(405, { Allow: route.allow });
 	if (!/^(identity)?$/i.test(first(rawHeaders, 'content-encoding'))) throw refuse(415);
 	if (!isText(args) || !isText(clientId)) throw refuse(400);
-	if (Number(request.headers['content-length'] ?? 0) > (route?.bodyMax ?? BODY_MAX)) throw refuse(413);
+	if (isTooLarge(Number(request.headers['content-length'] ?? 0), route, maxBodyMb)) throw refuseTooLarge(maxBodyMb);
 	if (!route) throw refuse(404);
 	return { route, args, clientId, etags: first(rawHeaders, 'if-none-match'), mayBeStandby: first(rawHeaders, 'x-docsync-read') === 'standby' };
+}
+
+// Whether a body is larger than allowed; route: undefined if there is none.
+export function isTooLarge(bytes, route, maxBodyMb) {
+	return bytes > Math.min(route?.bodyMax ?? Infinity, maxBodyMb * MB);
 }
 
 // The refusal for a request that isn't HTTP, or not as node:http accepts it, judging by the bytes received.

@@ -9,11 +9,11 @@ import http from 'node:http';
 import { gzip } from 'node:zlib';
 import { promisify } from 'node:util';
 import { Database } from './database.js';
-import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseHealth, refuseSetting } from './errors.js';
+import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseHealth, refuseSetting, refuseTooLarge } from './errors.js';
 import { log } from './log.js';
 import { Metrics } from './metrics.js';
 import { listen, makeOperatorServer } from './operators.js';
-import { HEADERS_SIZE, readRequest, refuseBroken } from './requests.js';
+import { HEADERS_SIZE, isTooLarge, readRequest, refuseBroken } from './requests.js';
 import { makeVerifier } from './tokens.js';
 
 const GZIP_MIN = 1000;			// bytes
@@ -140,7 +140,7 @@ class Gateway {
 	// The answer to a request: status, body and headers, or a refusal, which has these, too.
 	async answer(call) {
 		try {
-			const asked = readRequest(call.request);
+			const asked = readRequest(call.request, this.config.maxBodyMb);
 
 			if (asked === null) return { status: 204, body: '', headers: {}, general: this.standby ? PREFLIGHT_STANDBY : PREFLIGHT };
 			call.name = asked.route.name;
@@ -216,7 +216,7 @@ class Gateway {
 				this.buffered += chunk.length;
 				if (call.isStranger) this.bufferedOfStrangers += chunk.length;
 				chunks.push(chunk);
-				if (size > route.bodyMax) stop(refuse(413));
+				if (isTooLarge(size, route, this.config.maxBodyMb)) stop(refuseTooLarge(this.config.maxBodyMb));
 				else if (this.buffered > max || (call.isStranger && this.bufferedOfStrangers > max / 4)) stop(refuseForNow());
 			});
 			request.on('end', () => resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)));

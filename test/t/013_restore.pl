@@ -515,7 +515,7 @@ sub who_may_make_one
 	$session->do("SELECT docsync_grant('anna')");
 	my $tenant = as_tenant($new, 'making', 'anna');
 	my $superuser_name = $session->value('SELECT current_user');
-	for my $part ('SCHEMA docsync', map({ "TABLE docsync.$_" } qw(document purged history)), 'SEQUENCE docsync.clock')
+	for my $part ('SCHEMA docsync', map({ "TABLE docsync.$_" } qw(document purged history keep record)), 'SEQUENCE docsync.clock')
 	{
 		is($tenant->sqlstate_of("SELECT docsync_pull('c')"), '', "before $part is given away");
 		$session->do("ALTER $part OWNER TO mallory");
@@ -568,7 +568,7 @@ sub traps
 		q{CREATE FUNCTION docsync.trap() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM nextval('docsync.sprung'); RETURN true; END$$},
 		q{CREATE FUNCTION docsync.trigger() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM nextval('docsync.sprung'); RETURN NEW; END$$},
 		'GRANT ALL ON ALL SEQUENCES IN SCHEMA docsync TO PUBLIC');
-	for my $table (qw(document purged history))
+	for my $table (qw(document purged history moved keep record))
 	{
 		$mallory->do(
 			"CREATE TABLE docsync.$table (LIKE good.$table INCLUDING DEFAULTS)",
@@ -584,12 +584,13 @@ sub traps
 	}
 	$mallory->do('CREATE SEQUENCE docsync.clock AS int8 MINVALUE 0 START 0', 'GRANT ALL ON docsync.clock TO PUBLIC',
 		'ALTER TABLE docsync.document ADD PRIMARY KEY (collection, id)', 'ALTER TABLE docsync.purged ADD PRIMARY KEY (collection)', 'ALTER TABLE docsync.history ADD PRIMARY KEY (number)',
+		'ALTER TABLE docsync.moved ADD PRIMARY KEY (collection)', 'ALTER TABLE docsync.keep ADD PRIMARY KEY (pattern)', 'ALTER TABLE docsync.record ADD PRIMARY KEY (collection, id, recorded_utc)',
 		'CREATE TRIGGER zz_docsync_guard BEFORE INSERT OR UPDATE OR DELETE ON docsync.document FOR EACH ROW EXECUTE FUNCTION docsync_guard()',
 		'CREATE TRIGGER zz_docsync_guard_truncate BEFORE TRUNCATE ON docsync.document FOR EACH STATEMENT EXECUTE FUNCTION docsync_guard()');
 	$unsprung->('all is there');
 	$session->do('ALTER SCHEMA docsync OWNER TO owner');
 	$unsprung->('the schema has been taken over');
-	$session->do("ALTER SEQUENCE docsync.clock OWNER TO owner", 'ALTER TABLE docsync.history OWNER TO owner', 'ALTER TABLE docsync.purged OWNER TO owner');
+	$session->do("ALTER SEQUENCE docsync.clock OWNER TO owner", map { "ALTER TABLE docsync.$_ OWNER TO owner" } qw(history purged moved keep record));
 	$unsprung->('so has all but the table itself');
 	$session->do('ALTER TABLE docsync.document OWNER TO owner', 'ALTER TABLE docsync.history OWNER TO mallory');
 	$unsprung->('all but a small part');

@@ -16,7 +16,7 @@ my $admin = connect_to($node);
 
 $admin->do('SELECT docsync_create_store()', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor', 'CREATE ROLE owner LOGIN', 'CREATE ROLE tenant LOGIN',
 	q{SELECT docsync_grant('tenant')}, map { "ALTER $_ OWNER TO owner" } 'DATABASE postgres', 'SCHEMA docsync',
-	(map { "TABLE docsync.$_" } qw(document purged history)), 'SEQUENCE docsync.clock');
+	(map { "TABLE docsync.$_" } qw(document purged history keep record)), 'SEQUENCE docsync.clock');
 
 my $watcher = connect_as('watcher');
 my $owner = connect_as('owner');
@@ -222,6 +222,9 @@ sub status_of_policies
 		[ 'CREATE POLICY app ON docsync.document USING (true)', 'ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY' ]);
 	is_named($session, 'no policy', ['DROP POLICY app ON docsync.document'], 'Row-level security is on, but there is no policy: tenant can',
 		['CREATE POLICY app ON docsync.document USING (true)']);
+	is_named($session, 'what lost, for all', [ 'ALTER TABLE docsync.record DISABLE ROW LEVEL SECURITY', 'GRANT SELECT ON docsync.record TO tenant' ],
+		'Row-level security is off, so all collections are open to tenant\. CREATE POLICY ... ON docsync.record', ['ALTER TABLE docsync.record ENABLE ROW LEVEL SECURITY', 'CREATE POLICY app ON docsync.record USING (true)']);
+	is_named($session, 'what lost, for nobody', ['DROP POLICY app ON docsync.record'], 'Row-level security is on, but there is no policy: tenant can neither read nor write. CREATE POLICY ... ON docsync.record', ['REVOKE ALL ON docsync.record FROM tenant']);
 	is_named($session, 'a right on a column, for everybody', [ 'ALTER TABLE docsync.document DISABLE ROW LEVEL SECURITY', 'REVOKE ALL ON docsync.document FROM tenant',
 		'GRANT SELECT (id) ON docsync.document TO PUBLIC' ], 'Row-level security is off, so all collections are open to PUBLIC\.', ['REVOKE SELECT (id) ON docsync.document FROM PUBLIC']);
 	return;
@@ -264,10 +267,13 @@ sub status_of_documents
 		'Tombstones are not purged: collection "old notes" has some from 2025-01-04. Schedule CALL public.docsync_purge', [q{CALL docsync_purge('90 days')}]);
 	is($session->value('SELECT count(*) FROM docsync.document'), 1, '... though the newest stays');
 
+	is_named($session, 'nobody purges the record', [q{INSERT INTO docsync.record SELECT 'notes', n, timestamptz '2025-01-04' + n * interval '1 us', 1, 'anna', false, '1', 'replaced' FROM generate_series(1, 5) AS n}],
+		'docsync.record is not purged: it has versions that lost on 2025-01-04. Schedule CALL public.docsync_purge', [q{CALL docsync_purge('90 days')}]);
 	$session->do(q{INSERT INTO docsync.document (id, body, client_version) SELECT n, '1', n FROM generate_series(1, 100) AS n});
 	is_named($session, 'a poisoned document', [q{SELECT docsync_upsert('anna', '[{"id": "a b", "clientVersion": 9223372036854775807, "body": 1}]', 'notes')}],
-		'Document "a b" of collection "notes" has the clientVersion 9223372036854775807, far ahead of the time in milliseconds, .*\(documents like this: 1\)',
-		[q{UPDATE docsync.document SET client_version = (extract(epoch FROM now()) * 1000)::bigint WHERE id = 'a b'}]);
+		'Document "a b" of collection "notes" has the clientVersion 9223372036854775807, far ahead of the time in milliseconds, .*\(documents like this: 1\)'
+			. '.*Set docsync.max_version_lead.*then SELECT public.docsync_rebase\(\'notes\', \'a b\'\)',
+		[q{SELECT docsync_rebase('notes', 'a b')}]);
 	my $tomorrow = q{(extract(epoch FROM now() + interval '%s hours') * 1000)::bigint};
 	$session->do(sprintf "INSERT INTO docsync.document (id, body, client_version) VALUES ('soon', '1', $tomorrow)", 23);
 	is(attention($session), '', 'a day ahead is none');
@@ -281,8 +287,31 @@ sub status_of_documents
 	$session->do('UPDATE docsync.document SET client_version = 9e15', 'ANALYZE docsync.document');
 	unlike(attention($session, $_), qr/clientVersion/, 'versions that are no milliseconds') for 0, 1;
 
+	status_of_the_record(new_store('record'));
 	is_named(new_store('fast'), 'a clock that is ahead', [q{INSERT INTO docsync.document (id, body, last_update_utc, fence) VALUES ('a', '1', clock_timestamp() + interval '1 hour', '3')}],
 		'The clock is ahead of the time by 00:(59:59|60:00|59:58)|1:00:00', [q{SELECT setval('docsync.clock', 1)}]);
+	return;
+}
+
+# A large one is looked at as far as ANALYZE has come across it, or at a look at all.
+sub status_of_the_record
+{
+	my ($session) = @_;
+	my $rows = q{INSERT INTO docsync.record SELECT 'notes', n, now() - interval '300 days' + n * interval '1 us', 1, 'anna', false,
+		(SELECT to_jsonb(string_agg(md5((n * 1000 + m)::text), '')) FROM generate_series(1, %d) AS m), 'replaced' FROM generate_series(1, %d) AS n};
+
+	$session->do(sprintf $rows, 20, 9_000);
+	unlike(attention($session), qr/is not purged/, 'what lost long ago, before an ANALYZE');
+	like(attention($session, 1), qr/docsync.record is not purged/, '... at a look at all');
+	$session->do('ANALYZE docsync.record');
+	like(attention($session), qr/docsync.record is not purged/, '... and after it');
+	$session->do(q{CALL docsync_purge('90 days')}, 'VACUUM ANALYZE docsync.record');
+	is(attention($session), '', '... which is mended by a purge');
+
+	$rows =~ s/300 days/30 days/;
+	$session->do('ALTER TABLE docsync.record ALTER body SET STORAGE external');
+	is_named($session, 'a large record', [ sprintf $rows, 400, 9_000 ], 'docsync.record has 1\d\d MB, docsync.document \d+ kB. Keep fewer',
+		[ q{CALL docsync_purge('1 day')}, 'VACUUM FULL docsync.record' ]);
 	return;
 }
 
@@ -324,6 +353,11 @@ sub status_of_the_table
 	$session->do('DELETE FROM pg_statistic');
 	like(attention($session), qr/^[^\n]*\ndocsync.document, or its index[^\n]*\z/, 'no statistics of a table with something in it');
 	$session->do('VACUUM ANALYZE docsync.document');
+	wait_for('statistics of a vacuum', sub { attention($session) eq '' });
+	$session->do('ALTER TABLE docsync.record SET (autovacuum_enabled = off)', 'BEGIN', q{INSERT INTO docsync.record SELECT 'notes', n, now(), 1, 'anna', false, '1', 'replaced' FROM generate_series(1, 20000) AS n}, 'ROLLBACK');
+	wait_for('statistics of dead rows', sub { attention($session) ne '' });
+	like(attention($session), qr/^docsync.record has 20000 dead rows, more than live ones: VACUUM docsync.record[^\n]*\z/, 'dead rows of the record');
+	$session->do('VACUUM docsync.record');
 	wait_for('statistics of a vacuum', sub { attention($session) eq '' });
 
 	for my $age (qw(relfrozenxid relminmxid)) {

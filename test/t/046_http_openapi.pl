@@ -68,7 +68,7 @@ for my $request (@$requests)
 # One key less in each object of each answer, or one more; another type; another
 # status
 my $dir = PostgreSQL::Test::Utils::tempdir();
-my %optional = map { $_ => 1 } qw(error winnerOmitted reconcile lostAfter behind state sums settled);
+my %optional = map { $_ => 1 } qw(error winnerOmitted reconcile lostAfter behind state sums settled maxVersion);
 my @wrong;
 
 is(differences(@answers), '', 'the answers are as described');

@@ -587,7 +587,7 @@ sub edit_while_marks_wait
 
 	# The author never comes back.
 	$service->fail_over;
-	upload(document('newer', 9_000_000_000_000, '"newer"'));
+	upload(document('newer', $service->session->value(q{SELECT (date_part('epoch', now()) * 1000 + 3600000)::bigint}), '"newer"'));
 	in_step($reader);
 	is_deeply($reader->unsent, [qw(edited in_flight older untouched)], 'it is to be sent again');
 	is(ids(content()), 'newer', 'and waits');

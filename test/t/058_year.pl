@@ -432,6 +432,7 @@ sub restore_store
 # Neither tenant sees, writes, or finds out about what is the other's.
 sub tenants_are_apart
 {
+	my $version = $service->session->value(q{SELECT (date_part('epoch', now()) * 1000 + 3600000)::bigint});
 	my @faults;
 
 	for my $tenant (@TENANTS)
@@ -441,7 +442,7 @@ sub tenants_are_apart
 		my $http = $service->http;
 		my $pull = DocsyncTest::Http::value_of($http->get("/Docs/Pull?clientId=x&collection=$other&reconcile=true", %token));
 		my $list = DocsyncTest::Http::value_of($http->post('/Docs/Reconcile', { clientId => 'x', collection => $other }, %token));
-		my $upload = $http->post('/Docs?clientId=x', { collection => $other, documents => [ { id => 'd1', clientVersion => 9e15, body => 'theirs' } ] }, %token);
+		my $upload = $http->post('/Docs?clientId=x', { collection => $other, documents => [ { id => 'd1', clientVersion => 0 + $version, body => 'theirs' } ] }, %token);
 
 		push @faults, "$tenant reads $other" if @{ $pull->{documents} } || @{ $list->{rows} } || defined $list->{purgedThrough};
 		push @faults, "$tenant writes $other: $upload->{status}" if $upload->{status} != 403;

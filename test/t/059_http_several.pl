@@ -100,7 +100,7 @@ $_->sync for values %clients;
 $_->log for values %clients;
 
 # One collection is purged while they are away: they compare that one only.
-$admin->do(q{SELECT FROM docsync_upsert('somebody', '[{"id": "both", "clientVersion": 4000000000000, "deleted": true}, {"id": "last", "clientVersion": 1, "deleted": true}]', 'anna/b')});
+$admin->do(sprintf q{SELECT FROM docsync_upsert('somebody', '[{"id": "both", "clientVersion": %d, "deleted": true}, {"id": "last", "clientVersion": 1, "deleted": true}]', 'anna/b')}, (time + 3600) * 1000);
 $admin->do(q{SELECT FROM docsync_upsert('somebody', '[{"id": "new", "clientVersion": 1, "body": 1}]', 'anna/c')});
 $admin->do(q{SELECT FROM docsync_upsert('else', '[{"id": "last", "clientVersion": 2, "deleted": true}, {"id": "very last", "clientVersion": 2, "deleted": true}]', 'anna/b')});
 $admin->do(q{CALL docsync_purge('0', 'anna/b')});

@@ -204,6 +204,7 @@ sub shown
 
 	return "$status, not JSON" if $body ne '' && !defined eval { $JSON->decode($body) };
 	$body =~ s{20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z}{TIME}g;
+	$body =~ s{("maxVersion":)\d+}{$1LIMIT}g;
 	$body =~ s{[0-9a-f]{16}\.\d+\.\d+\.[0-9a-f]+\.[0-9a-f]{8}}{CURSOR}g;
 	$body =~ s{anna/(layer|other)}{COLLECTION}g;
 	$body =~ s{"(digest|sums)":("[0-9a-f]+"|\[[^]]*\])}{"$1":DIGEST}g;

@@ -20,7 +20,7 @@ use DocsyncTest;
 use DocsyncTest::Http;
 
 my $node = new_node('main');
-my $http = DocsyncTest::Http->new($node, layer => 'gateway', DOCSYNC_POOL => 4, DOCSYNC_POOL_PER_COLLECTION => 2, DOCSYNC_POOL_WAIT => 1, DOCSYNC_MAX_BUFFERED_MB => 80,
+my $http = DocsyncTest::Http->new($node, layer => 'gateway', DOCSYNC_POOL => 4, DOCSYNC_POOL_PER_COLLECTION => 2, DOCSYNC_POOL_WAIT => 1, DOCSYNC_MAX_BODY_MB => 64, DOCSYNC_MAX_BUFFERED_MB => 80,
 	DOCSYNC_LOG_REQUESTS => 'true');
 my $session = $http->session;
 my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims());

@@ -140,6 +140,14 @@ sub service
 		$session->do("SELECT pg_sleep(0.01)");
 		$session->do("CALL docsync_purge('0', '$collection')");
 	}
+	elsif ($method eq 'version_lead')
+	{
+		$http->set_version_lead(@arguments);
+	}
+	elsif ($method eq 'rebase')
+	{
+		$session->do("SELECT docsync_rebase('$collection', '$arguments[0]')");
+	}
 	elsif ($method eq 'lose')
 	{
 		# As after a restore to an earlier time

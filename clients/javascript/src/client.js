@@ -12,6 +12,8 @@
 //   never sent comes from another store with the same clientId. Then it takes a new one and starts again with a null cursor,
 //   keeping its documents.
 // - A refused document doesn't stop the others.
+// - If the service says which clientVersion is the highest that it accepts (maxVersion), a higher one loses: it comes from a wrong
+//   clock, or nobody could edit the document any more. An unsent edit with such a version gets a new one.
 
 import { DELETE } from './conflict.js';
 import { Document, EDIT, MARK, MAX_VERSION } from './document.js';
@@ -20,6 +22,7 @@ import { Refused, Stale, VersionsExhausted } from './errors.js';
 import { toJson } from './jsontext.js';
 import { Local, newClientId } from './local.js';
 import { Reconciler } from './reconcile.js';
+import { bringDown } from './take.js';
 import { Upload, isOthers, isOwn } from './upload.js';
 
 /**
@@ -56,7 +59,7 @@ export class Client {
 		this.onConflict = onConflict;
 		this.isBound = clientId !== undefined;
 		this.local = new Local(store, collection, {
-			clientId, firstCompare: () => this.within(waits.compare), keepsConflicts: () => this.onConflict !== null, changed,
+			clientId, clock, firstCompare: () => this.within(waits.compare), keepsConflicts: () => this.onConflict !== null, changed,
 		});
 	}
 
@@ -101,6 +104,7 @@ export class Client {
 		document.unsent = EDIT;
 		document.error = document.lastUpdateUtc = document.clientId = null;
 		if (document.conflict) document.conflict = { ...document.conflict, mine: document.version };
+		bringDown(transaction, document);
 		await transaction.save(document);
 	}
 

@@ -3,7 +3,7 @@
 import { BUCKETS } from './digest.js';
 import { BadAnswer, Refused } from './errors.js';
 import { isPage } from './jsontext.js';
-import { earlier, take } from './take.js';
+import { earlier, noteLimit, take } from './take.js';
 
 export const PAGE_DOCUMENTS = 1000;
 const KEEP_TOMBSTONES = 90 * 86_400_000;
@@ -93,6 +93,7 @@ export class Download {
 			transaction.set({ behindSince: state.behindSince ?? this.client.clock() });
 			return;
 		}
+		await noteLimit(transaction, answer);
 		const isUnheard = state.unheard && await transaction.hasTold();
 		let newest = state.newestKnownServiceRecordUtc;
 

@@ -23,7 +23,7 @@ export class Refused extends Error {
 
 	/** Whether the same request may be accepted later; in that case it is unknown whether this one was. */
 	get retry() {
-		return this.status >= 500 || this.status === 429 || !(this.code || this.aboutDocuments);
+		return this.status >= 500 || this.status === 421 || this.status === 429 || !(this.code || this.aboutDocuments);
 	}
 
 	/** Whether a part of the documents may be accepted. */

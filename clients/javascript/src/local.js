@@ -24,6 +24,8 @@ const CHUNK = 100;		// documents read from the store at once
  * @property {boolean} rename a new clientId is needed because of that
  * @property {string | null} newestKnownServiceRecordUtc of the downloads
  * @property {string | null} file the identity of what the store is kept in: a copy has another one
+ * @property {number} serverAhead how far the service's clock is ahead of this one, in milliseconds
+ * @property {number | null} maxVersionAhead the same for the highest clientVersion that it accepts; null: it accepts any
  *
  * @typedef {{ documents: number[], hi: number[], lo: number[], told: number }} Sums for each bucket; and how many documents the
  *   service has ever had
@@ -41,7 +43,7 @@ export class Local {
 	/**
 	 * @param {import('./stores/store.js').Store} store
 	 * @param {string} collection
-	 * @param {{ clientId?: string, firstCompare: () => number, keepsConflicts: () => boolean,
+	 * @param {{ clientId?: string, clock: () => number, firstCompare: () => number, keepsConflicts: () => boolean,
 	 *	changed: (documents: Document[]) => void }} options firstCompare: when a new store is compared first; changed: called
 	 *	with documents whose visible state has changed
 	 */
@@ -60,7 +62,7 @@ export class Local {
 		const changed = new Map();
 		const file = await this.store.identity?.() ?? null;
 		const result = await this.store.transaction(async (stored) => {
-			const transaction = new Transaction(stored, this.prefix, changed, this.options.keepsConflicts());
+			const transaction = new Transaction(stored, this.prefix, changed, this.options);
 
 			changed.clear();
 			await transaction.begin(this.options, file);
@@ -87,19 +89,24 @@ export class Transaction {
 	/** @type {Map<string, { shown: string, wasTold: boolean }>} what a document was when it was first looked up */
 	#before = new Map();
 
-	constructor(stored, prefix, changed, keepsConflicts) {
+	constructor(stored, prefix, changed, { clock, keepsConflicts }) {
 		this.#stored = stored;
 		this.#prefix = prefix;
 		this.#changed = changed;
-		this.keepsConflicts = keepsConflicts;
+		this.clock = clock;
+		this.keepsConflicts = keepsConflicts();
 		/** @type {State} */
 		this.state = /** @type {any} */ (null);
 	}
 
 	/** Reads the state, or creates it, and the clientId, which is created with the store, and lost with it. */
 	async begin(/** @type {Local['options']} */ { clientId, firstCompare }, file) {
-		this.state = await this.#stored.read(`${this.#prefix}state`);
-		if (!this.state) {
+		const stored = await this.#stored.read(`${this.#prefix}state`);
+
+		// What an older client has stored knows of no limit.
+		if (stored) {
+			this.state = { serverAhead: 0, maxVersionAhead: null, ...stored };
+		} else {
 			let id = clientId ?? await this.#stored.read('clientId');
 
 			if (!id) {
@@ -109,6 +116,7 @@ export class Transaction {
 			this.state = {
 				clientId: id, cursor: null, unheard: true, lostAfter: null, compareAt: firstCompare(), nulls: 0, rounds: 0,
 				equalAt: null, othersAt: null, behindSince: null, twin: null, rename: false, newestKnownServiceRecordUtc: null, file,
+				serverAhead: 0, maxVersionAhead: null,
 			};
 			this.#stateIsNew = true;
 		}

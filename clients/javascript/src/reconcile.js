@@ -11,17 +11,18 @@
 
 import { EDIT, MARK, bucketOrder, order } from './document.js';
 import { end } from './local.js';
-import { earlier, isLater, lookForTwin, take } from './take.js';
+import { earlier, isBeyond, isLater, lookForTwin, maxVersion, take } from './take.js';
 
 const ROWS = 10_000;			// in an answer
 const DOCUMENTS = 1000;
 
 /**
  * Decides what becomes of an id. local: the document or null; row: the service's row or null; lostAfter, purgedThrough: stamps
- * or null.
+ * or null; limit: the highest version that the service accepts, null: any.
+ * @param {bigint | null} [limit]
  * @returns {'nothing' | 'keep' | 'send' | 'remove' | 'fetch'}
  */
-export function judge(local, row, lostAfter, purgedThrough) {
+export function judge(local, row, lostAfter, purgedThrough, limit = null) {
 	// A tombstone of what was never here doesn't matter.
 	if (local === null) return row.deleted ? 'nothing' : 'fetch';
 	// An edit is kept, whatever the service has: that is what it is now based on.
@@ -32,6 +33,7 @@ export function judge(local, row, lostAfter, purgedThrough) {
 	const theirs = row.clientVersion;
 	const ours = local.clientVersion;
 
+	if (isBeyond(ours, theirs, limit)) return 'fetch';
 	if (ours > theirs || ours === 0n && theirs === 0n && isLater(local, row)) return 'send';
 	if (ours === theirs && local.lastUpdateUtc === row.LastUpdateUtc && !local.unsent) return 'nothing';
 	return 'fetch';
@@ -97,7 +99,7 @@ export class Reconciler {
 			// Looked up separately if it isn't in the page's part, whose end is the last id that the service looked at
 			const document = local.get(id) ?? await transaction.find(id);
 			const row = rows.get(id) ?? null;
-			const what = judge(document, row, transaction.state.lostAfter, answer.purgedThrough);
+			const what = judge(document, row, transaction.state.lostAfter, answer.purgedThrough, maxVersion(transaction));
 
 			if (what === 'fetch' && !row.deleted) {
 				toFetch.push(id);

@@ -105,7 +105,7 @@ export class Several {
 			|| answer.collections.some((part) => !('error' in part || hasKeys(part, KEYS)))) {
 			throw new BadAnswer('an answer for each collection was expected');
 		}
-		await this.#each(turns, (turn) => turn.take({ ...answers.get(turn.name), serverUtc: answer.serverUtc }));
+		await this.#each(turns, (turn) => turn.take({ ...answers.get(turn.name), serverUtc: answer.serverUtc, maxVersion: answer.maxVersion }));
 		// None was tried: with the next sync
 		if (turns.every((turn) => turn.again.length === turn.documents.length)) for (const turn of turns) turn.again = [];
 	}

@@ -20,7 +20,15 @@ export async function take(transaction, told, listed = false) {
 	} else if (transaction.keepsConflicts && later) {
 		noteConflict(document, told);
 	}
-	if (ours !== null && isNewer(document, told)) {
+	if (later && ours !== null && isBeyond(ours, told.clientVersion, maxVersion(transaction))) {
+		// Nobody else will ever get it. An edit is now based on what the service has.
+		if (document.unsent === EDIT) {
+			document.rebase(told);
+			bringDown(transaction, document);
+		} else {
+			document.becomes(told);
+		}
+	} else if (ours !== null && isNewer(document, told)) {
 		// A version that the service had, and that is newer than what it returns later, was lost there: it is sent again.
 		if (later) {
 			document.rebase(told);
@@ -31,6 +39,64 @@ export async function take(transaction, told, listed = false) {
 	}
 	await transaction.save(document);
 	return before !== document.shown || ours !== document.clientVersion;
+}
+
+/**
+ * The highest clientVersion that the service accepts, as far as is known; null: any.
+ * @param {import('./local.js').Transaction} transaction
+ */
+export function maxVersion({ state, clock }) {
+	return state.maxVersionAhead === null ? null : BigInt(clock() + state.maxVersionAhead);
+}
+
+/**
+ * Whether the version here is too high for the service to accept it, and the one there isn't: then the one here loses.
+ * @param {bigint} ours
+ * @param {bigint} theirs
+ * @param {bigint | null} limit
+ */
+export function isBeyond(ours, theirs, limit) {
+	return limit !== null && theirs <= limit && limit < ours;
+}
+
+/**
+ * Notes what a page says about that. The limit is kept relative to this clock, since it moves on with time.
+ * @param {import('./local.js').Transaction} transaction
+ */
+export async function noteLimit(transaction, answer) {
+	const now = transaction.clock();
+	const limit = answer.maxVersion ?? null;
+
+	if (limit === null) {
+		transaction.set({ maxVersionAhead: null });
+		return;
+	}
+	transaction.set({ serverAhead: Date.parse(answer.serverUtc) - now, maxVersionAhead: Number(limit) - now });
+	for (const document of [...await transaction.all('u'), ...await transaction.all('e'), ...await transaction.all('c')]) {
+		if (bringDown(transaction, document)) await transaction.save(document);
+	}
+}
+
+/**
+ * Gives an unsent document another version, above the one that it is based on, if its own is too high for the service to accept
+ * it, since a clock was wrong. If the base is as high, the operator must rebase the document first. Returns whether it did.
+ * @param {import('./local.js').Transaction} transaction
+ * @param {Document} document
+ */
+export function bringDown(transaction, document) {
+	const limit = maxVersion(transaction);
+
+	if (limit === null || document.clientVersion === null || document.clientVersion <= limit) return false;
+	const now = transaction.clock();
+	let version = BigInt(Math.min(now, now + transaction.state.serverAhead));
+
+	if (version > limit) version = limit;
+	if (document.baseVersion !== null && document.baseVersion >= version) version = document.baseVersion + 1n;
+	if (version > limit) return false;
+	document.clientVersion = version;
+	document.error = null;
+	if (document.conflict) document.conflict = { ...document.conflict, mine: document.version };
+	return true;
 }
 
 /** Somebody else's edit that the one here isn't based on: onConflict must decide. */

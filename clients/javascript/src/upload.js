@@ -5,7 +5,7 @@ import { Sending, UNKNOWN } from './send.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
-export const BATCH_BYTES = 8_000_000;		// approximate size of the bodies in an upload
+export const BATCH_BYTES = 4_000_000;		// approximate size of the bodies in an upload: half of what a service accepts by default
 
 const all = () => true;
 

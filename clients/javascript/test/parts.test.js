@@ -89,7 +89,7 @@ test('refusals', () => {
 	for (const [refusal, retry, aboutDocuments] of [
 		[of(400, '22023', ''), false, true], [of(400, '', ''), true, false], [of(413, '', ''), false, true], [of(401, 'PGRST301', ''), false, false],
 		[of(403, '42501', 'permission denied'), false, false], [of(403, '42501', 'violates row-level security'), false, true],
-		[of(403, '42501', '', '{"document": 1}'), false, true], [of(500, 'XX000', ''), true, false], [of(429, 'x', ''), true, false],
+		[of(403, '42501', '', '{"document": 1}'), false, true], [of(500, 'XX000', ''), true, false], [of(429, 'x', ''), true, false], [of(421, 'moved', ''), true, false],
 		[of(503, '', '', undefined, 5), true, false], [of(409, '23514', ''), false, true], [of(404, '', 'Not Found'), true, false],
 	]) {
 		assert.deepEqual([refusal.retry, refusal.aboutDocuments], [retry, aboutDocuments], refusal.message);

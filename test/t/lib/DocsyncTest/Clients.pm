@@ -22,7 +22,7 @@ my %COMMANDS = (
 	javascript => [ $NODE, "$JAVASCRIPT/test/driver.js" ],
 	sqlite => [ $NODE, '--no-warnings', "$JAVASCRIPT/test/driver.js", PostgreSQL::Test::Utils::tempdir() ],
 	chromium => [ $NODE, "$JAVASCRIPT/test/driver_chromium.js" ]);
-my %processes;    # language -> [pid, in, out]
+my %processes;    # language and who has started it -> [pid, in, out]
 my %environment;
 
 # A client of the collection and service given, or of several, a reference.
@@ -49,7 +49,7 @@ sub call
 {
 	my ($self, $method, $arguments, %named) = @_;
 
-	my (undef, $in, $out) = @{ $processes{ $self->{language} } //= start($self->{language}) };
+	my (undef, $in, $out) = @{ $processes{"$self->{language} $$"} //= start($self->{language}) };
 
 	print $in $JSON->encode([ $self->{name}, $method, $arguments, \%named ]), "\n";
 	$in->flush;

@@ -36,13 +36,28 @@ my $IS_GATEWAY = ($ENV{DOCSYNC_HTTP} // 'postgrest') eq 'gateway';
 my $ANSWER_MAX = 1_000_000;    # bytes; what is larger is of the same form
 my @started;
 
+# docsync.max_version_lead from now on.  What the layer has connected goes by the
+# one before, so it connects anew.
+sub set_version_lead
+{
+	my ($self, $lead) = @_;
+	my $session = $self->session;
+
+	$session->do("ALTER DATABASE $DATABASE SET docsync.max_version_lead = '$lead'");
+	$session->value("SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename ~ '^docsync_(authenticator|gateway)\$'");
+	$session->close;
+	wait_for('a new connection', sub { $self->get('/Docs/Pull?clientId=waits')->{status} == 200 });
+	return;
+}
+
 # Starts it.  The database is made by roles.sql if it isn't there.  env: more
 # settings for PostgREST or the gateway; and layer, which of them it is, if not
-# the one that DOCSYNC_HTTP says.
+# the one that DOCSYNC_HTTP says; start: false, not yet.
 sub new
 {
 	my ($class, $node, %env) = @_;
 	my $layer = delete $env{layer};
+	my $start = delete $env{start} // 1;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $self = bless {
 		is_gateway => defined $layer ? $layer eq 'gateway' : $IS_GATEWAY,
@@ -74,7 +89,7 @@ sub new
 	push @started, $self;
 	$self->configure_nginx unless $self->{is_gateway};
 	$self->start_nginx unless $self->{is_gateway};
-	$self->start_layer;
+	$self->start_layer if $start;
 	return $self;
 }
 

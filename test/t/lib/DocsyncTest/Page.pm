@@ -131,7 +131,7 @@ sub shown
 
 	if (ref $got eq 'HASH' && ref $shown eq 'HASH')
 	{
-		return { map { $_ => $_ eq 'sums' ? [] : $self->shown($got->{$_}, $shown->{$_}) } keys %$got };
+		return { map { $_ => $_ eq 'sums' ? [] : $_ eq 'maxVersion' ? $shown->{$_} : $self->shown($got->{$_}, $shown->{$_}) } keys %$got };
 	}
 	return [ map { $self->shown($got->[$_], $shown->[$_]) } 0 .. $#$got ] if ref $got eq 'ARRAY' && ref $shown eq 'ARRAY';
 	return $got if ref $got || ref $shown || !defined $got || !defined $shown;
