@@ -183,7 +183,8 @@ UNPACK_SYSTEM='
 	umask 022
 	ENVIRONMENT="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive"
 	mount -t tmpfs -o mode=755,size=80% docsync "$root"
-	zstd -dcq "$archive" | tar -C "$root" --exclude "./dev/*" --numeric-owner -xf -
+	# cat, since tar stops at the end of the archive, and zstd may have more to write
+	zstd -dcq "$archive" | { tar -C "$root" --exclude "./dev/*" --numeric-owner -xf -; cat >/dev/null; }
 	mount -t proc proc "$root/proc"
 	mount --rbind /dev "$root/dev"
 	mount -t tmpfs -o mode=1777 docsync "$root/dev/shm"
