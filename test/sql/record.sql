@@ -40,6 +40,9 @@ SELECT count(*) BETWEEN 5 AND 300 AS few, max(client_version), count(*) FILTER (
 INSERT INTO docsync.keep VALUES ('a/one', 'replaced', 1);
 SELECT outcome, count(*) FROM generate_series(1, 4) AS i, docsync_upsert('bob', pg_temp.doc('only', i, to_jsonb(i)) || pg_temp.doc('also', i, to_jsonb(i)), 'a/one') GROUP BY 1 ORDER BY 1;
 SELECT id, client_version FROM docsync.record WHERE collection = 'a/one' ORDER BY id, recorded_utc;
+-- More than are inserted at once
+SELECT outcome, count(*) FROM generate_series(1, 2) AS v, docsync_upsert('ann', (SELECT jsonb_agg(pg_temp.doc('q' || i, v, to_jsonb(i)) -> 0) FROM generate_series(1, 250) AS i), 'a/whole') GROUP BY 1 ORDER BY 1;
+SELECT count(*), sum((body #>> '{}')::int) FROM docsync.record WHERE collection = 'a/whole';
 -- An id that comes several times in a batch, as if its documents were sent one by one
 SELECT outcome FROM docsync_upsert('bob', pg_temp.doc('twice', 1, '1') || pg_temp.doc('twice', 2, '2') || pg_temp.doc('twice', 1, '3'), 'a/notes');
 SELECT * FROM pg_temp.record('twice');
