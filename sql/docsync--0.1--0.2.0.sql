@@ -478,6 +478,32 @@ COMMENT ON FUNCTION @extschema@.docsync_grant(pg_catalog.regrole) IS
 'Grants a role the privileges on the store that it needs to upload and download, and none that lets it set a stamp. Row-level security on docsync.document can restrict it further.';
 
 ------------------------------------------------------------------------------
+-- announcements
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_listen_key(collection pg_catalog.text DEFAULT 'default')
+	RETURNS pg_catalog.text
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_listen_key(pg_catalog.text) IS
+'What a collection is called in the announcements on channel docsync; NULL for a caller who sees no document of it.
+It stays the same until the server is restarted.';
+
+CREATE FUNCTION @extschema@.docsync_announce_stop()
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_announce_stop() IS
+'Ends the announcer of this database, until docsync_announce_start() or a restart of the server. For the owner of the database.';
+
+CREATE FUNCTION @extschema@.docsync_announce_start()
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_announce_start() IS
+'Lets uploads start the announcer again. For the owner of the database.';
+
+------------------------------------------------------------------------------
 -- privileges: everybody may use the functions and types, as with new ones
 ------------------------------------------------------------------------------
 

@@ -416,6 +416,32 @@ Only for the login role of an HTTP layer: it does nothing that this role could n
 Returns the answer, and in two more lines the headers and the status that were set for it.';
 
 ------------------------------------------------------------------------------
+-- announcements
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_listen_key(collection pg_catalog.text DEFAULT 'default')
+	RETURNS pg_catalog.text
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_listen_key(pg_catalog.text) IS
+'What a collection is called in the announcements on channel docsync; NULL for a caller who sees no document of it.
+It stays the same until the server is restarted.';
+
+CREATE FUNCTION @extschema@.docsync_announce_stop()
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_announce_stop() IS
+'Ends the announcer of this database, until docsync_announce_start() or a restart of the server. For the owner of the database.';
+
+CREATE FUNCTION @extschema@.docsync_announce_start()
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_announce_start() IS
+'Lets uploads start the announcer again. For the owner of the database.';
+
+------------------------------------------------------------------------------
 -- privileges
 ------------------------------------------------------------------------------
 

@@ -22,6 +22,10 @@
  * 4.  In WAL is_called is false.  So a page that comes from recovery can be
  *	  told, until epoch.c has noted the start and sets is_called in the page.
  *	  Nobody logs that.
+ * 5.  In WAL log_cnt is zero, or negative: then the page says on a standby that
+ *	  all stamps up to last_value + log_cnt, the watermark, are settled.  The
+ *	  announcer logs that (announce.c).  In the primary's own page log_cnt is
+ *	  never negative once the clock has moved.
  *
  * Nobody needs a privilege on the sequence, and only this file advances it.
  *
@@ -67,6 +71,8 @@ typedef struct ClockPage
 
 static void clock_open(ClockPage *clock, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
+static int64 clock_logged(const ClockPage *clock);
+static void clock_log(ClockPage *clock, int64 logged, int64 watermark);
 static void clock_close(ClockPage *clock);
 
 /*
@@ -200,6 +206,57 @@ docsync_clock_forget_logged(void)
 }
 
 /*
+ * Logs that all stamps up to one are settled, for standbys: whatever can be
+ * seen of them has been logged before.  The stamp has been issued.
+ */
+void
+docsync_clock_log_watermark(TimestampTz watermark)
+{
+	ClockPage	clock;
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+
+	if (RelationNeedsWAL(clock.rel))
+	{
+		int64		value = clock.data->last_value;
+		bool		is_called = clock.data->is_called;
+		int64		logged = Max(clock_logged(&clock),
+								 Min(value, CLOCK_END) + CLOCK_LOG_AHEAD);
+
+		MarkBufferDirty(clock.buffer);
+
+		START_CRIT_SECTION();
+		clock_log(&clock, logged, watermark + DOCSYNC_UNIX_OFFSET);
+		clock.data->last_value = value;
+		clock.data->log_cnt = logged - value;
+		clock.data->is_called = is_called;
+		END_CRIT_SECTION();
+	}
+
+	clock_close(&clock);
+}
+
+/*
+ * The stamp up to which all are settled, as the primary has logged; on a
+ * standby, for snapshots that are taken later.  DT_NOBEGIN if it hasn't said
+ * so.
+ */
+TimestampTz
+docsync_clock_read_watermark(void)
+{
+	ClockPage	clock;
+	TimestampTz watermark = DT_NOBEGIN;
+
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	if (clock.data->log_cnt < 0)
+		watermark = clock.data->last_value + clock.data->log_cnt -
+			DOCSYNC_UNIX_OFFSET;
+	clock_close(&clock);
+
+	return watermark;
+}
+
+/*
  * Opens the clock and takes its latch.
  *
  * The lock on the relation, which nextval() takes as well, is held until the
@@ -263,8 +320,7 @@ clock_move(ClockPage *clock, int64 value)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("docsync's clock has reached the end of time")));
 
-	/* Somebody's setval() may have gone beyond the end. */
-	logged = Min(clock->data->last_value, CLOCK_END) + clock->data->log_cnt;
+	logged = clock_logged(clock);
 
 	/*
 	 * This comes before we look at where the last checkpoint begins.  A
@@ -288,32 +344,49 @@ clock_move(ClockPage *clock, int64 value)
 	START_CRIT_SECTION();
 
 	if (log_it)
-	{
-		xl_seq_rec	record;
-		XLogRecPtr	end;
-
-		/*
-		 * Replay must find the value ahead, and is_called false (invariant
-		 * 4).
-		 */
-		clock->data->last_value = logged;
-		clock->data->log_cnt = 0;
-		clock->data->is_called = false;
-
-		record.locator = clock->rel->rd_locator;
-
-		XLogBeginInsert();
-		XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);
-		XLogRegisterData((char *) &record, sizeof(record));
-		XLogRegisterData((char *) clock->tuple.t_data, clock->tuple.t_len);
-		end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
-
-		PageSetLSN(page, end);
-	}
-
+		clock_log(clock, logged, logged);
 	clock->data->last_value = value;
 	clock->data->log_cnt = logged - value;
 	clock->data->is_called = is_called;
 
 	END_CRIT_SECTION();
+}
+
+/*
+ * How far WAL covers the clock, in microseconds since 1970.
+ */
+static int64
+clock_logged(const ClockPage *clock)
+{
+	/* Somebody's setval() may have gone beyond the end. */
+	return Min(clock->data->last_value, CLOCK_END) +
+		Max(clock->data->log_cnt, 0);
+}
+
+/*
+ * Logs the clock: what replay will find.  watermark is logged if it is lower.
+ * In a critical section; the caller has marked the buffer dirty, and puts into
+ * the page what it is to have here.
+ */
+static void
+clock_log(ClockPage *clock, int64 logged, int64 watermark)
+{
+	Page		page = BufferGetPage(clock->buffer);
+	xl_seq_rec	record;
+	XLogRecPtr	end;
+
+	/* Invariants 4 and 5 */
+	clock->data->last_value = logged;
+	clock->data->log_cnt = watermark - logged;
+	clock->data->is_called = false;
+
+	record.locator = clock->rel->rd_locator;
+
+	XLogBeginInsert();
+	XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);
+	XLogRegisterData((char *) &record, sizeof(record));
+	XLogRegisterData((char *) clock->tuple.t_data, clock->tuple.t_len);
+	end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
+
+	PageSetLSN(page, end);
 }

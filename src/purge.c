@@ -527,7 +527,7 @@ collect(Purge *purge, Step *step)
 	step->last = purge->passed;
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
 						 docsync_history_read(GetActiveSnapshot()),
-						 purge->collection);
+						 purge->collection, DT_NOBEGIN);
 	docsync_statement_run(&old_ones, args, put_old, step);
 }
 

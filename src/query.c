@@ -141,7 +141,8 @@ docsync_query_begin(Download *download, StoreUse use)
 void
 docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 {
-	XLogRecPtr	lsn;
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	TimestampTz watermark = DT_NOBEGIN;
 	History    *history;
 
 	docsync_schema_open(use);
@@ -151,8 +152,14 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 	 * Read before the snapshot on a standby, after it on a primary: so a
 	 * server that has reached this position sees all that the snapshot sees.
 	 */
-	lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
-		InvalidXLogRecPtr;
+	if (RecoveryInProgress())
+	{
+		lsn = GetXLogReplayRecPtr(NULL);
+
+		/* What it speaks of has been replayed, so a new snapshot sees it. */
+		if (!IsolationUsesXactSnapshot())
+			watermark = docsync_clock_read_watermark();
+	}
 	docsync_schema_push_snapshot();
 	if (lsn == InvalidXLogRecPtr)
 		lsn = GetXLogInsertRecPtr();
@@ -166,7 +173,8 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 		download->history = history;
 		download->has_horizon = false;
 		docsync_settle_begin(&download->settle, GetActiveSnapshot(),
-							 download->history, download->collection);
+							 download->history, download->collection,
+							 watermark);
 
 		download->since = download->position.stamp;
 		download->next = download->position;

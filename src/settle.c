@@ -31,6 +31,7 @@
 #include "docsync.h"
 
 static FullTransactionId widen(TransactionId xid, FullTransactionId next);
+static bool is_settled(SettleScan *scan, FullTransactionId fence);
 static bool are_ignorable(SettleScan *scan, FullTransactionId from,
 						  FullTransactionId to);
 static void look_who_runs(SettleScan *scan);
@@ -38,15 +39,19 @@ static bool is_ignorable(const SettleScan *scan, TransactionId xid);
 
 /*
  * Begins a scan of a collection under a snapshot, which the caller keeps
- * alive.
+ * alive.  On a standby, watermark is what docsync_clock_read_watermark() said
+ * before the snapshot was taken; otherwise DT_NOBEGIN.
  */
 void
 docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
-					 const History *history, const text *collection)
+					 const History *history, const text *collection,
+					 TimestampTz watermark)
 {
 	scan->snapshot = snapshot;
 	scan->history = history;
 	scan->collection_hash = docsync_stamp_hash(collection);
+	scan->is_of_any = false;
+	scan->watermark = watermark;
 	scan->next = ReadNextFullTransactionId();
 	scan->known = widen(snapshot->xmin, scan->next);
 	scan->has_running = false;
@@ -65,11 +70,12 @@ bool
 docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 					FullTransactionId fence)
 {
-	Snapshot	snapshot = scan->snapshot;
-	FullTransactionId xid;
-
 	/* The fast path, and nearly always the only one */
 	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
+		return true;
+
+	/* On a standby, as the primary has said */
+	if (stamp <= scan->watermark)
 		return true;
 
 	/*
@@ -86,7 +92,7 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 	 * written nothing yet counts for a fence, but not for the standby's next
 	 * id.
 	 */
-	if (snapshot->takenDuringRecovery)
+	if (scan->snapshot->takenDuringRecovery)
 		return false;
 
 	/*
@@ -95,6 +101,60 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 	 */
 	if (FullTransactionIdFollows(fence, scan->next))
 		fence = scan->next;
+
+	if (!is_settled(scan, fence))
+		return false;
+
+	scan->known = fence;
+	return true;
+}
+
+/*
+ * Begins to ask for a frontier under a snapshot, which the caller keeps alive:
+ * sets clock to a stamp up to which collections may be settled.
+ *
+ * The clock and the next id are read after the snapshot, and before the first
+ * look at any id: whoever is found without a mark, or gets his id later, gets
+ * stamps above this clock.
+ */
+void
+docsync_settle_begin_frontier(SettleScan *scan, Snapshot snapshot,
+							  TimestampTz *clock)
+{
+	scan->snapshot = snapshot;
+	scan->history = NULL;
+	scan->watermark = DT_NOBEGIN;
+	*clock = docsync_clock_read_fence(&scan->next);
+	scan->has_running = false;
+}
+
+/*
+ * Is a collection, given by its hash, settled up to that clock?  Then no
+ * snapshot from this one on will see a document up to it that this one doesn't
+ * see.  With NULL: are all collections?
+ *
+ * Except for documents that bring their own stamps.
+ */
+bool
+docsync_settle_is_frontier(SettleScan *scan, const uint32 *collection_hash)
+{
+	scan->is_of_any = collection_hash == NULL;
+	if (collection_hash != NULL)
+		scan->collection_hash = *collection_hash;
+	scan->known = widen(scan->snapshot->xmin, scan->next);
+
+	return is_settled(scan, scan->next);
+}
+
+/*
+ * Are all ids below a fence ignorable that the snapshot doesn't see as
+ * finished?
+ */
+static bool
+is_settled(SettleScan *scan, FullTransactionId fence)
+{
+	Snapshot	snapshot = scan->snapshot;
+	FullTransactionId xid;
 
 	/* Running when the snapshot was taken */
 	for (uint32 i = 0; i < snapshot->xcnt; i++)
@@ -111,12 +171,8 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 	xid = widen(snapshot->xmax, scan->next);
 	if (FullTransactionIdPrecedes(xid, scan->known))
 		xid = scan->known;
-	if (FullTransactionIdPrecedes(xid, fence) &&
-		!are_ignorable(scan, xid, fence))
-		return false;
-
-	scan->known = fence;
-	return true;
+	return FullTransactionIdFollowsOrEquals(xid, fence) ||
+		are_ignorable(scan, xid, fence);
 }
 
 /*
@@ -212,7 +268,8 @@ is_ignorable(const SettleScan *scan, TransactionId xid)
 	if (TransactionIdIsCurrentTransactionId(xid))
 		return true;
 
-	marked = docsync_stamp_is_marked(xid, scan->collection_hash);
+	marked = scan->is_of_any ? docsync_stamp_is_marked_any(xid) :
+		docsync_stamp_is_marked(xid, scan->collection_hash);
 	if (TransactionIdIsInProgress(xid))
 		return !marked;
 

@@ -108,6 +108,7 @@ static bool sees_all_or_nothing(void);
 static bool looks_beyond(Node *node, void *collection);
 static void open_cache(void);
 static void init_cache(DSM_INIT_PARAMETERS);
+static void empty_cache(Cache *new);
 static bool find_cached(const Download *download, Digest *digest);
 static void keep_cached(const Download *download, const Digest *digest);
 static Oid	get_document(void);
@@ -271,17 +272,29 @@ open_cache(void)
 
 	cache = GetNamedDSMSegment(CACHE_NAME, sizeof(Cache), init_cache, &found,
 							   NULL);
+
+	/* If no shared memory is left, each session has its own sums. */
+	if (cache == NULL)
+	{
+		cache = MemoryContextAlloc(TopMemoryContext, sizeof(Cache));
+		empty_cache(cache);
+	}
 	compat_name_tranche(cache->lock.tranche, TRANCHE_NAME);
 }
 
 /*
- * GetNamedDSMSegment()'s callback: nothing is summed up yet.
+ * GetNamedDSMSegment()'s callback
  */
 static void
 init_cache(DSM_INIT_PARAMETERS)
 {
-	Cache	   *new = (Cache *) segment;
+	empty_cache((Cache *) segment);
+}
 
+/* Nothing is summed up yet. */
+static void
+empty_cache(Cache *new)
+{
 	memset(new, 0, sizeof(Cache));
 	LWLockInitialize(&new->lock, LWLockNewTrancheId(TRANCHE_NAME));
 	ConditionVariableInit(&new->summed_up);
