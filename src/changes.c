@@ -307,6 +307,7 @@ docsync_changes_exit(void)
 	{
 		announcer->pid = 0;
 		announcer->latch = NULL;
+		announcer->started = 0; /* the next upload may start one */
 	}
 	SpinLockRelease(&announcer->mutex);
 }

@@ -14,7 +14,7 @@ use Time::HiRes qw(sleep time);
 # Longest time from the commit to the announcement, in seconds
 my $PATIENCE = 1.5;
 
-my $node = new_node('announce', conf => "docsync.announce = on\nmax_prepared_transactions = 10");
+my $node = new_node('announce', conf => "docsync.announce = on\nrestart_after_crash = on");
 my ($writer, $other, $watcher) = map { connect_to($node) } 1 .. 3;
 my $listener = connect_to($node);
 
@@ -92,9 +92,13 @@ sub last_stamp
 sub is_announced
 {
 	my ($collection, $name) = @_;
-	my $through = announced($collection);
+	my $stamp = last_stamp($collection);
+	my $end = time + $PATIENCE;
+	my $through;
 
-	ok(defined $through && $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp($collection)), $name);
+	do { $through = announced($collection) }
+		until !defined $through || $watcher->value('SELECT ?::timestamptz >= ?', $through, $stamp) || time > $end;
+	ok(defined $through && time <= $end, $name);
 	return;
 }
 
@@ -247,6 +251,7 @@ sub killed
 	my $key = key_of('after');
 
 	kill 'KILL', $pid;
+	wait_for('the end of all sessions', sub { !eval { $_->value('SELECT 1') for $writer, $other, $watcher; 1 } });
 	wait_for('the server', sub { eval { $_ = connect_to($node) for $writer, $other, $watcher, $listener; 1 } });
 	$listener->do('LISTEN docsync');
 	upload($writer, 'after', 'e');
@@ -280,12 +285,12 @@ sub dropped
 	upload($gone, 'c', 'a');
 	wait_for('an announcer there', sub { $watcher->value("SELECT count(*) FROM pg_stat_activity
 		WHERE backend_type = 'docsync announcer' AND datname = 'gone'") });
-	$gone->do('DROP EXTENSION docsync');
+	$gone->do('SET client_min_messages = warning', 'DROP EXTENSION docsync CASCADE');
 	wait_for('the announcer to end', sub { !$watcher->value("SELECT count(*) FROM pg_stat_activity
 		WHERE backend_type = 'docsync announcer' AND datname = 'gone'") });
 	pass('an announcer ends when its extension has been dropped');
 
-	$gone->do('CREATE EXTENSION docsync');
+	$gone->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
 	upload($gone, 'c', 'b');
 	wait_for('an announcer there', sub { $watcher->value("SELECT count(*) FROM pg_stat_activity
 		WHERE backend_type = 'docsync announcer' AND datname = 'gone'") });
