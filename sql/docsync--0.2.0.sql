@@ -126,23 +126,23 @@ BEGIN
 			fence			xid8 NOT NULL
 		);
 		COMMENT ON TABLE docsync.document IS
-		'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, and DELETE leaves a tombstone.';
+		'The documents of all collections, tombstones included. Plain SQL on it is safe: each row written is stamped, DELETE leaves a tombstone.';
 		COMMENT ON COLUMN docsync.document.collection IS
 		'The sync scope (an application, a tenant, a user, a list), 1 to 200 bytes. Each call works on one collection.';
 		COMMENT ON COLUMN docsync.document.id IS
 		'The document''s name within its collection, 1 to 500 bytes.';
 		COMMENT ON COLUMN docsync.document.client_version IS
-		'What decides which of two documents is newer: the higher one. It should be the time of the edit, in milliseconds since 1970.';
+		'What decides which of two documents is newer: the higher one. By good practice milliseconds since 1970 at the edit.';
 		COMMENT ON COLUMN docsync.document.client_id IS
 		'Who sent this version, 1 to 200 bytes; "server" for edits made here by SQL.';
 		COMMENT ON COLUMN docsync.document.last_update_utc IS
-		'The stamp: the transaction''s time, moved forward as far as needed to be unique and in order. Set by docsync alone.';
+		'The stamp: transaction time, moved forward as far as is needed to be unique and in order. Set by docsync alone.';
 		COMMENT ON COLUMN docsync.document.deleted IS
 		'True for a tombstone.';
 		COMMENT ON COLUMN docsync.document.body IS
 		'The content: any JSON value; a tombstone may have none.';
 		COMMENT ON COLUMN docsync.document.fence IS
-		'The next transaction id when the stamp was issued: decides when readers may be given the document. Set by docsync alone.';
+		'The next transaction id when the stamp was issued: decides from when on readers may be given the document. Set by docsync alone.';
 	END IF;
 
 	-- In this order: of two indexes that seem to cost the same, as they do in a

@@ -19,8 +19,8 @@
 static void set_headers(const char *tag);
 
 /*
- * Begins an answer.  It is written after room for the header of the value that
- * it becomes, so that it needn't be copied.
+ * Begins an answer, leaving space for the header of the value that it becomes,
+ * so that it needn't be copied.
  */
 void
 docsync_answer_begin(StringInfo buf)
@@ -30,7 +30,7 @@ docsync_answer_begin(StringInfo buf)
 }
 
 /*
- * Makes the answer a value. tag is its entity tag, or NULL.
+ * Makes the answer a value.  tag is its entity tag, or NULL.
  */
 Datum
 docsync_answer_end(StringInfo buf, const char *tag)

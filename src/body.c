@@ -6,7 +6,7 @@
  * Three things are limited: the size of a body, in bytes of JSON; its nesting,
  * since with thousands of levels a dump can't be restored and clients can't
  * read it; and the digits of a number, written out, since 1e131071 is a
- * handful of bytes that become a page which no client gets past. reader.c and
+ * handful of bytes that become a page which no client gets past.  reader.c and
  * lexer.c check text against these limits while reading it; jsonb is checked
  * here.
  *

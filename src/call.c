@@ -12,7 +12,7 @@
  *
  * Who may call it, and why that is safe:
  *
- * 1.  It gives nobody a right that they don't have.  It runs as its caller
+ * 1. It gives nobody a right that they don't have.  It runs as its caller
  *	  (SECURITY INVOKER) and does, in the caller's name, what the caller could
  *	  do by SET LOCAL ROLE, set_config() and a SELECT.  The role is set through
  *	  the setting "role" itself, which checks that the *session's* user is a
@@ -20,18 +20,18 @@
  *	  wherever else SET ROLE fails.  Then the function is looked up, and
  *	  EXECUTE on it is checked, as the new role, just as the parser and the
  *	  executor would do.
- * 2.  A SECURITY DEFINER function in its place would bypass the policies, or
+ * 2. A SECURITY DEFINER function in its place would bypass the policies, or
  *	  run as another user than the policies are meant for, at once or after
  *	  somebody else has restored a dump.
- * 3.  Some have no SQL, only a token, and call functions through PostgREST.  A
+ * 3. Some have no SQL, only a token, and call functions through PostgREST.  A
  *	  function that sets claims would let them forge claims.  So EXECUTE is
  *	  revoked from PUBLIC and granted to the layer's own role alone
  *	  (roles.sql).  If it is granted to others all the same, perhaps along with
  *	  all functions of the schema, it refuses to work where a request has been
  *	  set up already: PostgREST sets claims and method for each request, before
  *	  any call.
- * 4.  For the same reason it can be called only once in a transaction.
- * 5.  The session's own role is refused, and so is "none": nothing runs with
+ * 4. For the same reason it can be called only once in a transaction.
+ * 5. The session's own role is refused, and so is "none": nothing runs with
  *	  the rights of the layer itself, whatever they are.
  *
  * All settings are local to the transaction, and only functions of a fixed

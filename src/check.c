@@ -196,7 +196,7 @@ docsync_check_owners(const Store *store)
 }
 
 /*
- * Refuses an object of the store whose owner may not own it. kind is its
+ * Refuses an object of the store whose owner may not own it.  kind is its
  * keyword in ALTER, name its name; the error shows both.
  */
 static void

@@ -12,17 +12,17 @@
  * Invariants:
  * 1. A value is issued once, and after every lower one.  Held by the content
  *	  lock of the page, the clock's latch.
- * 2.  After a crash the clock isn't behind any stamp of a committed document.
+ * 2. After a crash the clock isn't behind any stamp of a committed document.
  *	  The value in WAL is ahead of the one in the page, by log_cnt.  No value
  *	  beyond it is issued before a record with a higher one has been inserted,
  *	  and the commit record comes after that record.
- * 3.  The first change after a checkpoint is logged, even if an earlier record
+ * 3. The first change after a checkpoint is logged, even if an earlier record
  *	  covers it: replay starts at the checkpoint and wouldn't see that record,
  *	  and only a record repairs a torn page.
- * 4.  In WAL is_called is false.  So a page that comes from recovery can be
- *	  told, until epoch.c has noted the start and sets is_called in the page.
- *	  Nobody logs that.
- * 5.  In WAL log_cnt is zero, or negative: then the page says on a standby that
+ * 4. In WAL is_called is false.  So a page that comes from recovery can be
+ *	  recognized, until epoch.c has noted the start and sets is_called in the
+ *	  page, which isn't logged.
+ * 5. In WAL log_cnt is zero, or negative: then the page says on a standby that
  *	  all stamps up to last_value + log_cnt, the watermark, are settled.  The
  *	  announcer logs that (announce.c).  In the primary's own page log_cnt is
  *	  never negative once the clock has moved.

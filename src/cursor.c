@@ -99,7 +99,7 @@ docsync_cursor_parse(const char *from, Position *position)
 }
 
 /*
- * A hash of what a position belongs to. origin is one byte.
+ * A hash of what a position belongs to.  origin is one byte.
  */
 uint32
 docsync_cursor_bind(const text *collection, const text *client_id, char origin)

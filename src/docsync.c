@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * docsync.c
- *	  Module start.
+ *	  Module initialization.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,7 +11,7 @@
 
 PG_MODULE_MAGIC_EXT(.name = "docsync",.version = DOCSYNC_VERSION);
 
-/* Free memory, in bytes, that a session keeps for what comes next */
+/* Freed memory, in bytes, that a session keeps for later use */
 #define KEPT_MEMORY			(4 * 1024 * 1024)
 
 void		_PG_init(void);
@@ -19,7 +19,7 @@ static void keep_memory(void);
 
 /*
  * Defines the settings and registers the hooks and callbacks of all files.
- * Called once in a process, when the library is loaded.
+ * Called once in each process, when the library is loaded.
  */
 void
 _PG_init(void)
@@ -34,14 +34,14 @@ _PG_init(void)
 }
 
 /*
- * Has the session keep some of the memory that it frees.
+ * Makes the session keep some of the memory that it frees.
  *
- * glibc's free() gives the end of the heap back to the system if that is more
- * than twice the largest chunk that has been unmapped, in the beginning 256
- * kB.  An answer takes three times its size.  So all memory of a page would be
- * given back after it, and asked for anew by the next one, with a fault and a
- * zeroed page for every 4 kB: a third to half of the page's time.  Here is a
- * chunk that is large enough.  Where there is no glibc this does nothing.
+ * glibc's free() returns the top of the heap to the system if that is larger
+ * than twice the largest chunk unmapped so far, initially 256 kB.  An answer
+ * takes three times its size.  So all memory of a page would be returned after
+ * it, and requested again for the next one, with a fault and a zeroed page for
+ * every 4 kB, which takes a third to half of the page's time.  Freeing a large
+ * chunk once raises that limit.  Without glibc this has no effect.
  */
 static void
 keep_memory(void)

@@ -754,7 +754,7 @@ extern bool docsync_store_sees_any(text *collection);
 extern bool docsync_store_bury(Datum collection, Datum id);
 
 /*
- * task.c: the upload or purge that is under way
+ * task.c: the upload or purge in progress
  */
 typedef enum Task
 {
@@ -1038,7 +1038,7 @@ extern void docsync_json_append_string(StringInfo buf, const char *string,
 extern void docsync_json_append_stamp(StringInfo buf, TimestampTz stamp);
 
 /*
- * request.c: what an HTTP request asks for
+ * request.c: who makes an HTTP request, and for what
  */
 typedef struct Request
 {

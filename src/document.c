@@ -369,7 +369,7 @@ refuse_object(const Batch *batch, SentDocument *sent, JsonTokenType type)
 }
 
 /*
- * Refuses a document for a key that it must not have. key is quoted already.
+ * Refuses a document for a key that it must not have.  key is quoted already.
  */
 static void
 refuse_key(const Batch *batch, SentDocument *sent, const char *key)

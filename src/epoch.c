@@ -26,7 +26,7 @@
  * A row too many is harmless: it costs each client a comparison.
  *
  * An administrator who moves a store on purpose can spare clients the
- * comparison. docsync_hand_over() adds a row of no place, after which nothing
+ * comparison.  docsync_hand_over() adds a row of no place, after which nothing
  * more is written at the old place.  So wherever that row is found, in
  * whatever way it got there, everything has arrived, and an epoch begins in
  * which nothing was lost.
@@ -296,8 +296,8 @@ docsync_epoch_notice(void)
 	 * This comes before the lock: a writer that doesn't get the lock carries
 	 * on, and its stamps must not count as a lost history's.  Where the store
 	 * was handed over, it waits: clients resume there without comparing, so
-	 * all stamps must be later than those of the old place, beyond which the
-	 * holder of the lock moves the clock.  Spec take-over.
+	 * all stamps must be later than those of the old place, to whose clock
+	 * the holder of the lock advances ours.  Spec take-over.
 	 */
 	clock = docsync_clock_read_fence(&next);
 	if (!lock_history(docsync_history_is_handed_over(docsync_history_newest(history))))

@@ -215,7 +215,7 @@ guard_insert(Row *new)
 
 /*
  * Stamps a row that is inserted by plain SQL.  If there is a tombstone with
- * the same or a higher version, the row gets the next higher version and the
+ * the same or a higher version, the row gets the version above that and the
  * server's client_id: the client named in the row has never sent it.
  */
 static void

@@ -386,7 +386,7 @@ describe_error(JsonReader *reader, JsonLexContext *lex, JsonParseErrorType error
 
 /*
  * Where the reader is, with an offset if the bytes being read are those that
- * were sent. at is NULL at their end.
+ * were sent.  at is NULL at their end.
  */
 static RefusePlace
 place_at(const JsonReader *reader, const char *at)

@@ -219,8 +219,8 @@ is_behind(const Download *download)
 
 /*
  * Resumes from the highest settled document at or below the position's stamp,
- * or from the beginning: only that is a position in this history.  Below the
- * stamp itself somebody here may be about to write.
+ * or from the beginning: only that is a position in this history.  The stamp
+ * itself isn't: somebody here may be about to write below it.
  */
 static void
 find_base(Download *download)

@@ -7,16 +7,16 @@
  * ending a statement takes several times as long as descending the index, so
  * this file does it by hand, and also does what the executor would:
  *
- * 1.  Privileges on the table and its columns are checked, by the executor's
+ * 1. Privileges on the table and its columns are checked, by the executor's
  *	  own function, once for a lookup; and the privilege on the schema, which
  *	  the parser would check.
- * 2.  A new snapshot is taken, as SPI does for a statement that may write.
+ * 2. A new snapshot is taken, as SPI does for a statement that may write.
  *	  The caller's may be older than the winner of a race, and older than our
  *	  locks (schema.c).  Under REPEATABLE READ they are the same.
- * 3.  Under SERIALIZABLE the access methods record what was read with this
+ * 3. Under SERIALIZABLE the access methods record what was read with this
  *	  snapshot, rows and the gaps between them, as they do for a statement.
  *	  Spec serializable.
- * 4.  An index that was built while rows had versions it doesn't point to
+ * 4. An index that was built while rows had versions it doesn't point to
  *	  isn't used if the snapshot may see these versions.
  *
  * Policies can't be applied by hand.  But they only hide rows: what isn't

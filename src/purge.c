@@ -4,16 +4,16 @@
  *	  Removes old tombstones, the only way in which rows are removed, and
  *	  remembers up to which stamp: the horizon.
  *
- * 1.  A tombstone is removed only if it is settled under the purge's own
+ * 1. A tombstone is removed only if it is settled under the purge's own
  *	  snapshot, and only in the version that this snapshot sees, by its exact
  *	  stamp: an upload may revive it meanwhile.  So whatever horizon a reader's
  *	  snapshot sees, nothing invisible to that snapshot has a stamp at or below
  *	  it.
- * 2.  The horizon is raised in the transaction that removes the tombstones: a
+ * 2. The horizon is raised in the transaction that removes the tombstones: a
  *	  snapshot sees both or neither.
- * 3.  The newest tombstone of a collection stays, and so does the newest one
- *	  of any other client: then a client that resumes from a bare stamp, and
- *	  has just fetched everything, is past the horizon.
+ * 3. The newest tombstone of a collection stays, and so does the newest one
+ *	  sent by a different client than that: then a client that resumes from a
+ *	  bare stamp, and has just fetched everything, is past the horizon.
  *
  * It works in steps of bounded size, collection by collection in the order of
  * stamps, and commits after each step where it can.  It never waits for a row

@@ -124,7 +124,7 @@ docsync_query_check(const Download *download)
 /*
  * Opens the store, takes a snapshot, and finds out where the download resumes;
  * refuses a client that can't.  A sync does so before its upload advances the
- * clock, and again after it. docsync_query_end() must follow.
+ * clock, and again after it.  docsync_query_end() must follow.
  */
 void
 docsync_query_begin(Download *download, StoreUse use)

@@ -66,7 +66,7 @@ docsync_refuse_note(const Batch *batch, SentDocument *sent,
 }
 
 /*
- * Builds the refusal for a place. detail and hint may be NULL; neither they
+ * Builds the refusal for a place.  detail and hint may be NULL; neither they
  * nor the message are copied.
  */
 Refusal *

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * request.c
- *	  On whose behalf an HTTP request is made, and what for.
+ *	  Who makes an HTTP request, and for what.
  *
  * Arguments take precedence over what PostgREST says (postgrest.c).  If the
  * call doesn't come from PostgREST, only they count.

@@ -12,11 +12,11 @@
  * where nothing but an error, which brings it back, can happen between this
  * trigger and the insertion of the row:
  *
- * 1.  The guard is the last of the BEFORE triggers (check.c).
- * 2.  An INSERT with ON CONFLICT DO NOTHING could conflict with a row in
+ * 1. The guard is the last of the BEFORE triggers (check.c).
+ * 2. An INSERT with ON CONFLICT DO NOTHING could conflict with a row in
  *	  another unique index, or by an exclusion constraint: if there is one, the
  *	  tombstone stays.
- * 3.  In the primary key the tombstone itself, which isn't dead before the end
+ * 3. In the primary key the tombstone itself, which isn't dead before the end
  *	  of this transaction, keeps others out.
  *
  * The tombstone also stays where something else fires for a DELETE.  With a

@@ -10,11 +10,11 @@
  * before it does anything else:
  *
  * 1. The tables are locked, ACCESS SHARE, until the end of the transaction.
- * 2.  Then they are checked (check.c), unless this backend has checked them
+ * 2. Then they are checked (check.c), unless this backend has checked them
  *	  before and has received no invalidation since.  Invalidations are
  *	  processed whenever a lock is taken.  So what was checked holds until the
  *	  end of the transaction: no DDL gets past our locks.
- * 3.  Then a snapshot is taken.  The order matters: a rewrite of the table,
+ * 3. Then a snapshot is taken.  The order matters: a rewrite of the table,
  *	  such as pg_repack's, gives rows transaction ids of its own.  A snapshot
  *	  older than the lock may see some of the rows and not others, and the
  *	  settled test (settle.c), which looks at the writers' ids, wouldn't
@@ -432,7 +432,7 @@ make_store(void)
 }
 
 /*
- * Refuses to go on if the transaction's snapshot doesn't see the latest change
+ * Raises an error if the transaction's snapshot doesn't see the latest change
  * of one of the tables, which may have been a rewrite.
  */
 static void

@@ -277,7 +277,7 @@ take(const LOCKTAG *tag)
 }
 
 /*
- * Sets the tag of the lock that is a mark. class is DOCSYNC_LOCK_COLLECTION,
+ * Sets the tag of the lock that is a mark.  class is DOCSYNC_LOCK_COLLECTION,
  * or DOCSYNC_LOCK_ALL or DOCSYNC_LOCK_ANY with 0 for the hash.
  */
 static void

@@ -13,15 +13,15 @@
  * proof, with its assumptions, is in doc/stamps.md, "Comparing".  So the sums
  * of a page are shared only under these conditions:
  *
- * 1.  It is the same table: the same database, the same oid, the same epoch.
- * 2.  The page has passed a document of the collection, whose stamp is part of
+ * 1. It is the same table: the same database, the same oid, the same epoch.
+ * 2. The page has passed a document of the collection, whose stamp is part of
  *	  the sums' key.  A cursor's stamp alone says nothing: a client can have
  *	  made it up.
- * 3.  The page has reached the end: nothing visible is beyond that document.
+ * 3. The page has reached the end: nothing visible is beyond that document.
  * 4. The transaction has written nothing.
- * 5.  The caller sees all of the collection.  (Privileges on the table have
+ * 5. The caller sees all of the collection.  (Privileges on the table have
  *	  been checked by the page's own statement.)
- * 6.  The sums aren't older than a minute, because of changes without a new
+ * 6. The sums aren't older than a minute, because of changes without a new
  *    stamp.
  *
  *-------------------------------------------------------------------------
@@ -123,7 +123,7 @@ static bool add_to_digest(TupleTableSlot *slot, void *arg);
 /*
  * Appends {"count", "digest", "sums"} of the live documents that the caller
  * sees, under the snapshot of a download that has reached the end; or null if
- * something visible isn't settled yet, or others are still summing up. own is
+ * something visible isn't settled yet, or others are still summing up.  own is
  * the client's digest: if it is the same, the sums are left out.
  */
 void
@@ -437,8 +437,8 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 }
 
 /*
- * Tries to take such a lock.  For sums to be shared it is always the same one
- * for a collection, so that one session sums up for all.
+ * Tries to take the lock for summing up.  For sums to be shared it is always
+ * the same one for a collection, so that one session sums up for all.
  */
 static bool
 try_lock(const Download *download, bool share, LOCKTAG *tag)

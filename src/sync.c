@@ -131,8 +131,8 @@ docsync_sync_keep_before(Sync *sync)
 }
 
 /*
- * Restores that judgement if the client must compare: the clock may since have
- * passed a cursor that was above it.
+ * Makes the client compare if it had to before the upload: since then the
+ * clock may have passed a cursor that was above it.
  */
 void
 docsync_sync_compare_before(Sync *sync)

@@ -10,7 +10,7 @@
 #include "docsync.h"
 
 /*
- * The order of ids: that of their bytes, which is collation "C".
+ * Compares ids in their order: by bytes, as in collation "C".
  */
 int
 docsync_text_compare(const char *a, int a_len, const char *b, int b_len)

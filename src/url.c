@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * url.c
- *	  What a request's query string asks for.
+ *	  A request's query string.
  *
  * A proxy puts the query string, unchanged, into the header X-Query-String.
  * Because it is read here, it means the same for every request: names are
- * case-sensitive, each may occur once, and none that the request doesn't know;
- * a value that is empty or null counts as absent.  If it were left to the
- * proxy and to PostgREST, one query string would have four readers, which
- * don't agree which of two clientIds counts: the upload would be stored as one
+ * case-sensitive, each may occur only once, and unknown ones are refused; a
+ * value that is empty or null counts as absent.  If it were left to the proxy
+ * and to PostgREST, one query string would have four readers, which don't
+ * agree which of two clientIds counts: the upload would be stored as one
  * client's, and the download would leave out the other's.
  *
  *-------------------------------------------------------------------------
@@ -32,7 +32,7 @@ static char *decode(const char *value, int len);
 
 /*
  * Reads the request's query string, if a proxy has passed it on, into the
- * request. keys are those that the request knows, ending with NULL; those for
+ * request.  keys are those that the request knows, ending with NULL; those for
  * a body only are refused in a query string.
  */
 void

@@ -23,7 +23,7 @@ static bool scan_digits(const char **from, int count, int *value);
 static bool scan_offset(const char **from, int *seconds);
 
 /*
- * Writes a stamp as text, UTC, and returns its length in bytes. buf has
+ * Writes a stamp as text, UTC, and returns its length in bytes.  buf has
  * DOCSYNC_STAMP_LEN bytes.  An invalid stamp, which the store's owner may have
  * written without the guard, is an error.
  *

@@ -25,7 +25,7 @@ static void run_statements(Upload *upload, UploadGroup **groups,
 						   int count, StoreWrite how);
 
 /*
- * Writes what won, in the order of ids. as_judged: this is the first attempt.
+ * Writes what won, in the order of ids.  as_judged: this is the first attempt.
  */
 void
 docsync_write_groups(Upload *upload, int from, int to, bool as_judged)

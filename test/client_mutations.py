@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""client_mutations.py [NAME ...] - breaks the demo's client on purpose, one rule at a time, and sees whether its tests notice.
+"""client_mutations.py [-a] [NAME ...] - breaks the demo's client on purpose, one rule at a time, and sees whether its tests notice.
 
-Exit status 1 when one survives. Each mutation is a small edit of one file in a copy of examples/demo; the random histories
+With -a it only sees whether each edit applies. Exit status 1 when one survives. Each mutation is a small edit of one file in a copy of examples/demo; the random histories
 are run first, SEEDS of them (default 60), then the other tests, so that it shows what each is good for. An edit that doesn't
 apply any more ends the run: adapt it to the new code.
 """
@@ -70,7 +70,7 @@ MUTATIONS = {
     'winner-is-left-out': ('client.py', 'winners = self._winners(results)',
                            "winners = {result['id']: result['winner'] for result in results}"),
     'first-winner-only': ('client.py', 'missing = missing[done:]', 'missing = []'),
-    'winner-is-not-taken': ('client.py', 'for ever.\n                self.take(winner, listed=True)', 'for ever.'),
+    'winner-is-not-taken': ('client.py', 'forever.\n                self.take(winner, listed=True)', 'forever.'),
     'gone-winner-sets-aside': ('client.py', 'if sent.baseVersion is None:', 'if True:'),
     'hidden-winner-for-ever': ('client.py', 'if sent.baseVersion is None:', 'if False:'),
     'refused-is-not-set-aside': ('client.py', "if result['outcome'] == 'refused':", 'if False:'),
@@ -95,15 +95,15 @@ MUTATIONS = {
     'several-refused-is-left': ('several.py', 'self.ended = self.alone = True', 'self.ended = True'),
     'several-a-winner-stops-all': ('several.py', '            self.go_alone()         # a winner', '            raise      # a winner'),
     'several-unknown-to-the-service': ('several.py', '            if refusal.retry:', '            if True:'),
-    'several-first-page-only': ('several.py', "answer['more'] or is_due", 'is_due'),
-    'several-no-comparison': ('several.py', "answer['more'] or is_due", "answer['more']"),
+    'several-first-page-only': ('several.py', 'not self.client.reached_end or is_due', 'is_due'),
+    'several-no-comparison': ('several.py', 'not self.client.reached_end or is_due', 'not self.client.reached_end'),
     'several-lists-nothing': ('several.py', 'not turn.alone], Client.reconcile, refused)', 'not turn.alone], lambda client: None, refused)'),
     'several-marks-are-left': ('several.py', 'if turn.client.reached_end], Client.send_marks, refused)', 'if False], Client.send_marks, refused)'),
     'several-untried-is-left': ('several.py', 'self.again = self.client.take_results(', 'self.client.take_results('),
     'several-untried-for-ever': ('several.py', 'turn.again = []     # none', 'pass                # none'),
     'several-refused-for-ever': ('several.py', " or self.outcomes['refused'] >= MAX_REFUSED:\n            return []", ':\n            return []'),
     'several-batches-for-each': ('several.py', 'turn.choose(left, left_bytes)', 'turn.choose(batch, BATCH_BYTES)'),
-    'several-no-tombstones': ('several.py', 'tombstones or needs_tombstones', 'needs_tombstones'),
+    'several-no-tombstones': ('several.py', 'tombstones or turn.asked.tombstones', 'turn.asked.tombstones'),
     'several-names-of-their-own': ('several.py', 'client.take_new_name(name), refused)', 'client.take_new_name(str(uuid.uuid4())), refused)'),
     'several-one-new-name': ('several.py', "done = self._each(done, lambda client: client.take_new_name(name), refused)",
                              "self._each([turn for turn in done if turn.client.store.state()['rename']], lambda client: client.take_new_name(name), refused)"),
@@ -135,19 +135,28 @@ def notices(directory, test):
     return process.returncode != 0
 
 
-def main(names):
+def edited(name):
+    """The text of a mutation's file after its edit."""
+    file, old, new = MUTATIONS[name]
+    with open(os.path.join(DEMO, file)) as source:
+        text = source.read()
+    if text.count(old) != 1:
+        sys.exit(f'{name}: the edit applies {text.count(old)} times')
+    return text.replace(old, new)
+
+
+def main(arguments):
+    names = [name for name in arguments if name != '-a'] or list(MUTATIONS)
+    texts = {name: edited(name) for name in names}
+    if '-a' in arguments:
+        return
     survivors = []
-    for name in names or MUTATIONS:
-        file, old, new = MUTATIONS[name]
+    for name, text in texts.items():
         with tempfile.TemporaryDirectory() as directory:
             copy = os.path.join(directory, 'demo')
             shutil.copytree(DEMO, copy)
-            with open(os.path.join(copy, file)) as source:
-                text = source.read()
-            if text.count(old) != 1:
-                sys.exit(f'{name}: the edit applies {text.count(old)} times')
-            with open(os.path.join(copy, file), 'w') as source:
-                source.write(text.replace(old, new))
+            with open(os.path.join(copy, MUTATIONS[name][0]), 'w') as source:
+                source.write(text)
             try:
                 noticed = [name for name, tests in TESTS.items() if any(notices(copy, test) for test in tests)]
             except subprocess.TimeoutExpired:

@@ -1,34 +1,35 @@
-"""client.py - a docsync client, complete: a local store, upload, download, and what repairs a store after anything that
-may have happened to it or to the service's.
+"""client.py - a complete docsync client: a local store, upload, download, and repair of a store after whatever has happened to
+it or to the service's.
 
-The reference for how a client behaves, whatever its language. The ideas:
+The reference for how a client behaves, in whatever language. The ideas:
 
-**Unsent edits are marked.** Which documents have yet to be sent can NOT be told from versions alone, as `clientVersion >
-lastUploadClientVersion` suggests: a downloaded document may have a higher clientVersion than lastUploadClientVersion, and
-would be sent back; a local edit may get a lower one, as soon as a document of a client whose clock is ahead was taken over,
-and would never be sent. So each document bears a mark, `unsent`, set by an edit and cleared by the acknowledgement or by a
-newer version of the service's, each time in the SQLite transaction that changes the document.
+**Unsent edits are marked.** Versions alone can NOT tell which documents have yet to be sent, as `clientVersion >
+lastUploadClientVersion` suggests: a downloaded document may have a higher clientVersion than lastUploadClientVersion, and would
+be sent back; a local edit may get a lower one, once a document from a client whose clock is ahead was taken over, and would
+never be sent. So each document has a mark, `unsent`, set by an edit and cleared by the acknowledgement or by a newer version
+from the service, each time in the SQLite transaction that changes the document.
 
-**Each answer is applied in one transaction**, with the cursor that came with it. An answer that was lost is asked for again
-(the service answers `unchanged`), a page that was not stored is downloaded again.
+**Each answer is applied in one transaction**, with the cursor that came with it. If an answer is lost, the request is repeated
+(the service answers `unchanged`); a page that was not stored is downloaded again.
 
-**The client knows what the service last told of each document** (base: version and stamp) beside what it has itself, and
-keeps a digest of it up to date. Comparing it with the service's costs one answer. Where they differ, both are listed and
-judged, document by document (reconcile.py). The client does so once a day, when the service tells it to, and when the
-store looks like a copy. So it needs no person after a restore, a fail-over that lost something, a year's absence.
+**The client knows what the service last said about each document** (base: version and stamp), besides what it has itself, and
+keeps a digest of that up to date. Comparing it with the service's takes one answer. If they differ, both are listed and judged,
+document by document (reconcile.py). The client does so once a day, when the service tells it to, and when the store looks like
+a copy. So nobody has to step in after a restore, a failover that lost something, or a year's absence.
 
-**A clientId is one store's.** Before it sends a version it notes that; a version under its own clientId that it never sent
-is another store's with the same name: one of two copies. Then it takes a new name and begins from null, with its documents.
+**A clientId belongs to one store.** The client notes each version before sending it; a version under its own clientId that it
+never sent comes from another store with the same clientId: one of two copies. Then it takes a new one and starts again with a
+null cursor, keeping its documents.
 
-**What one document is refused for doesn't stop the others.** They are sent with atomic=false: each that is refused comes back
-with its error and is set aside, see problems(), and sent again after the next edit of it. What the service didn't try since
-enough others were refused is sent again. Where the whole request is refused, since it is too large or the service doesn't know
-atomic, the batch is halved until the one is found.
+**A refused document doesn't stop the others.** They are sent with atomic=false: each refused one is returned with its error and
+set aside, see problems(), and sent again after its next edit. What the service didn't try, because too many others were
+refused, is sent again. If the whole request is refused, because it is too large or the service doesn't know atomic, the batch
+is halved until the document is found.
 
-**Bodies are texts** to the sync, see jsontext.py: none that a parser can't read stops it.
+**Bodies are texts** to the sync, see jsontext.py: one that a parser can't read doesn't stop it.
 
-Upload and download are each in two halves, what is asked for and what is done with the answer: client.py plays them one after
-the other, several.py for several collections in one request.
+Upload and download each consist of two halves, making the request and handling the answer: client.py runs them one after the
+other, several.py for several collections in one request.
 
 Files: client.py (edits, upload, download), reconcile.py (the comparison), several.py (several collections at once), store.py
 (SQLite), digest.py, jsontext.py; transports: transport_http.py, transport_sql.py.
@@ -50,9 +51,10 @@ from store import EDIT, MARK, Document, Store
 
 MIN_VERSION, MAX_VERSION = -2**63, 2**63 - 1
 BEGINNING = MIN_VERSION, ''     # (clientVersion, id), before all
-BATCH_BYTES = 8_000_000     # of bodies in an upload, about
-UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent once more, and it comes then
-MAX_REFUSED = 32            # documents refused in one upload(), about
+BATCH_BYTES = 8_000_000     # approximate size of the bodies in an upload
+UNKNOWN = 'unknown'         # a winner that couldn't be fetched: the document is sent again, which returns it
+OUTCOMES = {'created', 'updated', 'unchanged', 'modified', 'discarded', 'conflict', 'refused', 'untried'}
+MAX_REFUSED = 32            # approximate limit of refused documents in one upload()
 KEEP_TOMBSTONES = datetime.timedelta(days=90)
 
 
@@ -61,8 +63,8 @@ def now_ms():
 
 
 class Refused(Exception):
-    """The service's answer to a request that it didn't accept. status: HTTP's; code: SQLSTATE or PostgREST's, '' where there
-    is none, as when PostgREST lost its connection in the midst; details: a dict, where the service gave one."""
+    """The service's answer to a request that it didn't accept. status: HTTP's; code: SQLSTATE or PostgREST's code, '' if there
+    is none, as when PostgREST lost its connection during the request; details: a dict, if the service gave one."""
 
     def __init__(self, status, code, message, details=None):
         super().__init__(f'{status} {code} {message}')
@@ -76,7 +78,7 @@ class Refused(Exception):
 
     @property
     def retry(self):
-        """Whether the same request may be accepted later; nobody knows then whether this one was."""
+        """Whether the same request may be accepted later; in that case it is unknown whether this one was."""
         return self.status >= 500 or self.status == 429 or not (self.code or self.about_documents)
 
     @property
@@ -91,38 +93,37 @@ class VersionsExhausted(OverflowError):
 
 
 class Asked(typing.NamedTuple):
-    """What a page is asked for with."""
+    """What to ask for a page with."""
     client_id: str
     cursor: str | None
-    digest: str | None      # None: nothing is to be compared
+    digest: str | None      # None: no comparison is wanted
     tombstones: bool        # whether they are needed
 
 
 @dataclasses.dataclass
 class Waits:
-    """In milliseconds. Random ones are up to so long: many clients are told, or find the same, at once."""
+    """In milliseconds. Random waits are up to this long, since many clients are told, or find out, at once."""
     told: int = 3_600_000           # random, from being told to reconcile to asking for the digest
     others: int = 3_600_000         # random, before what others wrote and the service lost is sent
-    compare: int = 86_400_000       # between comparisons of its own; the first at a random time, so at an hour of its own
-    again: int = 60_000             # after one without an end; doubled each time
-    primary: int = 60_000           # how long to hear "behind" before the primary is asked
+    compare: int = 86_400_000       # between regular comparisons; the first is at a random time, so that clients differ
+    again: int = 60_000             # after a comparison that didn't finish; doubled each time
+    primary: int = 60_000           # how long to get "behind" before the primary is asked
 
 
 class Client:
-    """A local store that synchronises through `transport`, which has four calls. Each gives the service's answer as it came,
-    bodies as texts, and raises Refused, BadAnswer, or OSError and the like where no answer came:
+    """A local store that synchronises through `transport`, which has four calls. Each returns the service's answer, with bodies
+    as texts, and raises Refused, BadAnswer, or OSError and the like if no answer came:
 
-    upload(clientId, documents) -> {results}, a result a document, in order; not atomic
-    pull(clientId, cursor, maxDocuments, digest, tombstones, primary) -> {documents, cursor, more, ...} of other clients; with a
+    upload(clientId, documents) -> {results}, one result for each document, in order; not atomic pull(clientId, cursor,
+    maxDocuments, digest, tombstones, primary) -> {documents, cursor, more, ...} of other clients; with a
         digest also {state}, with the page that reaches the end
     reconcile(clientId, cursor, buckets, after, maxDocuments) -> {rows, after, more, purgedThrough}
     get(clientId, cursor, ids) -> {documents, more}
 
-    clock gives milliseconds since 1970. The clientId is made with the store and dies with it: a client that lost its store
-    has to be a new one, or it would not be sent the documents that it once uploaded itself. Only where the service's tokens
-    name the client (claim client_id) it is given, and kept in spite of a twin. first_id: the one that a new store begins with,
-    instead of a random one of its own.
-    """
+    clock returns milliseconds since 1970. The clientId is made with the store and dies with it: a client that lost its store
+    must be a new one, or it would not be sent the documents that it once uploaded itself. Only if the service's tokens name the
+    client (claim client_id), it is passed in, and kept in spite of a twin. first_id: the clientId of a new store, instead of a
+    random one. """
 
     def __init__(self, path, transport, clock=now_ms, client_id=None, waits=None, chance=None, first_id=None):
         self.transport, self.clock = transport, clock
@@ -136,7 +137,7 @@ class Client:
                 self.store.set_state(compareAt=self._within(self.waits.compare))
 
         self.reached_end = self.accepted = False       # of the last download, upload
-        self.differing = None                                       # the buckets that are to be listed
+        self.differing = None                                       # the buckets to be listed
 
     @property
     def client_id(self):
@@ -148,7 +149,7 @@ class Client:
     # Local use: never waits for the service.
 
     def get(self, id):
-        """The body, or None where there is no document. A number too long for Python's own is a Decimal."""
+        """The body, or None if there is no document. A number too large for Python's own types is a Decimal."""
         text = self.get_text(id)
         return None if text is None else from_json(text)
 
@@ -161,8 +162,8 @@ class Client:
         self.put_all([(id, body)])
 
     def put_all(self, documents):
-        """Creates or replaces documents, (id, body) each, in one transaction. ValueError for what the service can't store,
-        VersionsExhausted for a document that has no higher version."""
+        """Creates or replaces documents, (id, body) each, in one transaction. Raises ValueError for what the service can't
+        store, VersionsExhausted for a document that has the highest version."""
         with self.store.transaction():
             for id, body in documents:
                 check_text(id)
@@ -175,7 +176,7 @@ class Client:
                 self._edit(document, 1, None)
 
     def _edit(self, document, deleted, body):
-        # Higher than the version edited, even when that came from a client whose clock is ahead of this one's.
+        # Higher than the version edited, even if that came from a client whose clock is ahead of ours.
         version = self.clock()
         if document.clientVersion is not None:
             version = max(version, document.clientVersion + 1)
@@ -187,7 +188,7 @@ class Client:
         self.store.save(document)
 
     def problems(self):
-        """[(id, clientVersion, error)] of the documents set aside: here as they are, and not sent until they are edited."""
+        """[(id, clientVersion, error)] of the documents set aside: kept here, and not sent until they are edited."""
         return [(document.id, document.clientVersion, document.error) for document in self.store.select('error IS NOT NULL')]
 
     def status(self):
@@ -197,12 +198,12 @@ class Client:
                 'unsent': len(self.store.select('unsent > 0 AND error IS NULL')), 'setAside': len(self.problems()),
                 'twin': state['twin']}
 
-    # With the service. An exception leaves the store as it was after the last answer: call again later. `watch` is called
-    # with what each answer brought.
+    # With the service. An exception leaves the store as it was after the last answer: call again later. `watch` is called with
+    # the contents of each answer.
 
     def sync(self):
-        """Sends, receives, and compares where that is due. An upload that the service refuses doesn't keep others' changes
-        from coming; it is raised afterwards."""
+        """Sends, receives, and compares if that is due. A refused upload doesn't prevent the download; it is raised
+        afterwards."""
         refusal = None
         try:
             self.upload()
@@ -219,14 +220,14 @@ class Client:
         self.download()
         if self.reached_end:
             self.reconcile()
-        # After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
+        # After a download that has reached the end: only the cursor of the old clientId is told of a loss.
         if self.reached_end and self.store.state()['rename']:
             self.take_new_name(str(uuid.uuid4()))
         if self.reached_end:
             self.send_marks()
 
     def compare(self):
-        """Lets the next sync compare, whenever it would have been due."""
+        """Makes the next sync compare, even if that isn't due yet."""
         with self.store.transaction():
             self.store.set_state(compareAt=0)
 
@@ -237,7 +238,7 @@ class Client:
         return self._send(EDIT, 'true', batch, watch)
 
     def _send(self, unsent, which, batch=1000, watch=None):
-        """Sends each document once: what has to be sent again is left for the next time."""
+        """Sends each document once: what has to be sent again is left for the next upload."""
         outcomes, after = collections.Counter(), BEGINNING
         self.accepted = False
         while documents := self.next_batch(unsent, which, after, batch, BATCH_BYTES):
@@ -246,14 +247,14 @@ class Client:
         return outcomes
 
     def next_batch(self, unsent, which, after, limit, limit_bytes):
-        """What is sent next, behind `after`, (clientVersion, id): up to so many documents, and bytes of bodies, about."""
+        """What is sent next, after `after`, (clientVersion, id): up to about limit documents and limit_bytes of bodies."""
         return self.store.batch(
             f'unsent = {unsent} AND {which} AND error IS NULL AND (clientVersion, id) > (?, ?) ORDER BY clientVersion, id',
             after, limit, limit_bytes)
 
     def _send_batch(self, documents, outcomes, watch):
         if outcomes['refused'] >= MAX_REFUSED:
-            return      # the others with the next sync: who may write nothing any more shouldn't try each at once
+            return      # the others are sent with the next sync: a client that can't write any more shouldn't try them all
         sent = self.to_send(documents)
         try:
             results = self.transport.upload(self.client_id, sent)['results']
@@ -277,8 +278,9 @@ class Client:
             self._send_batch(untried, outcomes, watch)
 
     def take_results(self, documents, results, outcomes):
-        """What became of documents that were sent; counted in outcomes. Returns those that weren't tried."""
-        if [result['id'] for result in results] != [document.id for document in documents]:
+        """Applies the results of documents that were sent, and counts them in outcomes. Returns those that weren't tried."""
+        if [result['id'] for result in results] != [document.id for document in documents] \
+                or any(result['outcome'] not in OUTCOMES for result in results):
             raise BadAnswer('a result for each document was expected')
         if not documents:
             return []
@@ -302,7 +304,8 @@ class Client:
         return sent
 
     def to_send(self, documents):
-        """The documents as they are sent. Noted before: whatever happens then, the own versions are known from another store's."""
+        """The documents in the form they are sent. Their versions are noted before: whatever happens then, our own can be told
+        from another store's."""
         with self.store.transaction():
             self.store.db.executemany(
                 'UPDATE document SET sent = max(ifnull(sent, ?1), ?1), unanswered = 1 WHERE id = ?2',
@@ -317,7 +320,7 @@ class Client:
 
     def _refused_alone(self, sent, refusal):
         if not self.accepted:
-            # Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
+            # Perhaps the document isn't the reason: then an empty upload is refused, too, and that error is raised.
             self.transport.upload(self.client_id, [])
             self.accepted = True
         with self.store.transaction():
@@ -330,7 +333,8 @@ class Client:
             self.store.save(document)
 
     def _winners(self, results):
-        """{id: the stored document} for what was not applied. The answer leaves out what would make it too large."""
+        """{id: the stored document} for those not applied. Fetches the ones left out of an answer that would have been too
+        large."""
         winners = {result['id']: result['winner'] for result in results if result['winner']}
         missing = [result['id'] for result in results
                    if result['outcome'] in ('discarded', 'conflict', 'modified') and result['id'] not in winners]
@@ -353,25 +357,25 @@ class Client:
             if result['outcome'] == 'refused':
                 self._set_aside(document, sent, '{code} {message}'.format_map(result['error']))
         elif result['outcome'] == 'modified' and winner in (None, UNKNOWN):
-            self.store.save(document)       # it is sent once more, and loses against what was stored
+            self.store.save(document)       # it is sent again, and loses to what was stored
         elif result['outcome'] not in ('discarded', 'conflict'):
             self._acknowledged(document, sent, result)
             if winner:
-                self.take(winner, listed=True)      # what was stored isn't quite what was sent
+                self.take(winner, listed=True)      # what was stored differs from what was sent
         elif winner is None:
             self._winner_is_gone(document, sent, result)
         else:
             self.store.save(document)
             if winner != UNKNOWN:
                 self.look_for_twin(winner)
-                # Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+                # A client that has lost takes the winner at once; else it would differ from all others forever.
                 self.take(winner, listed=True)
 
     def _acknowledged(self, document, sent, result):
         told = {**result, 'deleted': sent.deleted, 'body': sent.body, 'clientId': self.client_id}
         if result['outcome'] == 'unchanged' and document.clientId:
             told['clientId'] = document.clientId        # somebody else has sent it before
-        # Not if it was edited again while the answer was on its way: that version is yet to be sent.
+        # Not if it was edited again before the answer arrived: that version has yet to be sent.
         if document.clientVersion == sent.clientVersion:
             document.becomes(told)
         else:
@@ -379,7 +383,7 @@ class Client:
         self.store.save(document)
 
     def _winner_is_gone(self, document, sent, result):
-        """It is sent once more, as a new document. If that isn't applied either, then there is one that we may not see."""
+        """It is sent again, as a new document. If that isn't applied either, there is one that we may not see."""
         document.rebase(None)
         self.store.save(document)
         if sent.baseVersion is None:
@@ -388,7 +392,7 @@ class Client:
     # Download
 
     def download(self, page=1000, watch=None):
-        """Fetches what other clients changed. Returns how many documents of the store that changed."""
+        """Fetches what other clients changed. Returns how many documents in the store were changed by that."""
         changed = 0
         self.begin_download()
         while not self.reached_end:
@@ -397,7 +401,7 @@ class Client:
             if watch:
                 watch(answer['documents'])
             if answer.get('behind'):
-                return changed      # a server that lags; asked again with the next sync
+                return changed      # the server lags; it is asked again with the next sync
         return changed
 
     def begin_download(self):
@@ -416,16 +420,16 @@ class Client:
         return self._pull(page)
 
     def next_page(self):
-        """What the next page is asked for with."""
+        """What to ask for the next page with."""
         cursor = self.store.state()['cursor']
         tombstones = cursor is not None or self._has_told()     # a first download needs none
-        # What the service may have or not would differ for nothing.
+        # With documents that the service may or may not have, the digests would differ for no reason.
         compares = self.is_due() and not self.store.select('unanswered LIMIT 1')
         return Asked(self.client_id, cursor, self.store.digest()[1] if compares else None, tombstones)
 
     def take_page(self, asked, answer):
-        """Returns how many documents of the store it changed: none, if another sync of the same store, in another thread
-        or process, has got further meanwhile, or has given it another name. The cursor would be of what it was."""
+        """Returns how many documents in the store it changed: none, if another sync of the same store, in another thread or
+        process, has got further meanwhile, or has changed its clientId: the cursor would be outdated."""
         with self.store.transaction():
             if (self.client_id, self.store.state()['cursor']) != (asked.client_id, asked.cursor):
                 return 0
@@ -434,11 +438,11 @@ class Client:
         return changed
 
     def _has_told(self):
-        """Whether there are documents that the service had once."""
+        """Whether there are documents that the service has ever had."""
         return bool(self.store.select(f'baseVersion IS NOT NULL OR unsent = {MARK} LIMIT 1'))
 
     def _begin_from_null(self, refusal):
-        """From a service or a proxy that doesn't know what was asked: the cursor is void. Nothing of the store is."""
+        """For a service or a proxy that doesn't know the request: the cursor becomes void, but nothing in the store does."""
         lost = 'purged' not in (refusal.code.removeprefix('resync_'), refusal.details.get('reason'))
         with self.store.transaction():
             self.store.set_state(cursor=None, unheard=lost)
@@ -446,7 +450,7 @@ class Client:
                 self._told(None)
 
     def _apply(self, asked, answer):
-        """A page, in a transaction."""
+        """Applies a page, in a transaction."""
         state, now = self.store.state(), self.clock()
         if answer.get('behind'):
             self.store.set_state(behindSince=state['behindSince'] if state['behindSince'] is not None else now)
@@ -466,8 +470,8 @@ class Client:
         return changed
 
     def take(self, told, listed=False):
-        """Takes over a document of the service's by the service's own rule, so that both come to the same end. Returns whether
-        that changed the local one. listed: it is what the service has now, not a page that may be older than what is here."""
+        """Takes over a document from the service by the service's own rule, so that both end up the same. Returns whether that
+        changed the local one. listed: it is what the service has now, not from a page that may be older than what is here."""
         document = self.store.find(told['id']) or Document(told['id'])
         before = document.clientVersion, document.deleted, document.body
         version, ours = told['clientVersion'], document.clientVersion
@@ -475,7 +479,7 @@ class Client:
         if told['clientId'] == self.client_id:
             document.sent = max(version, document.sent if document.sent is not None else version)
         if ours is not None and self._is_newer(document, told):
-            # A version that the service had, and that is newer than what it tells later, is lost there: it is sent again.
+            # A version that the service had, and that is newer than what it returns later, was lost there: it is sent again.
             if later:
                 document.rebase(told)
                 document.unsent = document.unsent or MARK
@@ -485,7 +489,7 @@ class Client:
         return before != (document.clientVersion, document.deleted, document.body)
 
     def _is_newer(self, document, told):
-        """Whether the service will accept what is unsent here: if it is newer or, with clientVersion 0, as old."""
+        """Whether the service will accept what is unsent here: if it is newer or, with clientVersion 0, equal."""
         if told['clientVersion'] == document.clientVersion == 0:
             return document.unsent == EDIT or document.unsent == MARK and is_later(document, told)
         return told['clientVersion'] < document.clientVersion
@@ -494,7 +498,7 @@ class Client:
 
     def is_due(self):
         """Whether it is time to compare."""
-        # A clock that was set back must not put it off for longer than it ever is.
+        # A clock that was set back must not delay it for longer than the usual wait.
         return not self.clock() < self.store.state()['compareAt'] <= self.clock() + max(self.waits.compare, self.waits.told)
 
     def _told(self, lost_after):
@@ -503,7 +507,7 @@ class Client:
                              compareAt=min(state['compareAt'], self._within(self.waits.told)))
 
     def _compare(self, answer):
-        """With the page that reached the end came the service's digest under the same snapshot."""
+        """The page that reached the end has the service's digest under the same snapshot."""
         theirs, state = answer.get('state'), self.store.state()
         if theirs is None and state['nulls'] < 2:
             self.store.set_state(nulls=state['nulls'] + 1, compareAt=self._after(state['nulls']))
@@ -517,7 +521,7 @@ class Client:
         self._forget_tombstones(answer['serverUtc'])
 
     def _differing(self, theirs):
-        """The buckets whose sums differ. The service leaves the sums out where the digest that was sent is the same."""
+        """The buckets whose sums differ. The service leaves the sums out if its digest is the same as the one sent."""
         if (theirs['count'], theirs['digest']) == self.store.digest():
             return set()
         both = zip(theirs.get('sums', ()), self.store.sums())
@@ -532,17 +536,17 @@ class Client:
             self.store.remove(document)
 
     def reconcile(self):
-        """After a download that has reached the end: repairs what it found to differ."""
+        """After a download that has reached the end: repairs the differences found."""
         if not self.differing:
             return
         try:
             Reconciler(self).run(self.differing)
         except Refused as refusal:
-            if refusal.status not in (404, 405):    # a service that can't: then there is nothing to be done
+            if refusal.status not in (404, 405):    # a service that can't compare: then nothing can be done
                 raise
 
     def ask(self, call, *arguments):
-        """A call that bears the cursor, so that a server that lags says so."""
+        """A call with the cursor, so that a server that lags says so."""
         state = self.store.state()
         answer = call(state['clientId'], state['cursor'], *arguments)
         if answer.get('behind') or answer.get('reconcile'):
@@ -550,8 +554,8 @@ class Client:
         return answer
 
     def send_marks(self):
-        """What the service has lost. Own documents at once; those of others after a random wait, since many clients hold the
-        same: most come back by download meanwhile."""
+        """Sends what the service has lost: own documents at once, those of others after a random wait, since many clients hold
+        the same ones, and most are restored by somebody else meanwhile."""
         own, others = 'clientId = (SELECT clientId FROM client)', 'clientId IS NOT (SELECT clientId FROM client)'
         self._send(MARK, own)
         waiting = bool(self.store.select(f'unsent = {MARK} AND error IS NULL AND {others} LIMIT 1'))
@@ -566,22 +570,23 @@ class Client:
     # Twins: two stores with one clientId, after a phone was cloned or its backup restored
 
     def look_for_twin(self, told):
-        """In a transaction. A version under the own clientId that was never sent: another store has the name. This one takes
-        a new one; where a token names the client it can only say so."""
+        """In a transaction. A version under our own clientId that was never sent: another store has the same one. This store
+        takes a new one; if a token names the client, it can only report that."""
         document = self.store.find(told['id'])
         if told['clientId'] != self.client_id or document is None and told['deleted']:
-            return      # (a tombstone of what isn't here may be an own one that was forgotten with what was sent)
+            return      # (a tombstone of what isn't here may be our own, forgotten along with what was sent)
         if document and document.sent is not None and told['clientVersion'] <= document.sent:
             return
         self.store.set_state(
             rename=not self.bound, twin=f'document "{told["id"]}", clientVersion {told["clientVersion"]}, was written under the '
                                         f'clientId of this store, {told["clientId"]}, by another')
         if document:
-            document.sent = told['clientVersion']       # said once
+            document.sent = told['clientVersion']       # report it once
             self.store.save(document)
 
     def take_new_name(self, name):
-        """And begins from null, with the store's documents: it has seen nothing of what the other has written."""
+        """Takes a new clientId, and starts again with a null cursor, keeping the documents: it hasn't seen what the other store
+        has written."""
         with self.store.transaction():
             self.store.set_state(clientId=name, cursor=None, unheard=1, newestKnownServiceRecordUtc=None, rename=0)
             self.store.db.execute('UPDATE document SET sent = NULL, unanswered = 0')

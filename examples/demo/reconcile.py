@@ -1,14 +1,13 @@
 """reconcile.py - compares what client and service hold, and repairs what differs.
 
-A client may have missed something (it was away for longer than tombstones are kept), or hold what the service has lost (it
-was restored to an earlier time, or a standby took over that lagged). Rules of the form "lost after stamp S" fail here:
-commits don't come in the order of stamps. So the client compares: it asks which documents the service has, in the buckets
-whose sums differ, and `judge` decides for each id on either side.
+A client may have missed something (it was away for longer than tombstones are kept), or have what the service has lost (it was
+restored to an earlier time, or a lagging standby took over). Rules of the form "lost after stamp S" fail here: commits don't
+happen in the order of stamps. So the client compares: it asks which documents the service has, in the buckets whose sums
+differ, and `judge` decides for each id on either side.
 
-What the service has lost is *marked*: to be sent again, though nobody edited it. A mark isn't an edit. It says what the
-service had when it was made (baseVersion), and is applied only if the service has that still; what comes by download
-takes its place, unless it is older.
-"""
+What the service has lost is *marked*: to be sent again, though nobody edited it. A mark isn't an edit. It says what the service
+had when it was made (baseVersion), and is applied only if the service still has that; what is downloaded replaces it, unless
+that is older. """
 
 from store import EDIT, MARK
 
@@ -19,12 +18,12 @@ NOTHING, KEEP, SEND, REMOVE, FETCH = 'nothing', 'keep', 'send', 'remove', 'fetch
 def judge(local, row, lost_after, purged_through):
     """local: the client's document or None; row: the service's row or None; lost_after, purged_through: stamps or None."""
     if local is None:
-        # A tombstone of what was never here tells nothing.
+        # A tombstone of what was never here doesn't matter.
         return NOTHING if row['deleted'] else FETCH
     if local.unsent == EDIT:
-        return KEEP         # whatever the service has: it is what the edit is based on now
+        return KEEP         # whatever the service has: that is what the edit is now based on
     if row is None and local.unsent:
-        return KEEP         # a mark was found to be lost; a purge that has happened since proves nothing about it
+        return KEEP         # a marked document is known to be lost; a purge since then proves nothing about it
     if row is None:
         return SEND if is_lost(local.lastUpdateUtc, lost_after, purged_through) else REMOVE
     theirs, ours = row['clientVersion'], local.clientVersion
@@ -38,23 +37,23 @@ def judge(local, row, lost_after, purged_through):
 
 
 def is_later(local, told):
-    """Version 0 is replaced by another version 0, so there only the stamps tell which is newer."""
+    """Version 0 can be replaced by another version 0, so there only the stamps tell which is newer."""
     return local.lastUpdateUtc is not None and local.lastUpdateUtc > told['LastUpdateUtc']
 
 
 def is_lost(utc, lost_after, purged_through):
-    """Whether a document that the service doesn't have was lost by it. Else it was deleted there, and the tombstone was
-    purged: then its stamp was at or below what was purged, and it isn't one that may be lost. A doubt keeps the document."""
+    """Whether a document that the service doesn't have was lost there. Otherwise it was deleted, and the tombstone was purged:
+    then its stamp was at or below the horizon, and it isn't one that may have been lost. In doubt the document is kept."""
     return utc is None or purged_through is None or utc > earlier(purged_through, lost_after)
 
 
 def earlier(one, other):
-    """Of two stamps, None being later than all. "-infinity" is before any, as a text, too."""
+    """The earlier of two stamps, None being later than all. "-infinity" is before any other, even as text."""
     return one if other is None else other if one is None else min(one, other)
 
 
 class Stale(Exception):
-    """The server lags behind the cursor, or the cursor has become void: go on with the next sync."""
+    """The server lags behind the cursor, or the cursor has become void: the next sync continues."""
 
 
 class Reconciler:
@@ -79,7 +78,8 @@ class Reconciler:
             reached = upto
 
     def _local(self, buckets, after, upto):
-        """The store's documents in the part of the list that a page covers. SQLite compares texts bytewise, as the list is."""
+        """The store's documents in the part of the list that a page covers. SQLite compares texts by bytes, as the list is
+        ordered."""
         condition, values = f'bucket IN ({", ".join(str(int(bucket)) for bucket in buckets)})', []
         if after is not None:
             condition, values = condition + ' AND id > ?', [after]
@@ -88,17 +88,17 @@ class Reconciler:
         return {document.id: document for document in self.store.select(condition, *values)}
 
     def _apply(self, answer, local):
-        """Against the store as it is now, in this transaction. Returns the ids to be fetched."""
+        """Compares with the store as it is now, in this transaction. Returns the ids to be fetched."""
         rows = {row['id']: row for row in answer['rows']}
         lost_after, to_fetch = self.store.state()['lostAfter'], []
         for id in sorted(rows.keys() | local.keys()):
-            # Found by itself where it isn't in the page's part: the service goes by what it looked at
+            # Looked up separately if it isn't in the page's part, whose end is the last id that the service looked at
             document, row = local.get(id) or self.store.find(id), rows.get(id)
             what = judge(document, row, lost_after, answer['purgedThrough'])
             if what == FETCH and not row['deleted']:
                 to_fetch.append(id)
             elif what == FETCH:
-                self.client.take({**row, 'body': None}, listed=True)    # a tombstone: all of it is there
+                self.client.take({**row, 'body': None}, listed=True)    # a tombstone: it is complete
             elif what == REMOVE:
                 self.store.remove(document)
             elif what in (KEEP, SEND):
@@ -108,7 +108,7 @@ class Reconciler:
         return to_fetch
 
     def fetch(self, ids):
-        """Gets documents whole and takes them, an answer in a transaction."""
+        """Fetches complete documents and takes them over, each answer in one transaction."""
         while ids:
             answer = self.client.ask(self.transport.get, ids[:self.DOCUMENTS])
             documents = answer['documents']
@@ -116,7 +116,7 @@ class Reconciler:
                 for document in documents:
                     self.client.look_for_twin(document)
                     self.client.take(document, listed=True)
-            if answer['more'] and documents:    # the answer was full: go on after the last that came
+            if answer['more'] and documents:    # the answer was full: continue after the last document in it
                 ids = ids[ids.index(documents[-1]['id']) + 1:]
             else:
-                ids = ids[self.DOCUMENTS:]           # those that didn't come are gone again, or not ours to see
+                ids = ids[self.DOCUMENTS:]           # those missing are gone again, or we may not see them

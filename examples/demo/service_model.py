@@ -2,8 +2,7 @@
 and cursors, state, reconcile, get, purge, transactions that commit late, losses, servers that lag, refusals, a trigger; and
 several of them in one request (Services).
 
-A history that was lost is not forgotten here (`ever_purged`), so that a test can tell a deletion from a loss.
-"""
+A lost history is remembered here (`ever_purged`), so that a test can tell a deletion from a loss. """
 
 import copy
 import functools
@@ -24,13 +23,13 @@ def stamp(number):
 
 
 class Line:
-    """One server's data. What is committed is never changed in place, so that a copy is cheap."""
+    """One server's data. What is committed is never changed in place, so that copying is cheap."""
 
     def __init__(self):
         self.rows = {}          # id -> document
         self.horizon = ''       # the highest stamp of a purged tombstone
         self.commits = 0        # stands for the WAL's position
-        self.frontier = '9'     # nothing below is in an open transaction's hands; of copies, as it was then
+        self.frontier = '9'     # below it no transaction is open; in copies, as it was then
         self.epochs = [(1, 'e1', None)]     # number, id, what may be lost of those before: everything later than this
 
     def copy(self):
@@ -53,7 +52,7 @@ class Service:
         self.winner_budget = 10**9
         self.ever_purged = {}   # id -> the highest version purged, in any history
         self.knows_stale_cursors = True     # Reconcile and Get refuse cursors that are void
-        self.knows_atomic = True            # what is wrong with one document is its outcome
+        self.knows_atomic = True            # an error of one document is its outcome
         self.max_refusals = 32              # then the rest is untried
 
     # Uploads
@@ -141,7 +140,7 @@ class Service:
         self.line.commits += 1
 
     def begin(self, id):
-        """A transaction of somebody else's that takes a stamp now and commits later."""
+        """Somebody else's transaction, which takes a stamp now and commits later."""
         first = self._tick()
         self.open[first] = {'id': id, 'clientVersion': first, 'clientId': 'slow', 'LastUpdateUtc': stamp(first),
                             'deleted': False, 'body': '"slow"'}
@@ -185,7 +184,7 @@ class Service:
                 documents.append(copy.copy(row))
             position = row['LastUpdateUtc']
         if not more:
-            # Complete: every tombstone up to here was given out, or is among those that were told.
+            # Complete: every tombstone up to here was given out, or the client was told.
             seen = max(seen, min(frontier, max((row['LastUpdateUtc'] for row in line.rows.values()), default='')))
         answer |= {'documents': documents, 'more': more, 'serverUtc': stamp(self.time),
                    'cursor': json.dumps([line.epochs[-1][1], position, seen, line.commits, bind])}
@@ -272,7 +271,7 @@ class Service:
         return self.line.copy()
 
     def restore(self, line):
-        """Everything since is lost: a restore, or a standby that was promoted and lagged."""
+        """Everything since then is lost: a restore, or the promotion of a lagging standby."""
         self.line = line.copy()
         self.open.clear()
         self.lagging.clear()
@@ -300,7 +299,7 @@ class Services:
         for name, (cursor, documents, _) in sorted(parts.items()):
             service = self.services[name]
             try:
-                service.pull(client_id, cursor, 1, None, tombstones, True)      # who can't go on isn't let upload
+                service.pull(client_id, cursor, 1, None, tombstones, True)      # a client that can't resume may not upload
                 if documents and name in self.forbidden:
                     raise Refused(403, '42501', 'permission denied for table document')
                 of_its_own, service.max_refusals = service.max_refusals, min(left, service.max_refusals)

@@ -7,9 +7,9 @@
     lists['anna/family'].put('shopping', {'text': 'bread'})
     refused = lists.sync()
 
-Each collection is a whole Client: it has its documents, its cursor, its comparisons, and may be synchronised by itself at any
-time. What they share is the clientId, the request and the page. Where the service refuses something of one collection, that
-one goes on by itself, as Client.sync() does, and holds up no other; so it does with what takes more than a request, a comparison.
+Each collection is a complete Client: it has its documents, its cursor, its comparisons, and may be synchronised by itself at any
+time. They share the clientId, the request and the page. If the service refuses something in one collection, that one continues by
+itself, as Client.sync() does, and doesn't hold up the others. The same holds for a comparison, which takes more than one request.
 """
 
 import collections
@@ -23,11 +23,11 @@ from reconcile import Stale
 from store import EDIT
 
 MAX_COLLECTIONS = 60        # in a request
-KEYS = {'results', 'documents', 'cursor', 'more'}       # of a collection's answer
+KEYS = {'results', 'documents', 'cursor', 'more'}       # of the answer for a collection
 
 
 class Several(dict):
-    """{collection: Client}. The transport has two calls. One raises what those of Client's do:
+    """{collection: Client}. The transport has two calls. The first raises the same errors as those of Client's transport:
 
     sync(clientId, {collection: (cursor, documents, digest)}, maxDocuments, tombstones) -> {collections, serverUtc}: in the order
         asked for {collection, results, documents, cursor, more, ...} of each, or {collection, error}; not atomic
@@ -40,7 +40,7 @@ class Several(dict):
 
     @classmethod
     def open(cls, directory, transport, names, **options):
-        """With the stores in a directory, a file each; those that are new get the clientId of the others. options: of Client."""
+        """Opens the stores in a directory, one file each; new ones get the clientId of the others. options: those of Client."""
         os.makedirs(directory, exist_ok=True)
         paths = {name: os.path.join(directory, f'{hashlib.sha256(name.encode()).hexdigest()}.sqlite') for name in names}
         clients, first_id = dict.fromkeys(names), None
@@ -50,17 +50,18 @@ class Several(dict):
         return cls(transport, clients)
 
     def sync(self, batch=1000, page=1000):
-        """Sends, receives, and compares where that is due. Returns {collection: Refused} of what the service refuses; all others
-        are done by then. batch, page: the documents sent and received in a request, of all collections together."""
+        """Sends, receives, and compares if that is due. Returns {collection: Refused} for what the service refuses; all others
+        are done by then. batch, page: how many documents are sent and received in a request, in all collections together."""
         turns = [Turn(name, client) for name, client in self.items()]
         while going := [turn for turn in turns if turn.goes_on()]:
-            # A store that was found to be a copy may have another clientId than the others, and has a request of its own.
+            # A store that was found to be a copy may have another clientId than the others, and then needs a separate request.
             client_id = going[0].client.client_id
             self._exchange(client_id, [turn for turn in going if turn.client.client_id == client_id][:MAX_COLLECTIONS], batch, page)
 
         refused = {}
         done = self._each([turn for turn in turns if turn.client.reached_end and not turn.alone], Client.reconcile, refused)
-        # Whoever has copied one store has copied all. As with one, each has reached its end under the old name.
+        # Whoever has copied one store has copied all of them. As with one store, each has reached its end under the old
+        # clientId.
         if any(turn.client.store.state()['rename'] for turn in done):
             name = str(uuid.uuid4())
             done = self._each(done, lambda client: client.take_new_name(name), refused)
@@ -74,7 +75,7 @@ class Several(dict):
         for turn in sorted(turns, key=lambda turn: not turn.again):
             documents = turn.choose(left, left_bytes)
             left, left_bytes = left - len(documents), left_bytes - sum(len(document.body or '') for document in documents)
-            sent = turn.client.to_send(documents)       # before the digest: with documents on their way none is asked for
+            sent = turn.client.to_send(documents)       # before the digest, which isn't asked for while documents are unanswered
             turn.asked = turn.client.next_page()
             parts[turn.name], tombstones = (turn.asked.cursor, sent, turn.asked.digest), tombstones or turn.asked.tombstones
         try:
@@ -82,7 +83,7 @@ class Several(dict):
         except Refused as refusal:
             if refusal.retry:
                 raise
-            for turn in turns:      # because of one of them, or the service doesn't know such requests
+            for turn in turns:      # because of one of them, or because the service doesn't know such requests
                 turn.go_alone()
             return
         answers = {part.get('collection'): part for part in answer['collections']}
@@ -115,16 +116,16 @@ class Turn:
         self.name, self.client = name, client
         self.receives, self.ended, self.alone = True, False, False
         self.after, self.outcomes = BEGINNING, collections.Counter()
-        self.documents = []         # that are on their way
+        self.documents = []         # sent, and not answered yet
         self.again = []             # that weren't tried
-        self.asked = None           # of the page that is on its way
+        self.asked = None           # what the page was asked for with
         client.begin_download()
 
     def goes_on(self):
         return not self.ended and (self.receives or bool(self.again or self._next(1, 1)))
 
     def choose(self, limit, limit_bytes):
-        """The documents to be sent next: each once, but for those that weren't tried."""
+        """The documents to be sent next: each once, except those that weren't tried."""
         self.documents, self.again = self.again or self._next(limit, limit_bytes), []
         if self.documents:
             self.after = max(self.after, (self.documents[-1].clientVersion, self.documents[-1].id))
@@ -144,7 +145,7 @@ class Turn:
             self.again = self.client.take_results(self.documents, answer['results'], self.outcomes)
             self.client.take_page(self.asked, answer)
         except Refused:
-            self.go_alone()         # a winner was left out, and isn't to be had
+            self.go_alone()         # a winner was left out, and can't be fetched
             return
         if self.outcomes['refused'] >= MAX_REFUSED:
             self.again = []
@@ -152,5 +153,5 @@ class Turn:
         self.receives = not self.client.reached_end or is_due    # to compare: once more, without documents
 
     def go_alone(self):
-        """By itself it finds out what was refused, and does what can be done."""
+        """Synchronises alone, which finds out what was refused, and does what can be done."""
         self.ended = self.alone = True

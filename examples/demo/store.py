@@ -1,8 +1,7 @@
-"""store.py - the client's local store in SQLite: documents, what is known of the service, and the digest's sums.
+"""store.py - the client's local store in SQLite: documents, what is known about the service, and the digest's sums.
 
-Everything is written inside `with store.transaction():`, so that an answer of the service's, the cursor that came with it
-and the sums are stored together or not at all.
-"""
+Everything is written inside `with store.transaction():`, so that an answer of the service, the cursor that came with it and the
+sums are stored together or not at all. """
 
 import contextlib
 import dataclasses
@@ -75,10 +74,10 @@ class Document:
     sent: int = None
     unanswered: int = 0
     bucket: int = None
-    counted: tuple = None       # what the sums have of it: version and stamp
+    counted: tuple = None       # what the sums contain of it: version and stamp
 
     def becomes(self, told):
-        """Is now what the service told: this version, there and here."""
+        """Becomes what the service has: this version, there and here."""
         self.clientVersion, self.deleted = told['clientVersion'], int(told['deleted'])
         self.body = None if self.deleted else told['body']
         self.lastUpdateUtc, self.clientId = told['LastUpdateUtc'], told['clientId']
@@ -86,7 +85,7 @@ class Document:
         self.rebase(told)
 
     def rebase(self, told):
-        """What the service has, be it what is here or not; None: nothing."""
+        """Notes what the service has, whether or not it is what is here; None: nothing."""
         if told is None:
             self.baseVersion = self.baseUtc = self.baseDeleted = None
         else:
@@ -94,7 +93,7 @@ class Document:
             self.baseDeleted = int(told['deleted'])
 
     def to_count(self):
-        """What the sums are to have of it: live documents as the service told them."""
+        """What the sums should contain of it: live documents as the service has them."""
         return (self.baseVersion, self.baseUtc) if self.baseUtc is not None and not self.baseDeleted else None
 
 
@@ -137,18 +136,18 @@ class Store:
             self.db.execute('INSERT INTO client (clientId) VALUES (?)', (client_id,))
 
     def _migrate(self):
-        """A store of the first client's: it went by a time, which is no cursor, and kept no stamps. So it begins from null,
-        with its documents, and compares them with the service's."""
+        """A store of the first client: it used a time instead of a cursor, and kept no stamps. So it starts with a null cursor,
+        keeps its documents, and compares them with the service's."""
         self.db.execute('''INSERT INTO client (clientId, lastUploadClientVersion, compareAt)
                            SELECT clientId, lastUploadClientVersion, 0 FROM old_client''')
         for id, version, deleted, body, dirty in self.db.execute('SELECT * FROM old_document'):
-            # Marks, since nobody knows what the service has of them. Nor what was sent: all count as sent, or each would be
-            # taken for another store's.
+            # They are marked, since it is unknown which of them the service has. It is also unknown what was sent: all count as
+            # sent, or each would be taken for another store's.
             self.save(Document(id, version, deleted, body, EDIT if dirty else MARK, sent=version, unanswered=dirty))
         self.db.execute('DROP TABLE old_document')
         self.db.execute('DROP TABLE old_client')
 
-    # What is known of the service: the one row of table client.
+    # What is known about the service: the one row of table client.
 
     def state(self):
         cursor = self.db.execute('SELECT * FROM client')
@@ -158,7 +157,7 @@ class Store:
         self.db.execute(f'UPDATE client SET {", ".join(f"{name} = ?" for name in values)}', tuple(values.values()))
 
     def is_copy(self):
-        """Whether this file isn't the one that it was when last asked: copied, or come back from a backup."""
+        """Whether this file isn't the same as at the last call: it was copied, or restored from a backup."""
         path = self.db.execute('PRAGMA database_list').fetchone()[2]
         if not path:
             return False
@@ -193,7 +192,7 @@ class Store:
         return document
 
     def save(self, document):
-        """Writes a document, new or found before in this transaction."""
+        """Writes a document, either new or looked up before in this transaction."""
         if document.bucket is None:
             document.bucket = bucket_of(document.id)
         self._count(document, document.to_count())

@@ -16,7 +16,7 @@ from jsontext import BadAnswer, documents_text, read_answer, sync_text
 
 
 class HttpTransport:
-    """A connection is kept for the next request; one that broke is made anew by the next. Raises Refused, BadAnswer, and
+    """The connection is kept for the next request; if it breaks, the next one reconnects. Raises Refused, BadAnswer, and
     OSError and http.client.HTTPException where no answer came. Without a collection it is the one that the token says. Counts
     the bytes of bodies sent and received."""
 
@@ -32,7 +32,7 @@ class HttpTransport:
         self.bytes_sent = self.bytes_received = 0
 
     def on(self, collection):
-        """To another collection, over the same connection."""
+        """The same transport, to another collection, over the same connection."""
         other = copy.copy(self)
         other.collection = {'collection': collection}
         return other
@@ -56,7 +56,7 @@ class HttpTransport:
         except ConnectionResetError:
             if not kept:
                 raise
-            # One that was idle for long: the server has closed it. Whatever it was, it may be sent again.
+            # The connection was idle for long, and the server has closed it. Any request may be sent again.
             return self._exchange_once(method, path, body)
 
     def _exchange_once(self, method, path, body):
@@ -64,7 +64,7 @@ class HttpTransport:
             try:
                 self.connection.request(method, path, body, self.headers)
             except (BrokenPipeError, ConnectionResetError):
-                pass        # a body that is too large: the server may have answered and hung up
+                pass        # for a body that is too large, the server may have answered and closed the connection
             response = self.connection.getresponse()
             return response.status, response.read()
         except BaseException:
@@ -78,11 +78,11 @@ class HttpTransport:
         return self._request('POST', path, keys, text.encode())
 
     def upload(self, client_id, documents):
-        # In the query string, where services that don't know it pass over it
+        # In the query string, where services that don't know it ignore it
         return self._post('/Docs?atomic=false', ['results'], documents, clientId=client_id)
 
     def pull(self, client_id, cursor, max_documents, digest=None, tombstones=True, primary=False):
-        """By GET, which a standby may answer, else by POST, which goes to the server that is written to."""
+        """By GET, which a standby may answer, or by POST, which goes to the primary."""
         keys = ['documents', 'cursor', 'more']
         arguments = {'clientId': client_id, 'maxDocuments': max_documents, 'reconcile': True}
         arguments |= {'cursor': cursor} if cursor is not None else {}
@@ -97,7 +97,7 @@ class HttpTransport:
         return self._request('GET', f'/Docs/Pull?{query}', keys)
 
     def sync(self, client_id, parts, max_documents, tombstones=True):
-        """Several collections, whichever this is to."""
+        """A sync of several collections, whichever this transport is for."""
         text = sync_text(parts, clientId=client_id, maxDocuments=max_documents, reconcile=True, atomic=False, tombstones=tombstones)
         return self._request('POST', '/Docs/Sync', ['collections', 'serverUtc'], text.encode())
 

@@ -11,7 +11,7 @@ import psycopg2
 from client import Refused
 from jsontext import documents_text, read_answer, sync_text
 
-# HTTP's status for an SQLSTATE or its first two characters; others may go away by themselves
+# HTTP's status for an SQLSTATE or its first two characters; others may be temporary
 STATUS = {'42883': 404, '22': 400, '23': 400, '44': 400, 'P0': 400, '42': 403, '54': 413, '55': 410, '25': 405, '0A': 405}
 
 
@@ -25,7 +25,7 @@ class SqlTransport:
         self.bytes_sent = self.bytes_received = 0
 
     def on(self, collection):
-        """To another collection, over the same connection."""
+        """The same transport, to another collection, over the same connection."""
         other = copy.copy(self)
         other.collection = collection
         return other
@@ -57,7 +57,7 @@ class SqlTransport:
                           maxDocuments=max_documents, reconcile=True, state=digest or False, tombstones=tombstones)
 
     def sync(self, client_id, parts, max_documents, tombstones=True):
-        """Several collections, whichever this is to."""
+        """A sync of several collections, whichever this transport is for."""
         text = sync_text(parts, clientId=client_id, maxDocuments=max_documents, reconcile=True, atomic=False, tombstones=tombstones)
         return self._call_with('docsync_docs_sync', ['collections', 'serverUtc'], text)
 

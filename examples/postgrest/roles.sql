@@ -3,23 +3,23 @@
 --	createdb docsync
 --	psql -v ON_ERROR_STOP=1 -f roles.sql docsync
 --
--- As superuser, once. Who the tenant is, the token's claim "tenant" says. With
+-- As superuser, once. The token's claim "tenant" says who the tenant is. With
 --
 --	{"role": "docsync_user", "tenant": "anna", "collection": "anna"}
 --
 -- a client reads and writes the collection "anna" and those whose names begin with "anna/", and no other. The claim
--- "collection" says which one is meant where a request names none, as the protocol's own don't.
+-- "collection" is the default for requests that name none, such as the protocol's own.
 
 BEGIN;
 
--- PostgREST exposes this schema, so nothing but the extension lies in it. The tables are in the schema docsync.
+-- PostgREST exposes this schema, so it contains only the extension. The tables are in the schema docsync.
 CREATE SCHEMA api;
 CREATE EXTENSION docsync SCHEMA api;
 SELECT api.docsync_create_store() \g /dev/null
 
--- PostgREST connects as docsync_authenticator, which may do nothing but become one of the other two: docsync_user with a
--- token that says so, docsync_anon without. So does the gateway, as docsync_gateway. Roles are the server's, not the
--- database's: they may be there already.
+-- PostgREST connects as docsync_authenticator, which can do nothing except switch to one of the other two: docsync_user with a
+-- token that says so, docsync_anon without. The gateway does the same, as docsync_gateway. Roles belong to the server, not the
+-- database, so they may exist already.
 SELECT format('CREATE ROLE %s', role)
   FROM unnest(ARRAY['docsync_authenticator LOGIN NOINHERIT', 'docsync_gateway LOGIN NOINHERIT', 'docsync_anon NOLOGIN',
 					'docsync_user NOLOGIN']) AS role
@@ -27,27 +27,28 @@ SELECT format('CREATE ROLE %s', role)
 \gexec
 GRANT docsync_anon, docsync_user TO docsync_authenticator, docsync_gateway;
 
--- The functions, and what they need of the store. docsync_anon has no right at all: who comes without a token is told 401.
+-- The functions, and the privileges on the store that they need. docsync_anon has none at all: without a token the answer is
+-- 401.
 GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
 
--- The gateway becomes one of them by this function. Nobody else may call it: not docsync_user, to whom tokens lead.
+-- The gateway switches to one of them by this function. Nobody else may call it, not even docsync_user, which tokens lead to.
 GRANT USAGE ON SCHEMA api TO docsync_gateway;
 GRANT EXECUTE ON FUNCTION api.docsync_call TO docsync_gateway;
 
--- A request that takes longer, maybe since it waits for a transaction that was left prepared, shouldn't keep its connection
--- from others. Of the role that PostgREST connects as: it looks for settings of the others only with db-config = true. And
--- shorter than nginx waits: who is answered by nginx leaves a request behind.
+-- A request that takes longer, perhaps because it waits for a transaction that was left prepared, shouldn't keep its connection
+-- from others. The timeout is set for the role that PostgREST connects as: it uses settings of the others only with db-config =
+-- true. It is shorter than nginx's, since otherwise nginx would answer while the request is still running.
 ALTER ROLE docsync_authenticator SET statement_timeout = '55s';
 ALTER ROLE docsync_gateway SET statement_timeout = '55s';
 
--- Nor one that waits for a row that somebody holds, in psql perhaps: as many of these as PostgREST has connections, and nobody
--- else is served. It ends with a 500, and the client tries again later.
+-- Nor should a request that waits for a locked row, perhaps locked in psql: with as many of these as PostgREST has connections,
+-- nobody else would be served. Such a request ends with a 500, and the client tries again later.
 ALTER ROLE docsync_authenticator SET lock_timeout = '3s';
 ALTER ROLE docsync_gateway SET lock_timeout = '3s';
 
--- One policy for reading and writing. A collection belongs to the tenant who is named in front of its first "/".
--- (SELECT ...) is evaluated once a query, not once a row. The claims are empty outside PostgREST: no tenant, no row.
+-- One policy for reading and writing. A collection belongs to the tenant named before its first "/". (SELECT ...) is evaluated
+-- once for a query, not for each row. The claims are empty outside PostgREST: no tenant, no row.
 ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON docsync.document TO docsync_user
 	USING (split_part(collection, '/', 1)

@@ -1,4 +1,4 @@
-// database.js - the connections to PostgreSQL, and who gets one.
+// database.js - connections to PostgreSQL, and which request gets one.
 
 import pg from 'pg';
 import { refuseConnection, refuseForNow } from './errors.js';
@@ -6,17 +6,18 @@ import { readHosts } from './hosts.js';
 import { log } from './log.js';
 
 const LIFETIME = 1800;			// seconds; a session keeps the library that it has loaded
-const QUEUE_MAX = 1000;			// requests that wait
+const QUEUE_MAX = 1000;			// waiting requests
 const QUIET_MS = 1000;
+const STOP_MS = 5000;			// for what still runs when the pool is closed: nobody waits for its answer any more
 
-// Lets at most so many run at once, and so many of one key; others wait in a line, for so long, and are refused then. Whoever waits for
-// his key alone keeps nobody else from his turn.
+// Limits how many run at once, in total and for each key. Others queue, and are refused after waiting for waitMs. One that waits only
+// because of its key doesn't hold up those behind it.
 export class Turnstile {
 	constructor(limit, limitPerKey, waitMs) {
 		Object.assign(this, { limit, limitPerKey, waitMs, running: 0, byKey: new Map(), waiting: new Set() });
 	}
 
-	// Resolves when it is one's turn; whoever has had it calls leave().
+	// Returns undefined, or a promise that resolves, when it is the caller's turn. After it leave() must be called.
 	enter(key) {
 		if (this.#admit(key)) return undefined;
 		if (this.waiting.size >= QUEUE_MAX) throw refuseForNow();
@@ -56,8 +57,8 @@ export class Turnstile {
 	}
 }
 
-// A request as pg sends it (pg calls submit() and handle...()). The statement is prepared once a connection; what it returns is known, one
-// text, so that PostgreSQL needn't describe it and nobody here reads a description.
+// A query for pg (which calls submit() and handle...()). The statement is prepared once for each connection. Its result is known to be one
+// text, so PostgreSQL isn't asked to describe it.
 class Call {
 	constructor(text, values) {
 		Object.assign(this, { name: 'docsync_call', text, values, answer: undefined });
@@ -88,58 +89,103 @@ class Call {
 	}
 }
 
-// A database: call(key, arguments) runs a request, isReady() says whether it could. Of several servers (hosts.js) it is the one that takes
-// connections, and can be written to if it has to be.
+// PostgreSQL hasn't answered in time.
+class SilenceError extends Error {}
+
+// A promise's result, or a SilenceError if it takes too long
+async function within(ms, promise) {
+	let timer;
+	const silence = new Promise((_, reject) => {
+		timer = setTimeout(() => reject(new SilenceError(`no answer in ${ms / 1000} seconds`)), ms);
+	});
+
+	try {
+		return await Promise.race([promise, silence]);
+	} finally {
+		clearTimeout(timer);
+	}
+}
+
+// A database: call(key, arguments) runs a request, isReady() says whether it could. Of several servers (hosts.js) it uses one that accepts
+// connections, and writes if mustWrite.
 export class Database {
 	constructor(config, uri, mustWrite) {
 		const hosts = readHosts(uri, mustWrite);
 		const isChecked = mustWrite && hosts.length > 1;
 
-		Object.assign(this, { hosts, at: 0, quietUntil: hosts.map(() => 0) });
-		this.turnstile = new Turnstile(config.pool, config.poolPerCollection, config.poolWait * 1000);
+		Object.assign(this, { hosts, at: 0, quietUntil: hosts.map(() => 0), connections: new Map() });
+		this.connectMs = config.poolWait * 1000;
+		this.answerMs = config.answerWait * 1000;
+		this.turnstile = new Turnstile(config.pool, config.poolPerCollection, this.connectMs);
 		this.pool = new pg.Pool({
-			Client: clientOf(() => hosts[this.at]),
+			Client: clientOf(this),
 			application_name: 'docsync-gateway',
 			max: config.pool + 1,		// one for isReady()
 			maxLifetimeSeconds: LIFETIME,
-			connectionTimeoutMillis: config.poolWait * 1000,
+			connectionTimeoutMillis: this.connectMs,
 			keepAlive: true,
-			onConnect: isChecked ? refuseReadOnly : undefined,
+			onConnect: isChecked ? (client) => within(this.connectMs, refuseReadOnly(client)) : undefined,
 		});
-		// While a request runs on it, a connection that breaks says so twice: by the request's error, and by this one, which would end
-		// the process if nobody heard it.
+		// The connections, and whether a request uses them
+		this.pool.on('acquire', (client) => this.connections.set(client, true));
+		this.pool.on('release', (_, client) => this.connections.set(client, false));
+		this.pool.on('remove', (client) => this.connections.delete(client));
+		// If a connection breaks while a request runs on it, there is the request's error, and also this event, which would end the process
+		// if nobody listened.
 		this.pool.on('connect', (client) => client.on('error', () => {}));
-		this.pool.on('error', (error) => log('warning', 'a connection to PostgreSQL is lost', { error: error.message }));
+		this.pool.on('error', (error) => log('warning', 'a connection to PostgreSQL was lost', { error: error.message }));
 		const name = `${pg.escapeIdentifier(config.schema)}.docsync_call`;
 
 		this.statement = `SELECT ${name}($1, $2, $3, $4, $5, $6)`;
 		this.question = `SELECT has_function_privilege(${pg.escapeLiteral(`${name}(text, text, text, text, text, bytea)`)}, 'EXECUTE') AS may`;
 	}
 
-	// Runs a request in a transaction of its own, one at a time on a connection. Returns what docsync_call() does.
-	// Throws a refusal, if there is no connection to be had, or what PostgreSQL or the connection says.
+	// Runs a request in a transaction of its own, one at a time on a connection. Returns docsync_call()'s result. Throws a refusal if no
+	// connection is available, or the error of PostgreSQL or of the connection, or of waiting for its answer: a statement has its own limit,
+	// statement_timeout, which only a server that is there can enforce.
 	async call(key, values) {
 		const turn = this.turnstile.enter(key);
 
 		if (turn !== undefined) await turn;
 		try {
-			const client = await this.#connect();
-
-			try {
-				const answer = await client.query(new Call(this.statement, values)).done;
-
-				client.release();
-				return answer;
-			} catch (error) {
-				client.release(mustReconnect(error));
-				throw error;
-			}
+			return await this.#use(this.answerMs, (client) => client.query(new Call(this.statement, values)).done);
 		} finally {
 			this.turnstile.leave(key);
 		}
 	}
 
-	// A connection. If there is none to be had of a server, the next one is asked, each once.
+	// Runs a query on a connection, and returns that to the pool, or replaces it.
+	async #use(ms, query) {
+		const client = await this.#connect();
+
+		try {
+			const answer = await within(ms, query(client));
+
+			client.release();
+			return answer;
+		} catch (error) {
+			client.release(mustReconnect(error));
+			if (error instanceof SilenceError) this.#leave(client.at, error);
+			throw error;
+		}
+	}
+
+	// Leaves a server that doesn't answer for the next one. The connection is destroyed, since nobody would confirm that it ends, and so are
+	// idle ones, which would be as silent. Those in use have limits of their own.
+	#leave(at, error) {
+		this.#warn(at, error);
+		this.#advance(at);
+		for (const [other, isInUse] of this.connections) {
+			if (other.at === at && !isInUse) other.connection.stream.destroy();
+		}
+	}
+
+	// Goes on to the server after a certain one, unless somebody else has.
+	#advance(at) {
+		if (this.at === at) this.at = (at + 1) % this.hosts.length;
+	}
+
+	// Gets a connection. If a server has none, the next one is tried, each once.
 	async #connect() {
 		for (let tries = 1; ; tries++) {
 			const { at } = this;
@@ -148,63 +194,62 @@ export class Database {
 				return await this.pool.connect();
 			} catch (error) {
 				this.#warn(at, error);
-				if (this.at === at) this.at = (at + 1) % this.hosts.length;
+				this.#advance(at);
 				if (tries >= this.hosts.length) throw refuseConnection();
 			}
 		}
 	}
 
-	// At most once a second for each server: while there is none, each request finds that out.
+	// Warns at most once a second for each server: while it is down, every request notices.
 	#warn(at, error) {
 		const now = performance.now();
 
 		if (now < this.quietUntil[at]) return;
 		this.quietUntil[at] = now + QUIET_MS;
-		log('warning', 'no connection to PostgreSQL', { server: at + 1, error: error.message });
+		log('warning', error instanceof SilenceError ? 'PostgreSQL doesn\'t answer' : 'no connection to PostgreSQL', { server: at + 1, error: error.message });
 	}
 
-	// Whether PostgreSQL answers, and there is docsync_call(), which may be called.
+	// Does PostgreSQL answer, and does docsync_call() exist, and may we call it?
 	async isReady() {
 		try {
-			const client = await this.#connect();
+			const { rows: [{ may }] } = await this.#use(this.connectMs, (client) => client.query(this.question));
 
-			try {
-				const { rows: [{ may }] } = await client.query(this.question);
-
-				client.release();
-				return may;
-			} catch (error) {
-				client.release(error);
-				return false;
-			}
+			return may;
 		} catch {
 			return false;
 		}
 	}
 
+	// Closes the connections, when what runs on them has ended, or soon.
 	async stop() {
-		await this.pool.end();
+		try {
+			await within(STOP_MS, this.pool.end());
+		} catch {
+			for (const { connection } of this.connections.keys()) connection.stream.destroy();
+		}
 	}
 }
 
-// A pg.Client for whichever server it is at the time
-function clientOf(server) {
+// A class of pg.Client that connects to a database's current server, and knows which that was
+function clientOf(database) {
 	return class extends pg.Client {
 		constructor(options) {
-			super({ ...options, connectionString: server() });
+			super({ ...options, connectionString: database.hosts[database.at] });
+			this.at = database.at;
 		}
 	};
 }
 
-// A standby isn't what is looked for.
+// Rejects a connection to a standby.
 async function refuseReadOnly(client) {
 	const { rows: [{ transaction_read_only: isReadOnly }] } = await client.query('SHOW transaction_read_only');
 
-	if (isReadOnly === 'on') throw new Error('it is read-only');
+	if (isReadOnly === 'on') throw new Error('the server is read-only');
 }
 
-// An error of the statement's leaves the connection as good as it was; but for those of the session, and of a statement that was prepared
-// when the function was another. (Not by severity, which comes in the language of lc_messages.)
+// Must the connection be replaced after an error? Errors of the statement leave it usable, except those of the session, and of a statement
+// prepared for an earlier version of the function, and of a server that accepts no writes any more. (Severity doesn't help, since it is in
+// the language of lc_messages.)
 export function mustReconnect({ code }) {
-	return code === undefined || /^(0A|08|25P0[34]|26|28|57|58|XX)/.test(code);
+	return code === undefined || /^(0A|08|25006|25P0[34]|26|28|57|58|XX)/.test(code);
 }

@@ -1,6 +1,6 @@
-// errors.js - how a request is refused: the statuses, codes and words of PostgREST 12.0.2 and of examples/postgrest/docsync.conf.
+// errors.js - refusals, with the statuses, codes and texts of PostgREST 12.0.2 and of examples/postgrest/docsync.conf.
 
-// An answer that ends a request: status, the body's text, headers besides those that every answer has.
+// An answer that ends a request: status, the body's text, and headers besides those of every answer.
 export class Refusal extends Error {
 	constructor(status, body, headers) {
 		super(`status ${status}`);
@@ -10,39 +10,39 @@ export class Refusal extends Error {
 	}
 }
 
-// One in PostgREST's words, and in its order of keys.
+// A refusal in PostgREST's form, including its order of keys.
 function postgrest(status, { code, message, details = null, hint = null }, headers = {}) {
 	return new Refusal(status, JSON.stringify({ code, details, hint, message }), { 'Content-Type': 'application/json; charset=utf-8', ...headers });
 }
 
 const RETRY = { 'Retry-After': '1' };
 
-// What nginx says itself: message, details, hint, by status.
+// nginx's own errors: message, details, hint, by status.
 const WORDS = {
-	400: ['bad request', null, 'Percent-encode the parameters, in UTF-8; the header X-Client-Id is UTF-8, too.'],
-	404: ['not found', null, 'There are /Docs, /Docs/Query, /Docs/Sync, /Docs/Pull, /Docs/Reconcile and /Docs/Get.'],
+	400: ['bad request', null, 'Percent-encode the parameters, in UTF-8; the header X-Client-Id must be UTF-8, too.'],
+	404: ['not found', null, 'The paths are /Docs, /Docs/Query, /Docs/Sync, /Docs/Pull, /Docs/Reconcile and /Docs/Get.'],
 	405: ['method not allowed', null, 'Use POST; GET or HEAD for /Docs/Pull.'],
 	413: ['request too large', 'At most 64 MB are accepted.', 'Send several smaller batches.'],
-	414: ['request line too long', 'At most 8 kB are accepted.', 'Send a cursor as it came; clientId and collection have at most 200 bytes.'],
+	414: ['request line too long', 'At most 8 kB are accepted.', 'Send the cursor unchanged; clientId and collection have at most 200 bytes.'],
 	415: ['compressed request', null, 'Send it without Content-Encoding.'],
-	431: ['header too long', 'At most 8 kB are accepted in each, the token among them.', 'Leave out headers that nobody needs, or put less into the token.'],
+	431: ['header too long', 'At most 8 kB are accepted in each, including the token.', 'Leave out unnecessary headers, or put less into the token.'],
 	500: ['request failed', null, null],
 	503: ['service too busy', null, 'Try again later.'],
 };
 
-// A refusal that is the gateway's own.
+// A refusal by the gateway itself.
 export function refuse(status, headers = {}) {
 	const [message, details, hint] = WORDS[status];
 
 	return new Refusal(status, JSON.stringify({ code: `PT${status}`, message, details, hint }), { 'Content-Type': 'application/json', ...headers });
 }
 
-// One for want of connections, memory or time: nothing of the request has been done, or what has been is unchanged next time.
+// A refusal for lack of connections, memory or time: nothing of the request was done, or what was done is "unchanged" next time.
 export function refuseForNow() {
 	return refuse(503, RETRY);
 }
 
-// Nobody is there any more to be told: the client has left before its request had come.
+// There is nobody to answer: the client left before its request had arrived.
 export const GONE = new Refusal(499, '', {});
 
 // A token that isn't valid.
@@ -51,12 +51,12 @@ export function refuseToken(message) {
 		{ 'WWW-Authenticate': `Bearer error="invalid_token", error_description=${JSON.stringify(message)}` });
 }
 
-// No connection to PostgreSQL is to be had. (PostgREST adds where it looked for it.)
+// No connection to PostgreSQL is available. (PostgREST adds where it looked for it.)
 export function refuseConnection() {
 	return postgrest(503, { code: 'PGRST000', message: 'Database connection error. Retrying the connection.' }, RETRY);
 }
 
-// What an error of PostgreSQL's, or of the connection while a request ran, is answered with.
+// The answer to an error of PostgreSQL, or of the connection while a request ran.
 export function refuseDatabase(error, isAnonymous) {
 	const { code, message, detail: details, hint } = error;
 
@@ -70,14 +70,14 @@ export function refuseDatabase(error, isAnonymous) {
 	return postgrest(status, { code, message, details, hint }, status === 401 ? { 'WWW-Authenticate': 'Bearer' } : status === 503 ? RETRY : {});
 }
 
-// An answer that PostgREST would not understand: what a trigger has put into response.headers or response.status.
+// The answer when a trigger has set response.headers or response.status to something that PostgREST wouldn't understand.
 export function refuseSetting(name) {
 	return postgrest(500, name === 'headers'
 		? { code: 'PGRST111', message: 'response.headers guc must be a JSON array composed of objects with a single key and a string value' }
 		: { code: 'PGRST112', message: 'response.status guc must be a valid status code' });
 }
 
-// SQLSTATE PGRST: the whole answer stands in message and detail.
+// SQLSTATE PGRST: message and detail contain the whole answer.
 function refuseAsSaid({ message, detail }) {
 	try {
 		const body = JSON.parse(message);
@@ -87,12 +87,12 @@ function refuseAsSaid({ message, detail }) {
 			return postgrest(status, body, headers);
 		}
 	} catch {
-		// as if it were another value
+		// treated like any other invalid value
 	}
 	return postgrest(500, { code: 'PGRST121', message: 'The message and detail field of RAISE \'PGRST\' error expects JSON' });
 }
 
-// The status of a SQLSTATE: the first pattern that it begins with.
+// SQLSTATE prefixes and their statuses; the first that matches counts.
 const STATUSES = [
 	['08', 503], ['09', 500], ['0L', 403], ['0P', 403], ['23503', 409], ['23505', 409], ['25006', 405], ['25', 500], ['28', 403],
 	['2D', 500], ['38', 500], ['39', 500], ['3B', 500], ['40', 500], ['53', 503], ['54', 413], ['55', 500], ['57P01', 503], ['57', 500],

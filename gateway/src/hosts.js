@@ -1,28 +1,33 @@
-// hosts.js - where PostgreSQL is: connection strings with several hosts, as libpq takes them. pg knows one.
+// hosts.js - connection strings with several hosts, as libpq accepts them; pg only supports one host.
 
-// The servers of a connection string, as connection strings of one each: those of the authority, host1:port1,host2:port2, or of the parameters
-// host and port. Which of them is taken is for who connects to say (database.js); of target_session_attrs what would say otherwise is refused.
+// Splits a connection string into one for each server. Servers are in the authority, host1:port1,host2:port2, or in the parameters host and
+// port, each of which takes precedence. database.js chooses which of them to use; values of target_session_attrs that would contradict its
+// choice are refused.
 export function readHosts(uri, mustWrite) {
 	const [, beginning, authority, path, query] = /^(postgres(?:ql)?:\/\/(?:[^@/?#]*@)?)([^/?#]*)([^?#]*)\??([^#]*)$/.exec(uri) ?? [];
 
-	if (beginning === undefined) throw new Error('DOCSYNC_DATABASE_URI and DOCSYNC_STANDBY_URI are postgresql://...');
+	if (beginning === undefined) throw new Error('DOCSYNC_DATABASE_URI and DOCSYNC_STANDBY_URI must begin with postgresql://');
 	const parameters = new URLSearchParams(query);
 	const attributes = take(parameters, 'target_session_attrs') ?? 'any';
+	const places = authority.split(',');		// host:port
 	const hosts = take(parameters, 'host')?.split(',');
-	const ports = take(parameters, 'port')?.split(',') ?? [];
+	const ports = take(parameters, 'port')?.split(',');
+	const count = (hosts ?? places).length;
 
 	if (!(mustWrite ? ['any', 'read-write', 'primary'] : ['any', 'prefer-standby']).includes(attributes)) {
-		throw new Error(`target_session_attrs=${attributes} isn't what the gateway does there`);
+		throw new Error(`target_session_attrs=${attributes} isn't supported there`);
 	}
-	if (hosts === undefined) return authority.split(',').map((host) => `${beginning}${host}${path}${write(parameters)}`);
-	if (ports.length > 1 && ports.length !== hosts.length) throw new Error('there are not as many ports as hosts');
-	return hosts.map((host, n) => {
+	for (const { length } of [ports ?? places, places]) {
+		if (length !== 1 && length !== count) throw new Error('the number of ports differs from that of hosts');
+	}
+	return Array.from({ length: count }, (_, n) => {
 		const own = new URLSearchParams(parameters);
-		const port = ports[n] ?? ports[0];
+		const place = places[n] ?? places[0];
+		const port = ports?.[n] ?? ports?.[0];
 
-		own.set('host', host);
+		if (hosts) own.set('host', hosts[n]);
 		if (port) own.set('port', port);
-		return `${beginning}${authority}${path}${write(own)}`;
+		return `${beginning}${ports ? place.replace(/:\d*$/, '') : place}${path}${write(own)}`;
 	});
 }
 

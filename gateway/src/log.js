@@ -1,8 +1,8 @@
-// log.js - JSON lines on standard output. Nothing that a client has sent is among them.
+// log.js - JSON lines on standard output. They contain nothing that a client has sent.
 
-process.stdout.on('error', () => {});		// whoever reads it may leave; the service stays
+process.stdout.on('error', () => {});		// the reader may go away; the service stays up
 
-// Writes a line: when, how bad (info, warning, error), what, and more if there is.
+// Writes a line: time, level (info, warning, error), message, and further fields.
 export function log(level, message, more = {}) {
 	process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), level, message, ...more })}\n`);
 }

@@ -1,11 +1,11 @@
-// metrics.js - what there is to measure, as Prometheus reads it. No names of collections, clients or documents.
+// metrics.js - metrics for Prometheus. They contain no names of collections, clients or documents.
 
 import cluster from 'node:cluster';
 import { AggregatorRegistry, Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
-// Metrics of a gateway, whose databases, by name, and server are given.
+// The metrics of a gateway, given its databases, by name, and its server.
 export class Metrics {
 	constructor(databases, server) {
 		const registers = [this.registry = new Registry()];
@@ -25,17 +25,17 @@ export class Metrics {
 			name: 'docsync_http_request_seconds', help: 'From a request\'s headers to the end of its answer', labelNames: ['function'], buckets: BUCKETS, registers,
 		});
 		pool('docsync_pool_connections', 'Connections to PostgreSQL', ({ pool: { totalCount } }) => totalCount);
-		pool('docsync_pool_busy', 'Requests under way in PostgreSQL', ({ turnstile }) => turnstile.running);
-		pool('docsync_pool_waiting', 'Requests that wait for a connection', ({ turnstile }) => turnstile.waiting.size);
-		gauge('docsync_buffered_bytes', 'Bodies of requests that are arriving or under way', () => server.buffered);
+		pool('docsync_pool_busy', 'Requests running in PostgreSQL', ({ turnstile }) => turnstile.running);
+		pool('docsync_pool_waiting', 'Requests waiting for a connection', ({ turnstile }) => turnstile.waiting.size);
+		gauge('docsync_buffered_bytes', 'Bytes of bodies of requests that are arriving or running', () => server.buffered);
 		this.children = new Map();
-		if (cluster.isWorker) {		// processes.js asks, and adds up
+		if (cluster.isWorker) {		// processes.js collects and adds up
 			new AggregatorRegistry();		// eslint-disable-line no-new -- listens
 			AggregatorRegistry.setRegistries([this.registry]);
 		}
 	}
 
-	// Notes a request that has been answered.
+	// Counts a request that has been answered.
 	note(name, status, seconds) {
 		const key = `${name} ${status}`;
 		let child = this.children.get(key);

@@ -1,8 +1,8 @@
-// operators.js - what operators ask, on an address of its own: does it run, can it serve, what has it done?
+// operators.js - the endpoints for operators, on an address of their own: is it up, can it serve, what has it done?
 
 import http from 'node:http';
 
-// A server of /health, /ready and /metrics: isReady() promises whether requests could be served, metrics() the text for Prometheus.
+// Makes a server for /health, /ready and /metrics. isReady() promises whether requests could be served, metrics() the text for Prometheus.
 export function makeOperatorServer(isReady, metrics, contentType) {
 	return http.createServer(async ({ method, url }, response) => {
 		const answer = (status, body, type = 'text/plain') => response
@@ -12,14 +12,14 @@ export function makeOperatorServer(isReady, metrics, contentType) {
 			if (url === '/health') answer(200, 'ok\n');
 			else if (url === '/ready') answer(...await isReady() ? [200, 'ready\n'] : [503, 'not ready\n']);
 			else if (url === '/metrics') answer(200, await metrics(), contentType);
-			else answer(404, 'there are /health, /ready and /metrics\n');
+			else answer(404, 'the paths are /health, /ready and /metrics\n');
 		} catch (error) {
 			answer(500, `${error.message}\n`);
 		}
 	});
 }
 
-// Has a server listen on an address: HOST:PORT, or the path of a socket.
+// Makes a server listen on an address: HOST:PORT, or the path of a socket.
 export function listen(server, address) {
 	const [, host, port] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
 

@@ -1,4 +1,5 @@
-// processes.js - several processes that share the work, one a processor: each is a whole gateway but for what operators ask.
+// processes.js - several processes that share the work, one for each processor. Each is a complete gateway except for the operators'
+// endpoints.
 
 import cluster from 'node:cluster';
 import { once } from 'node:events';
@@ -8,10 +9,10 @@ import { Database } from './database.js';
 import { log } from './log.js';
 import { listen, makeOperatorServer } from './operators.js';
 
-const RESTART_MS = 1000;		// until the place of one that has ended is taken
+const RESTART_MS = 1000;		// before one that has ended is replaced
 
-// Starts them; resolves when all listen. One that ends has another take its place; but if one can't start, none does. Their stop() lets the
-// requests under way finish.
+// Starts them; resolves when all listen. If one ends, it is replaced; but if one can't start, all are stopped. The result's stop() lets
+// running requests finish.
 export async function startProcesses(config) {
 	const database = new Database({ ...config, pool: 1 }, config.databaseUri, true);
 	const registry = new AggregatorRegistry();

@@ -1,5 +1,5 @@
-// requests.js - what a request is, before anybody has looked at its token or its body: which function it calls, and whether it is one at
-// all. As nginx with examples/postgrest/docsync.conf sees it, so that a request means the same to both.
+// requests.js - reads a request without its token and body: which function does it call, and is it valid? It is read as nginx with
+// examples/postgrest/docsync.conf would, so that a request means the same to both.
 
 import { isUtf8 } from 'node:buffer';
 import { refuse } from './errors.js';
@@ -19,14 +19,14 @@ export const ROUTES = new Map([
 	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_pull', isRead: true }],
 ]);
 
-// What may come but once
+// Headers that may occur only once
 const ONCE = new Set(['host', 'authorization', 'content-length', 'transfer-encoding', 'expect', 'if-match', 'if-none-match', 'if-modified-since', 'if-unmodified-since', 'if-range']);
 
-// node:http's limit for the request line and all headers: somewhat more than is accepted, so that a refusal can say which is too long.
+// node:http's limit for the request line and all headers: somewhat more than is accepted, so that a refusal can say which one is too long.
 export const HEADERS_SIZE = LINE_MAX + HEADERS_MAX;
 
-// Returns { route, args, clientId, etags, mayBeStandby }, the texts as they came, '' where there is none; null for OPTIONS, which is answered without
-// looking any further. Throws a refusal.
+// Returns { route, args, clientId, etags, mayBeStandby }, the texts unchanged, '' where there is none; or null for OPTIONS, which is answered without
+// looking further. Throws a refusal.
 export function readRequest(request) {
 	const { method, url, rawHeaders } = request;
 
@@ -35,7 +35,7 @@ export function readRequest(request) {
 	const { path, args } = split(url);
 
 	checkHeaders(request);
-	if (method === 'TRACE') throw refuse(405, { Allow: 'POST' });		// for any path
+	if (method === 'TRACE') throw refuse(405, { Allow: 'POST' });		// whatever the path
 	const route = ROUTES.get(path);
 	const clientId = first(rawHeaders, 'x-client-id');
 
@@ -48,7 +48,7 @@ export function readRequest(request) {
 	return { route, args, clientId, etags: first(rawHeaders, 'if-none-match'), mayBeStandby: first(rawHeaders, 'x-docsync-read') === 'standby' };
 }
 
-// What is refused of a request that isn't HTTP, or not as node:http knows it, by the bytes that came.
+// The refusal for a request that isn't HTTP, or not as node:http accepts it, judging by the bytes received.
 export function refuseBroken(error, bytes) {
 	const line = /^([A-Z_-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(bytes);
 
@@ -80,7 +80,7 @@ function checkHeaders({ rawHeaders, headers, httpVersion }) {
 	if (headers.host === undefined && httpVersion !== '1.0') throw refuse(400);
 }
 
-// The path, decoded and without "//", "." and ".."; and the query string, as it came.
+// Splits a URL into the path, decoded and without "//", "." and "..", and the query string, unchanged.
 function split(url) {
 	const target = /^https?:\/\/[^/?#]+(.*)$/i.exec(url)?.[1] ?? url;
 	const [, path, args = ''] = /^([^?#]*)(?:\?([^#]*))?/.exec(target);
@@ -102,7 +102,7 @@ function split(url) {
 	return { path: `/${parts.join('/')}${/^\.{0,2}$/.test(segments.at(-1)) && parts.length > 0 ? '/' : ''}`, args };
 }
 
-// The value of a header that comes first, bytes as characters
+// The value of the first header with a name, each byte as a character
 function first(rawHeaders, name) {
 	for (let i = 0; i < rawHeaders.length; i += 2) {
 		if (rawHeaders[i].length === name.length && rawHeaders[i].toLowerCase() === name) return rawHeaders[i + 1];

@@ -1,7 +1,8 @@
 // server.js - the service: requests in, one statement each, answers out.
 //
-// What is written here stands in for nginx and PostgREST, and is as they are: the same requests, statuses, bodies; of headers Content-Type,
-// Content-Encoding (answers below 1,000 bytes are never compressed), ETag, Cache-Control, Allow, WWW-Authenticate, Access-Control-*.
+// This takes the place of nginx and PostgREST, and behaves as they do: the same requests, statuses, bodies, and the same headers
+// Content-Type, Content-Encoding (answers below 1,000 bytes are never compressed), ETag, Cache-Control, Allow, WWW-Authenticate,
+// Access-Control-*.
 
 import cluster from 'node:cluster';
 import http from 'node:http';
@@ -17,28 +18,28 @@ import { makeVerifier } from './tokens.js';
 
 const GZIP_MIN = 1000;			// bytes
 const HEADERS_MS = 20_000;		// for a request's headers to arrive
-const REQUEST_MS = 300_000;		// for the whole of it
-const IDLE_MS = 75_000;			// in which nothing is sent or received; more than a statement may take
+const REQUEST_MS = 300_000;		// for the whole request
+const IDLE_MS = 75_000;			// without anything sent or received; longer than a statement may take
 const KEEP_ALIVE_MS = 65_000;
-const LINGER_MS = 5000;			// for what is still arriving of a request that has been answered
-const PIPELINE_MAX = 100;		// requests that have come on a connection and wait for the answer to one before
+const LINGER_MS = 5000;			// for the rest of a request that has been answered already
+const PIPELINE_MAX = 100;		// requests of a connection that wait for the answer to an earlier one
 const MB = 1024 * 1024;
-const STOP_MS = 60_000;			// for requests under way when it is told to stop
+const STOP_MS = 60_000;			// for running requests, when told to stop
 const NO_BODY = Buffer.alloc(0);
 
-// The headers of each answer; and of what a browser asks first
+// The headers of each answer, and of the answer to a browser's preflight request
 const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*', 'Access-Control-Expose-Headers', 'ETag, Retry-After'];
 const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
 	'Access-Control-Max-Age', '86400', 'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id, *'];
 const PREFLIGHT_STANDBY = [...PREFLIGHT.slice(0, -1), `${PREFLIGHT.at(-1)}, X-Docsync-Read`];
-const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync says it
+const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync sets it
 
-const FRAMING = /^(connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;		// says where an answer ends: no trigger knows
+const FRAMING = /^(connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;		// these say where an answer ends, which a trigger can't know
 const compress = promisify(gzip);
-const before = Symbol('the request before, of the same connection');
-const waiting = Symbol('how many requests of a connection have come and aren\'t answered');
+const before = Symbol('the previous request of the same connection');
+const waiting = Symbol('how many requests of a connection are not answered yet');
 
-// Starts a gateway; it runs when this resolves. Its stop() lets the requests under way finish.
+// Starts a gateway, which is up when this resolves. Its stop() lets running requests finish.
 export async function startGateway(config) {
 	const gateway = new Gateway(config, await makeVerifier(config));
 
@@ -56,7 +57,7 @@ class Gateway {
 			maxHeaderSize: HEADERS_SIZE, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, keepAliveTimeout: KEEP_ALIVE_MS,
 			connectionsCheckingInterval: 5000, requireHostHeader: false,
 		}, (request, response) => this.serve(request, response));
-		this.server.maxHeadersCount = 0;		// their size is limited; more than a number would be left out unseen
+		this.server.maxHeadersCount = 0;		// their size is limited; node would silently drop those beyond a number
 		this.server.on('checkContinue', (request, response) => this.serve(request, response, true));
 		this.server.on('checkExpectation', (request, response) => this.serve(request, response));
 		this.server.on('clientError', answerBroken);
@@ -85,19 +86,19 @@ class Gateway {
 		this.stopping = true;
 		this.admin.closeAllConnections();
 		for (const socket of this.sockets) {
-			if (socket[before] === undefined) socket.destroySoon();		// nothing is under way on it
+			if (socket[before] === undefined) socket.destroySoon();		// no request is running on it
 		}
 		await closed;
 		clearTimeout(timer);
 		await Promise.all([this.database.stop(), this.standby?.stop()]);
 	}
 
-	// Answers a request, after those that came before on its connection, when the client has taken their answers. Never throws.
+	// Answers a request, after earlier ones of the same connection, when the client has taken their answers. Never throws.
 	async serve(request, response, isExpecting = false) {
 		const { socket } = request;
 
 		socket[waiting] = (socket[waiting] ?? 0) + 1;
-		if (socket[waiting] > PIPELINE_MAX) socket.destroy();		// node:http would read on and on
+		if (socket[waiting] > PIPELINE_MAX) socket.destroy();		// node:http would keep on reading
 		if (socket.destroyed) return;
 
 		const begun = performance.now();
@@ -113,7 +114,7 @@ class Gateway {
 			}
 			try {
 				this.send(call, await this.answer(call));
-			} catch (error) {		// in headers that a trigger has set, if nowhere else
+			} catch (error) {		// at least headers that a trigger has set can cause one
 				log('error', 'a request failed here', { function: call.name, error: error.stack });
 				this.send(call, refuse(500));
 			}
@@ -135,7 +136,7 @@ class Gateway {
 		}
 	}
 
-	// What a request is answered with: status, body, headers, or a refusal, which has these, too.
+	// The answer to a request: status, body and headers, or a refusal, which has these, too.
 	async answer(call) {
 		try {
 			const asked = readRequest(call.request);
@@ -156,7 +157,8 @@ class Gateway {
 		}
 	}
 
-	// Runs a request in the database; on a standby, if the client says that this will do. What no standby does for it, the primary does.
+	// Runs a request in the database; on a standby, if the client says that a standby is good enough. If the standby can't run it, the
+	// primary does.
 	async run(call, asked, who, body) {
 		const { route } = asked;
 		const key = collectionOf(asked, who, body);
@@ -176,15 +178,15 @@ class Gateway {
 		}
 	}
 
-	// How a client is told of what the database, or its want, has thrown
+	// The refusal for an error of the database, or for lack of it
 	refusalOf(call, error, who) {
 		if (error instanceof Refusal) return error;
 		call.code = error.code;
 		return refuseDatabase(error, who.role === this.config.anonRole);
 	}
 
-	// The body. Refused while it arrives if it is larger than it may be, or more than there is memory for: a quarter for those who show no
-	// token, so that they can't take it from the others.
+	// Reads the body. It is refused while it arrives if it is larger than allowed, or than there is memory for: a quarter of the memory for
+	// requests without a token, so that they can't take it from the others.
 	readBody(call, route) {
 		const { request, response, isExpecting } = call;
 		const max = this.config.maxBufferedMb * MB;
@@ -213,7 +215,7 @@ class Gateway {
 		});
 	}
 
-	// The answer that docsync_call() has returned: a body, and a line each for headers and status
+	// The answer made of docsync_call()'s result: a body, and one line each for headers and status
 	async respond(call, answer) {
 		const bodyEnd = answer.lastIndexOf('\n', answer.lastIndexOf('\n') - 1);
 		const [setHeaders, setStatus] = answer.slice(bodyEnd + 1).split('\n');
@@ -233,7 +235,7 @@ class Gateway {
 		return { status, body, headers };
 	}
 
-	// Sends an answer, if it can still be sent, and sees to what is still arriving of the request.
+	// Sends an answer, if that is still possible, and takes care of the rest of the request, if it is still arriving.
 	send(call, { status, body, headers, general = HEADERS }) {
 		const { request, response } = call;
 		const all = [...general];
@@ -259,11 +261,11 @@ class Gateway {
 	}
 }
 
-// Whether a request that failed on a standby is one for the primary: if there is no connection, or the standby had to end it for what it
-// replays, or is going down.
-const isForPrimary = (error) => error instanceof Refusal || error.code === undefined || /^(08|40|53|57)/.test(error.code);
+// Should a request that failed on a standby go to the primary? Yes, if there is no connection, or the standby had to cancel it because of a
+// recovery conflict, or is shutting down. No, if it took too long: there it would, too.
+const isForPrimary = (error) => error instanceof Refusal || error.code === undefined || /^(08|40|53|57P0)/.test(error.code);
 
-// Until an answer has been handed to the system, or there is nobody any more to take it.
+// Resolves when an answer has been handed to the system, or the connection is closed.
 function untilTaken(response, socket) {
 	if (response.writableFinished || socket.destroyed) return undefined;
 	return new Promise((resolve) => {
@@ -280,7 +282,7 @@ function untilTaken(response, socket) {
 
 const hasBody = ({ headers }) => headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
-// What docsync reads of the headers, as PostgREST hands it on. They are UTF-8, in characters of a byte each.
+// The headers that docsync reads, as PostgREST passes them on. They are UTF-8, with each byte as a character.
 function headersOf({ args, clientId, etags }) {
 	if (args === '' && clientId === '' && etags === '') return '{}';
 	const headers = {};
@@ -291,8 +293,7 @@ function headersOf({ args, clientId, etags }) {
 	return Buffer.from(JSON.stringify(headers), 'latin1').toString();
 }
 
-// Whose turn it is: the collection that a request is about, as far as that can be told without reading all of it. It is good for nothing
-// but to share the connections.
+// The collection that a request is about, as far as that can be told without parsing all of it. Used only to share the connections fairly.
 function collectionOf({ args, route }, who, body) {
 	return /(?:^|&)collection=([^&]+)/.exec(args)?.[1]
 		?? (route.takesBody ? /"collection"\s*:\s*"([^"]+)"/.exec(body.toString('latin1', 0, 512))?.[1] : undefined)
@@ -320,7 +321,7 @@ function readHeaders(text) {
 	}
 }
 
-// What isn't HTTP, or not of the form that node:http takes, is refused as JSON, too.
+// Refuses what isn't HTTP, or not in a form that node:http accepts, in JSON as well.
 function answerBroken(error, socket) {
 	if (error.code === 'ECONNRESET' || error.code === 'ERR_HTTP_REQUEST_TIMEOUT' || !socket.writable || socket[before] || socket.bytesWritten > 0 && socket._httpMessage) {
 		socket.destroy();

@@ -1,4 +1,4 @@
-// tokens.js - who asks: tokens (JWT), verified once and remembered until they expire.
+// tokens.js - who makes a request: tokens (JWT), verified once and remembered until they expire.
 
 import { decodeProtectedHeader, createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify } from 'jose';
 import { refuseForNow, refuseToken } from './errors.js';
@@ -6,9 +6,9 @@ import { log } from './log.js';
 
 const SYMMETRIC = ['HS256', 'HS384', 'HS512'];
 const ASYMMETRIC = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'];
-const SKEW = 30;				// seconds that clocks may differ, as PostgREST has it
-const KEPT_MS = 600_000;		// longer no token is taken unseen: its key may have been withdrawn
-const KEPT_SIZE = 16_000_000;	// characters of tokens and claims, altogether
+const SKEW = 30;				// seconds that clocks may differ, as in PostgREST
+const KEPT_MS = 600_000;		// then a token is verified again: its key may have been withdrawn
+const KEPT_SIZE = 16_000_000;	// characters of tokens and claims in total
 
 // Returns a function that takes the header Authorization and returns, or promises, { role, claims, collection }: the role that a
 // request runs as, the claims as text, and the collection that they name. Throws, or rejects, with a refusal.
@@ -16,7 +16,7 @@ export async function makeVerifier(config) {
 	const { key, algorithms } = readKeys(config);
 	const path = config.jwtRoleClaim.replace(/^\./, '').split('.');
 	const anonymous = { role: config.anonRole, claims: JSON.stringify({ role: config.anonRole }), collection: undefined };
-	const kept = new Map();		// by token, in the order they came
+	const kept = new Map();		// by token, oldest first
 	let size = 0;
 
 	const forget = (token) => {
@@ -55,8 +55,8 @@ export async function makeVerifier(config) {
 	};
 }
 
-// The key, or a function that finds it, and the algorithms it is good for. A secret is never taken for a public key, nor one for a
-// secret: each has algorithms of its own.
+// Returns the key, or a function that finds it, and its algorithms. A secret is never taken for a public key, or a public key for a secret:
+// each kind has its own algorithms.
 function readKeys({ jwtSecret, jwksUrl }) {
 	let keys;
 
@@ -70,18 +70,39 @@ function readKeys({ jwtSecret, jwksUrl }) {
 	if (Array.isArray(keys?.keys) && keys.keys.length === 1) [keys] = keys.keys;
 	if (keys?.kty === 'oct') return secretKey(Buffer.from(keys.k, 'base64url'));
 	if (typeof keys?.kty === 'string') return { key: createLocalJWKSet({ keys: [keys] }), algorithms: ASYMMETRIC };
-	// One that is broken, or in another form, would be taken for a secret that everybody knows.
-	if (/^\s*(\{|-----BEGIN )/.test(jwtSecret)) throw new Error('DOCSYNC_JWT_SECRET is neither a secret nor a JWK or JWKS: public keys are given as one of these');
+	// A public key that is broken, or in another form, would otherwise be used as a secret that everybody knows.
+	if (keys instanceof Object || isPublic(jwtSecret)) {
+		throw new Error('DOCSYNC_JWT_SECRET is not a secret, JWK or JWKS: public keys must be a JWK or JWKS, and its URL belongs into DOCSYNC_JWKS_URL');
+	}
 	return secretKey(Buffer.from(jwtSecret));
 }
 
-// A secret is good for hashes that aren't longer than it is.
+// Does a text look like what anybody may know: a JSON object or key, PEM, a URL, an OpenSSH key, or DER in base64 or hexadecimal?
+function isPublic(text) {
+	const bare = text.replace(/^["'\s]+|["'\s]+$/g, '');
+
+	return /^\{|["']kty\\?["']\s*:|-{4} ?BEGIN |^[a-z][a-z0-9+.-]*:\/\/|\.well-known\/|(?:^|\s)(?:ssh-|ecdsa-sha2-|sk-)\S+\s+AAAA/i.test(bare)
+		|| isEncodedKey(Buffer.from(bare, 'base64')) || isEncodedKey(Buffer.from(bare.replace(/[\s:]/g, ''), 'hex'));
+}
+
+// Are these bytes a key or certificate in DER, a sequence as long as it says, or an OpenSSH key, which begins with the length of its kind's
+// name? One of 50,000 random secrets looks like that, too; it is better refused than a public key accepted.
+function isEncodedKey(bytes) {
+	const { length } = bytes;
+
+	if (length < 20) return false;
+	if (/^\0\0\0.(?:ssh-|ecdsa-sha2-|sk-)/s.test(bytes.toString('latin1', 0, 20))) return true;
+	if (bytes[0] !== 0x30) return false;
+	return bytes[1] === length - 2 || (bytes[1] === 0x81 && bytes[2] <= length - 3) || (bytes[1] === 0x82 && bytes.readUInt16BE(2) <= length - 4);
+}
+
+// A secret is used only for hashes that aren't longer than itself.
 function secretKey(key) {
-	if (key.length < 32) throw new Error('DOCSYNC_JWT_SECRET has less than 32 characters');
+	if (key.length < 32) throw new Error('DOCSYNC_JWT_SECRET has fewer than 32 characters');
 	return { key, algorithms: SYMMETRIC.filter((name) => key.length * 8 >= Number(name.slice(2))) };
 }
 
-// The claims of a token, and their text as it came: numbers that JavaScript would round are in it as they were signed.
+// Verifies a token. Returns its claims, and their original text, which has numbers that JavaScript would round as they were signed.
 async function check(token, key, algorithms, audience, now) {
 	const parts = token.split('.').length;
 	let payload;
@@ -91,7 +112,7 @@ async function check(token, key, algorithms, audience, now) {
 		({ payload } = await verifyBy(token, key, { algorithms, clockTolerance: SKEW, currentDate: new Date(now) }));
 	} catch (error) {
 		if (isWithoutKeys(error)) {
-			log('warning', 'no keys are to be had of DOCSYNC_JWKS_URL', { error: error.message });
+			log('warning', 'could not fetch keys from DOCSYNC_JWKS_URL', { error: error.message });
 			throw refuseForNow();
 		}
 		throw refuseToken(describe(error, token));
@@ -101,7 +122,7 @@ async function check(token, key, algorithms, audience, now) {
 	return { payload, text: Buffer.from(token.split('.')[1], 'base64url').toString() };
 }
 
-// A token that doesn't say which key it is signed with may be signed with any that fits.
+// A token that doesn't say which key it is signed with may be signed with any suitable key.
 async function verifyBy(token, key, options) {
 	try {
 		return await jwtVerify(token, key, options);
@@ -118,11 +139,11 @@ async function verifyBy(token, key, options) {
 	}
 }
 
-// Whether the keys couldn't be fetched, for which no token is to blame: no connection, no answer in time, not the answer that it should be
+// Is it an error of fetching keys, which isn't the token's fault: no connection, no answer in time, or a wrong answer?
 const isWithoutKeys = (error) => error instanceof errors.JWKSTimeout || error instanceof errors.JWKSInvalid || error.code === 'ERR_JOSE_GENERIC'
 	|| (error instanceof TypeError && error.message === 'fetch failed');
 
-// PostgREST's words for what is wrong with a token, where one goes by them.
+// PostgREST's texts for what is wrong with a token, as far as clients may rely on them.
 function describe(error, token) {
 	if (error instanceof errors.JWTExpired) return 'JWT expired';
 	if (error instanceof errors.JWTClaimValidationFailed && error.claim === 'nbf' && error.reason === 'check_failed') return 'JWTNotYetValid';

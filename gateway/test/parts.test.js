@@ -5,6 +5,7 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
+import pg from 'pg';
 import { HELP, readConfig } from '../src/config.js';
 import { Turnstile, mustReconnect } from '../src/database.js';
 import { refuseDatabase } from '../src/errors.js';
@@ -23,13 +24,21 @@ test('settings come from the environment and a file, and the environment wins', 
 
 	assert.deepEqual([config.pool, config.listen, config.jwtSecret, config.schema], [7, '127.0.0.1:2', SECRET, 'api']);
 	for (const [env, message] of [
-		[{}, /JWT_SECRET or DOCSYNC_JWKS_URL must be given/], [{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_JWKS_URL: 'http://x/' }, /but one of them/],
+		[{}, /either DOCSYNC_JWT_SECRET or/], [{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_JWKS_URL: 'http://x/' }, /not both/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: '0' }, /^DOCSYNC_POOL is not a positive integer$/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL_WAIT: '2147484' }, /^DOCSYNC_POOL_WAIT is more than a day$/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_ANSWER_WAIT: '86401' }, /^DOCSYNC_ANSWER_WAIT is more than a day$/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LOG_REQUESTS: 'yes' }, /^DOCSYNC_LOG_REQUESTS is neither/],
 	]) assert.throws(() => readConfig(env), { message });
 	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
-	assert.throws(() => readConfig({}, file), /there is no setting DOCSYNC_POOLS/);
-	assert.match(HELP, /DOCSYNC_POOL_PER_COLLECTION\n.*\n +default: 10/);
+	assert.throws(() => readConfig({}, file), /unknown setting DOCSYNC_POOLS/);
+	assert.match(HELP, /DOCSYNC_POOL\n.*\n +default: 20\n +DOCSYNC_POOL_PER_COLLECTION\n.*half of DOCSYNC_POOL, rounded up\n/);
+	for (const [pool, perCollection, expected] of [[undefined, undefined, 10], ['10', undefined, 5], ['4', undefined, 2], ['3', undefined, 2], ['1', undefined, 1], ['4', '3', 3]]) {
+		const env = { DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: pool, DOCSYNC_POOL_PER_COLLECTION: perCollection };
+
+		assert.equal(readConfig(env).poolPerCollection, expected, `half of ${pool}, or ${perCollection}`);
+	}
+	assert.throws(() => readConfig({ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL_PER_COLLECTION: '' }), /is not a positive integer/);
 });
 
 const request = (method, url, headers = {}) => {
@@ -45,7 +54,7 @@ const outcome = (...args) => {
 	}
 };
 
-test('a path is what nginx makes of it', () => {
+test('paths are read as nginx reads them', () => {
 	for (const path of ['/Docs', '//Docs', '/./Docs', '/x/../Docs', '/%44ocs', '/Docs?x', '/Docs#x', '/Docs?#', 'http://other/Docs', '/x%2f..%2FDocs']) {
 		assert.equal(outcome('POST', path), 'docsync_docs', path);
 	}
@@ -65,7 +74,7 @@ test('a path is what nginx makes of it', () => {
 	assert.equal(outcome('POST', `/Docs?${'x'.repeat(9000)}`), 414);
 });
 
-test('so many at once, so many of one key, and nobody waits for another\'s', async () => {
+test('limits: in total, for each key, and nobody waits because of another\'s key', async () => {
 	const turnstile = new Turnstile(4, 2, 50);
 	const order = [];
 	const enter = async (name, key) => {
@@ -109,24 +118,31 @@ test('statuses of SQLSTATEs', () => {
 	assert.equal(refuseDatabase(new Error('Connection terminated unexpectedly')).status, 503);
 });
 
-test('errors after which there must be another connection, in any language', () => {
+test('errors after which the connection is replaced, in any language', () => {
 	const other = (code) => mustReconnect({ severity: 'FEHLER', code });
 
-	for (const code of ['57P01', '08006', '25P03', 'XX000', undefined]) assert(other(code), code);
+	for (const code of ['57P01', '08006', '25006', '25P03', 'XX000', undefined]) assert(other(code), code);
 	for (const code of ['22023', '42501', 'PT413', '55P03']) assert(!other(code), code);
 });
 
-test('a connection string with several hosts is one for each, as libpq reads it', () => {
+test('a connection string with several hosts becomes one for each, as libpq reads it', () => {
 	for (const [uri, expected] of [
 		['postgresql://u@a/d', ['postgresql://u@a/d']],
 		['postgresql://u:p%40@a:1,b:2/d?sslmode=require', ['postgresql://u:p%40@a:1/d?sslmode=require', 'postgresql://u:p%40@b:2/d?sslmode=require']],
 		['postgres://a,[::1]:5433/d', ['postgres://a/d', 'postgres://[::1]:5433/d']],
 		['postgresql://u@/d?host=/run/a&port=1', ['postgresql://u@/d?host=%2Frun%2Fa&port=1']],
 		['postgresql://u@/d?host=/run/a,b&port=1,2&target_session_attrs=read-write', ['postgresql://u@/d?host=%2Frun%2Fa&port=1', 'postgresql://u@/d?host=b&port=2']],
+		['postgresql://u@db/d?port=6432', ['postgresql://u@db/d?port=6432']],
+		['postgresql://u@a,b/d?port=6432', ['postgresql://u@a/d?port=6432', 'postgresql://u@b/d?port=6432']],
+		['postgresql://u@a:1,[::1]:2/d?port=3,4', ['postgresql://u@a/d?port=3', 'postgresql://u@[::1]/d?port=4']],
+		['postgresql://a:1,b/d?port=,4', ['postgresql://a/d', 'postgresql://b/d?port=4']],
+		['postgresql:///d?port=6432', ['postgresql:///d?port=6432']],
+		['postgresql://u@a:1,b:2/d?host=c,d', ['postgresql://u@a:1/d?host=c', 'postgresql://u@b:2/d?host=d']],
 		['postgresql:///d?host=a,b&port=1', ['postgresql:///d?host=a&port=1', 'postgresql:///d?host=b&port=1']],
 	]) assert.deepEqual(readHosts(uri, true), expected, uri);
-	assert.throws(() => readHosts('host=a'), /are postgresql:/);
-	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't what/);
-	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't what/);
-	assert.throws(() => readHosts('postgresql:///d?host=a,b,c&port=1,2'), /not as many ports/);
+	assert.deepEqual(readHosts('postgresql://u@a:1,b/d?port=6432', true).map((connectionString) => new pg.Client({ connectionString }).port), [6432, 6432]);
+	assert.throws(() => readHosts('host=a'), /must begin with postgresql:/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't supported/);
+	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't supported/);
+	for (const uri of ['postgresql:///d?host=a,b,c&port=1,2', 'postgresql://a/d?port=1,2', 'postgresql://a:1,b:2/d?host=c']) assert.throws(() => readHosts(uri, true), /number of ports/, uri);
 });

@@ -1,7 +1,7 @@
 // Tokens: which are taken, for how long, and that no key is taken for another.
 
 import assert from 'node:assert/strict';
-import { createHmac, generateKeyPairSync } from 'node:crypto';
+import { createHmac, generateKeyPairSync, randomBytes } from 'node:crypto';
 import http from 'node:http';
 import test from 'node:test';
 import { SignJWT, exportJWK } from 'jose';
@@ -10,6 +10,18 @@ import { makeVerifier } from '../src/tokens.js';
 
 const SECRET = 'a secret of 32 characters or more, for tests';
 const config = { jwtSecret: SECRET, jwksUrl: '', jwtAudience: '', jwtRoleClaim: 'role', anonRole: 'docsync_anon' };
+// A certificate, for CN=issuer
+const CERTIFICATE = `-----BEGIN CERTIFICATE-----
+MIIBeDCCAR+gAwIBAgIURDRStoeBmJOFNbD6tVq/9K99HNAwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGaXNzdWVyMCAXDTI2MTEyODEyMDUzNVoYDzIxMjYxMTA0MTIw
+NTM1WjARMQ8wDQYDVQQDDAZpc3N1ZXIwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAR2ctGnbGRCF/c7gGMWNIeQMpAWy7C1maGm295fiRfM4FbSCrrKKhnB1GbRFmWY
+MJCfFhlJKs+9xK450+uZEzMXo1MwUTAdBgNVHQ4EFgQU8RxSDl73OcpW8Yohz6oY
+nOJirbMwHwYDVR0jBBgwFoAU8RxSDl73OcpW8Yohz6oYnOJirbMwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiBM93GD8100PST9NasnAPJS24sUUhml
+Vcm+H5xbK57tpgIgAR6yqUS46h698SySC9nv/XnHpJn2lJ3YKUyJKCVy3Tw=
+-----END CERTIFICATE-----
+`;
 const now = () => Math.floor(Date.now() / 1000);
 const encode = (value) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url');
 
@@ -29,7 +41,7 @@ async function refused(verify, token, message) {
 	});
 }
 
-test('who asks', async () => {
+test('the role, claims and collection of a token', async () => {
 	const verify = await makeVerifier(config);
 
 	for (const header of [undefined, '', 'Basic x', 'Bearer', 'Bearer ', 'x']) assert.equal((await verify(header)).role, 'docsync_anon');
@@ -50,7 +62,7 @@ test('who asks', async () => {
 	assert.equal((await (await makeVerifier({ ...config, jwtRoleClaim: '.app.role' }))(`Bearer ${hs256({ app: { role: 'x' } })}`)).role, 'x');
 });
 
-test('what is refused', async () => {
+test('tokens that are refused', async () => {
 	const verify = await makeVerifier(config);
 
 	await refused(verify, 'x', /got 1\)/);
@@ -88,7 +100,7 @@ test('a token is forgotten when it expires', async (t) => {
 	await refused(verify, token, /^JWT expired$/);
 });
 
-test('what is remembered is bounded', async () => {
+test('the memory for tokens is bounded', async () => {
 	const verify = await makeVerifier(config);
 	const first = hs256({ role: 'x', n: 0 });
 
@@ -121,7 +133,7 @@ test('public keys: RS256, ES256, EdDSA; none is taken for a secret', async () =>
 			assert.equal((await verify(`Bearer ${token}`)).role, 'docsync_user', alg);
 			await refused(verify, `${token.slice(0, -4)}AAAA`, /JWSInvalidSignature|JWSError/);
 		}
-		// The public key, which everybody knows, as a secret
+		// The public key, which everybody knows, used as a secret
 		for (const secret of [jwks, pairs.RS256.publicKey.export({ type: 'spki', format: 'pem' }), keys[0].n]) {
 			for (const kid of ['RS256', undefined]) await refused(verify, hs256({ role: 'docsync_user' }, secret, { alg: 'HS256', kid }), /^JWSError/);
 		}
@@ -136,10 +148,50 @@ test('public keys: RS256, ES256, EdDSA; none is taken for a secret', async () =>
 	const secret = await makeVerifier({ ...config, jwtSecret: JSON.stringify({ kty: 'oct', k: encode(SECRET) }) });
 
 	assert.equal((await secret(`Bearer ${hs256({ role: 'x' })}`)).role, 'x', 'a secret may be a JWK');
-	await assert.rejects(makeVerifier({ ...config, jwtSecret: 'short' }), /less than 32/);
-	// What everybody knows, in a form that isn't understood, is no secret.
-	for (const known of [pairs.RS256.publicKey.export({ type: 'spki', format: 'pem' }), `${jwks.slice(0, -1)},}`, JSON.stringify({ keys: [{ kty: 'oct', k: encode(SECRET) }, keys[0]] })]) {
-		await assert.rejects(makeVerifier({ ...config, jwtSecret: known }), /neither a secret nor a JWK/);
+	await assert.rejects(makeVerifier({ ...config, jwtSecret: 'short' }), /fewer than 32/);
+});
+
+test('what anybody may know is not taken for a secret', async () => {
+	const pairs = [generateKeyPairSync('rsa', { modulusLength: 2048 }), generateKeyPairSync('ec', { namedCurve: 'P-256' }), generateKeyPairSync('ed25519')];
+	const keys = await Promise.all(pairs.map(({ publicKey }) => exportJWK(publicKey)));
+	const jwks = JSON.stringify({ keys });
+	const known = {
+		'a JWKS that is broken': `${jwks.slice(0, -1)},}`,
+		'a JWKS in quotes': JSON.stringify(jwks),
+		'a JWKS with a secret among public keys': JSON.stringify({ keys: [{ kty: 'oct', k: encode(SECRET) }, keys[0]] }),
+		'an array of JWKs': JSON.stringify(keys),
+		'an array of JWKs that is broken': `${JSON.stringify(keys)},`,
+		'an empty array, with spaces': `[${' '.repeat(40)}]`,
+		'the URL of a JWKS': 'https://issuer.example.com/.well-known/jwks.json',
+		'... in quotes': '"https://issuer.example.com/oauth2/v1/keys"',
+		'... without https': 'issuer.example.com/.well-known/jwks.json',
+		'an OpenSSH key': `ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ${'C7vw9'.repeat(50)} anna@example.com`,
+		'... of another kind': `ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBB${'C7vw9'.repeat(17)}=`,
+		'... with options': `no-pty ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI${'C7vw9'.repeat(8)}`,
+		'... its base64 alone': `AAAAB3NzaC1yc2EAAAADAQABAAABAQ${'C7vw9'.repeat(50)}`,
+		'... as RFC 4716 has it': `---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2EAAAADAQABAAABAQ${'C7vw9'.repeat(50)}\n---- END SSH2 PUBLIC KEY ----`,
+		'a certificate with its subject': `subject=CN = issuer.example.com\nissuer=CN = example\n${CERTIFICATE}`,
+		'DER of a kind that nobody here knows': Buffer.from([0x30, 0x81, 0x90, ...randomBytes(0x90)]).toString('base64'),
+		'a certificate without BEGIN': CERTIFICATE.replace(/-----.*-----\n/g, ''),
+	};
+
+	for (const { publicKey } of pairs) {
+		const type = publicKey.asymmetricKeyType;
+		const pem = publicKey.export({ type: 'spki', format: 'pem' });
+		const der = publicKey.export({ type: 'spki', format: 'der' });
+
+		Object.assign(known, {
+			[`${type}: PEM`]: pem, [`${type}: PEM in quotes`]: `"${pem.trim()}"`, [`${type}: PEM in JSON`]: JSON.stringify(pem), [`${type}: PEM without BEGIN`]: pem.replace(/-----.*-----\n/g, ''),
+			[`${type}: DER in base64`]: der.toString('base64'), [`${type}: DER in base64url`]: der.toString('base64url'), [`${type}: DER in hexadecimal`]: der.toString('hex'),
+		});
+	}
+	known['rsa: PKCS #1'] = pairs[0].publicKey.export({ type: 'pkcs1', format: 'der' }).toString('base64');
+	for (const what in known) await assert.rejects(makeVerifier({ ...config, jwtSecret: known[what] }), /not a secret, JWK or JWKS/, what);
+
+	// Secrets of all kinds are fine.
+	for (const secret of ['[brackets], but a secret all the same: x', 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', '30820122aabbccddeeff00112233445566778899', 'MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKC',
+		'12345678901234567890123456789012', '"in quotes, which are part of the secret"', ...Array.from({ length: 100 }, (_, n) => Buffer.alloc(48, n + 0x31).toString('base64'))]) {
+		assert.equal((await (await makeVerifier({ ...config, jwtSecret: secret }))(`Bearer ${hs256({ role: 'x' }, secret)}`)).role, 'x', secret);
 	}
 });
 
@@ -153,7 +205,7 @@ test('a token that names no key may be signed with any', async () => {
 	await refused(verify, other, /^JWSError JWSInvalidSignature$/);
 });
 
-test('who fetches keys in vain blames no token for it', async () => {
+test('when keys can\'t be fetched, tokens aren\'t to blame', async () => {
 	const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 	const token = await new SignJWT({ role: 'x' }).setProtectedHeader({ alg: 'RS256', kid: 'a' }).sign(privateKey);
 	const bodies = ['', 'not JSON', '{}'];

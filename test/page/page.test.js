@@ -36,6 +36,29 @@ test('a note that one device makes comes to the other, and to the service', asyn
 	await until(() => table(page).then((rows) => rows[0]), 'deleted, Phone');
 });
 
+test('two quick Enters make one note, and what is typed meanwhile stays', async () => {
+	const page = await open(context);
+
+	await device(page, 'Phone').locator('form').first().evaluate((form) => {
+		const input = form.querySelector('input, textarea');
+
+		input.value = 'bread';
+		form.requestSubmit();
+		form.requestSubmit();
+		input.value = 'milk, not yet';
+	});
+	await until(() => both(page), equal('bread'));
+	assert.equal(await device(page, 'Phone').locator('form').first().evaluate((form) => form.querySelector('input, textarea').value), 'milk, not yet');
+});
+
+test("what others have stored needn't be a note", async () => {
+	const { merge, versionsOf } = await import('../../examples/demo/page/merge.js');
+	const body = { versions: [null, 7] };
+
+	assert.deepEqual(versionsOf({ body, deleted: false }), [{ text: JSON.stringify(body), by: 'elsewhere' }]);
+	assert.equal(merge({ mine: { body: { text: 'bread' }, deleted: false }, theirs: { body, deleted: false } }, 'Phone').versions.length, 2);
+});
+
 test('both edit offline, and are equal when they are online again; both versions of a note are shown', async () => {
 	const page = await open(context);
 

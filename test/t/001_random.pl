@@ -3,8 +3,8 @@
 #
 # DOCSYNC_RANDOM_SECONDS	how long, 30 by default
 # DOCSYNC_RANDOM_JITTER		1: with a docsync that is compiled with jitter.h
-# DOCSYNC_RANDOM_SEED		what the writers choose from; how they interleave
-#							is up to the machine
+# DOCSYNC_RANDOM_SEED		determines what the writers do; how they interleave
+#							depends on the machine
 
 use strict;
 use warnings;
@@ -24,11 +24,11 @@ my $SEED = $ENV{DOCSYNC_RANDOM_SEED} // int rand 1_000_000;
 my $WRITERS = 6;
 my $BRISK_WRITERS = 3;
 
-# What a writer may run into, and then rolls back: deadlock and serialization
-# failure are in the nature of what it does, P0001 it asks for.
+# Errors that a writer may run into, and then rolls back: deadlocks and
+# serialization failures are to be expected, and P0001 is provoked.
 my %EXPECTED = map { $_ => 1 } qw(40P01 40001 P0001);
 
-# Each reads from one collection.  Writers send as w1, w2, ..., brisk ones as
+# Each reader reads one collection.  Writers send as w1, w2, ..., brisk ones as
 # b1, b2, ...
 my @READERS = (
 	{ name => 'tight', pause => 0, collection => 'brisk' },
@@ -60,8 +60,8 @@ my ($lost, $stop, $settled) = map { "$dir/$_" } qw(lost stop settled);
 
 note "seed $SEED, $SECONDS s";
 
-# Uploads that fail in the middle: the documents before the poison have been
-# stamped and written, those after it have not.
+# Uploads that fail in the middle: the documents before the poisoned one have
+# been stamped and written, those after it have not.
 $admin->do(q{
 	CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
@@ -72,9 +72,9 @@ $admin->do(q{
 		WHEN (NEW.body @> '{"poison": true}') EXECUTE FUNCTION poison()},
 	'CREATE TABLE foreign_table (n int)');
 
-# As many transactions as the machine can do, each with its chance to be
-# interrupted between any two instructions.  Some get their id early, some
-# commit late, by little.
+# As many transactions as the machine can run, each with a chance to be
+# interrupted between any two instructions.  Some get their id a little early,
+# some commit a little late.
 $admin->do(q{
 	CREATE PROCEDURE write_briskly(client_id text, first int, count int) LANGUAGE plpgsql AS $$
 	BEGIN
@@ -103,7 +103,8 @@ $admin->do(q{
 	END
 	$$});
 
-# Open to the very end: a transaction that writes no documents delays nobody.
+# Stays open to the very end: a transaction that writes no documents delays
+# nobody.
 my $foreign = connect_to($node);
 $foreign->do('BEGIN', 'INSERT INTO foreign_table VALUES (0)');
 
@@ -114,7 +115,7 @@ $pids{"reader $_"} = start_reader($_) for 0 .. $#READERS;
 $pids{idler} = in_child(\&idle);
 $pids{jolter} = in_child(\&jolt);
 
-# A loss ends it early.
+# A loss ends the test early.
 my $end = time + $SECONDS;
 sleep 0.1 until time > $end || -e $lost;
 
@@ -163,7 +164,7 @@ done_testing();
 # Writers
 #-----------------------------------------------------------------------------
 
-# What one writer is: its session, its name, how many ids it has used up.
+# A writer: its session, its name, how many ids it has used up.
 sub start_writer
 {
 	my ($n) = @_;
@@ -213,7 +214,7 @@ sub start_brisk_writer
 		});
 }
 
-# The kinds of transactions and how often each is taken
+# The kinds of transactions, and how often each is chosen
 my %KINDS;
 my @CHOICE;
 
@@ -355,7 +356,7 @@ sub savepoints
 	return;
 }
 
-# An upload breaks off, stamps are left over, and the mark is gone with the
+# An upload is aborted, stamps are left over, and the mark is released with the
 # savepoint or the transaction; then the same collection is written to again.
 sub fail_midway
 {
@@ -380,7 +381,7 @@ sub fail_midway
 	return;
 }
 
-# What is wrong with some doesn't stop the others: each is as the answer says.
+# Bad documents don't stop the others: each one ends up as the answer says.
 sub upload_parts
 {
 	my ($writer, $session) = @_;
@@ -415,7 +416,7 @@ sub upload_parts
 	return;
 }
 
-# Adds one to a counter, if nobody else has since it was looked at.
+# Adds one to a counter, unless somebody else has done so since it was read.
 sub compare_and_swap
 {
 	my ($writer, $session) = @_;
@@ -434,7 +435,7 @@ sub compare_and_swap
 	return;
 }
 
-# An upload that fails midway in a subtransaction that is PL/pgSQL's
+# An upload that fails midway in a subtransaction of PL/pgSQL
 sub exception_block
 {
 	my ($writer, $session) = @_;
@@ -511,8 +512,8 @@ sub some_collections
 	return;
 }
 
-# In one request, where what is wrong with one doesn't stop the others: each is
-# as the answer says.
+# In one request, where a bad collection doesn't stop the others: each one ends
+# up as the answer says.
 sub sync_collections
 {
 	my ($writer, $session) = @_;
@@ -549,7 +550,7 @@ sub sync_collections
 		$writer->{documents} += @results;
 		next unless $in_transaction;
 
-		# An id may come twice: what it says last is so.
+		# An id may occur twice: the last occurrence counts.
 		my %last = map { ($_->{id} => $_->{LastUpdateUtc}) } grep { $_->{outcome} =~ /^(created|updated)$/ } @results;
 		my $rows = $session->rows(q{SELECT id FROM docsync.document WHERE collection = $1 AND ARRAY[id, to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')]
 									= ANY (SELECT ARRAY[key, value] FROM json_each_text($2))}, $collection, DocsyncTest::CollectionsReplica::encode(\%last));
@@ -564,7 +565,7 @@ sub sync_collections
 	return;
 }
 
-# More than are marked one by one
+# More collections than are marked one by one
 sub many_collections
 {
 	my ($writer, $session) = @_;
@@ -578,7 +579,7 @@ sub many_collections
 	return;
 }
 
-# Uploads documents: of those that all writers write to, and of its own.
+# Uploads documents: some that all writers write to, and some of its own.
 sub put
 {
 	my ($writer, $collection, $count) = @_;
@@ -709,7 +710,7 @@ sub read_for_a_while
 	return;
 }
 
-# A poll of which it is known whether the reader was held back: the snapshot
+# A poll that also finds out whether the reader was held back: then the snapshot
 # sees later documents than it was given.
 sub watch
 {
@@ -727,10 +728,10 @@ sub watch
 }
 
 #-----------------------------------------------------------------------------
-# What makes it harder
+# Making it harder
 #-----------------------------------------------------------------------------
 
-# Transactions with an id and without documents, open for long
+# Transactions with an id but without documents, open for a long time
 sub idle
 {
 	my $session = connect_to($node);
@@ -744,9 +745,9 @@ sub idle
 	return;
 }
 
-# Stops a server process for some milliseconds wherever it happens to be, as
-# a busy machine would.  Many a race has a window of a microsecond; a process
-# that is stopped within makes it as wide as one can wish.
+# Stops a server process for some milliseconds wherever it happens to be, as a
+# busy machine would.  Many races have a window of a microsecond; stopping a
+# process within it makes it much wider.
 sub jolt
 {
 	my $session = connect_to($node);

@@ -1,5 +1,5 @@
-# A crash loses no document that a client has been told is stored, and the
-# clock never goes back, whatever was killed and when.
+# A crash loses no document that a client was told is stored, and the clock
+# never goes back, whatever is killed at whatever time.
 
 use strict;
 use warnings;
@@ -39,9 +39,10 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# Stamps of a transaction that began early follow the clock by a microsecond
-# each, so WAL covers them already, and nothing is written about them.  The
-# crash finds the clock at the value ahead, not at the one last logged for.
+# Stamps of a transaction that began early follow the clock microsecond by
+# microsecond, so WAL covers them already, and nothing is logged for them.
+# After the crash the clock is at the value logged ahead, not at the stamp for
+# which that was logged.
 sub one_record_covers_a_second
 {
 	my ($early, $other) = map { connect_to($node) } 1 .. 2;
@@ -60,9 +61,9 @@ sub one_record_covers_a_second
 	return;
 }
 
-# That a start has been noted is a hint in the clock's page, which may come to
-# WAL as an image of the page.  It isn't the record that has to be there for what
-# is stamped after the checkpoint.
+# The hint in the clock's page that a start has been noted may get into WAL as an
+# image of the page.  That image doesn't replace the record needed for the first
+# stamp after a checkpoint.
 sub a_hint_covers_nothing
 {
 	crash($node);
@@ -86,7 +87,7 @@ sub a_hint_covers_nothing
 	return;
 }
 
-# Replay begins at the checkpoint, behind the record that covers the stamp.
+# Replay begins at the checkpoint, after the record that covers the stamp.
 sub first_change_after_a_checkpoint_is_logged
 {
 	my ($early, $other) = map { connect_to($node) } 1 .. 2;
@@ -103,9 +104,9 @@ sub first_change_after_a_checkpoint_is_logged
 	return;
 }
 
-# A prepared transaction outlives the crash, so must that which holds back
-# later documents.  Ids that nothing was written under are forgotten and given
-# out anew, so a fence may be above the next one.
+# A prepared transaction survives the crash, and so must its holding back later
+# documents.  Ids under which nothing was written are forgotten and given out
+# again, so a fence may be above the next id.
 sub prepared_transaction_keeps_its_mark
 {
 	my ($early, $late, @others) = map { connect_to($node) } 1 .. 4;
@@ -132,8 +133,8 @@ sub prepared_transaction_keeps_its_mark
 	return;
 }
 
-# The first that is stamped after a start adds a row, of the same epoch, unless
-# commits may have been lost with WAL that wasn't written.
+# The first stamp after a start adds a row, of the same epoch, unless commits
+# may have been lost with unwritten WAL.
 sub a_start_is_noted
 {
 	my $session = connect_to($node);
@@ -211,7 +212,7 @@ sub a_start_is_noted
 	return;
 }
 
-# Whether a client that goes on from a stamp is refused
+# Is a client that resumes from a stamp refused?
 sub refused
 {
 	my ($session, $stamp) = @_;
@@ -220,13 +221,13 @@ sub refused
 		"SELECT * FROM docsync_query_since('r', to_timestamp(0) + $stamp * interval '1 us', collection => 'noted')");
 }
 
-# While one transaction adds the row others go on.  What they store is no lost
-# history's.
+# While one transaction adds the row, others carry on.  What they store doesn't
+# belong to a lost history.
 sub who_goes_on_meanwhile
 {
 	my $session = connect_to($node);
 
-	# As many collections as it takes to look for some time which stamp is the highest
+	# Enough collections that finding the highest stamp takes some time
 	$session->do(q{INSERT INTO docsync.document (collection, id, body) SELECT 'many ' || n, 'a', '1' FROM generate_series(1, 30000) AS n});
 	crash($node);
 
@@ -250,8 +251,8 @@ sub who_goes_on_meanwhile
 }
 
 # A standby sees no marks: it waits until each id below a document's fence has
-# been used.  Ids that the primary has forgotten in a crash come again, one by
-# one, and fences from before would be above them for long.
+# been used.  Ids that the primary has forgotten in a crash are used again, one
+# by one, and older fences would stay above them for a long time.
 sub standby_of_a_crashed_primary
 {
 	my $standby = PostgreSQL::Test::Cluster->new('standby_of_crashed');
@@ -288,8 +289,8 @@ sub standby_of_a_crashed_primary
 
 #-----------------------------------------------------------------------------
 
-# Clients that go on over crashes; after each one it is compared what they
-# were told with what is stored.
+# Clients that carry on across crashes; after each crash, what they were told is
+# compared with what is stored.
 sub crashes_under_load
 {
 	my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -351,7 +352,8 @@ sub crashes_under_load
 	return;
 }
 
-# Uploads and notes what it was told, one line a document: id, version, stamp.
+# Uploads, and notes what it was told, one line for each document: id, version,
+# stamp.
 sub start_writer
 {
 	my ($n, $dir, $flag) = @_;
@@ -470,7 +472,7 @@ sub read_told
 #-----------------------------------------------------------------------------
 
 # A database that is copied page by page has the clock's page as it was in memory,
-# and no record of how far WAL is ahead there.
+# but WAL has no record ahead of it for the copy.
 sub copied_from_a_template
 {
 	my $session = connect_to($node);
@@ -480,7 +482,8 @@ sub copied_from_a_template
 	$session->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
 	$session->upload('c', 'copied', document('a', 1, '1'));
 
-	# A clock ahead of the time of day goes on by a microsecond a stamp.
+	# A clock ahead of the current time advances by one microsecond for each
+	# stamp.
 	$session->do("INSERT INTO docsync.document (id, body, last_update_utc, fence) VALUES ('ahead', '1', now() + interval '1 hour', '3')");
 	$session->upload('c', 'copied', document('b', 1, '1'));
 	$session->dbh->disconnect;
@@ -495,8 +498,8 @@ sub copied_from_a_template
 	return;
 }
 
-# At wal_level minimal nothing is logged about what the transaction itself has
-# made; its pages are on disk when it commits.
+# At wal_level minimal nothing is logged for relations that the transaction
+# itself has created; their pages are on disk when it commits.
 sub made_in_a_transaction_without_wal
 {
 	$node->append_conf('postgresql.conf', "wal_level = minimal\nmax_wal_senders = 0\nwal_skip_threshold = 0\n");

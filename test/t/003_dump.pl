@@ -1,6 +1,7 @@
 # Dump and restore: stamps, the clock and the history come with the documents, so
-# clients of the old server go on at the new one.  Its first upload notices that
-# it is another, and then they have to compare what they have.
+# clients of the old server can continue at the new one.  Its first upload
+# notices that it is another server, and then they have to compare what they
+# have.
 
 use strict;
 use warnings;
@@ -15,15 +16,15 @@ use PostgreSQL::Test::Utils;
 use Storable qw(dclone);
 use Test::More;
 
-# A server that is older in transactions by far: its fences are far above the
-# next transaction id of the one restored to.
+# A server that has used far more transaction ids: its fences are far above the
+# next id of the server restored to.
 my $old = new_node('old');
 $old->stop;
 system_or_bail('pg_resetwal', '-e', '3', '-D', $old->data_dir);
 $old->start;
 
-# Until the first upload to a restored store, a document waits for whatever ends
-# just now: for a moment, until the next poll.
+# Until the first upload to a restored store, a document may have to wait for
+# transactions that end just now: only until the next poll.
 my $new = new_node('new', conf => "autovacuum = off\n");
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $new->backup('base');
@@ -39,7 +40,7 @@ $writer->upload('w', 'b', document('deleted', 1), document('kept', 1, 'null'), d
 is($writer->value("CALL docsync_purge('0', 'b')"), 1, 'a tombstone is purged');
 $writer->upload('w', 'b', document('deleted, not purged', 1));
 
-# A client of the old server, which knows a part
+# A client of the old server, which has a part of the documents
 my ($replica, $cursor) = (DocsyncTest::Replica->new(collection => 'a'), undef);
 $replica->catch_up($writer);
 $cursor = $writer->pull('r', undef, 'a')->{cursor};
@@ -120,7 +121,7 @@ sub restore
 	return;
 }
 
-# The old server's clients at the new one
+# The old server's clients, at the new one
 sub goes_on
 {
 	my ($kind, $session) = @_;
@@ -144,8 +145,8 @@ sub goes_on
 	return;
 }
 
-# After the first upload: a client of before, by its cursor, and stamps that the
-# lost history may have issued.
+# After the first upload: an earlier client, with its cursor; and stamps that
+# the lost history may have issued.
 sub is_noticed
 {
 	my ($kind, $session, $cursor, $epoch) = @_;
@@ -187,7 +188,7 @@ sub microseconds
 	return $session->value('SELECT (extract(epoch FROM ?::timestamptz) * 1000000)::bigint', $time);
 }
 
-# The standby's session with a database, once it has all
+# A session with a database on the standby, once that has caught up
 sub at_standby
 {
 	my ($session, $database) = @_;
@@ -212,7 +213,7 @@ sub restored_in_place
 	return;
 }
 
-# All is the same but the database.
+# Everything is the same except the database.
 sub cloned
 {
 	my $session = connect_to($new, 'plain');
@@ -231,7 +232,7 @@ sub cloned
 	return;
 }
 
-# Somebody has seen what the backup doesn't have.
+# A client has seen what the backup doesn't have.
 sub an_earlier_dump
 {
 	my $ahead = DocsyncTest::Replica->new(collection => 'a');
@@ -264,7 +265,7 @@ sub an_earlier_dump
 	is_deeply($session->pull('r', $new_cursor, 'a')->{documents}, [], 'whose cursors are good again then');
 	is($writer->sqlstate_of("SELECT docsync_pull('r', '$new_cursor', 'a')"), '55000', 'but not on the old server');
 
-	# A server that has nothing to do with it
+	# An unrelated server
 	my $other = restored('other', sub { connect_to($new, 'other')->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()') });
 	is($other->sqlstate_of("SELECT docsync_pull('r', '$cursor', 'a')"), '55000', "another server's cursor is refused");
 	like($other->errstr, qr/another history/, 'in words');
@@ -273,7 +274,7 @@ sub an_earlier_dump
 	return;
 }
 
-# Rows alone, brought by the owner: the clock follows them.
+# Rows alone, inserted by the owner: the clock follows them.
 sub rows_without_the_clock
 {
 	my $session = connect_to($new, 'other');
@@ -291,7 +292,7 @@ sub rows_without_the_clock
 	return;
 }
 
-# Brought past the trigger, as by logical replication
+# Inserted without the trigger, as by logical replication
 sub fences_of_another_server
 {
 	my ($session, $early) = map { connect_to($new, 'other') } 1 .. 2;
@@ -310,7 +311,7 @@ sub fences_of_another_server
 	return;
 }
 
-# A fence that is brought may be lower than those of earlier documents.
+# A restored fence may be lower than those of earlier documents.
 sub brought_behind_one_that_is_not_settled
 {
 	my ($session, $early) = map { connect_to($new, 'other') } 1 .. 2;
@@ -326,7 +327,7 @@ sub brought_behind_one_that_is_not_settled
 	return;
 }
 
-# The clock is no part of the snapshot that is dumped.
+# The clock isn't part of the snapshot that is dumped.
 sub dump_under_load
 {
 	my $load = DocsyncTest::Load->new('load');

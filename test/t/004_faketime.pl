@@ -19,8 +19,8 @@ my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1'
   or die "libfaketime isn't there: install Debian's package libfaketime";
 my $offset_file = PostgreSQL::Test::Utils::tempdir() . '/offset';
 
-# The file is looked at again at each look at the clock.  Waiting goes by the
-# monotonic clock, which nobody can set.
+# The file is read again whenever a process reads the clock.  Waiting uses the
+# monotonic clock, which can't be set.
 set_clock('+0');
 $ENV{LD_PRELOAD} = $library;
 $ENV{FAKETIME_TIMESTAMP_FILE} = $offset_file;
@@ -34,7 +34,8 @@ my $sequence = 0;
 my $last = 0;
 my $load = DocsyncTest::Load->new('load');
 
-# The first write begins the epoch. Rolled back, while others have written, it would be begun again, a minute ahead.
+# The first write begins the epoch. If that were rolled back after others have written, it would begin again, a
+# minute ahead.
 $session->value(q{SELECT docsync_sync('first')});
 
 $load->start_writer($node) for 1 .. 3;
@@ -100,7 +101,7 @@ sub set_clock
 	return;
 }
 
-# What isn't stamped shows which ones they are.
+# The columns that aren't stamped tell which documents they are.
 sub sums_are_kept_for_a_minute
 {
 	my $other = connect_to($node);
@@ -121,7 +122,7 @@ sub sums_are_kept_for_a_minute
 		($kept ? \&is : \&isnt)->($sums->($session), $before, "sums of $then, at $now");
 	}
 
-	# They are as old as the transaction that made them.
+	# Their stamps are the start of the transaction that wrote them.
 	set_clock('+5h');
 	$other->do('BEGIN');
 	set_clock('+18030s');
@@ -166,7 +167,7 @@ sub follows
 	return;
 }
 
-# Stamps are later than that, and go on from where they were.
+# Stamps are later than that time, and continue from where they were.
 sub continues
 {
 	my ($when) = @_;
@@ -178,7 +179,7 @@ sub continues
 	return;
 }
 
-# Its version is the time, as clients' are, but always a higher one.
+# The version is the time, like those of clients, but always higher than before.
 sub edit_by_the_server
 {
 	my ($when) = @_;

@@ -12,8 +12,8 @@ use PostgreSQL::Test::Cluster;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-# Hint bits would be logged with the id of who sets them, and tell the standby
-# of ids that it shall not have heard of.
+# Hint bits would be logged with the id of the session that sets them, and tell
+# the standby of ids that it must not know.
 my $primary = new_node('primary', conf => 'wal_log_hints = off');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 
@@ -44,7 +44,7 @@ sub downloads
 	return;
 }
 
-# A standby sees no marks, so it waits for every transaction that is older.
+# A standby sees no marks, so it waits for every older transaction.
 sub any_older_transaction_holds_back
 {
 	my $older = connect_to($primary);
@@ -85,14 +85,14 @@ sub any_older_transaction_holds_back
 	return;
 }
 
-# A transaction may have its stamps without having written any WAL, and the
-# standby not know that its id has been assigned.
+# A transaction may have its stamps before it has written any WAL: then the
+# standby doesn't know that its id has been assigned.
 sub ids_the_standby_has_not_heard_of
 {
 	my ($early, $late, $lock) = map { connect_to($primary) } 1 .. 3;
 
-	# Waits when the document has its stamp, and is not written yet: constraints
-	# are checked in between.
+	# Waits after the document has its stamp, and before it is written:
+	# constraints are checked in between.
 	$writer->do(q{
 		CREATE FUNCTION wait(id text) RETURNS bool LANGUAGE plpgsql AS $$
 		BEGIN
@@ -133,7 +133,7 @@ sub ids_the_standby_has_not_heard_of
 	return;
 }
 
-# What a client may not do there, and what is no error there.
+# What a client can't do there, and what isn't an error there.
 sub refusals
 {
 	my $document = document('refused', 1, '1');
@@ -153,7 +153,7 @@ sub refusals
 	like($reader->value(q{SELECT docsync_docs_sync('{"clientId": "c2", "collection": "plain"}')}), qr/"received":0,.*"id":"d1"/,
 		'the body of a sync without documents is a download');
 
-	# The standby may just be behind the server that the client was at before.
+	# The standby may just be behind the server that the client used before.
 	is($writer->sqlstate_of("SELECT * FROM docsync_query_since('r', '$ahead')"), '55000', 'the primary refuses a stamp ahead of its clock');
 	is_deeply([ $reader->settled('plain', $ahead) ], [], 'a standby answers that there is nothing new');
 
@@ -173,8 +173,8 @@ sub refusals
 	return;
 }
 
-# A standby that has not come to where a client was on the primary says so,
-# instead of that there is nothing new.
+# A standby that hasn't reached the client's position on the primary says so,
+# instead of answering that there is nothing new.
 sub behind
 {
 	my $compare = q{SELECT docsync_docs_reconcile('{"collection": "behind"}')};
@@ -212,7 +212,7 @@ sub behind
 	return;
 }
 
-# Readers are at the standby, writers at whichever server is the primary.
+# Readers use the standby, writers whichever server is the primary.
 sub promotion_under_load
 {
 	my $load = DocsyncTest::Load->new('load');
@@ -226,7 +226,7 @@ sub promotion_under_load
 	sleep 2;
 	cmp_ok($load->stop_writers, '>', 10, 'there was something to lose');
 
-	# Outlives the primary, unlike the ids that nothing has been written under
+	# Survives the primary, unlike the ids under which nothing has been written
 	$prepared->do('BEGIN');
 	$prepared->upload('c', 'prepared', document('first', 1, '1'));
 	$prepared->do("PREPARE TRANSACTION 'upload'");
@@ -244,7 +244,7 @@ sub promotion_under_load
 	is_deeply([ $old_snapshot->settled('prepared') ], [], 'a prepared transaction holds back later documents on a standby');
 
 	$_->close for $writer, $prepared, $late, @others;
-	$primary->stop('immediate');    # or its last record would tell of all ids
+	$primary->stop('immediate');    # or its last record would reveal all ids
 	$standby->promote;
 
 	is_deeply([ $reader->settled('prepared') ], [], 'and after its promotion');
@@ -272,7 +272,8 @@ sub promotion_under_load
 	$answer = $reader->pull(undef, $answer->{cursor}, 'load');
 	is_deeply([ exists $answer->{reconcile}, @{ $answer->{documents} } ], [''], 'once');
 
-	# By stamps a client goes on, unless the old primary has gone on meanwhile.
+	# With bare stamps a client can continue, unless the old primary has issued
+	# more meanwhile.
 	my $query = q{SELECT * FROM docsync_query_since('r', to_timestamp(0) + %s * interval '1 us', 'other', 'prepared')};
 	is($reader->sqlstate_of(sprintf $query, $since), '', 'a stamp of before is good');
 	is($reader->sqlstate_of(sprintf $query, $_), '55000', 'one that the old primary may have issued since then is not')

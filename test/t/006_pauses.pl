@@ -1,12 +1,13 @@
-# A transaction that is on its way to having committed still holds back later
+# A transaction that is in the middle of committing still holds back later
 # documents.
 #
-# What a writer does last is to write its commit record, to leave the set of
-# the running and to release its locks, the marks among them.  A standby that
-# isn't there, and is waited for, stops it after the first: it is in the set
-# still, so for readers it runs, and its documents can't be seen.  If its mark
-# were gone, they would take it for a transaction that has no stamps, go on to
-# later documents, and never come back for its own.
+# At commit a writer first writes its commit record, then leaves the set of
+# running transactions, and then releases its locks, including the marks.
+# Waiting for a synchronous standby that doesn't exist stops it after the first
+# step: it is still in the set, so for readers it is running, and its documents
+# can't be seen.  If its mark were gone, readers would take it for a transaction
+# that has no stamps, move on to later documents, and never come back for its
+# own.
 
 use strict;
 use warnings;
@@ -78,15 +79,15 @@ sub committing_prepared
 	return;
 }
 
-# More than are marked one by one
+# More collections than are marked one by one
 sub committing_many_collections
 {
 	committing('many', 'BEGIN', (map { sprintf $upload, "many-$_" } 1 .. 80), sprintf($upload, 'many'), 'COMMIT');
 	return;
 }
 
-# A sync uploads first, which may take its time, and then downloads: what is
-# purged in between it must not take for what has never been.
+# A sync first uploads, which may take some time, and then downloads: it must
+# not take what is purged in between as never having existed.
 sub purge_during_a_sync
 {
 	my ($reconcile) = @_;
@@ -118,7 +119,8 @@ sub purge_during_a_sync
 	return;
 }
 
-# Starts a command, which is to wait, for the standby if not for something else.
+# Starts a command, which is expected to wait, for the standby unless something
+# else is named.
 sub waits
 {
 	my ($session, $command, $for) = @_;
@@ -128,7 +130,7 @@ sub waits
 		sub { ($reader->value('SELECT wait_event FROM pg_stat_activity WHERE pid = ?', $session->pid) // '') eq ($for // 'SyncRep') });
 }
 
-# Whoever is cancelled there has committed all the same, and is told so.
+# A session cancelled there has committed all the same, and is told so.
 sub goes_on
 {
 	my ($session) = @_;

@@ -1,7 +1,7 @@
-# The order of the calls that docsync's guarantees rest on: processes are
-# stopped between any two of them, while others go on.
+# The order of the calls that docsync's guarantees depend on: processes are
+# stopped between any two of them, while others continue.
 #
-# This takes a docsync that is compiled with test/jitter.h.
+# This needs a docsync that is compiled with test/jitter.h.
 
 use strict;
 use warnings;
@@ -90,8 +90,8 @@ sub subtransactions_come_between
 	return;
 }
 
-# A fence from elsewhere, above all ids there are: who gets his id since the
-# scan began delays nothing.
+# A fence from elsewhere, above all existing ids: transactions that get their
+# ids after the scan began delay nothing.
 sub fence_is_above_all_ids
 {
 	my ($running, $late, $reader) = map { connect_to($node) } 1 .. 3;
@@ -112,8 +112,8 @@ sub fence_is_above_all_ids
 	return;
 }
 
-# Who begins is taken to have seen all that the clock, as it is read after the
-# snapshot, has been at: but not what was stamped in between.
+# A new client counts as having seen everything up to the clock, which is read
+# after the snapshot - but not what was stamped in between.
 sub deleted_while_one_begins
 {
 	my ($writer, $reader) = map { connect_to($node) } 1 .. 2;
@@ -135,8 +135,8 @@ sub deleted_while_one_begins
 	return;
 }
 
-# A writer is stopped on its way to its stamp, another comes by and commits
-# before or after it.
+# A writer is stopped before it gets its stamp; another one overtakes it and
+# commits before or after it.
 sub writer_is_stopped
 {
 	my ($call, $other_commits) = @_;
@@ -148,7 +148,7 @@ sub writer_is_stopped
 		sub { $other->do('COMMIT') },
 		sub { goes_on($writer); $writer->do('COMMIT') });
 
-	# Where the store is has been noted by then, which takes the clock's page, too.
+	# Where the store is must be noted by then, which uses the clock's page, too.
 	$writer->upload('w', "before $collection", document('first', $_, '1')) for 1, 2;
 	$writer->do('BEGIN');
 	$other->do('BEGIN');
@@ -167,15 +167,15 @@ sub writer_is_stopped
 	return;
 }
 
-# The clock's page is clean, what it is to be set to is covered by WAL, and a
-# checkpoint begins while it is being set.
+# The clock's page is clean, its new value is covered by WAL, and a checkpoint
+# begins while it is being set.
 sub checkpoint_comes_between
 {
 	my ($call) = @_;
 	my ($writer, $other, $checkpoint) = map { connect_to($node) } 1 .. 3;
 	my $name = "checkpoint before $call";
 
-	# Nothing covers what comes after the first upload of a start.
+	# Before the second upload after a start, nothing in WAL covers a new value.
 	$other->upload('o', 'start', document($call, 1, '1'));
 	$writer->do('BEGIN');
 	$checkpoint->do('CHECKPOINT');
@@ -203,7 +203,8 @@ sub checkpoint_comes_between
 	return;
 }
 
-# Has the clock's page written by reading others, more than there are buffers.
+# Gets the clock's page written, by reading more other pages than there are
+# buffers.
 sub write_clock
 {
 	my ($session) = @_;
@@ -219,8 +220,8 @@ sub write_clock
 		sub { $session->value('SELECT max(pad) FROM filler WHERE id > 0'); !$session->value($dirty) });
 }
 
-# Starts a command, which stops before a call; returns false if it has ended
-# without it.
+# Starts a command, which stops before a call; returns false if it ends without
+# that call.
 sub stops
 {
 	my ($session, $call, $command) = @_;

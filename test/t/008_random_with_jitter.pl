@@ -1,5 +1,5 @@
-# The randomised test once more, half as long, with a docsync that pauses in
-# the wrong places: what is interrupted there once in an hour otherwise is so
+# The randomised test again, half as long, with a docsync that pauses in the
+# wrong places: interruptions that otherwise happen there once in an hour happen
 # within seconds.
 
 use strict;
@@ -8,7 +8,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use DocsyncTest;    # has things done before anything runs
+use DocsyncTest;    # must be loaded first: it prepares the environment
 
 $ENV{DOCSYNC_RANDOM_JITTER} = 1;
 $ENV{DOCSYNC_RANDOM_SECONDS} = ($ENV{DOCSYNC_RANDOM_SECONDS} // 30) / 2;

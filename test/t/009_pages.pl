@@ -1,7 +1,7 @@
-# The examples of README and doc/ print what stands below them.
+# The examples in README and doc/ print what is shown below them.
 #
-# Those of doc/protocol.md are 056's, the recipe of doc/operations.md for logical
-# replication is 020's.
+# (056 tests those of doc/protocol.md, 020 the recipe for logical replication in
+# doc/operations.md.)
 use strict;
 use warnings;
 
@@ -17,7 +17,7 @@ use Test::More;
 my $node = new_server('pages');
 my $http = DocsyncTest::Http->new($node);
 
-# What each page takes for granted, in a database of its own
+# What each page assumes, in a database of its own
 my %prepared = (
 	'README.md' => '',
 	'doc/sql.md' => 'CREATE EXTENSION docsync; SELECT docsync_create_store()',
@@ -32,7 +32,7 @@ for my $page (sort keys %prepared)
 	check($page, $database, "anna/$database");
 }
 
-# These have the service's own.
+# These use the service's own database.
 check('doc/tutorial.md', 'docsync', 'anna');
 check('doc/clients.md', 'docsync', 'anna/clients');
 

@@ -1,10 +1,10 @@
 # No reader loses a document while the table is rewritten under load.
 #
-# pg_repack copies rows under transaction ids of its own, in one transaction
-# after the other, and takes the table's lock only to put the copy in its place.
-# A snapshot from before that sees what had been copied by then and not what was
-# copied after, whoever wrote the documents.  Whoever waits for the lock has such
-# a snapshot, unless he takes another; so has an old transaction.
+# pg_repack copies rows under transaction ids of its own, in several
+# transactions, and takes the table's lock only to swap the copy in.  An older
+# snapshot sees what had been copied by then, but not what was copied later,
+# whoever wrote the documents.  A session that waits for the lock has such a
+# snapshot, unless it takes a new one; so has an old transaction.
 #
 # VACUUM FULL and CLUSTER keep the writers' ids.
 
@@ -19,18 +19,18 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-# For how long pg_repack runs; on a slow machine longer, until it has done so a
-# few times.
+# For how long pg_repack is run; longer on a slow machine, until it has finished
+# a few times.
 my ($SECONDS, $LONGEST, $TIMES) = (8, 20, 5);
 my $WRITERS = 6;
 
 my $node = new_node('rewrites');
 my $admin = connect_to($node);
 
-# Rolling back to a savepoint releases the table's lock but not the one of the
-# sequence in pg_repack's log; pg_repack takes them in the other order.
+# Rolling back to a savepoint releases the table's lock but not the one on the
+# sequence in pg_repack's log; pg_repack takes them in the opposite order.
 my $load = DocsyncTest::Load->new('default', expected => ['40P01']);
-my $uploader = DocsyncTest::Load->new('default');    # to end first: the others must get what it uploads
+my $uploader = DocsyncTest::Load->new('default');    # ends first: the others must get what it uploads
 my %by_cursor = (class => 'DocsyncTest::CursorReplica');
 my %old_snapshot = (begin => 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_sleep(0.02)');
 my $has_repack = $admin->value(q{SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_repack'});
@@ -74,7 +74,7 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# A loss ends it early.
+# A loss ends the test early.
 sub is_enough
 {
 	my $seconds = time - $begin;
@@ -93,8 +93,8 @@ sub rewrite_by
 	return;
 }
 
-# It may fail, in a deadlock with a writer or, on a slow machine, by its own
-# timeouts.  What is left behind then goes with the extension.
+# pg_repack may fail, in a deadlock with a writer or, on a slow machine, by its
+# own timeouts.  What it leaves behind then is dropped with the extension.
 sub repack
 {
 	my $output = join "\n", run_command([

@@ -1,6 +1,6 @@
-# Where clients go on from after purges, over HTTP: who has seen all there is is
-# never refused, who hasn't is told, once, and a cursor is good for nothing but
-# what it was given out for.
+# Where clients resume after purges, over HTTP: a client that has seen
+# everything is never refused, one that hasn't is told, once, and a cursor can
+# be used only for what it was given out for.
 #
 # DOCSYNC_RANDOM_SEED: repeat one run of the clients at random.
 
@@ -60,7 +60,7 @@ sub bound
 		is(outcome($http->post('/Docs/Get', { %body, ids => [] })), $expected, "documents by id with its cursor for $name");
 	}
 
-	# Where it isn't said the same is meant.
+	# If nothing is given, the default applies.
 	is(outcome($http->get("/Docs/Pull?collection=$collection&clientId=c2&cursor=$cursor")), 200, 'the origin is other');
 	is(outcome($http->post('/Docs/Sync', { collection => $collection, cursor => $cursor }, headers => { 'x-client-id' => 'c2' })), 200,
 		'the clientId may come by a header');
@@ -69,7 +69,7 @@ sub bound
 	is(outcome($http->get("/Docs/Pull?collection=$collection&cursor=" . pull(collection => $collection)->{cursor})), 200,
 		'without a clientId the origin is any');
 
-	# Nothing of a request is in the way of a refusal's being one: no page, no upload.
+	# Nothing in a request changes that it is refused: neither a page nor an upload.
 	my $state = $http->state;
 	is($http->post('/Docs/Sync', { collection => 'anna/other', clientId => 'c2', cursor => $cursor,
 		documents => [ { id => 'lost', clientVersion => 1, body => 1 } ] })->{status}, 400, 'a sync that is refused');
@@ -77,7 +77,8 @@ sub bound
 	return;
 }
 
-# All tombstones but the newest are gone, and lie all over what is left.
+# All tombstones but the newest are gone; they were spread over the remaining
+# documents.
 sub pages_after_a_purge
 {
 	my $collection = 'anna/pages';
@@ -114,7 +115,8 @@ sub pages_after_a_purge
 		}
 	}
 
-	# By time: the first page would be followed by a refusal, so it is one.
+	# By time: the second page would be refused, so the first one is refused
+	# already.
 	my $query = "/Docs/Query?clientId=new&collection=$collection";
 	is(outcome($http->post("$query&maxDocuments=2", '')), '409 use_cursor use a cursor', 'pages by time are refused at once');
 	my $all = value($http->post($query, ''));
@@ -125,8 +127,8 @@ sub pages_after_a_purge
 	return;
 }
 
-# Whatever is the last that a client has downloaded: it polls, again and again,
-# while others go on and purges are run.
+# Whatever a client has downloaded last: it polls, again and again, while others
+# carry on and purges are run.
 sub who_has_seen_all
 {
 	my ($last) = @_;
@@ -158,7 +160,7 @@ sub who_has_seen_all
 			purge($collection);
 		}
 
-		# What it has seen may go now.
+		# What it has seen may be purged now.
 		bury('c1', $collection, ('c' .. 'e')[ $round - 1 ]);
 		$by_time = value($http->post("$query&sinceUtc=$since", ''));
 		$by_cursor = pull(%of, cursor => $by_cursor->{cursor});
@@ -171,8 +173,8 @@ sub who_has_seen_all
 	return;
 }
 
-# A client that deletes, and to which nobody else's tombstones matter, since there
-# are none, or one of long ago.
+# A client that deletes documents, and is not concerned by tombstones of others,
+# since there are none, or only an old one.
 sub own_deletions
 {
 	for my $others ('none', 'one')
@@ -205,7 +207,7 @@ sub own_deletions
 		is_deeply(\@refusals, [], "whose own tombstones alone are purged goes on by time; others' $others");
 	}
 
-	# Another has missed them.
+	# Another client has missed them.
 	my $query = '/Docs/Query?' . $http->{client}->www_form_urlencode({ collection => 'anna/own, others none', clientId => 'c3' });
 	my $first = value($http->post($query, ''));
 	bury('c2', 'anna/own, others none', $_) for 'theirs', map { "own$_" } 1 .. 3;
@@ -216,7 +218,7 @@ sub own_deletions
 	return;
 }
 
-# Who began before a purge, and is in the midst of its pages
+# A client that began before a purge, and is in the middle of its pages
 sub purged_between_pages
 {
 	my $collection = 'anna/midst';
@@ -232,7 +234,7 @@ sub purged_between_pages
 	my $next = pull(%of, cursor => $page->{cursor});
 	is(ids($next), 'c d', 'does not stop a client at its second page');
 
-	# What it has been given on its first page is deleted, and the tombstone goes.
+	# What it was given on its first page is deleted, and the tombstone is purged.
 	bury('c1', $collection, 'a');
 	bury('c1', $collection, 'f');
 	is(purge($collection), 2, 'a purge of what it has been given');
@@ -261,7 +263,7 @@ sub told_once
 	upload('c1', $collection, 'a' .. 'h');
 	my $answer = pull(%of, maxDocuments => 100);
 
-	# Below what is purged there are pages to come.
+	# There are more pages to come below what is purged.
 	upload('c1', $collection, 'd' .. 'g');
 	bury('c1', $collection, $_) for 'a' .. 'c';
 	upload('c1', $collection, 'h');
@@ -277,7 +279,8 @@ sub told_once
 	is("@told", '1 0 0', 'it is said with one page');
 	is("@got", 'd e f g c h', 'of all that came');
 
-	# An answer that was lost is asked for again, and says so again.
+	# If the answer is lost, the request is repeated, and the client is told
+	# again.
 	bury('c1', $collection, 'd');
 	bury('c1', $collection, 'e');
 	purge($collection);
@@ -288,7 +291,7 @@ sub told_once
 	return;
 }
 
-# Who has everything is told so by 304, and keeps its cursor.
+# A client that has everything gets a 304, and keeps its cursor.
 sub nothing_new
 {
 	my $collection = 'anna/tag';
@@ -312,7 +315,7 @@ sub nothing_new
 	is($http->get("/Docs/Pull?collection=$collection&clientId=c2", headers => { 'if-none-match' => $tag })->{status}, 200, 'from the beginning');
 	is($http->get("/Docs/Pull?collection=$collection&clientId=c3", headers => { 'if-none-match' => $tag })->{status}, 200, 'another client');
 
-	# Its own documents are passed, too.
+	# The client's own documents are passed, too.
 	$http->post("/Docs?clientId=c2&collection=$collection", [ { id => 'own', clientVersion => 1, body => 1 } ]);
 	$answer = $ask->($cursor, $tag);
 	is_deeply([ $answer->{status}, DocsyncTest::Http::value_of($answer)->{documents} ], [ 200, [] ], 'an own document');
@@ -323,7 +326,7 @@ sub nothing_new
 	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => 'b', clientVersion => 1, body => 1 } ]);
 	is($ask->($cursor, $tag)->{status}, 200, 'a document');
 
-	# Who has to compare is told so.
+	# A client that has to compare is told so.
 	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => $_, clientVersion => 2, deleted => JSON::PP::true } ]) for qw(a b);
 	$http->post("/Docs?clientId=c1&collection=$collection", [ { id => 'c', clientVersion => 1, body => 1 } ]);
 	is($http->session->value(q{CALL docsync_purge('0', 'anna/tag')}), 1, 'a tombstone is purged');
@@ -337,8 +340,8 @@ sub nothing_new
 #-----------------------------------------------------------------------------
 
 # Clients of several kinds write, delete and poll, and tombstones are purged at
-# any time.  In the end each has what there is, and nobody was refused who had
-# just downloaded everything.
+# any time.  In the end each has what is stored, and no client was refused that
+# had just downloaded everything.
 sub clients_at_random
 {
 	my $collection = 'anna/random';
@@ -350,7 +353,8 @@ sub clients_at_random
 	note "seed $SEED";
 	srand $SEED;
 
-	# Who begins from nothing with documents of its own isn't told what became of these, it compares. Here nobody does.
+	# A client that starts from scratch but has documents of its own isn't told what became of these; it has to
+	# compare. Here no client does that.
 	upload('r0', $collection, 'first');
 	poll_at_random($_, $collection, \$purges, \@faults) for @clients;
 
@@ -382,7 +386,7 @@ sub clients_at_random
 	{
 		poll_at_random($client, $collection, \$purges, \@faults);
 
-		# A tombstone may be gone on one side and not on the other.
+		# A tombstone may be gone on one side only.
 		my %live = map { @$_ } @{
 			$session->rows('SELECT id, client_version FROM docsync.document WHERE collection = ? AND NOT deleted', $collection)
 		};
@@ -416,7 +420,8 @@ sub poll_at_random
 			last if @$faults > 5;
 			$client->{refused}++;
 
-			# What it has is void, but what it wrote itself, if that is still there: it comes with origin "own".
+			# What it has is void, except what it wrote itself, if that is still stored: this comes with origin
+			# "own".
 			$client->{documents} = {};
 			$client->{position} = undef;
 			$client->{fresh} = $$purges;

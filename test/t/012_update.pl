@@ -1,6 +1,6 @@
-# ALTER EXTENSION docsync UPDATE: from each version there has been it leads to
-# what an install makes.  From 0.1 the store leaves the extension with
-# all that its users have made of it, and clients go on.
+# ALTER EXTENSION docsync UPDATE: from each earlier version it leads to the same
+# as installing.  From 0.1 the store leaves the extension with everything that
+# its users have changed in it, and clients carry on.
 
 use strict;
 use warnings;
@@ -56,8 +56,8 @@ sub old_store
 	return $session;
 }
 
-# What 0.1 would have stored, past its guard: the library that has served it
-# is gone.  Stamps are given in seconds after T0.
+# What 0.1 would have stored, inserted without its guard, since the library of
+# 0.1 doesn't exist any more.  Stamps are given in seconds after T0.
 sub fill
 {
 	my ($session) = @_;
@@ -72,7 +72,7 @@ sub fill
 			[ 'ben', 'e', 'tablet', 5, 'null' ], [ 'ben', 'gone, too', 'tablet', 6 ]),
 		'RESET session_replication_role',
 
-		# anna's highest stamp was a tombstone's; ben's horizon is below
+		# anna's highest stamp was that of a tombstone; ben's horizon is lower
 		"INSERT INTO docsync.purged VALUES ('anna', @{[stamp(8)]}), ('ben', @{[stamp(4.5)]})",
 		"SELECT setval('docsync.clock', @{[$T0 + 9_000_000]})",
 		"SELECT setval('docsync.horizon', @{[$T0 + 8_000_000]})",
@@ -87,7 +87,7 @@ sub cursor { return sprintf '5f3a9c0d1e2b4a77.%d', $T0 + $_[0] * 1e6 }
 
 sub ids { return [ map { $_->{id} } @{ $_[0]{documents} } ] }
 
-# With the new library and before the update, all say what to do.
+# With the new library, before the update, all functions say what to do.
 sub refusals
 {
 	my $session = old_store('refusals');
@@ -129,7 +129,7 @@ sub refusals
 	return;
 }
 
-# All that the extension and the store consist of, as rows of text
+# Everything that the extension and the store consist of, as rows of text
 sub catalogs
 {
 	my ($session) = @_;
@@ -201,7 +201,7 @@ sub dump_of
 	return slurp_file("$dir/$database.sql") =~ s/^\\(?:un)?restrict .*//mgr;
 }
 
-# From each version that there has been
+# From each earlier version
 sub what_is_new_is_as_installed
 {
 	my @versions = map { /docsync--([^-]+)--/ } glob "$FindBin::RealBin/../../sql/docsync--*--*.sql";
@@ -227,7 +227,7 @@ sub updated_is_as_installed
 	my $updated = old_store($database, version => $version);
 	my %installed = map { $_ => 1 } catalogs($installed);
 
-	# A role that has been granted all, and has gone, leaves nothing behind.
+	# A role that had all privileges, and was dropped, leaves nothing behind.
 	$updated->do("SELECT docsync_grant('ops')", 'GRANT EXECUTE ON FUNCTION docsync_new_epoch() TO ops');
 	$updated->do('GRANT USAGE ON TYPE docsync.change TO ops') if $version eq '0.1';
 	$updated->do('ALTER EXTENSION docsync UPDATE', 'DROP OWNED BY ops');
@@ -239,7 +239,7 @@ sub updated_is_as_installed
 	is($updated->value('SELECT count(*) FROM pg_init_privs WHERE EXISTS (SELECT FROM aclexplode(initprivs) WHERE grantee = ?::regrole)', 'ops'),
 		0, "$version: nor is a role among what the extension was installed with");
 
-	# What is written there is the first, as in a new store.
+	# What is written then is the first, as in a new store.
 	is(join(' ', map { $_->{outcome} } $updated->upload('c', 'default', document('d', 1, '1'))), 'created', "$version: an empty store works");
 	is_deeply([ $updated->settled('default') ], ['d'], "$version: and gives what it has");
 	is($updated->sqlstate_of('SELECT docsync_check_store()'), '', "$version: nothing is wrong with it");
@@ -319,7 +319,7 @@ sub users_things
 {
 	my ($session) = @_;
 
-	# Names of types and of what takes part in the extension change.
+	# The names of types and members of the extension change.
 	return [ sort map { s/\bdocsync[._](?=change|"\*)//gr } $session->column(q{
 		SELECT concat_ws(' ', attname, attnum, format_type(atttypid, atttypmod), attstattarget, attacl) FROM pg_attribute WHERE attrelid = 'docsync.document'::regclass
 		UNION ALL SELECT concat_ws(' ', conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = 'docsync.document'::regclass
@@ -352,7 +352,7 @@ sub clients_go_on
 	is($session->value('SELECT last_value FROM docsync.clock'), $T0 + 9_000_000, 'the clock is where it was');
 	is($session->value('SELECT (extract(epoch FROM clock) * 1000000)::bigint FROM docsync.history'), $T0 + 9_000_000, 'as history has it');
 
-	# By cursors: from each place, all of anna's that come behind it.
+	# By cursors: from each position, all of anna's documents after it.
 	for my $at (8, 8.5, 9)
 	{
 		my $answer = $session->pull('c', cursor($at), 'anna');
@@ -367,7 +367,7 @@ sub clients_go_on
 		is_deeply(ids($session->pull('c', cursor($case->[0]), 'ben')), $case->[1], "so does one of the other collection at $case->[0]");
 	}
 
-	# Who has missed purged tombstones is told.
+	# A client that has missed purged tombstones is told.
 	for my $at (1, 4, 7)
 	{
 		my $cursor = cursor($at);
@@ -402,7 +402,8 @@ sub clients_go_on
 	is_deeply([ map { $_->{outcome} } $session->upload('phone', 'anna', document('a', 1, '{"text": "bread"}'), document('b', 0, '1')) ],
 		[ 'unchanged', 'discarded' ], 'the rule holds');
 
-	# The purge goes on from the horizon there was, which holds for all clients.
+	# The purge continues from the existing horizon, which holds for all
+	# clients.
 	$session->upload('phone', 'ben', document('old', 1), document('older', 1));
 	$session->upload('phone', 'ben', document('newest', 1));
 	$session->do("CALL docsync_purge('0', 'ben')");
@@ -434,7 +435,7 @@ sub standby_of
 	return $reader;
 }
 
-# Nobody knows what was written meanwhile.
+# What was written meanwhile is unknown.
 sub guard_was_off
 {
 	for my $case ([ 'disabled', 'ALTER TABLE docsync.document DISABLE TRIGGER docsync_guard' ],
@@ -456,7 +457,7 @@ sub guard_was_off
 	return;
 }
 
-# Whatever 0.2 would refuse stops the update, which changes nothing then.
+# A store that 0.2 would refuse stops the update, which then changes nothing.
 sub owner_who_may_not
 {
 	my $session = old_store('refused');
@@ -478,8 +479,8 @@ sub owner_who_may_not
 	return;
 }
 
-# A dump that was made with 0.1 goes into a 0.1 store, past its guard, and then
-# the update.
+# A dump made with 0.1 is restored into a 0.1 store, without its guard, followed
+# by the update.
 sub dump_of_the_old_store
 {
 	my $session = old_store('before');
@@ -503,7 +504,8 @@ sub dump_of_the_old_store
 	return;
 }
 
-# The update waits for who has written; nobody is lost or overtaken.
+# The update waits for transactions that have written; no document is lost or
+# overtaken.
 sub waits_for_writers
 {
 	my $session = old_store('waits');

@@ -1,6 +1,7 @@
-# The store is the user's: whatever brings tables back brings it back, with the
-# policies, triggers, columns and privileges that it has been given; nothing is
-# unprotected meanwhile; and clients are told to compare.  Who may own a store.
+# The store belongs to the user: whatever restores tables restores it, with the
+# policies, triggers, columns and privileges that it has been given.  Nothing is
+# unprotected meanwhile, and clients are told to compare.  Also: who may own a
+# store.
 
 use strict;
 use warnings;
@@ -14,8 +15,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Older in transactions by far than the servers restored to: its fences are
-# far above their next transaction ids.
+# It has used far more transaction ids than the servers restored to: its fences
+# are far above their next ids.
 my $old = new_node('old', conf => "wal_level = logical\n");
 $old->stop;
 system_or_bail('pg_resetwal', '-e', '3', '-D', $old->data_dir);
@@ -53,7 +54,7 @@ dump_source('custom', '--format=custom');
 dump_source('directory', '--format=directory', '--jobs=4');
 dump_source("section_$_", '--format=custom', "--section=$_") for qw(pre-data data post-data);
 
-# Said after the dump, so lost
+# Uploaded after the dump, hence lost
 $source->upload('phone', 'anna', document('lost', 1, '1'));
 
 restored('plain', sub { psql_file($_[0], "$dir/plain") });
@@ -74,7 +75,7 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# The store, with all that its owner can make of it.
+# The store, with everything that its owner can do to it
 sub make_store
 {
 	my $admin = connect_to($old);
@@ -116,7 +117,7 @@ sub make_store
 	return $session;
 }
 
-# What is to come back, and where each tenant's phone has come to.
+# What must be restored, and the position of each tenant's phone
 sub take_state
 {
 	%cursors = map { $_ => as_tenant($old, 'store', $_)->pull('phone', undef, $_)->{cursor} } @TENANTS;
@@ -183,8 +184,8 @@ sub restored
 	return;
 }
 
-# All that is to be true of a store that has come from elsewhere: it is the
-# same, tenants are apart, clients are told.
+# Everything that must hold for a store that has come from elsewhere: it is the
+# same, tenants are separated, clients are told.
 sub check_restored
 {
 	my ($kind, $node, $database, $node_standby) = @_;
@@ -196,7 +197,7 @@ sub check_restored
 	is(difference($schema, schema_of($node, $database)), '', "$kind: so is the schema: policies, triggers, columns, privileges, publication, ...");
 	is($session->sqlstate_of('SELECT docsync_check_store()'), '', "$kind: nothing is wrong with the store");
 
-	# Before anybody has written, tenants are apart.
+	# Before anybody has written, tenants are separated.
 	apart("$kind, at first", \%tenants);
 	for my $tenant (@TENANTS)
 	{
@@ -222,7 +223,7 @@ sub check_restored
 	}
 	apart("$kind, then", \%tenants);
 
-	# Nobody's fence holds anything back, on a standby neither.
+	# No fence holds anything back, not even on a standby.
 	my $all = [ $session->settled('anna') ];
 	is_deeply([ sort @$all ], [ sort $session->column("SELECT id FROM docsync.document WHERE collection = 'anna'") ], "$kind: all is delivered");
 	if ($node_standby)
@@ -236,7 +237,7 @@ sub check_restored
 	return;
 }
 
-# Tenants see their own documents, write them, and those of nobody else.
+# Tenants see and write their own documents, and nobody else's.
 sub apart
 {
 	my ($kind, $tenants) = @_;
@@ -247,7 +248,8 @@ sub apart
 		my $session = $tenants->{$tenant};
 		my $document = document('a1', 9, '"overwritten"');
 
-		# A transaction that ends in the midst of a poll, autovacuum's for one, holds them back until the next.
+		# A transaction that ends in the middle of a poll, such as autovacuum's, holds them back until the next
+		# one.
 		wait_for("$kind: $tenant\'s documents", sub { @{ $session->pull('t', undef, $tenant)->{documents} } > 4 });
 		pass("$kind: $tenant sees its own documents");
 		is_deeply([ ids($session->pull('t', undef, $other)), [ $session->settled($other) ] ], [ [], [] ], "$kind: of $other none");
@@ -265,7 +267,7 @@ sub apart
 	return;
 }
 
-# A client with a cursor of before: refused, or told to compare, once.
+# A client with an earlier cursor: refused, or told to compare, once.
 sub told
 {
 	my ($kind, $session, $client_id, $cursor, $collection, $new) = @_;
@@ -301,7 +303,7 @@ sub all_refuse
 	return;
 }
 
-# Between data and policies nobody is served.
+# After the data, but before the policies, nobody is served.
 sub in_sections
 {
 	my ($connstr, $database) = @_;
@@ -314,7 +316,7 @@ sub in_sections
 	return;
 }
 
-# Who isn't superuser finds the extension there.
+# For a user who isn't a superuser the extension exists already.
 sub by_the_owner
 {
 	my ($connstr, $database) = @_;
@@ -327,8 +329,8 @@ sub by_the_owner
 	return;
 }
 
-# Indexes come in another order than they were made in, and users add some. The
-# planner, as long as the table is small, takes the youngest that will do.
+# Indexes are restored in another order than they were created in, and users add
+# some.  While the table is small, the planner takes the newest suitable one.
 sub small_store
 {
 	my @commands = ('SELECT 1', 'CREATE INDEX youngest ON docsync.document (collection, middle)');
@@ -350,7 +352,7 @@ sub small_store
 	return;
 }
 
-# Over what is there, with sessions that have seen it.
+# Over an existing store, with sessions that have used it.
 sub into_the_same_database
 {
 	my $before = as_tenant($old, 'store', 'anna');
@@ -366,8 +368,8 @@ sub into_the_same_database
 	return;
 }
 
-# Without the extension the documents stay, and are not to be written by who
-# doesn't stamp them; with it again, they have to be adopted first.
+# Without the extension the documents stay, but can't be written, since nothing
+# would stamp them; with the extension again, they have to be adopted first.
 sub drop_extension
 {
 	my ($session, $owner, $tenant) = (connect_to($new, 'plain'), map { as_tenant($new, 'plain', $_) } 'owner', 'anna');
@@ -424,7 +426,7 @@ sub template
 	is_deeply([ connect_to($standby, 'clone')->settled('anna') ], [ $original->settled('anna') ], 'TEMPLATE: a standby has all of it');
 	apart('TEMPLATE', { map { $_ => as_tenant($new, 'clone', $_) } @TENANTS });
 
-	# Who is ahead of a clone, in which nothing has been written yet
+	# A client that is ahead of a clone, to which nothing has been written yet
 	$_->close for $clone, $original;
 	connect_to($new)->do('CREATE DATABASE clone2 TEMPLATE custom', 'ALTER DATABASE clone2 OWNER TO owner');
 	($clone, $original) = map { as_tenant($new, $_, 'anna') } 'clone2', 'custom';
@@ -471,7 +473,8 @@ sub upgraded
 	return;
 }
 
-# Superusers, the database's owner, and members of his; not the extension's.
+# Superusers, the database's owner, and members of that role; not the
+# extension's owner.
 sub who_may_make_one
 {
 	my $superuser = connect_to($new);
@@ -508,7 +511,7 @@ sub who_may_make_one
 	}
 	$session->do('SELECT docsync_create_store()');
 
-	# Nor may anybody else come to own one, or a part of it.
+	# Nor can anybody else become the owner of one, or of a part of it.
 	$session->do("SELECT docsync_grant('anna')");
 	my $tenant = as_tenant($new, 'making', 'anna');
 	my $superuser_name = $session->value('SELECT current_user');
@@ -516,13 +519,13 @@ sub who_may_make_one
 	{
 		is($tenant->sqlstate_of("SELECT docsync_pull('c')"), '', "before $part is given away");
 		$session->do("ALTER $part OWNER TO mallory");
-		all_refuse("$part is mallory's", '42501', qr/belongs to somebody who may not.*mallory.*ALTER $part OWNER TO/s, $session);
+		all_refuse("$part is mallory's", '42501', qr/is owned by a role that may not.*mallory.*ALTER $part OWNER TO/s, $session);
 		is($session->sqlstate_of('SELECT docsync_create_store()'), '42501', 'docsync_create_store() refuses');
 		is($tenant->sqlstate_of("SELECT docsync_pull('c')"), '42501', 'to others, too');
 		$session->do("ALTER $part OWNER TO $superuser_name");
 	}
 
-	# A member that is none any more
+	# A former member
 	$session->do('ALTER TABLE docsync.purged OWNER TO member');
 	is($tenant->sqlstate_of("SELECT docsync_pull('c')"), '', "a member's is served");
 	$superuser->do('REVOKE owner FROM member');
@@ -532,7 +535,8 @@ sub who_may_make_one
 	return;
 }
 
-# Somebody who may make schemas makes the store first, and waits for a superuser.
+# Somebody who may create schemas creates the store first, and waits for a
+# superuser.
 sub traps
 {
 	my $superuser = connect_to($new);
@@ -549,7 +553,7 @@ sub traps
 	my $unsprung = sub {
 		my ($kind) = @_;
 
-		all_refuse($kind, '42501', qr/belongs to somebody who may not.*ALTER (?:SCHEMA|TABLE|SEQUENCE) docsync(?:\.\w+)? OWNER TO/s, $session, $owner);
+		all_refuse($kind, '42501', qr/is owned by a role that may not.*ALTER (?:SCHEMA|TABLE|SEQUENCE) docsync(?:\.\w+)? OWNER TO/s, $session, $owner);
 		for my $call ('docsync_create_store()', 'docsync_check_store_owner()')
 		{
 			is($_->sqlstate_of("SELECT $call"), '42501', "$kind: $call refuses") for $session, $owner;
@@ -558,7 +562,7 @@ sub traps
 	};
 	$unsprung->('an empty schema');
 
-	# A sequence remembers, whatever is rolled back.
+	# A sequence isn't rolled back, so it tells whether code was run.
 	$mallory->do(
 		'CREATE SEQUENCE docsync.sprung',
 		q{CREATE FUNCTION docsync.trap() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM nextval('docsync.sprung'); RETURN true; END$$},
@@ -590,7 +594,7 @@ sub traps
 	$session->do('ALTER TABLE docsync.document OWNER TO owner', 'ALTER TABLE docsync.history OWNER TO mallory');
 	$unsprung->('all but a small part');
 
-	# It would have been one.
+	# The trap would have worked.
 	$session->do('ALTER TABLE docsync.history OWNER TO owner', "INSERT INTO docsync.document (collection, id, body) VALUES ('anna', 'd', '1')");
 	cmp_ok($session->value("SELECT last_value FROM pg_sequences WHERE sequencename = 'sprung'"), '>', 0, 'who takes all of it over gets the traps, too');
 

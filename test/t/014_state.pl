@@ -1,5 +1,5 @@
-# Sums of a collection that one session has made are given to others, if and only
-# if these would make the same; and whoever comes meanwhile waits.
+# Sums over a collection that one session has made are given to others, if and
+# only if those would get the same; and sessions that need them meanwhile wait.
 
 use strict;
 use warnings;
@@ -43,7 +43,7 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# What the cases need: calls that say how many rows they have read.
+# What the cases need: calls that report how many rows they have read.
 sub prepare
 {
 	my ($server) = @_;
@@ -61,7 +61,7 @@ sub prepare
 		END $$});
 }
 
-# A collection of so many documents; it goes on from its end.
+# A collection with this many documents, and a cursor at its end
 sub fill
 {
 	my ($collection, $count) = @_;
@@ -78,8 +78,8 @@ sub go_on
 	return $cursor{$collection} = $by->pull(undef, $cursor{$collection}, $collection)->{cursor};
 }
 
-# The state of a collection, and whether it has been made for this call; asked
-# for from the end as it was when the collection was filled
+# The state of a collection, and whether it was made for this call; asked for
+# from the position where the collection ended when it was filled
 sub ask
 {
 	my ($by, $collection, $at) = @_;
@@ -88,8 +88,9 @@ sub ask
 	return { state => decode_json($answer)->{state}, made => $rows >= $DOCUMENTS - 1 };
 }
 
-# The same, once it is settled: what autovacuum commits between a page's snapshot
-# and its look holds it back, and then there is no state.
+# The same, once everything is settled: what autovacuum commits between a page's
+# snapshot and its look at running transactions holds it back, and then there is
+# no state.
 sub ask_settled
 {
 	my (@args) = @_;
@@ -132,7 +133,7 @@ sub one_for_all
 	is_deeply(is_shared($_->[1], 'all', $DOCUMENTS, $_->[0]), $state, "$_->[0]: is the same")
 	  for [ 'the second of a session', $session ], [ 'the first of another', $other ], [ 'one of a session that begins', connect_to($node) ];
 
-	# In all kinds of transactions, and with whatever else is asked for
+	# In all kinds of transactions, and with other arguments
 	$other->do('BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY');
 	is_shared($other, 'all', $DOCUMENTS, 'under REPEATABLE READ');
 	$other->do('COMMIT');
@@ -146,7 +147,7 @@ sub a_write
 	fill('write');
 	is_made($session, 'write', $DOCUMENTS, 'before a write');
 
-	# Those who don't see it yet are told what they see.
+	# Those who don't see it yet get the sums of what they see.
 	my $writer = connect_to($node);
 	$writer->do('BEGIN');
 	$writer->upload('c', 'write', document('new', 1, '1'));
@@ -162,7 +163,7 @@ sub a_write
 	$writer->upload('c', 'write', document('1', 2, '1'));
 	is_shared($session, 'write', $DOCUMENTS, 'after one that changed nothing');
 
-	# An old snapshot sees what it saw.
+	# An old snapshot still sees the same.
 	my $old = connect_to($node);
 	$old->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	$old->value('SELECT 1');
@@ -172,7 +173,7 @@ sub a_write
 	is_made($session, 'write', $DOCUMENTS + 1, 'and again');
 	$old->do('COMMIT');
 
-	# A new cursor says so when it is asked with an old snapshot.
+	# With a newer cursor and an old snapshot the answer says so.
 	$old->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	$old->value('SELECT 1');
 	$writer->upload('c', 'write', document('newest', 1, '1'));
@@ -183,8 +184,8 @@ sub a_write
 	return;
 }
 
-# A cursor at the stamp of a document that is being written: what isn't seen can
-# be at or below it.
+# A cursor at the stamp of a document that is being written: documents that
+# can't be seen may be at or below it.
 sub positions_made_up
 {
 	fill('made up');
@@ -201,7 +202,7 @@ sub positions_made_up
 	return;
 }
 
-# Behind docsync's back; docsync_new_epoch() tells.
+# Changes behind docsync's back: docsync_new_epoch() makes them known.
 sub edits_without_stamps
 {
 	fill('unstamped');
@@ -218,7 +219,7 @@ sub edits_without_stamps
 	return;
 }
 
-# After an epoch has begun, the cursors of before are another's.
+# After an epoch has begun, earlier cursors belong to another one.
 sub go_on_again
 {
 	my ($collection) = @_;
@@ -272,7 +273,7 @@ sub another_database
 	return;
 }
 
-# A store made anew, with stamps and history of the old one
+# A store created again, with the stamps and history of the old one
 sub another_table
 {
 	fill('anew');
@@ -314,8 +315,8 @@ sub hidden_documents
 	return;
 }
 
-# Who sees one document of a collection sees all, if the policy looks at nothing
-# else, like that of examples/postgrest.
+# Who sees one document of a collection sees all of them, if the policy looks
+# only at the collection, like that of examples/postgrest.
 sub policies
 {
 	my ($tenant) = slurp_file("$FindBin::RealBin/../../examples/postgrest/roles.sql") =~ /CREATE POLICY tenant .*?(USING .*?);/s;
@@ -345,7 +346,7 @@ sub policies
 		$session->do('DROP POLICY tenant ON docsync.document');
 	}
 
-	# Others beside it: of other commands; one that takes some away
+	# Further policies: for other commands; a restrictive one
 	$session->do("CREATE POLICY tenant ON docsync.document TO tenant $tenant",
 		q{CREATE POLICY writes ON docsync.document FOR UPDATE TO tenant USING (id <> '7')});
 	ask($session, 'anna/list');
@@ -362,8 +363,8 @@ sub policies
 	return;
 }
 
-# More than there is room for: the oldest goes.  One that is written to all the
-# time takes the place of nobody else.
+# More collections than there is room for: the oldest is dropped.  One that is
+# written to all the time doesn't displace others.
 sub many_collections
 {
 	fill("many $_") for 1 .. 9;
@@ -399,7 +400,7 @@ sub burst
 	return;
 }
 
-# Begins to ask, in the background: for the state's count, and the rows read.
+# Starts a query in the background, for the state's count and the rows read.
 sub start
 {
 	my ($by, $collection) = @_;
@@ -418,7 +419,7 @@ sub result
 	return $sth->fetchrow_arrayref;
 }
 
-# Two sessions that sum up, each its own, until the gate is opened.
+# Two sessions that sum up different collections, until the gate is opened
 sub behind_the_gate
 {
 	my ($gate) = @_;
@@ -441,7 +442,8 @@ sub is_waiting
 	return $session->value('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ?', $by->pid) =~ /Extension/;
 }
 
-# Those who wait are answered when others have ended, whatever these have summed up.
+# Those who wait are answered when others have finished, whatever these have summed
+# up.
 sub waiting
 {
 	my $gate = connect_to($node);
@@ -452,7 +454,8 @@ sub waiting
 	fill('slow');
 	fill('waiting');
 
-	# In time, unless the machine is very slow; in vain it would take 100 ms.
+	# In time, unless the machine is very slow; waiting in vain would take 100
+	# ms.
 	for (1 .. 10)
 	{
 		my @slow = behind_the_gate($gate);
@@ -476,7 +479,7 @@ sub waiting
 	cmp_ok(time - $begun, '>=', 0.09, '... not at once');
 	cmp_ok(time - $begun, '<', 5, '... but soon');
 
-	# Whoever fails lets others in.
+	# A session that fails lets others in.
 	my $waiting = start($other, 'in vain');
 	$gate->value('SELECT pg_cancel_backend(?)', $_->[0]->pid) for @slow;
 	ok(!eval { result($_); 1 }, 'one who sums up is cancelled') for @slow;
@@ -485,8 +488,8 @@ sub waiting
 	return;
 }
 
-# A server whose spare memory is gone.  Before PostgreSQL 17 each session has what
-# it has made then; from 17 on they share memory of its own.
+# A server without spare shared memory.  Before PostgreSQL 17 each session then
+# has only its own sums; from 17 on they share a separate segment.
 sub no_memory
 {
 	$_->close for $session, $other;

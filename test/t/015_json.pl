@@ -1,11 +1,11 @@
-# Documents as JSON, on their way out: byte for byte what the server writes of
-# the same values itself, whatever is in them.
+# Documents as JSON, on their way out: byte for byte what the server itself
+# writes for the same values, whatever they contain.
 #
-# Strings are read 16 bytes at a time, in a way that differs between
-# processors; so it is all done twice, the second time with what is there for
-# a processor without one.
+# Strings are read 16 bytes at a time, in a way that differs between processors;
+# so everything is tested twice, the second time with the plain C code.
 #
-# And a session that answers page after page asks the system for memory once.
+# And a session that answers page after page asks the system for memory only
+# once.
 
 use strict;
 use warnings;
@@ -75,7 +75,8 @@ sub store_all
 	}
 	$session->do('COMMIT');
 
-	# The guard wouldn't let it pass; it may have been there before the guard knew.
+	# The guard wouldn't accept it; but it may have been stored before there was a
+	# limit.
 	$session->do('SET session_replication_role = replica',
 		"UPDATE docsync.document SET body = (repeat('[', $DEPTH) || repeat(']', $DEPTH))::jsonb"
 		  . q{ WHERE collection = 'json' AND body = '"deep"'});
@@ -123,7 +124,8 @@ sub random_number
 
 sub random_word { return chr(97 + rand 26) x (1 + rand 3) . ' ' }
 
-# Up to so many characters; one in so many must be escaped, or is longer than a byte.
+# A string of up to this many characters; one in a certain number must be escaped, or
+# is longer than a byte.
 sub random_string
 {
 	my ($length) = @_;
@@ -143,7 +145,8 @@ sub quote
 	return qq("$string");
 }
 
-# The answers of a new session, to which the server hands out an expected one.
+# Compares the answers of a new session with those that the server's own
+# functions give.
 sub compare
 {
 	my ($name) = @_;
@@ -162,7 +165,7 @@ sub compare
 	ok($answer eq '[' . join(',', @documents) . ']', "$name: one answer has them all, byte for byte")
 	  or diag difference($answer, '[' . join(',', @documents) . ']');
 
-	# An empty buffer at each document, which grows within it
+	# The buffer starts empty for each document, and grows within it.
 	my @differ;
 	my $get = $reader->dbh->prepare(q{
 		SELECT docsync_docs_get(convert_to(jsonb_build_object('collection', 'json', 'ids', jsonb_build_array(id))::text, 'UTF8'))
@@ -195,8 +198,8 @@ sub take_pages
 		my $reader = connect_to($node);
 		my @faults = map { $reader->dbh->selectall_arrayref($page); faults($reader->pid) } 0 .. 15;
 
-		# Some pages may, where the kernel has taken memory back, or an autovacuum has
-		# had plans made anew: so it is the middle one of eleven.
+		# Some pages may do so, if the kernel has taken memory back, or an autovacuum
+		# has invalidated plans: so take the median of eleven.
 		my @taken = sort { $a <=> $b } map { $faults[$_] - $faults[ $_ - 1 ] } 5 .. 15;
 
 	  SKIP:
@@ -209,7 +212,7 @@ sub take_pages
 	return;
 }
 
-# How many pages of memory a process has been given, the one or other twice
+# The number of a process's page faults
 sub faults
 {
 	my ($pid) = @_;

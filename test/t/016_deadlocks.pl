@@ -1,6 +1,6 @@
-# Uploads never deadlock, each a transaction of its own: whatever the order
-# their documents are sent in, whether they are atomic or not, for one
-# collection or for several, while documents are deleted and purged.
+# Uploads, each in its own transaction, never deadlock: in whatever order their
+# documents are sent, atomic or not, to one collection or several, while
+# documents are deleted and purged.
 #
 # Could be lost: one of two uploads, by the deadlock detector.
 
@@ -43,7 +43,7 @@ $admin->do(q{
 	END
 	$$},
 	'CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON docsync.document FOR EACH ROW EXECUTE FUNCTION refuse()',
-	# What is refused of an atomic upload is no failure here.
+	# A refusal of an atomic upload isn't a failure here.
 	q{
 	CREATE PROCEDURE upload(client_id text) LANGUAGE plpgsql AS $$
 	BEGIN

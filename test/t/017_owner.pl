@@ -1,5 +1,6 @@
-# A database's owner who is no superuser: docsync is his to install, and his store
-# works; and what he may do to it neither makes him a superuser nor ends the server.
+# A database's owner who isn't a superuser can install docsync, and the store works;
+# and nothing that the owner can do to it makes the owner a superuser or crashes the
+# server.
 
 use strict;
 use warnings;
@@ -41,7 +42,7 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# A session of a role's own: it can't go back to be a superuser.
+# A session as a role, which can't become a superuser again.
 sub as
 {
 	my ($role, $database) = @_;
@@ -51,7 +52,7 @@ sub as
 	return $session;
 }
 
-# A database of the owner's, and sessions of his and of a superuser's
+# A database of the owner, and sessions of the owner and of a superuser
 sub own_database
 {
 	my ($name) = @_;
@@ -72,7 +73,7 @@ sub own_store
 
 sub outcomes { return join ' ', map { $_->{outcome} } @_ }
 
-# What a tenant and the owner do with a store, all of it
+# Everything that a tenant and the owner do with a store
 sub all_works
 {
 	my ($kind, $database) = @_;
@@ -138,7 +139,7 @@ sub updates
 	$owner->do('DROP EXTENSION docsync CASCADE', 'CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
 	is(outcomes($owner->upload('c', 'anna', document('d', 1, '1'))), 'unchanged', 'and drop it, and have it again, with his store');
 
-	# 0.1's store was part of the extension, and a superuser's.
+	# 0.1's store was part of the extension, and owned by a superuser.
 	$owner->do('DROP EXTENSION docsync CASCADE', 'DROP SCHEMA docsync CASCADE');
 	is($owner->sqlstate_of("CREATE EXTENSION docsync VERSION '0.1'"), '42501', '0.1 is not for him');
 	$superuser->do("CREATE ROLE maker SUPERUSER", 'SET ROLE maker', "CREATE EXTENSION docsync VERSION '0.1'", 'RESET ROLE', 'REASSIGN OWNED BY maker TO owner');
@@ -165,7 +166,7 @@ sub members_are_not_his
 		like($owner->sqlstate_of($statement), qr/^(42501|2BP01)$/, "not his: $statement");
 	}
 
-	# A guard that stamps nothing, made a member
+	# A guard that stamps nothing, added to the extension
 	$owner->do('CREATE SCHEMA other', q{CREATE FUNCTION other.docsync_guard() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.last_update_utc := now(); NEW.fence := '3'; RETURN NEW; END$$},
 		'ALTER EXTENSION docsync ADD FUNCTION other.docsync_guard()',
 		'DROP TRIGGER zz_docsync_guard ON docsync.document',
@@ -174,7 +175,7 @@ sub members_are_not_his
 	return;
 }
 
-# Who has CREATE on the database may have the extension, and no store in it.
+# A role with CREATE on the database can create the extension, but no store.
 sub create_alone_is_not_enough
 {
 	my ($owner, $superuser) = own_database('created');
@@ -193,13 +194,13 @@ sub create_alone_is_not_enough
 	return;
 }
 
-# A superuser who lets docsync look at a store, mend it, or give a role its use, runs
-# nothing of its owner's.
+# A superuser who makes docsync check or repair a store, or grant its use to a role,
+# runs none of its owner's code.
 sub superuser_mends_what_is_hostile
 {
 	my ($owner, $superuser) = own_store('hostile');
 
-	# A sequence remembers, whatever is rolled back.
+	# A sequence isn't rolled back, so it tells whether code was run.
 	$owner->do('CREATE SCHEMA trap', 'CREATE SEQUENCE trap.sprung', 'GRANT ALL ON SCHEMA trap TO PUBLIC',
 		q{CREATE FUNCTION trap.spring() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$
 			BEGIN
@@ -239,14 +240,14 @@ sub superuser_mends_what_is_hostile
 	$superuser->do("VACUUM ANALYZE docsync.$_", "REINDEX TABLE docsync.$_") for qw(document purged history);
 	is($sprung->(), 0, 'nor do pg_dump, VACUUM, ANALYZE, REINDEX');
 
-	# But who uploads, as with any table: PostgreSQL's rule, not ours
+	# But an upload does, as with any table: that is PostgreSQL's rule, not ours
 	$superuser->value(q{SELECT docsync_upsert('c', '[{"id": "e", "clientVersion": 1, "body": 1}]')});
 	is($sprung->(), 1, 'a superuser who uploads does');
 	return;
 }
 
-# The schema of the functions is their owner's to rename, and to make another of that
-# name: what docsync's functions call is still docsync's.
+# The owner of the functions' schema may rename it, and create another one with the
+# old name: docsync's functions still call docsync's own functions.
 sub schema_that_is_renamed
 {
 	my ($owner, $superuser) = own_database('renamed');
@@ -265,8 +266,7 @@ sub schema_that_is_renamed
 	return;
 }
 
-# What docsync runs as the store's owner doesn't find what the caller has put in his
-# search_path.
+# What docsync runs as the store's owner doesn't use the caller's search_path.
 sub no_path_of_the_callers
 {
 	my ($owner) = own_store('path');
@@ -283,7 +283,7 @@ sub no_path_of_the_callers
 	return;
 }
 
-# Rules that have docsync's statements do something else
+# Rules that make docsync's statements do something else
 sub rules
 {
 	my ($owner) = own_store('rules');
@@ -312,7 +312,7 @@ sub rules
 	return;
 }
 
-# What a last_update_utc may be that docsync has never set
+# Values of last_update_utc that docsync would never set
 sub stamps_that_are_no_times
 {
 	my ($owner) = own_store('stamps');
@@ -344,7 +344,7 @@ sub stamps_that_are_no_times
 	return;
 }
 
-# Rows that no upload has made, in each table
+# Rows that no upload would make, in each table
 sub rows_past_the_guard
 {
 	my ($owner) = own_store('rows');
@@ -411,7 +411,7 @@ sub ddl_while_it_is_planned
 			{
 				my $anna = as('anna', 'planned');
 
-				# In a session that has plans, too, and makes others each time
+				# Also in a session that has plans, and makes new ones each time
 				$anna->do('SET plan_cache_mode = force_custom_plan');
 				$anna->sqlstate_of("SELECT $call") if $again;
 				$anna->do('BEGIN');
@@ -427,7 +427,7 @@ sub ddl_while_it_is_planned
 	return;
 }
 
-# The row of an epoch, written by who is told of it
+# The row of an epoch, written by a trigger that is fired for it
 sub epoch_that_begins_itself
 {
 	my ($owner) = own_store('epochs');
@@ -441,20 +441,20 @@ sub epoch_that_begins_itself
 	return;
 }
 
-# The row that says where the store is, taken away as soon as it is there
+# The row that says where the store is, removed as soon as it is inserted
 sub history_that_is_gone
 {
 	my ($owner) = own_store('gone');
 	my $gone = qr/row of "docsync\.history" was not stored/;
 
-	# In a session that has found it noted
+	# In a session that has found the place noted
 	$owner->upload('c', 'c', document('d', $_, '1')) for 1, 2;
 	$owner->do('DELETE FROM docsync.history');
 	is($owner->sqlstate_of('SELECT docsync_hand_over()'), '', 'a store without a history is handed over');
 	is($owner->value(q{SELECT string_agg((system_identifier = 0)::text, ' ' ORDER BY number) FROM docsync.history}), 'false true', 'with one that begins now');
 	$owner->do('SELECT docsync_new_epoch()');
 
-	# And one whose history arrives in it
+	# And in one in which the history arrives
 	$owner->upload('c', 'c', document('d', $_, '1')) for 3, 4;
 	$owner->do('DELETE FROM docsync.history',
 		q{INSERT INTO docsync.history SELECT 1, 5, 0, 0, 0, 0, now(), max(last_update_utc), 'infinity', max(last_update_utc), '3', false FROM docsync.document});
@@ -484,7 +484,7 @@ sub history_that_is_gone
 	return;
 }
 
-# A superuser may keep everybody from making a store, by an upload as well.
+# A superuser can keep everybody from creating a store, even by an upload.
 sub not_to_be_called
 {
 	my ($owner, $superuser) = own_database('denied');
@@ -499,7 +499,7 @@ sub not_to_be_called
 	return;
 }
 
-# Limits are a superuser's to set, also before the library is loaded.
+# Only a superuser can set limits, even before the library is loaded.
 sub settings
 {
 	my ($owner) = own_store('settings');

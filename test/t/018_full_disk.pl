@@ -1,10 +1,10 @@
-# A file system gets full in the midst of uploads: that of the documents, then
-# that of WAL.  Uploads fail, wholly, with an error that says why; nothing that
-# was acknowledged is lost; when there is room again they go on, and readers with
-# them.
+# A file system becomes full during uploads: that of the documents, then that of
+# WAL. Uploads fail completely, with an error that says why; nothing that was
+# acknowledged is lost; when there is room again, they continue, and so do
+# readers.
 #
-# The file systems are small ones in memory, which anybody may mount who is in a
-# namespace of his own.  So the test runs in one, if the system lets it.
+# The file systems are small ones in memory, which any user can mount in a
+# separate namespace.  So the test runs in one, if the system permits.
 
 use strict;
 use warnings;
@@ -89,8 +89,8 @@ sub no_room_for_documents
 	return;
 }
 
-# PostgreSQL can't go on without WAL, and stops; so the last upload may have been
-# stored or not.  A slot keeps it from writing over old segments.
+# PostgreSQL can't continue without WAL, and stops; so the last upload may or may
+# not have been stored.  A slot keeps it from reusing old segments.
 sub no_room_for_wal
 {
 	my @before = $session->history;
@@ -161,8 +161,8 @@ sub send_until_it_fails
 	die 'it was never full';
 }
 
-# What was acknowledged is there, as it was, and of the batch that failed all
-# documents or none; readers have missed nothing.
+# What was acknowledged is there, unchanged, and either all documents of the
+# failed batch or none; readers have missed nothing.
 sub check
 {
 	my ($when, $session) = @_;
@@ -193,7 +193,7 @@ sub goes_on
 	return;
 }
 
-# A file system that is soon full, mounted for this process and its children
+# A small file system, mounted for this process and its children
 sub small_disk
 {
 	my ($name) = @_;
@@ -205,7 +205,7 @@ sub small_disk
 	return $dir;
 }
 
-# Somebody else's file takes all the room there is.
+# Another file takes up all the remaining room.
 sub fill
 {
 	my ($dir) = @_;

@@ -1,6 +1,6 @@
-# A store moves by logical replication, as doc/operations.md says it, by the
-# commands that stand there: from an older PostgreSQL, where one is given, or to
-# another server of the same.  Clients go on, at the new server and at its standby.
+# A store moves by logical replication, with the commands in doc/operations.md:
+# from an older PostgreSQL, if one is given, or to another server of the same
+# version.  Clients continue at the new server and at its standby.
 
 use strict;
 use warnings;
@@ -14,8 +14,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Older in transactions by far than the server that it moves to: its fences are
-# far above the next transaction id there.
+# It has used far more transaction ids than the server that the store moves to:
+# its fences are far above the next id there.
 my $old = old_node('old', allows_streaming => 'logical');
 $old->stop;
 {
@@ -30,7 +30,7 @@ $new->backup('base');
 $standby->init_from_backup($new, 'base', has_streaming => 1);
 $standby->start;
 
-# Each is the words behind its fence, and a text.
+# Each block is the words after its opening fence, and a text.
 my ($recipe) = slurp_file('doc/operations.md') =~ /^### By logical replication\n(.*?)(?:^##|\z)/ms
   or BAIL_OUT('doc/operations.md has no recipe');
 my @commands = $recipe =~ /^```(\w.*?)^```$/msg;
@@ -39,7 +39,7 @@ is(scalar @commands, 6, 'the commands of doc/operations.md');
 my $clients = DocsyncTest::Movers->new($old);
 DocsyncTest::Movers::make_roles($new);
 
-# More is written while the subscription is on its way.
+# More is written while the subscription is copying.
 for my $command (@commands)
 {
 	my ($info, $text) = split /\n/, $command, 2;
@@ -87,14 +87,14 @@ sub run_command_of_page
 		ok($node->poll_query_until('postgres', $text), 'what is waited for comes') or die;
 		my $session = connect_to($node);
 		is($session->sqlstate_of('SELECT docsync_take_over()'), '55000', 'it is not taken over while more might come');
-		like($session->errstr, qr/A subscription still fills it/, 'which is said');
+		like($session->errstr, qr/A subscription is still filling it/, 'which is said');
 		return;
 	}
 	is($node->psql('postgres', $text, on_error_stop => 1, stderr => \$stderr), 0, "runs: $text") or die $stderr;
 	return;
 }
 
-# Taken over before it was handed over, or before all has come
+# docsync_take_over() before the hand-over, or before everything has arrived
 sub too_early
 {
 	my $session = connect_to($new);
@@ -106,7 +106,7 @@ sub too_early
 	return;
 }
 
-# Each place has its own from then on.
+# From then on each place has a history of its own.
 sub two_epochs
 {
 	my ($new_session, $old_session) = map { connect_to($_) } $new, $old;

@@ -1,6 +1,6 @@
-# A store that was handed over moves with clients in the midst of their work: by
-# pg_upgrade, by a dump, by promotion of a standby, by a template.  From an older
-# PostgreSQL, where one is given, or to another server of the same.
+# A store that was handed over moves while clients are working: by pg_upgrade, by
+# a dump, by promotion of a standby, by a template.  From an older PostgreSQL, if
+# one is given, or to another server of the same version.
 
 use strict;
 use warnings;
@@ -28,9 +28,9 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# Some minor releases keep a parameter with each column, by which others, of a
-# later major version, can't be upgraded to (doc/operations.md).  The test is to
-# see the rest.
+# Some minor releases store a parameter with each column that keeps pg_upgrade
+# from upgrading to certain releases of a later major version
+# (doc/operations.md).  The parameter is removed, to test the rest.
 sub without_column_versions
 {
 	my ($old, $new) = @_;
@@ -118,8 +118,8 @@ sub promoted
 	return;
 }
 
-# A copy of a store takes it over, and the other one doesn't; of one that wasn't
-# handed over no copy does.
+# One copy of a store takes it over, and the other one doesn't; if it wasn't
+# handed over, no copy does.
 sub copied
 {
 	my $node = new_server('copies');

@@ -1,6 +1,6 @@
-# The library is replaced while a server runs, as make install does it: by another
-# file of the same name.  Sessions that have loaded it keep theirs, whatever they
-# are in the midst of, new ones take the new one, and both work side by side.
+# The library is replaced while a server is running, as make install does it: by
+# another file with the same name.  Sessions that have loaded it keep the old one,
+# whatever they are doing, new ones load the new one, and both work side by side.
 
 use strict;
 use warnings;
@@ -18,7 +18,7 @@ my $node = new_node('primary');
 my $library = PostgreSQL::Test::Utils::tempdir() . '/docsync.so';
 my ($installed) = map { "$_/docsync.so" } $node->config_data('--pkglibdir');
 
-# Not the server's own file, which isn't the test's to replace
+# Not the server's own file, which a test must not replace
 install_library();
 $node->safe_psql('postgres', "UPDATE pg_proc SET probin = '$library' WHERE probin = '\$libdir/docsync'");
 
@@ -32,7 +32,7 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# As install(1) does it: a new file takes the place of the old one.
+# As install(1) does it: a new file replaces the old one.
 sub install_library
 {
 	copy($installed, "$library.new") or die "$installed: $!";
@@ -41,7 +41,7 @@ sub install_library
 	return;
 }
 
-# Does a session have the file that was there before?
+# Does a session have the old file?
 sub has_old_library
 {
 	my ($session) = @_;
@@ -66,7 +66,7 @@ sub replaced_under_sessions
 	$old->upload('c', 'a', document('by an old session', 1, '1'));
 	is_deeply([ map { has_old_library($_) } $old, $in_flight, $new, $idle ], [ 1, 1, 0, 0 ], 'sessions keep what they have loaded');
 
-	# What is in flight holds back the readers of both.
+	# Open transactions hold back readers with either library.
 	is_deeply([ map { join ' ', $_->settled('a') } $old, $new, $idle ], [ ('before') x 3 ], 'an upload in flight is seen by all');
 	$in_flight->upload('c', 'a', document('in flight, too', 1, '1'));
 	$in_flight->do('COMMIT');
@@ -82,8 +82,8 @@ sub replaced_under_sessions
 	return;
 }
 
-# What an update of the extension does, while an upload is on its way: it waits
-# for that, and sessions go on with what it has made.
+# An update of the extension during an upload waits for that, and then sessions
+# use what the update has made.
 sub update_while_they_are_open
 {
 	my $admin = connect_to($node);

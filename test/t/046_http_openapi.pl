@@ -1,6 +1,6 @@
-# doc/openapi.yaml: its examples are sent, in their order, and answered as it
-# says; its arguments are those of doc/protocol.md; what it doesn't describe is
-# noticed.  (That it describes what other tests are answered is seen there.)
+# doc/openapi.yaml: its examples are sent, in order, and answered as it says;
+# its arguments are those of doc/protocol.md; what it doesn't describe is
+# noticed.  (Other tests check that it describes the answers that they get.)
 
 use strict;
 use warnings;
@@ -65,7 +65,8 @@ for my $request (@$requests)
 # What it doesn't describe
 #-----------------------------------------------------------------------------
 
-# A key less in each object of each answer, or one more; another type; another status
+# One key less in each object of each answer, or one more; another type; another
+# status
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my %optional = map { $_ => 1 } qw(error winnerOmitted reconcile lostAfter behind state sums settled);
 my @wrong;
@@ -88,7 +89,7 @@ is($count + ($more // 0), scalar @wrong, 'each change is noticed') or diag join 
 
 done_testing();
 
-# What the command says of the file
+# What the command says about the file
 sub of_file
 {
 	my ($command) = @_;
@@ -108,7 +109,8 @@ sub differences
 }
 
 # Changes a value in one place after the other, calls the function each time,
-# with what was done, and changes it back.  A document's body may be anything.
+# with a description of the change, and reverts it.  A document's body may be
+# anything.
 sub change
 {
 	my ($value, $then) = @_;

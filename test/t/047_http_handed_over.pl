@@ -1,6 +1,6 @@
-# A store is handed over with HTTP clients in the midst of their work: what they
-# send is answered 503 until the service is where the store has gone, what they
-# ask for is given, nothing that was acknowledged is lost.
+# A store is handed over while HTTP clients are working: their uploads get a 503
+# until the service is at the store's new place, their downloads work, nothing
+# that was acknowledged is lost.
 
 use strict;
 use warnings;
@@ -62,7 +62,8 @@ done_testing();
 
 sub good { return { id => $_[0], clientVersion => 1, body => 1 } }
 
-# What would write: 503, when to try again, a code for machines, nothing stored
+# Requests that would write: 503, when to try again, a code for machines,
+# nothing stored
 sub refuses
 {
 	my $before = $http->state;
@@ -87,7 +88,7 @@ sub refuses
 	return;
 }
 
-# What reads
+# Requests that read
 sub gives
 {
 	is($http->get("/Docs/Pull?$query")->{status}, 200, 'Pull');
@@ -98,7 +99,7 @@ sub gives
 }
 
 # A client that sends document after document, each until it is acknowledged.
-# It has gone on when that is so after a 503.
+# It has got through when that happens after a 503.
 sub write_until_told
 {
 	my ($n) = @_;
@@ -122,7 +123,8 @@ sub write_until_told
 	return;
 }
 
-# Others than 200 come while PostgREST is on its way to where the store has gone.
+# Other statuses than 200 occur while PostgREST is being moved to the store's new
+# place.
 sub read_until_told
 {
 	my %count;
@@ -142,7 +144,7 @@ sub read_until_told
 	return;
 }
 
-# Whoever has started us is done, or gone.
+# The test that has started us is done, or gone.
 sub has_ended { return -e "$dir/end" || getppid() != $test }
 
 sub end_of

@@ -1,5 +1,5 @@
-# A page of another site's, in Chromium, if that is installed: any header may be
-# sent along, and what a client needs of an answer can be read.
+# A page of another site, in Chromium, if that is installed: any header can be
+# sent, and what a client needs of an answer can be read.
 
 use strict;
 use warnings;
@@ -46,7 +46,7 @@ if ($http->has_rpc)
 }
 done_testing();
 
-# What a page gets that sends these requests
+# What a page that sends these requests gets
 sub fetched
 {
 	my (@requests) = @_;

@@ -1,4 +1,4 @@
-# What becomes of a request when PostgREST closes its connection to nginx.
+# What happens to a request when PostgREST closes its connection to nginx.
 
 use strict;
 use warnings;
@@ -19,8 +19,8 @@ my $docs = '/Docs?clientId=c1&collection=anna';
 my $expired = DocsyncTest::Http::token(DocsyncTest::Http::claims(exp => time - 3600));
 my $forged = DocsyncTest::Http::token(DocsyncTest::Http::claims(), 'somebody else has signed with this secret');
 
-# PostgREST refuses these without reading the body, which is more than what a
-# socket takes: so it closes while nginx is sending.
+# PostgREST refuses these without reading the body, which is larger than a
+# socket's buffer: so it closes the connection while nginx is sending.
 for my $size (100, 100_000, 5_000_000, 20_000_000)
 {
 	my $body = encode_json([ { id => 'x', clientVersion => 1, body => 'x' x $size } ]);
@@ -34,8 +34,8 @@ is($http->post($docs, [ { id => 'x', clientVersion => 1, body => 1 } ])->{status
 # The connection to PostgreSQL breaks
 #-----------------------------------------------------------------------------
 
-# Mostly a 503.  PostgREST can make a 400 of it, by the moment at which it breaks,
-# and the code is empty then: by that clients know that they may try again.
+# Usually a 503. Depending on the moment, PostgREST may answer 400 with an empty
+# code: then clients know that they may try again.
 {
 	my ($holder, $other) = map { $http->session } 1, 2;
 	my $file = PostgreSQL::Test::Utils::tempdir() . '/answer';
@@ -59,7 +59,7 @@ is($http->post($docs, [ { id => 'x', clientVersion => 1, body => 1 } ])->{status
 
 $http->stop_layer;
 
-# One that closes the connection when the second request has come
+# One that closes the connection when the second request has arrived
 {
 	my $server = stand_in(sub { $_[0] == 1 });
 
@@ -72,7 +72,7 @@ $http->stop_layer;
 	end_of($server);
 }
 
-# One that closes each
+# One that closes every connection
 {
 	my $server = stand_in(sub { 0 });
 
@@ -108,8 +108,8 @@ sub refuses
 	return;
 }
 
-# Listens in PostgREST's place and answers the n-th request of a connection if
-# the function says so, else closes.
+# Listens in PostgREST's place; answers the n-th request of a connection if the
+# function says so, and otherwise closes it.
 sub stand_in
 {
 	my ($is_answered) = @_;

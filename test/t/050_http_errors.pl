@@ -126,7 +126,7 @@ refuses('state of a sync', '/Docs/Sync', sync(state => 'x'), 400, '22023', qr/^"
 refuses('bad cursor', "$pull&cursor=1", undef, 400, '22023', qr/^"cursor" is not a cursor$/, method => 'GET');
 refuses('another epoch', "$pull&cursor=0000000000000001.1", undef, 410, 'resync_lost', qr/^resync required$/, method => 'GET');
 
-# Null is what isn't there, but for a clientId, which there must be.
+# Null counts as absent, except for a clientId, which is required.
 {
 	my $answer = $http->post('/Docs/Sync', sync(documents => undef, cursor => undef, collection => undef, origin => undef,
 			maxDocuments => undef, clientId => 'c2'));
@@ -140,10 +140,10 @@ refuses('another epoch', "$pull&cursor=0000000000000001.1", undef, 410, 'resync_
 }
 
 #-----------------------------------------------------------------------------
-# The query string, which all requests read alike
+# The query string, which is read in the same way for all requests
 #-----------------------------------------------------------------------------
 
-# What each has as a body: with a document, and without one
+# The body for each: with a document, and without one
 for my $request (
 	[ 'POST', '/Docs', [ good() ], [] ], [ 'POST', '/Docs/Query', '', '' ], [ 'GET', '/Docs/Pull', undef, undef ],
 	[ 'POST', '/Docs/Sync', { documents => [ good() ] }, {} ], [ 'POST', '/Docs/Reconcile', {}, {} ],
@@ -162,12 +162,13 @@ for my $request (
 		refuses($_, "$path?$_", $body, 400, '22023', qr/^$message$/, method => $method) for @queries;
 	}
 
-	# What is empty or null isn't there: then the header's clientId and the claim's collection are.
+	# Empty or null counts as absent: then the header's clientId and the claim's collection are
+	# used.
 	my $answer = $http->request($method, "$path?clientId=&&collection=null&", $harmless, token => $token, headers => { 'x-client-id' => 'c2' });
 	is($answer->{status}, 200, "$path: what is empty or null isn't there") or diag $answer->{content};
 	like($answer->{content}, qr/"id": ?"old"/, "$path: so it is the token's collection") unless $path eq '/Docs';
 
-	# Bytes that PostgREST can't make JSON of, and those that it can
+	# Bytes that PostgREST can't turn into JSON, and bytes that it can
 	for my $bytes (map { pack 'H*', $_ } qw(e9 4a6f73e9 c0af eda080 f4908080 80 c3 c3a9 e282ac f09f9880))
 	{
 		my $text = ref $harmless ? encode_json($harmless) : $harmless // '';
@@ -178,7 +179,7 @@ for my $request (
 			my $came = $http->raw($path,
 				"$method $path${where}Host: x\r\nConnection: close\r\nAuthorization: Bearer $token\r\nContent-Length: " . length($text) . "\r\n\r\n$text");
 
-			# A request line of the gateway's has but ASCII.
+			# The gateway accepts only ASCII in a request line.
 			my $is_good = $is_text && ($http->has_rpc || $where =~ /X-Client-Id/);
 
 			like($came, $is_good ? qr{^HTTP/1\.1 200 } : qr{^HTTP/1\.1 400 .*"code":"PT400"}s, "$path: bytes " . unpack('H*', $bytes));
@@ -186,16 +187,16 @@ for my $request (
 	}
 }
 
-# The body's key counts where the query string has none.
+# The body's key counts if the query string has none.
 is(DocsyncTest::Http::value_of($http->post('/Docs/Sync?clientId=c1&origin=own', sync(clientId => 'c2', origin => 'any', documents => undef)))->{documents}[0]{id},
 	'old', 'the query string counts before the body');
 
 #-----------------------------------------------------------------------------
-# Who can't go on from where he is
+# Clients that can't resume
 #-----------------------------------------------------------------------------
 
-# Two documents, between them what tombstones there were: all but the newest
-# of a client have been purged.
+# Two documents, with tombstones between them: all but the newest of a client
+# have been purged.
 {
 	my $from = '/Docs?clientId=c1&collection=anna/purged';
 
@@ -231,11 +232,11 @@ is(DocsyncTest::Http::value_of($http->post('/Docs/Sync?clientId=c1&origin=own', 
 	}
 }
 
-# For another client: without what binds it
+# For another client: without its binding
 sub unbound { return join '.', (split /\./, $_[0]{cursor})[ 0, 1 ] }
 
 #-----------------------------------------------------------------------------
-# What is compared
+# Comparing
 #-----------------------------------------------------------------------------
 
 for my $path ('/Docs/Reconcile', '/Docs/Get')
@@ -270,7 +271,7 @@ refuses('an id that is none', '/Docs/Get', { ids => [ 'old', $_ ] }, 400, '22023
 refuses('too many ids', '/Docs/Get', { ids => [ map { "x$_" } 1 .. 101 ] }, 413, 'PT413', qr/^too many ids$/);
 
 #-----------------------------------------------------------------------------
-# nginx's own, and the gateway's
+# Errors of nginx itself, and of the gateway
 #-----------------------------------------------------------------------------
 
 refuses('wrong method', $docs, undef, 405, 'PT405', qr/./, method => 'GET');
@@ -377,8 +378,8 @@ sub sync { return { clientId => 'c1', collection => 'anna', documents => [ good(
 # The body of POST /Docs/Reconcile or /Docs/Get
 sub asked { return { clientId => 'c1', collection => 'anna', shift eq '/Docs/Get' ? (ids => []) : (), @_ } }
 
-# A request is refused: the answer is JSON in PostgREST's form, and nothing is
-# stored.
+# A request must be refused: the answer is JSON in PostgREST's form, and nothing
+# is stored.
 sub refuses
 {
 	my ($name, $path, $body, $status, $code, $message, %options) = @_;

@@ -1,5 +1,5 @@
 # Tenants over HTTP: who may read and write which collection, and that nobody
-# learns anything of anybody else's.
+# learns anything about somebody else's.
 
 use strict;
 use warnings;
@@ -32,7 +32,7 @@ for my $collection ('anna', 'anna/notes')
 }
 
 #-----------------------------------------------------------------------------
-# Reading what is another's: as if it weren't there
+# Reading somebody else's documents: as if they didn't exist
 #-----------------------------------------------------------------------------
 
 for my $tenant (qw(bert ann))
@@ -46,7 +46,7 @@ for my $tenant (qw(bert ann))
 }
 
 #-----------------------------------------------------------------------------
-# Writing what is another's: the same refusal, whatever is there
+# Writing somebody else's documents: the same refusal, whatever is stored
 #-----------------------------------------------------------------------------
 
 for my $tenant (qw(bert ann))
@@ -82,8 +82,8 @@ for my $tenant (qw(bert ann))
 	unlike((keys %refusals)[0], qr/secret/, 'it shows nothing of the document');
 }
 
-# A batch with one document for another's collection can't be: a batch has one
-# collection.  But a name may look like somebody's own.
+# A batch can't have one document for another's collection: a batch has one
+# collection.  But the name may look like the caller's own.
 for my $collection ('bert/../anna', 'BERT', 'ber', 'bertha', '/bert', ' bert', 'bert%00/anna')
 {
 	my $answer = $http->post('/Docs/Sync',
@@ -96,7 +96,7 @@ for my $collection ('bert/../anna', 'BERT', 'ber', 'bertha', '/bert', ' bert', '
 is(read_as($token{anna}, 'anna'), 2, 'anna has what she had');
 
 #-----------------------------------------------------------------------------
-# Several collections in one request: another's is refused alone
+# Several collections in one request: only somebody else's is refused
 #-----------------------------------------------------------------------------
 
 for my $atomic (JSON::PP::true, JSON::PP::false)
@@ -136,7 +136,7 @@ is(read_as($token{anna}, 'anna'), 2, 'anna has what she had');
 }
 
 #-----------------------------------------------------------------------------
-# Who says so
+# Where the client and the collection come from
 #-----------------------------------------------------------------------------
 
 refused('no token', undef, 401);
@@ -165,8 +165,8 @@ sub forged
 	return "$header.$payload.$signature";
 }
 
-# A claim client_id binds; without one the header counts, and before it the
-# argument.
+# A claim client_id is binding; without one the argument counts, or else the
+# header.
 my $bound = token_of(client_id => 'a7');
 
 is(sender('', $bound), 'a7', 'the claim is the clientId');
@@ -191,8 +191,8 @@ is(sender('&clientId=a8', token_of(client_id => '')), 403, 'an empty claim binds
 is(sender('', token_of(client_id => '')), 400, 'and is no clientId');
 is(sender('', token_of(client_id => 7)), 400, 'nor is a number');
 
-# The claim "collection" is what is meant where a request names none.  Whose a
-# collection is, the claim "tenant" says alone.
+# The claim "collection" is the default for requests that name none.  Only the
+# claim "tenant" decides who owns a collection.
 my $claimed = token_of(collection => 'anna/claimed');
 
 is($http->post('/Docs?clientId=a1', \@secret, token => $claimed)->{status}, 200, 'an upload to the collection of the claim');
@@ -217,7 +217,7 @@ is($http->post('/Docs?clientId=a1', \@secret, token => token_of(collection => $_
   for '', 7, ['anna'];
 
 #-----------------------------------------------------------------------------
-# What is not there to be called
+# What can't be called
 #-----------------------------------------------------------------------------
 
 call_what_is_not_there() if $http->has_rpc;
@@ -242,12 +242,12 @@ sub answer_as
 		$http->post('/Docs/Reconcile', { collection => $collection }, token => $token),
 		$http->post('/Docs/Get', { collection => $collection, ids => [ 'known', 'gone', 'none' ] }, token => $token));
 
-	# A cursor ends with how far the server's WAL has come, to which autovacuum adds, too, and a hash of what it is good for,
-	# the collection's name among it.
+	# A cursor ends with the server's WAL position, which autovacuum advances, too, and a hash of what it belongs to,
+	# including the collection's name.
 	return join "\n", map { $_->{status} . $_->{content} =~ s/"serverUtc":"[^"]*"//r =~ s/("cursor":"[^"]*)[.][0-9a-f]+[.][0-9a-f]{8}"/$1"/r } @answers;
 }
 
-# How many documents come, each way
+# How many documents are returned, each way
 sub read_as
 {
 	my ($token, $collection) = @_;
@@ -283,7 +283,7 @@ sub refused
 	return;
 }
 
-# Whom an upload is recorded of, or the status if it is refused
+# The client that an upload is recorded for, or the status if it is refused
 sub sender
 {
 	my ($query, $token, $header, $headers) = @_;
@@ -311,7 +311,7 @@ sub call_what_is_not_there
 
 		is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '403 42501', "$function is not for bert");
 	}
-	# A whole request, with claims of one's own: for the gateway's role alone.  Nor where somebody has given all functions away.
+	# A whole request, with made-up claims: only for the gateway's role.  Not even if somebody has granted all functions.
 	for my $given (0, 1)
 	{
 		my %call = (function => 'docsync_pull', role => 'docsync_user', claims => '{"tenant": "anna", "collection": "anna"}', method => 'GET', headers => '{}', body => '');

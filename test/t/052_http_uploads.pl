@@ -1,4 +1,4 @@
-# What a thin layer could do to an upload or a page: cut it, break it off,
+# What a thin layer could do to an upload or a page: truncate it, interrupt it,
 # repeat it, round its numbers.
 
 use strict;
@@ -72,8 +72,8 @@ for my $parameter (@parameters)
 	is(stored($collection), 0, "$parameter: nothing is stored");
 }
 
-# At PostgREST itself they mean what they mean there, but an upload is never
-# cut: all is stored or nothing is, and nobody is told otherwise.
+# At PostgREST itself they have PostgREST's meaning, but an upload is never
+# truncated: everything is stored or nothing, and the answer says so.
 for my $case ($http->has_rpc ? ((map { [ $_, {} ] } @parameters), (map { [ '', $_ ] } @headers)) : ())
 {
 	my ($parameter, $headers) = @$case;
@@ -88,7 +88,7 @@ for my $case ($http->has_rpc ? ((map { [ $_, {} ] } @parameters), (map { [ '', $
 	ok($stored == 4 || !$received, "$name at PostgREST: not stored is not said to be");
 }
 
-# A page isn't cut by db-max-rows, nor is an upload.
+# db-max-rows truncates neither a page nor an upload.
 if ($http->has_rpc)
 {
 	my $short = DocsyncTest::Http->new($node, PGRST_DB_MAX_ROWS => 3);
@@ -123,8 +123,8 @@ if ($http->has_rpc)
 	is(length($answer->{content}) > 50_000_000 && $answer->{status}, 200, 'and come back');
 }
 
-# Numbers that are short to send and long to print: a document of them could
-# be stored, but never be sent to anybody.
+# Numbers that are short when sent and long when printed: a document with them
+# could be stored, but never be sent to anybody.
 {
 	my $numbers = join ',', ('1e131071') x 9000;
 	my $documents = qq([{"id":"short","clientVersion":1,"body":1},{"id":"long","clientVersion":1,"body":[$numbers]}]);
@@ -169,7 +169,7 @@ for my $path ('/Docs?clientId=c1&collection=anna/broken', $http->has_rpc ? '/rpc
 			close $socket;
 		}
 	}
-	# Whoever comes later finds the others done with.
+	# Later requests find the others finished.
 	is($http->post('/Docs?clientId=c1&collection=anna', [])->{status}, 200, "$path still works");
 	sleep 0.5;
 	is(stored('anna/broken'), 0, "$path: connections that broke have stored nothing");
@@ -200,7 +200,7 @@ for my $path ('/Docs?clientId=c1&collection=anna/broken', $http->has_rpc ? '/rpc
 }
 
 #-----------------------------------------------------------------------------
-# Values come out as they went in
+# Values are returned as they were sent
 #-----------------------------------------------------------------------------
 
 # In the order of their ids, which is that of their stamps
@@ -234,7 +234,8 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 	is($document->{id}, "\"\x01\x{1f600}", 'and its id');
 }
 
-# What is wrong with one document, for it alone or for all, in the same words
+# An error of one document, refusing only it or the whole batch, has the same
+# text
 {
 	my $errors = sub { [ map { $_->{error} } grep { $_->{outcome} eq 'refused' } @{ results($_[0]) } ] };
 
@@ -282,13 +283,13 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 			$answer = $http->post(@$request);
 			is($answer->{status}, 200, "$code: $request->[0] stores the others");
 			my $refused = $errors->($answer)->[0];
-			$error->{code} = { PT413 => '54000', PT422 => '27000' }->{$code} // $code;		# a status is the request's
+			$error->{code} = { PT413 => '54000', PT422 => '27000' }->{$code} // $code;		# a status is for the whole request
 			for my $one ($refused, $error)
 			{
 				my $place = ref $one->{details} ? $one->{details} : decode_json($one->{details});
 
 				delete $place->{offset};
-				delete $place->{text} if $code eq '23514';		# has a stamp
+				delete $place->{text} if $code eq '23514';		# contains a stamp
 				$one->{details} = $place;
 			}
 			is_deeply($refused, $error, "$code: ... in the same words");
@@ -303,7 +304,7 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 	$session->do('DROP TRIGGER refuse ON docsync.document', 'ALTER TABLE docsync.document DROP CONSTRAINT even');
 }
 
-# Somebody holds a row: who wants it waits, for lock_timeout, and isn't all that there are connections for.
+# Somebody holds a row: requests that need it wait, for lock_timeout, and don't take all connections.
 {
 	my $waiting_max = $http->has_rpc ? 19 : 10;		# of 20; the gateway keeps half of them for other collections
 	$http->post('/Docs?clientId=c1&collection=anna/held', [ { id => 'held', clientVersion => 1, body => 1 } ]);
@@ -328,8 +329,8 @@ for my $body ('{"a": [1, null, true, "\"\\\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d
 		'discarded', '... and gets the winner then');
 }
 
-# PostgREST passes an answer on as it is: it knows the type by its name, and
-# makes no JSON of its own of it.
+# PostgREST passes an answer on as it is: it recognizes the type by its name,
+# and makes no JSON of it.
 if ($http->has_rpc)
 {
 	my $from = -s $node->logfile;
@@ -366,7 +367,7 @@ if ($http->has_rpc)
 		->{headers}{'content-encoding'}, 'gzip', 'answers are compressed for who wants it');
 }
 
-# Nobody waits for ever: the time that a statement may take is the login role's; that of the role which a token names is never looked at.
+# Nobody waits forever: statement_timeout is that of the login role; that of the role named by a token is never used.
 {
 	my $login = $http->has_rpc ? 'docsync_authenticator' : 'docsync_gateway';
 

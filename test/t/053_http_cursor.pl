@@ -1,5 +1,5 @@
-# Where a client goes on from: sinceUtc, cursors, and what becomes of them when
-# the server isn't the one they are of.
+# Where a client resumes: sinceUtc, cursors, and what happens when they come
+# from another server.
 
 use strict;
 use warnings;
@@ -24,11 +24,11 @@ my $query = '/Docs/Query?origin=other&clientId=c2&collection=anna';
 # sinceUtc
 #-----------------------------------------------------------------------------
 
-# So that the store's history begins before rows are brought: with those in it
-# the clock would be put ahead
+# So that the store's history begins before rows with stamps are inserted:
+# otherwise the clock would be put ahead of them
 upload('c1', 'anna/begun', 'x');
 
-# Three documents with stamps a second apart, of a known time of the day
+# Three documents with stamps a second apart, at a known time
 $session->do(q{INSERT INTO docsync.document (collection, id, client_version, client_id, body, last_update_utc, fence)
 	SELECT 'anna', 'd' || n, 1, 'c1', to_jsonb(n), '2026-01-02T03:04:00.123456Z'::timestamptz + n * interval '1 s', '3'
 	  FROM generate_series(1, 3) AS n});
@@ -46,7 +46,7 @@ for my $case (
 	[ '2026-01-02T03:04:02Z', 'd2 d3' ],
 	[ '2026-01-02T03:04:02.1Z', 'd2 d3' ],
 	[ '2026-01-02T03:04:02.1234560Z', 'd2 d3' ],
-	[ '2026-01-02T03:04:02.1234569Z', 'd2 d3' ],		# cut, not rounded up
+	[ '2026-01-02T03:04:02.1234569Z', 'd2 d3' ],		# truncated, not rounded up
 	[ '2026-01-02T03:04:03.123456789Z', 'd3' ],
 	[ '2026-01-02T03:04:03.2Z', '' ],
 	[ '0001-01-01T00:00:00Z', 'd1 d2 d3' ],
@@ -110,7 +110,8 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	}
 	is_deeply(\@pages, [ 'a1 a2', 'a3 a4', 'a5 a6' ], 'pages, each document once');
 
-	# It goes on behind the last document passed, not behind the last received.
+	# It resumes after the last document passed, not after the last one
+	# received.
 	my $scanned = $session->value(q{SELECT to_char(max(last_update_utc) AT TIME ZONE 'UTC', 'US') FROM docsync.document
 		WHERE collection = 'anna/p'});
 	like($cursor, qr/^[0-9a-f]{16}[.]\d+${scanned}[.]/, 'the cursor is at the end');
@@ -122,7 +123,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	my $again = pull(clientId => 'c2', collection => 'anna/p', cursor => $empty->{cursor});
 	is($again->{cursor}, $empty->{cursor}, 'where nothing is new it stays');
 
-	# As version 0.1 wrote them, bound to nobody
+	# As version 0.1 wrote them, without a binding
 	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => unbound($empty))), '', 'it is exclusive');
 	is(ids(pull(clientId => 'c3', collection => 'anna/p', cursor => unbound({ cursor => $cursor }))), 'b6', 'for any client');
 
@@ -142,7 +143,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	is(ids(pull(collection => 'anna/p', cursor => '')), ids(pull(collection => 'anna/p')), 'an empty one is none, neither');
 }
 
-# A whole sync: what comes back are others' documents, the cursor is past all.
+# A whole sync: it returns others' documents, and the cursor is past everything.
 {
 	my $sync = DocsyncTest::Http::value_of($http->post('/Docs/Sync',
 		{ clientId => 'c3', collection => 'anna/p', documents => [ document_of('x1') ], maxDocuments => 1000 }));
@@ -156,8 +157,8 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	is_deeply($sync->{results}, [], 'no results');
 }
 
-# An open upload of the same collection holds the cursor back, and "more" says
-# what is there now.
+# An open upload to the same collection holds the cursor back, and "more" refers
+# to what is available now.
 {
 	my $open = $http->session;
 
@@ -197,7 +198,8 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 		maxDocuments => 40, documents => [ document_of('own') ] }));
 	ok($page->{more} && @{ $page->{documents} } < 40, 'so does that of a sync');
 
-	# The protocol's own request: from the highest LastUpdateUtc on, until nothing later comes.
+	# The protocol's own request: from the highest LastUpdateUtc on, until nothing later is
+	# returned.
 	my %seen;
 	for (1 .. 50)
 	{
@@ -221,7 +223,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 }
 
 #-----------------------------------------------------------------------------
-# Away longer than tombstones are kept
+# Away for longer than tombstones are kept
 #-----------------------------------------------------------------------------
 
 {
@@ -259,7 +261,7 @@ is(ids(pull(collection => 'anna/p')), 'a1 a2 a3 a4 a5 b1 b2 b3 b4 b5 a6', 'witho
 	is(ids(pull(collection => 'anna/purge', tombstones => 'false', cursor => $new->{cursor})), '', 'and goes on');
 	is($http->get('/Docs/Pull?collection=anna/p&cursor=' . unbound($old))->{status}, 200, 'other collections are not concerned');
 
-	# Who can compare is told, once.
+	# A client that can compare is told, once.
 	for my $case ([ reconcile => 'true' ], [ reconcile => 'false', 410 ], [ reconcile => '', 410 ], [ reconcile => 'null', 410 ], [ reconcile => 'yes', 400 ])
 	{
 		my ($key, $value, $refused) = @$case;
@@ -301,8 +303,8 @@ my $clock = $session->value('SELECT last_value FROM docsync.clock');
 
 is($http->get("/Docs/Pull?collection=anna/p&cursor=" . ($cursor =~ s/^./chr(ord($&) ^ 1)/er))->{status}, 410, 'a cursor of another epoch');
 
-# An hour earlier, as after the restore of the server's files: nobody is connected
-# who remembers a later time.
+# An hour earlier, as after restoring the server's files: no connected session
+# knows of a later time.
 $http->stop_layer;
 $session->do("SELECT setval('docsync.clock', $clock - 3600000000)");
 $http->start_layer;

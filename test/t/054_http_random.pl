@@ -36,10 +36,11 @@ my %killed = ($http->layer => 0, PostgreSQL => 0);
 note "seed $SEED, $SECONDS s";
 srand $SEED;
 
-# The first write begins the epoch. Ended by a crash, while others have written, it would be begun again, and they told.
+# The first write begins the epoch. If a crash ended it after others have written, it would begin again, and they would
+# be told to compare.
 is($http->post('/Docs/Sync', { clientId => 'first', collection => 'anna' })->{status}, 200, 'the first sync');
 
-# What a trigger or a constraint refuses stops nobody.
+# What a trigger or a constraint refuses stops no client.
 $http->session->do(q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused %', tg_when; END $$},
 	(map { "CREATE TRIGGER refuse_$_ $_ INSERT OR UPDATE ON docsync.document FOR EACH ROW WHEN (new.body ->> 'refuse' = '$_') EXECUTE FUNCTION refuse()" }
 	  qw(before after)),
@@ -70,13 +71,14 @@ while (time < $end)
 	{
 		$node->kill9;
 		sleep rand 0.5;
-		# Its other processes may take a moment to notice; a start that fails for that leaves a wrong pid behind.
+		# Its other processes may take a moment to notice; a start that fails because of them leaves a wrong pid
+		# behind.
 		wait_for('the server', sub { $node->kill9; $node->start(fail_ok => 1) });
 		$killed{PostgreSQL}++;
 	}
 }
 make_file('stop');
-# One that has ended early is a failure, not something to wait for.
+# A client that has ended early is a failure, not something to wait for.
 my %ended;
 wait_for('all clients', sub {
 	for my $name (@NAMES)
@@ -122,8 +124,9 @@ for my $name (@NAMES)
 	cmp_ok(scalar @{ $store{$name}{problems} }, '>', 0, '... which is something');
 	ok($store{$name}{equal}, 'and the digest of the service');
 
-	# A crash loses nothing, so nobody has to compare; who does so of his own accord finds nothing. Nor does who is told to: that
-	# may be, once in a while, where who noted the start of the server was ended himself, and what was stored meanwhile replaced.
+	# A crash loses nothing, so no client has to compare; one that does so by itself finds nothing. The same holds for one that
+	# is told to, which may happen once in a while, if the session that noted the server's start was killed, and what was stored
+	# meanwhile was replaced.
 	is($store{$name}{happened}{$_} // 0, 0, "and it has not happened: $_") for 'told: behind', 'reconcile';
 	cmp_ok($store{$name}{happened}{'told: reconcile'} // 0, '<=', 2, 'and it was told to compare as good as never');
 	diag "$name: " . join ', ', map { "$_ $store{$name}{happened}{$_}" } sort keys %{ $store{$name}{happened} };
@@ -139,7 +142,7 @@ cmp_ok($killed{$_}, '>', 0, "$_ was killed, $killed{$_} times") for sort keys %k
 
 done_testing();
 
-# A test that dies would leave them running.
+# If the test dies, they would be left running.
 END
 {
 	kill TERM => values %pids;

@@ -1,7 +1,7 @@
-# How much memory an upload takes: whatever is sent, a process of the server has
-# at most four bytes for each of the request (which it takes to get it into the
-# function), 250 for each of the largest body, while a jsonb is made of it, and
-# 16 MB.
+# How much memory an upload takes: whatever is sent, a server process uses at
+# most four bytes for each byte of the request (needed to get it into the
+# function), 250 for each byte of the largest body, while a jsonb is made of it,
+# and 16 MB.
 #
 # DOCSYNC_MEMORY_MB is the size of the requests.
 
@@ -30,10 +30,10 @@ END
 my $http = DocsyncTest::Http->new($node, PGRST_DB_POOL => 1, DOCSYNC_POOL => 1);
 my $session = $http->session;
 
-# PostgREST reads its schema cache twice at its start, with connections of their own.
+# PostgREST reads its schema cache twice at start, each time with another connection.
 sleep 2;
 
-# A body of just so many bytes at the most
+# A body of at most this many bytes
 sub filled
 {
 	my ($opening, $part, $closing, $size) = @_;
@@ -42,7 +42,7 @@ sub filled
 	return $opening . join(',', ($part) x $count) . $closing;
 }
 
-# As many documents as fit, with ids of their own unless one is given
+# As many documents as fit, with different ids unless one is given
 sub batch
 {
 	my ($body, $id) = @_;
@@ -110,7 +110,7 @@ for my $case (
 
 done_testing();
 
-# The layer's connection, made anew: what it has had before it may have kept.
+# The layer's connection, reopened: an old one may have kept memory.
 sub new_process
 {
 	my $mine = q{usename ~ '^docsync_(authenticator|gateway)$' AND query !~ 'LISTEN'};
@@ -127,10 +127,10 @@ sub status_of
 	return { slurp_file("/proc/$pid/status") =~ /^(\w+):\s+(\d+) kB$/mg };
 }
 
-# Bytes of a process's own
+# A process's private memory, in bytes
 sub anonymous { return status_of($_[0])->{RssAnon} * 1024 }
 
-# The most there were since the peak was reset
+# The peak of that since it was reset
 sub peak
 {
 	my $status = status_of($_[0]);

@@ -1,4 +1,4 @@
-# doc/protocol.md: its examples are sent, in their order, and answered as it says.
+# doc/protocol.md: its examples are sent, in order, and answered as it says.
 use strict;
 use warnings;
 
@@ -47,7 +47,8 @@ for my $fenced (grep { $_->{kind} =~ /^(?:http|json|sql)$/ } map { $_, $_->{outp
 	}
 }
 
-# The table of arguments: each request knows those that it says, where it says, and no others.
+# The table of arguments: each request accepts the arguments listed for it, in the places
+# listed, and no others.
 my ($head, @rows) = $text =~ /^(\| argument \|.*\|)\n\| --- .*\n((?:\|.*\n)+)/m;
 my @requests = grep { /^[A-Z]/ } split / *\| */, $head;
 my %base = (Docs => { documents => [] }, Sync => {}, Reconcile => {}, Get => { ids => [] });
@@ -76,7 +77,7 @@ for my $row (@rows)
 }
 cmp_ok(scalar @rows, '>=', 15, 'there are arguments');
 
-# The hash, by a hand that isn't docsync's
+# The hash, in an independent implementation
 my @vectors = $text =~ /^\| (?:`([^`]*)`|\(empty\)) \| ([0-9a-f]{8}) \| ([0-9a-f]{8}) \|$/mg;
 cmp_ok(scalar @vectors, '>=', 15, 'there are vectors');
 while (my ($bytes, $high, $low) = splice @vectors, 0, 3)
@@ -85,7 +86,7 @@ while (my ($bytes, $high, $low) = splice @vectors, 0, 3)
 	is(sprintf('%08x %08x', murmur3($bytes, 0), murmur3($bytes, 0x5bd1e995)), "$high $low", "vector \"$bytes\"");
 }
 
-# The digest of what is there, from the documents alone
+# The digest of what is stored, computed from the documents
 my ($state) = $JSON->decode($session->value(q{SELECT api.docsync_pull('tablet', state => 'true', collection => 'anna')}))->{state};
 my ($high, $low, @sums) = (0, 0, map { [ 0, 0 ] } 1 .. 256);
 for my $row (@{ $session->rows(q{SELECT id, client_version, to_char(last_update_utc AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
@@ -105,7 +106,7 @@ is($session->value(qq{SELECT api.docsync_pull('tablet', state => '$digest', coll
 
 done_testing();
 
-# Is an argument known to a request?
+# Does a request accept an argument?
 sub is_known
 {
 	my ($method, $path, $body) = @_;

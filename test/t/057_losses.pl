@@ -1,11 +1,11 @@
 # What a service loses, its clients bring back: one way of losing after the
-# other, with a collection of its own for each.
+# other, each with its own collection.
 #
 # A primary and an asynchronous standby; what is committed after cut() never
 # reaches the standby, which is promoted when the primary has been killed.  The
 # clients are those of examples/demo.  In the end each has what the service has,
-# nothing that a client had is missing unless somebody deleted it, and nobody
-# asks more often than it should.
+# nothing that a client had is missing unless somebody deleted it, and no client
+# makes more requests than it should.
 #
 # DOCSYNC_CASE: a pattern; only the cases whose names match are run.
 
@@ -29,7 +29,8 @@ my $service = DocsyncTest::Failover->new;
 my $case = 0;
 my $collection;
 
-# First of all: signal handlers don't see the clock that is set, so timeouts are late by that.
+# This comes first: signal handlers don't see the faked clock, so timeouts would be late by
+# the difference.
 case('prepared transactions across a promotion', \&prepared_transactions);
 case('two overlapping uploads at the fork', \&overlapping_uploads);
 case('an own upload that no download has passed', \&own_upload);
@@ -73,7 +74,7 @@ sub client
 	return DocsyncTest::Clients->new("$case $name", $service->http, $collection, %options);
 }
 
-# By somebody else
+# By another client
 sub upload
 {
 	my (@documents) = @_;
@@ -81,8 +82,8 @@ sub upload
 	return $service->session->upload('somebody', $collection, @documents);
 }
 
-# Removes all tombstones but the newest, one or two.  An epoch's first ones are
-# ahead of the clock.
+# Removes all tombstones but the newest, one or two.  The first ones of an epoch
+# are ahead of the clock.
 sub purge
 {
 	$service->later(100);
@@ -90,7 +91,7 @@ sub purge
 	return cmp_ok($service->session->value('SELECT count(*) FROM docsync.document WHERE collection = ? AND deleted', $collection), '<=', 2, 'a purge');
 }
 
-# Everybody is online until nobody has anything to do.
+# Everybody is online until nobody has anything left to do.
 sub in_step
 {
 	my (@clients) = @_;
@@ -147,8 +148,8 @@ sub horizon
 
 sub epochs { return $service->session->value('SELECT count(DISTINCT epoch) FROM docsync.history') }
 
-# Commits aren't in the order of stamps: of two, the one with the later stamp
-# survives.
+# Commits aren't in the order of stamps: of two documents, the one with the
+# later stamp survives.
 sub overlapping_uploads
 {
 	my $reader = client('reader');
@@ -191,7 +192,7 @@ sub own_upload
 	return;
 }
 
-# The cursor has passed nothing then.
+# Then the cursor has passed nothing.
 sub own_upload_into_nothing
 {
 	my $author = client('author');
@@ -247,7 +248,7 @@ sub received_deletion
 	in_step($deleter, $other);
 	is(ids($other->content), 'stays', 'the deletion has been received');
 
-	# Who deleted it stays away.
+	# The client that deleted it stays away.
 	$service->fail_over;
 	is(ids(content()), 'deleted new stays', 'and is lost');
 	$author->put(new => 'edited');
@@ -281,7 +282,8 @@ sub created_and_deleted
 	return;
 }
 
-# They don't tell which is newer, and every other one replaces them.
+# Version 0 doesn't tell which document is newer, and any other version replaces
+# it.
 sub version_zero
 {
 	my @clients = my ($author, $editor) = (client('author'), client('editor'));
@@ -370,7 +372,7 @@ sub reader_before_the_first_upload
 	is(ids($_->content), $_ == $ahead ? 'a b' : 'a', "$_->{name} keeps what it has") for @clients;
 	is(epochs(), $epochs, 'no epoch has begun');
 
-	# Without an upload, but by a request that might have one
+	# Without an upload, but by a request that could have one
 	$ahead->later(60_000);
 	is($ahead->sync, '', 'a minute later');
 	is_deeply($ahead->log, ['pull: told'], 'who was ahead asks once more');
@@ -405,7 +407,7 @@ sub first_upload_by_docs
 	return;
 }
 
-# GET goes to a standby, which may lag, POST to the primary.
+# GET requests go to a standby, which may lag, POST requests to the primary.
 sub load_balancer
 {
 	$service->add_standby unless $service->standby;
@@ -439,7 +441,7 @@ sub load_balancer
 	replayed($session, $standby);
 	agree(@clients);
 
-	# One that isn't promoted when another is, and doesn't follow it.
+	# A standby that isn't promoted when another one is, and doesn't follow it.
 	$service->cut;
 	$standby->close;
 	my $stale = delete $service->{standby};
@@ -472,7 +474,7 @@ sub load_balancer
 	return;
 }
 
-# Clients have seen the end of both, which is lost.
+# Clients have seen the end of both, which is then lost.
 sub prepared_transactions
 {
 	my $reader = client('reader');
@@ -514,8 +516,8 @@ sub prepared_transactions
 	return;
 }
 
-# How long a request may take, which is more than PostgREST needs on a slow server
-# to look at the functions, and less than lock_timeout
+# How long a request may take: longer than PostgREST needs on a slow server to
+# read its schema cache, and shorter than lock_timeout
 sub set_timeout
 {
 	my ($time) = @_;
@@ -524,8 +526,8 @@ sub set_timeout
 	return $service->http->move_to($service->primary);
 }
 
-# What was deleted and purged while a client was away goes, what was lost comes
-# back.
+# What was deleted and purged while a client was away is removed, what was lost
+# is brought back.
 sub purge_and_loss
 {
 	my ($is_lost) = @_;
@@ -609,7 +611,7 @@ sub edit_while_marks_wait
 }
 
 # Somebody writes all the time: there are always documents that can't be given
-# out yet, and so no sums.
+# out yet, hence no sums.
 sub hot_collection
 {
 	my $reader = client('reader');
@@ -661,7 +663,7 @@ sub hidden_document
 	$_->log for @clients;
 	for my $client (@clients)
 	{
-		# As the service isn't noticed to be another
+		# While nobody notices that it is another service
 		$client->compare;
 		is($client->sync, '', 'a sync') for 1 .. 4;
 		cmp_ok(scalar @{ $client->log }, '<=', 20, 'few requests');
@@ -718,7 +720,7 @@ sub old_primary_lives_on
 	return;
 }
 
-# One comparison each, and that is all.
+# One comparison each, and no more.
 sub many_clients
 {
 	my @clients = map { client("client$_") } 1 .. 40;

@@ -1,15 +1,15 @@
-# A year in the life of a service, and of its clients: edits and deletions, a
-# purge each night; clients that sleep for months, one whose store is copied, one
-# whose store comes back from a backup; failovers that lose something and one
-# that doesn't, an old primary that lives on, a crash, a restore to an earlier
-# time, a dump restored into a new cluster.  Two tenants.
+# A year in the life of a service and its clients: edits and deletions, a purge
+# each night; clients that sleep for months, one whose store is copied, one whose
+# store is restored from a backup; failovers that lose something and one that
+# doesn't, an old primary that lives on, a crash, a restore to an earlier time, a
+# dump restored into a new cluster.  Two tenants.
 #
 # Whatever a client had when something was lost is there at the end, or a later
-# version of it, unless somebody deleted that; each client has what the service
-# has; nobody asked more often than it should; tenants are apart.
+# version of it, unless somebody deleted it; each client has what the service
+# has; no client made more requests than it should; tenants are separated.
 #
-# DOCSYNC_YEAR_DAYS: how many days.  DOCSYNC_YEAR_SEED: repeat one run, as far as
-# what is done goes; hashes and clientIds are others.
+# DOCSYNC_YEAR_DAYS: how many days.  DOCSYNC_YEAR_SEED: repeat the actions of one
+# run; hashes and clientIds differ.
 
 use strict;
 use warnings;
@@ -30,7 +30,7 @@ my $SEED = $ENV{DOCSYNC_YEAR_SEED} || 1 + time % 1_000_000;
 my @TENANTS = qw(anna ben);
 my $DAY = 86_400;
 my $KEEP = 30;    # days, of tombstones
-my $IDS = 60;     # few enough for clients to write to the same
+my $IDS = 60;     # few, so that clients write to the same ones
 
 my $service = DocsyncTest::Failover->new(has_archiving => 1);
 my $reader = DocsyncTest::Http->new($service->standby, PGRST_DB_CHANNEL_ENABLED => 'false');
@@ -60,7 +60,7 @@ end_of_the_year();
 done_testing();
 
 #-----------------------------------------------------------------------------
-# Chance: of our own, for the seed to mean the same everywhere
+# Randomness: our own generator, so that a seed means the same everywhere
 
 sub any_of { return $_[ chance_to(scalar @_) ] }
 sub chance_to { $state = $state * 48271 % 2147483647; return $state % $_[0] }
@@ -69,9 +69,9 @@ sub perhaps { return chance_to(1000) < 1000 * $_[0] }
 #-----------------------------------------------------------------------------
 # The clients
 
-# Of each tenant five: one is always there, one sleeps for months, one reads from
-# a standby, one has a clock that is wrong, and one speaks only the protocol's
-# two plain requests.
+# Each tenant has five: one is always online, one sleeps for months, one reads
+# from a standby, one has a wrong clock, and one uses only the protocol's two
+# plain requests.
 sub make_clients
 {
 	for my $tenant (@TENANTS)
@@ -156,7 +156,7 @@ sub note_deletion
 	return;
 }
 
-# Over a line that breaks now and then
+# Over a connection that breaks now and then
 sub sync
 {
 	my ($client) = @_;
@@ -207,7 +207,7 @@ sub pass_day
 	return;
 }
 
-# An upload that is under way while others come and go
+# An upload that is in progress while others come and go
 sub overlap
 {
 	end_overlap();
@@ -253,7 +253,7 @@ sub shuffled
 #-----------------------------------------------------------------------------
 # Events
 
-# Each of a kind has days of its own, far enough from the others.
+# Events of a kind are on different days, far enough apart.
 sub plan_events
 {
 	my %plan;
@@ -281,7 +281,7 @@ sub plan_events
 	return %plan;
 }
 
-# What all clients have now has to be there at the end.
+# What all clients have now must be there at the end.
 sub note_what_is_held
 {
 	my %held;
@@ -304,7 +304,7 @@ sub note_what_is_held
 	return;
 }
 
-# New servers take over: who had sessions, has none.
+# New servers take over: all sessions are gone.
 sub after
 {
 	$service->add_standby unless $service->standby;
@@ -402,7 +402,7 @@ sub back_up_store
 	return;
 }
 
-# What only such a store had is lost with it.
+# What only that store had is lost with it.
 sub restore_store
 {
 	for my $client (grep { $_->{kind} eq 'skewed' } @clients)
@@ -427,9 +427,9 @@ sub restore_store
 }
 
 #-----------------------------------------------------------------------------
-# What must hold
+# What must be true
 
-# Neither sees, nor writes, nor finds out about what is the other's.
+# Neither tenant sees, writes, or finds out about what is the other's.
 sub tenants_are_apart
 {
 	my @faults;
@@ -456,14 +456,14 @@ sub end_of_the_year
 	end_overlap();
 	note_what_is_held();
 
-	# Everybody is awake, on a good line.
+	# Everybody is awake, with a good connection.
 	for my $client (@clients)
 	{
 		$client->{wakes} = 0;
 		place($client, $service->http);
 		edit($client);
 	}
-	# Two days: it may take one until a copied store is noticed, and one more until what came of that is compared.
+	# Two days: it may take one until a copied store is noticed, and another until the consequences are compared.
 	for my $round (1 .. 24)
 	{
 		$service->later(7200);
@@ -488,7 +488,7 @@ sub end_of_the_year
 			my ($version, $by) = @{ $must{$tenant}{$id} };
 
 			next if $content{$id} && $content{$id}[0] >= $version;
-			# Of a deletion and an edit with the same version, both of them one above what they knew, the first wins.
+			# Of a deletion and an edit with the same version, each one above what its client knew, the first wins.
 			next if defined $deleted{$tenant}{$id} && $deleted{$tenant}{$id} >= $version;
 			push @lost, "$id, version $version, was held $by, now: " . ($content{$id} ? $content{$id}[0] : 'nothing') . ', deleted: ' . ($deleted{$tenant}{$id} // 'never');
 		}
@@ -510,7 +510,8 @@ sub check_client
 
 	if ($client->{plain})
 	{
-		# It may have what is lost, a deletion for one, and not know: whatever it has is as new as the service's.
+		# It may have something that was lost, such as a deletion, without knowing: whatever it has is at least
+		# as new as the service's.
 		my $own = $store->versions;
 		is_deeply([ grep { ($own->{$_} // -1) < $content->{$_}[0] } sort keys %$content ], [], "$name has nothing that is older than the service's");
 		$store->begin_again;

@@ -1,6 +1,6 @@
 # Clients that hold several collections synchronise them in one request, over
-# HTTP and by SQL.  What happens to one collection keeps none of the others.  The
-# one over HTTP is JavaScript's where there is one, else Python's.
+# HTTP and by SQL.  What happens to one collection doesn't stop the others.  The
+# client over HTTP is the JavaScript one, if there is one, otherwise Python's.
 
 use strict;
 use warnings;
@@ -65,7 +65,7 @@ for my $name (sort keys %clients)
 	my $client = $clients{$name};
 	my $other = DocsyncTest::Clients->new("other $name", $http, \@NAMES, language => $LANGUAGE);
 
-	# One that is refused: a cursor of another collection's
+	# One collection is refused: its cursor belongs to another collection
 	$client->spoil_cursor('anna/b', 'anna/a');
 	$client->put($_, 'spoilt', $name) for @NAMES;
 	is_deeply($client->sync, { 'anna/b' => '400 22023' }, "$name: a collection is refused");
@@ -74,7 +74,7 @@ for my $name (sort keys %clients)
 	is_deeply([ map { $other->content->{$_}{spoilt} } @NAMES ], [ $name, $name, $name ], '... and the others, and its upload, are there');
 }
 
-# Theirs are spoilt for good; a client that begins again has new stores.
+# Their stores are broken for good; a client that starts over has new stores.
 $clients{phone} = DocsyncTest::Clients->new('phone 2', $http, \@NAMES, language => $LANGUAGE);
 $clients{sql} = DocsyncTest::Clients->new('sql 2', $http, \@NAMES, dsn => $node->connstr('docsync'));
 for my $name (sort keys %clients)
@@ -83,7 +83,7 @@ for my $name (sort keys %clients)
 	$clients{$name}->log;
 }
 
-# What one document is refused for is its own, in whichever collection.
+# The refusal of one document concerns only that one, in whichever collection.
 $admin->do(q{ALTER TABLE docsync.document ADD CONSTRAINT no_refuse CHECK (body ->> 'refuse' IS NULL) NOT VALID});
 for my $name (sort keys %clients)
 {
@@ -99,7 +99,7 @@ for my $name (sort keys %clients)
 $_->sync for values %clients;
 $_->log for values %clients;
 
-# A purge of one collection while they were away: they compare that one.
+# One collection is purged while they are away: they compare that one only.
 $admin->do(q{SELECT FROM docsync_upsert('somebody', '[{"id": "both", "clientVersion": 4000000000000, "deleted": true}, {"id": "last", "clientVersion": 1, "deleted": true}]', 'anna/b')});
 $admin->do(q{SELECT FROM docsync_upsert('somebody', '[{"id": "new", "clientVersion": 1, "body": 1}]', 'anna/c')});
 $admin->do(q{SELECT FROM docsync_upsert('else', '[{"id": "last", "clientVersion": 2, "deleted": true}, {"id": "very last", "clientVersion": 2, "deleted": true}]', 'anna/b')});
@@ -122,7 +122,7 @@ for my $name (sort keys %clients)
 	$client->log;
 }
 
-# What one collection has lost comes back, and the others have nothing to do with it.
+# What one collection has lost is brought back, and the others aren't affected.
 $admin->do('SET session_replication_role = replica', q{DELETE FROM docsync.document WHERE collection = 'anna/a'},
 	'RESET session_replication_role', 'SELECT docsync_new_epoch()');
 my @log;

@@ -1,5 +1,5 @@
-# The gateway alone: what nginx sees to before PostgREST, and what only it has;
-# faults, in which nothing that was acknowledged is lost.
+# The gateway by itself: what nginx does in front of PostgREST, and what only
+# the gateway has; faults, in which nothing that was acknowledged is lost.
 
 use strict;
 use warnings;
@@ -26,7 +26,8 @@ my $session = $http->session;
 my $token = DocsyncTest::Http::token(DocsyncTest::Http::claims());
 my $head = "Host: x\r\nAuthorization: Bearer $token\r\n";
 
-# Clients that never finish. When the rest is done, they have been sent away.
+# Clients that never finish.  When everything else is done, they must have been
+# disconnected.
 my @slow = map { open_with($_) } "POST /Docs HTTP/1.1\r\nHost: x\r\n", '';
 my $begun = time;
 
@@ -68,7 +69,7 @@ like(answer_to(open_with("POST /Docs?clientId=c1 HTTP/1.1\r\n${head}Expect: 100-
 	$socket->flush;
 	like(answer_to($socket), qr{^HTTP/1\.1 413 }, 'more than it may be, of which nobody has said how much it is');
 }
-# Two of 50 MB are more than there is memory for.
+# Two of 50 MB don't fit into the memory for bodies.
 {
 	my @sockets = map { open_with("POST /Docs?clientId=c1 HTTP/1.1\r\n${head}Content-Length: 60000000\r\n\r\n") } 1 .. 2;
 	my $part = ' ' x 1_000_000;
@@ -85,7 +86,7 @@ like(answer_to(open_with("POST /Docs?clientId=c1 HTTP/1.1\r\n${head}Expect: 100-
 	close $_ for @sockets;
 	is($http->post('/Docs?clientId=c1', documents(3))->{status}, 200, '... and others are served');
 }
-# Without a token, a quarter of it: 20 of 80 MB.
+# Without a token, a quarter of that: 20 of 80 MB.
 {
 	my $socket = open_with("POST /Docs HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n");
 
@@ -101,7 +102,7 @@ wait_for('memory to be free', sub { admin('/metrics') =~ /^docsync_buffered_byte
 pass('no memory is held for clients that are gone');
 
 #-----------------------------------------------------------------------------
-# Pipelining: in order, and not more than so many
+# Pipelining: in order, and up to a limit
 #-----------------------------------------------------------------------------
 
 {
@@ -117,7 +118,7 @@ pass('no memory is held for clients that are gone');
 }
 
 #-----------------------------------------------------------------------------
-# What triggers set: no headers that say where an answer ends
+# Headers set by triggers: none that say where an answer ends
 #-----------------------------------------------------------------------------
 
 $session->do(<<'END');
@@ -141,7 +142,7 @@ for my $case ([ '[{"Content-Length":"3"},{"Transfer-Encoding":"chunked"},{"X-A":
 $session->do('DROP TRIGGER set_headers ON docsync.document');
 
 #-----------------------------------------------------------------------------
-# Connections: a row that is held stops those who want it, for a while
+# Connections: a locked row stops the requests that need it, for a while
 #-----------------------------------------------------------------------------
 
 my $holder = $http->session;
@@ -161,7 +162,7 @@ hold();
 $holder->do('ROLLBACK');
 
 #-----------------------------------------------------------------------------
-# It stops when those under way are done
+# It stops when running requests are done
 #-----------------------------------------------------------------------------
 
 hold();
@@ -185,7 +186,7 @@ hold();
 $http->start_layer;
 
 #-----------------------------------------------------------------------------
-# Faults: what was acknowledged is there
+# Faults: what was acknowledged is stored
 #-----------------------------------------------------------------------------
 
 for my $fault (
@@ -254,7 +255,7 @@ sub open_with
 	return $socket;
 }
 
-# What comes, at first
+# What is received first
 sub answer_to
 {
 	my ($socket) = @_;
@@ -275,7 +276,7 @@ sub admin
 	return scalar <$socket> // '';
 }
 
-# Makes a request in a process of its own, whose status can be asked for when it has ended
+# Makes a request in a separate process, whose status can be read when it has ended
 sub background
 {
 	my ($request) = @_;
@@ -291,7 +292,7 @@ sub finished
 	return $? >> 8 == 103 ? 503 : ($? >> 8) * 10;
 }
 
-# Uploads one document after the other until there is a file, and notes what became of each
+# Uploads one document after the other until a file exists, and notes the result of each
 sub upload_until
 {
 	my ($stop, $notes, $collection, $name) = @_;

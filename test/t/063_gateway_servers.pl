@@ -1,6 +1,6 @@
-# The gateway with several servers of PostgreSQL, and in several processes: it
-# goes over to a standby that has taken its primary's place, reads from standbys
-# for whoever asks for it, and loses nothing that was acknowledged.
+# The gateway with several PostgreSQL servers, and in several processes: it
+# switches to a promoted standby, reads from standbys for clients that ask for
+# it, and loses nothing that was acknowledged.
 
 use strict;
 use warnings;
@@ -74,7 +74,55 @@ cmp_ok(metric('docsync_http_requests_total\{function="docsync_pull",status="200"
 }
 
 #-----------------------------------------------------------------------------
-# The standby takes the place of the primary
+# What a standby can't answer, the primary does; what the request is to blame
+# for, it doesn't
+#-----------------------------------------------------------------------------
+
+# On a standby each document takes a second.
+connect_to($primary, 'docsync')->do(<<'END', 'GRANT SELECT ON public.read_on_standby TO docsync_user', 'CREATE POLICY slow ON docsync.document AS RESTRICTIVE USING (public.is_read())');
+	CREATE TABLE public.read_on_standby ();
+	CREATE FUNCTION public.is_read() RETURNS boolean LANGUAGE plpgsql AS $$
+	BEGIN
+		IF pg_is_in_recovery() THEN
+			PERFORM FROM public.read_on_standby;
+			PERFORM pg_sleep(1);
+		END IF;
+		RETURN true;
+	END $$
+END
+$primary->wait_for_catchup($standby, 'replay');
+like($http->get('/Docs/Pull?clientId=c3', %standby)->{content}, qr/"id":"a"/, 'a standby is slow');
+{
+	my $client = in_child(sub {
+		my $answer = $http->get('/Docs/Pull?clientId=c3', %standby);
+
+		die "$answer->{status} $answer->{content}" if "$answer->{status} $answer->{content}" !~ /^200 .*"id":"a"/;
+	});
+
+	connect_to($standby)->do(q{ALTER SYSTEM SET max_standby_streaming_delay = 0}, 'SELECT pg_reload_conf()');
+	wait_for('it to read', sub { connect_to($standby)->value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") > 0 });
+	connect_to($primary, 'docsync')->do('BEGIN', 'LOCK TABLE public.read_on_standby', 'COMMIT');
+	waitpid $client, 0;
+	is($?, 0, 'when it has to cancel a read, because of what it replays, the primary answers');
+	like(slurp_file($standby->logfile), qr/conflict with recovery/, '... after a conflict indeed');
+	connect_to($standby)->do(q{ALTER SYSTEM RESET max_standby_streaming_delay}, 'SELECT pg_reload_conf()');
+}
+$http->stop_layer;
+{
+	local $http->{env}{DOCSYNC_STANDBY_URI} = "$http->{env}{DOCSYNC_STANDBY_URI}&statement_timeout=500";
+
+	$http->start_layer;
+	my $answer = $http->get('/Docs/Pull?clientId=c3', %standby);
+	is("$answer->{status} " . DocsyncTest::Http::value_of($answer)->{code}, '500 57014', 'a read that takes too long isn\'t repeated on the primary');
+	is($http->get('/Docs/Pull?clientId=c3')->{status}, 200, '... which would answer');
+	$http->stop_layer;
+}
+connect_to($primary, 'docsync')->do('DROP POLICY slow ON docsync.document');
+$primary->wait_for_catchup($standby, 'replay');
+$http->start_layer;
+
+#-----------------------------------------------------------------------------
+# The standby replaces the primary
 #-----------------------------------------------------------------------------
 
 {
@@ -82,7 +130,7 @@ cmp_ok(metric('docsync_http_requests_total\{function="docsync_pull",status="200"
 	my @clients = map { my $n = $_; in_child(sub { upload_until("$dir/stop", "$dir/$n", $n) }) } 1 .. 4;
 
 	sleep 0.5;
-	$primary->stop('fast');			# it ends when the standby has all
+	$primary->stop('fast');			# it ends when the standby has received everything
 	$standby->promote;
 	wait_for('the gateway', sub { $http->post('/Docs?clientId=c1', [ { id => 'd', clientVersion => 1, body => 1 } ])->{status} == 200 });
 	sleep 0.5;
@@ -99,13 +147,13 @@ cmp_ok(metric('docsync_http_requests_total\{function="docsync_pull",status="200"
 like($http->get('/Docs/Pull?clientId=c9')->{content}, qr/"id":"a"/, 'it goes on');
 is($http->get('/Docs/Pull?clientId=c9', %standby)->{status}, 200, 'who would read from a standby, too');
 
-# Where there is no standby any more, the primary does it.
+# If there is no standby any more, and nobody listens there, the primary is used.
 $http->stop_layer;
 $http->{env}{DOCSYNC_STANDBY_URI} = DocsyncTest::Http::uri_of($primary, 'gateway');
 $http->start_layer;
-like($http->get('/Docs/Pull?clientId=c9', %standby)->{content}, qr/"id":"a"/, 'without a standby the primary is read');
+like($http->get('/Docs/Pull?clientId=c9', %standby)->{content}, qr/"id":"a"/, 'without a standby the primary answers');
 $http->stop_layer;
-is(count_in_log('stopped'), 1 + 3 + 3, 'each time all processes stop, and who has started them');
+is(count_in_log('stopped'), 1 + 4 * 3, 'each time all processes stop, and who has started them');
 
 done_testing();
 
@@ -116,7 +164,7 @@ sub connections
 	return connect_to($node)->value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'docsync_gateway'");
 }
 
-# How often the gateway, wherever it was started here, has said so
+# How often the gateway, in all its runs here, has logged a message
 sub count_in_log
 {
 	my ($message) = @_;
@@ -136,7 +184,7 @@ sub metric
 	return scalar <$socket> =~ /^$pattern (.*)$/m ? $1 : '';
 }
 
-# Uploads one document after the other until there is a file, and notes what became of each
+# Uploads one document after the other until a file exists, and notes the result of each
 sub upload_until
 {
 	my ($stop, $notes, $name) = @_;

@@ -1,13 +1,13 @@
-# Scenarios that any client must come through, written once,
-# test/scenarios/scenarios.json, and played with each client: examples/demo's, or
-# those that DOCSYNC_CLIENTS names: python javascript sqlite chromium.
+# Scenarios that any client must pass, written once in
+# test/scenarios/scenarios.json, and run with each client: that of examples/demo,
+# or those named in DOCSYNC_CLIENTS: python javascript sqlite chromium.
 #
-# A scenario has steps: [client, method, arguments, what comes of it].  A client
-# is made when it is first named; without what is to come of it a sync must go
-# through.  "service" is the other end.  In the end all clients have what the
-# service has, and nothing is left to do.
+# A scenario has steps: [client, method, arguments, result].  A client is
+# created when it is first named; without a result a sync must succeed.
+# "service" is the other end.  In the end all clients have what the service has,
+# and nothing is left to do.
 #
-# DOCSYNC_CASE: a pattern; only the scenarios whose names match are played.
+# DOCSYNC_CASE: a pattern; only the scenarios whose names match are run.
 
 use strict;
 use warnings;
@@ -30,15 +30,21 @@ my $http = DocsyncTest::Http->new($node);
 my $played = 0;
 my $collection;
 
-# What the scenarios have refused
+# Documents that the scenarios want refused
 $http->session->do(q{ALTER TABLE docsync.document ADD CONSTRAINT refuse_check CHECK (body ->> 'refuse' IS DISTINCT FROM 'check') NOT VALID});
 
 for my $language (@LANGUAGES)
 {
 	for my $scenario (grep { !$ENV{DOCSYNC_CASE} || $_->{name} =~ /$ENV{DOCSYNC_CASE}/ } @$scenarios)
 	{
+		my $name = "$language: $scenario->{name}";
+
 		$collection = 'anna/scenario' . ++$played;
-		subtest "$language: $scenario->{name}" => sub { eval { play($language, $scenario); 1 } or fail($@) };
+	  SKIP:
+		{
+			skip "$name: the gateway has none in front", 1 if $http->{is_gateway} && grep { $_->[1] eq 'kill' && $_->[2][0] eq 'nginx' } @{ $scenario->{steps} };
+			subtest $name => sub { eval { play($language, $scenario); 1 } or fail($@) };
+		}
 	}
 }
 done_testing();
@@ -80,7 +86,7 @@ sub play
 	return;
 }
 
-# Each has what the service has, and nothing is left to do.
+# Each client has what the service has, and nothing is left to do.
 sub agree
 {
 	my ($refused, @clients) = @_;
@@ -136,7 +142,7 @@ sub service
 	}
 	elsif ($method eq 'lose')
 	{
-		# As a restore to an earlier time would have it
+		# As after a restore to an earlier time
 		$session->do('SET session_replication_role = replica');
 		$session->do("DELETE FROM docsync.document WHERE collection = '$collection' AND id = '$arguments[0]'");
 		$session->do('RESET session_replication_role');
@@ -160,14 +166,13 @@ sub start_or_kill
 	}
 	elsif ($what eq 'nginx')
 	{
-		return if $http->{is_gateway} && !$http->{pids}{nginx};
 		$method eq 'kill' ? $http->stop_process('nginx', 'TERM') : $http->start_nginx;
 	}
 	else
 	{
 		$method eq 'kill' ? $http->stop_layer('KILL') : $http->start_layer;
 	}
-	# PostgREST finds its way back by itself.
+	# PostgREST reconnects by itself.
 	wait_for('the service', sub { $http->get('/Docs/Pull?clientId=waits')->{status} == 200 }) if $method eq 'start';
 	return;
 }

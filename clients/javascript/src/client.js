@@ -1,15 +1,17 @@
-// client.js - a sync: sends, receives, compares where that is due, and repairs.
+// client.js - a sync: sends, receives, compares if that is due, and repairs.
 //
-// The ideas, which are those of examples/demo/client.py:
+// The ideas, which are the same as in examples/demo/client.py:
 //
-// - Unsent edits are marked. Which documents have yet to be sent can't be told from versions: a downloaded document may have a
-//   higher one than was sent last, and a local edit a lower one.
-// - Each answer is applied in one transaction, with the cursor that came with it. An answer that was lost is asked for again.
-// - The client knows what the service last told of each document (base: version and stamp) beside what it has itself, and keeps
-//   a digest of it up to date. Comparing it with the service's costs one answer; where they differ, reconcile.js judges.
-// - A clientId is one store's. Before it sends a version it notes that; a version under its own clientId that it never sent is
-//   another store's with the same name. Then it takes a new name and begins from null, with its documents.
-// - What one document is refused for doesn't stop the others.
+// - Unsent edits are marked. Versions can't tell which documents have yet to be sent: a downloaded document may have a higher
+//   one than the last one sent, and a local edit a lower one.
+// - Each answer is applied in one transaction, with the cursor that came with it. If an answer is lost, the request is
+//   repeated.
+// - Besides what it has itself, the client knows what the service last said about each document (base: version and stamp), and
+//   keeps a digest of that up to date. Comparing it with the service's takes one answer; if they differ, reconcile.js decides.
+// - A clientId belongs to one store. The client notes each version before sending it; a version under its own clientId that it
+//   never sent comes from another store with the same clientId. Then it takes a new one and starts again with a null cursor,
+//   keeping its documents.
+// - A refused document doesn't stop the others.
 
 import { DELETE } from './conflict.js';
 import { Document, EDIT, MARK, MAX_VERSION } from './document.js';
@@ -21,18 +23,18 @@ import { Reconciler } from './reconcile.js';
 import { Upload, isOthers, isOwn } from './upload.js';
 
 /**
- * @typedef {object} Waits in milliseconds. Random ones are up to so long: many clients are told, or find the same, at once
+ * @typedef {object} Waits in milliseconds. Random waits are up to this long, since many clients are told, or find out, at once
  * @property {number} told random, from being told to reconcile to asking for the digest
  * @property {number} others random, before what others wrote and the service lost is sent
- * @property {number} compare between comparisons of its own; the first at a random time, so at an hour of its own
- * @property {number} again after one without an end; doubled each time
- * @property {number} primary how long to hear "behind" before the primary is asked
+ * @property {number} compare between regular comparisons; the first is at a random time, so that clients differ
+ * @property {number} again after a comparison that didn't finish; doubled each time
+ * @property {number} primary how long to get "behind" before the primary is asked
  */
 
 /** @type {Waits} */
 export const WAITS = { told: 3_600_000, others: 3_600_000, compare: 86_400_000, again: 60_000, primary: 60_000 };
 
-/** A collection and the service: all but when. */
+/** Synchronises a collection with the service; when to do so is up to schedule.js. */
 export class Client {
 	/**
 	 * @param {string} collection
@@ -58,12 +60,12 @@ export class Client {
 		});
 	}
 
-	/** A random time from now on, so long at the most. */
+	/** A random time from now on, at most this far ahead. */
 	within(wait) {
 		return this.clock() + Math.floor(this.random() * wait);
 	}
 
-	/** What is known of the service. */
+	/** What is known about the service. */
 	state() {
 		return this.local.transaction(async (transaction) => transaction.state);
 	}
@@ -87,7 +89,7 @@ export class Client {
 	}
 
 	async #edit(transaction, document, body) {
-		// Higher than the version edited, even when that came from a client whose clock is ahead of this one's.
+		// Higher than the version edited, even if that came from a client whose clock is ahead of ours.
 		const now = BigInt(this.clock());
 		const least = document.clientVersion === null ? now : document.clientVersion + 1n;
 		const version = least > now ? least : now;
@@ -102,14 +104,14 @@ export class Client {
 		await transaction.save(document);
 	}
 
-	/** Sends, receives, and compares where that is due. A refused upload doesn't keep others' changes from coming; it is raised afterwards. */
+	/** Sends, receives, and compares if that is due. A refused upload doesn't prevent the download; it is raised afterwards. */
 	async sync() {
 		let refusal;
 
 		try {
 			await this.upload();
 		} catch (error) {
-			// Whoever asks to be left alone for a while means it.
+			// A service that asks for a pause gets one.
 			if (!(error instanceof Refused) || error.retryAfter !== undefined) throw error;
 			refusal = error;
 		}
@@ -140,7 +142,7 @@ export class Client {
 
 		if (!download.reachedEnd) return;
 		await this.reconcile(download);
-		// After a download that has reached the end: a loss is told to the old name's cursor, and to nobody else.
+		// After a download that has reached the end: only the cursor of the old clientId is told of a loss.
 		if ((await this.state()).rename && !(await this.takeNewName(newClientId())).reachedEnd) return;
 		await this.sendMarks();
 	}
@@ -154,24 +156,24 @@ export class Client {
 		try {
 			await new Reconciler(this).run(differing);
 		} catch (error) {
-			// A service that can't: then there is nothing to be done.
+			// A service that can't compare: then nothing can be done.
 			if (!(error instanceof Refused) || error.status !== 404 && error.status !== 405) throw error;
 		}
 	}
 
-	/** Lets the next sync compare, whenever it would have been due. */
+	/** Makes the next sync compare, even if that isn't due yet. */
 	compare() {
 		return this.local.transaction(async (transaction) => transaction.set({ compareAt: 0 }));
 	}
 
-	/** Whether it is time to compare. A clock that was set back must not put it off for longer than it ever is. */
+	/** Whether it is time to compare. A clock that was set back must not delay that for longer than the usual wait. */
 	isDue(state) {
 		const now = this.clock();
 
 		return !(now < state.compareAt && state.compareAt <= now + Math.max(this.waits.compare, this.waits.told));
 	}
 
-	/** A call that bears the cursor, so that a server that lags says so. */
+	/** A call with the cursor, so that a server that lags says so. */
 	async ask(call, ...args) {
 		const { clientId, cursor } = await this.state();
 		const answer = await this.transport[call](clientId, cursor, ...args);
@@ -181,8 +183,8 @@ export class Client {
 	}
 
 	/**
-	 * What the service has lost. Own documents at once; those of others after a random wait, since many clients hold the same:
-	 * most come back by download meanwhile.
+	 * Sends what the service has lost: own documents at once, those of others after a random wait, since many clients hold the
+	 * same ones, and most are restored by somebody else meanwhile.
 	 */
 	async sendMarks() {
 		await new Upload(this).run(MARK, isOwn);
@@ -197,7 +199,10 @@ export class Client {
 		if (sends) await new Upload(this).run(MARK, isOthers);
 	}
 
-	/** And begins from null, with the store's documents: it has seen nothing of what the other store with the old name has written. */
+	/**
+	 * Takes a new clientId, and starts again with a null cursor, keeping the documents: it hasn't seen what the other store with
+	 * the old clientId has written.
+	 */
 	async takeNewName(clientId) {
 		await this.local.transaction(async (transaction) => {
 			await transaction.rename(clientId);
@@ -211,7 +216,7 @@ export class Client {
 		return this.download();
 	}
 
-	/** Asks onConflict about each conflict that waits. Returns whether there is something new to be sent. */
+	/** Asks onConflict about each undecided conflict. Returns whether there is something new to be sent. */
 	async decideConflicts() {
 		const waiting = await this.local.transaction((transaction) => transaction.all('c'));
 
@@ -220,8 +225,8 @@ export class Client {
 	}
 
 	/**
-	 * A merged body is a new version, based on theirs. Nothing: the higher clientVersion wins, as it would have without anybody's
-	 * asking. If the document was edited, or changed by others, while it was thought over, then that is asked about.
+	 * A merged body becomes a new version, based on theirs. With undefined the higher clientVersion wins, as it would have
+	 * without asking. If the document was edited, or changed by others, before the answer came, onConflict is asked again.
 	 */
 	async #decideConflict(id) {
 		const read = () => this.local.transaction(async (transaction) => (await transaction.find(id))?.conflict ?? null);

@@ -1,8 +1,8 @@
-// collection.js - what an app uses: a collection of documents that is here at once, offline too, and synchronised.
+// collection.js - what an app uses: a collection of documents that is available locally, even offline, and synchronised.
 
 import { Client, WAITS } from './client.js';
 import { EDIT, order } from './document.js';
-import { fromMessage, toMessage } from './errors.js';
+import { fromMessage, reasonOf, toMessage } from './errors.js';
 import { checkId, toJson } from './jsontext.js';
 import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { HttpTransport } from './transport.js';
@@ -13,18 +13,18 @@ import { HttpTransport } from './transport.js';
  * @property {import('./transport.js').Token} [token] a token, or a function that gives one
  * @property {import('./stores/store.js').Store | Promise<import('./stores/store.js').Store>} store indexedDbStore('app'), memoryStore(), or sqliteStore('app.sqlite') of
  *	docsync-client/sqlite. One store serves all collections of an app
- * @property {(conflict: Conflict) => unknown} [onConflict] asked when an edit here and one elsewhere didn't know of each other.
+ * @property {(conflict: Conflict) => unknown} [onConflict] called when an edit here and one elsewhere were made independently.
  *	What it returns, or promises, becomes the document, in a new version; DELETE deletes it; undefined leaves it to the
- *	service's rule, which is that the higher clientVersion wins
- * @property {string} [clientId] only where the service's tokens name the client (claim client_id); else one is made with the
+ *	service's rule, by which the higher clientVersion wins
+ * @property {string} [clientId] only if the service's tokens name the client (claim client_id); otherwise one is made with the
  *	store
- * @property {number} [every] milliseconds between two syncs of start(); a minute without it
+ * @property {number} [every] milliseconds between two syncs of start(); by default a minute
  * @property {Partial<import('./client.js').Waits>} [waits]
  * @property {number} [timeout] milliseconds for a request
  * @property {typeof fetch} [fetch]
  * @property {() => number} [clock] milliseconds since 1970
- * @property {() => number} [random] from 0 on, below 1
- * @property {any} [transport] instead of url and token: other ways to the service, for tests
+ * @property {() => number} [random] at least 0, below 1
+ * @property {any} [transport] instead of url and token: another way to reach the service, for tests
  *
  * @typedef {object} Conflict
  * @property {string} id
@@ -35,20 +35,20 @@ import { HttpTransport } from './transport.js';
  *
  * @typedef {object} Change a document as it is now
  * @property {string} id
- * @property {any} body undefined where it is deleted
+ * @property {any} body undefined if it is deleted
  * @property {boolean} deleted
- * @property {boolean} unsent the service doesn't have it as it is here yet
- * @property {string | null} error why the service refuses it; it is here as it is, and sent again when it is edited
+ * @property {boolean} unsent the service doesn't have this version yet
+ * @property {string | null} error why the service refuses it; it is kept here, and sent again when it is edited
  *
- * @typedef {object} Status where the store can't be read, error says so, and the rest is what was known last
+ * @typedef {object} Status if the store can't be read, error says so, and the rest is what was known last
  * @property {string} clientId
- * @property {number} unsent how many documents the service doesn't have yet as they are here
+ * @property {number} unsent how many documents the service doesn't have in this version yet
  * @property {number} setAside how many it refuses: problems() lists them
  * @property {boolean} syncing
  * @property {number | null} syncedAt when a sync last went through, here or in another tab, in milliseconds
- * @property {any} error what kept the last sync from its end: Refused, NoAnswer, BadAnswer, or what the store says; null if nothing did
- * @property {number | null} equalAt when it was last found to be the same as what the service has
- * @property {string | null} twin where another store was seen that has this one's clientId
+ * @property {any} error why the last sync failed: Refused, NoAnswer, BadAnswer, or an error of the store; null if it didn't
+ * @property {number | null} equalAt when it was last found to be the same as the service's
+ * @property {string | null} twin if another store with this one's clientId was seen
  */
 
 /** @type {Inside} */
@@ -71,7 +71,7 @@ export class Collection {
 	#syncedAt = null;
 	/** @type {unknown} */
 	#error = null;
-	/** When the last sync ended, of those that are known of: tabs tell each other */
+	/** When the last known sync ended: tabs tell each other */
 	#endedAt = 0;
 	/** @type {Status} */
 	#status = { clientId: '', unsent: 0, setAside: 0, syncing: false, syncedAt: null, error: null, equalAt: null, twin: null };
@@ -96,7 +96,7 @@ export class Collection {
 				changed: (documents) => this.#changed(opened, documents),
 			});
 		});
-		this.#client.catch(() => {});		// told to who uses it
+		this.#client.catch(() => {});		// whoever uses it gets the error
 	}
 
 	static {
@@ -111,7 +111,7 @@ export class Collection {
 	// Local use: never waits for the service.
 
 	/**
-	 * The body, or undefined where there is no such document.
+	 * The body, or undefined if there is no such document.
 	 * @param {string} id
 	 * @returns {Promise<any>}
 	 */
@@ -122,7 +122,7 @@ export class Collection {
 	}
 
 	/**
-	 * The body as JSON, with numbers beyond 2^53 exact; undefined where there is no such document.
+	 * The body as JSON, with exact numbers beyond 2^53; undefined if there is no such document.
 	 * @param {string} id
 	 */
 	async getText(id) {
@@ -138,8 +138,8 @@ export class Collection {
 	}
 
 	/**
-	 * The documents there are, in the order of their ids.
-	 * @param {string} [prefix] only those whose ids begin so
+	 * The existing documents, in the order of their ids.
+	 * @param {string} [prefix] only those whose ids begin with it
 	 * @returns {Promise<Change[]>}
 	 */
 	async list(prefix = '') {
@@ -149,17 +149,17 @@ export class Collection {
 	}
 
 	/**
-	 * Creates or replaces a document, here and now; it is sent later. TypeError for what the service couldn't store, such as half
-	 * a surrogate pair. What the store says, a QuotaExceededError perhaps, and then nothing has changed.
+	 * Creates or replaces a document locally; it is sent later. Throws a TypeError for what the service couldn't store, such as
+	 * half a surrogate pair, or an error of the store, such as QuotaExceededError; then nothing has changed.
 	 * @param {string} id
-	 * @param {unknown} body what JSON can hold
+	 * @param {unknown} body anything that JSON can represent
 	 */
 	put(id, body) {
 		return this.putAll([[id, body]]);
 	}
 
 	/**
-	 * Several, all or none.
+	 * Several documents, all or none.
 	 * @param {Iterable<[string, unknown]>} documents
 	 */
 	async putAll(documents) {
@@ -172,7 +172,7 @@ export class Collection {
 	}
 
 	/**
-	 * Deletes a document; one that isn't there stays so.
+	 * Deletes a document; if there is none, nothing happens.
 	 * @param {string} id
 	 */
 	delete(id) {
@@ -187,7 +187,7 @@ export class Collection {
 	}
 
 	/**
-	 * Calls the listener with each document that is here, and then with each that changes, be it by put() or delete(), in another
+	 * Calls the listener with each existing document, and then with each that changes, whether by put() or delete(), in another
 	 * tab, or elsewhere; also when it has been sent.
 	 * @param {(change: Change) => void} listener
 	 * @returns {() => void} ends it
@@ -202,7 +202,7 @@ export class Collection {
 
 		this.#watchers.add(hear);
 		this.list().catch(() => []).then((changes) => {
-			// What changed meanwhile comes behind, perhaps once more.
+			// What changed meanwhile follows, perhaps a second time.
 			const all = [...changes, ...waiting ?? []];
 
 			waiting = null;
@@ -212,7 +212,7 @@ export class Collection {
 	}
 
 	/**
-	 * What the service doesn't have yet as it is here, with what it refuses.
+	 * The documents that the service doesn't have in this version yet, including those it refuses.
 	 * @returns {Promise<Change[]>}
 	 */
 	async unsent() {
@@ -223,7 +223,7 @@ export class Collection {
 	}
 
 	/**
-	 * What the service refuses, and why.
+	 * The documents that the service refuses, and why.
 	 * @returns {Promise<Change[]>}
 	 */
 	async problems() {
@@ -233,7 +233,7 @@ export class Collection {
 	}
 
 	/**
-	 * For a line on the screen.
+	 * The status, for display.
 	 * @returns {Promise<Status>}
 	 */
 	async status() {
@@ -253,7 +253,7 @@ export class Collection {
 	}
 
 	/**
-	 * Calls the listener with the status as it is, and whenever it may have changed.
+	 * Calls the listener with the current status, and whenever it may have changed.
 	 * @param {(status: Status) => void} listener
 	 * @returns {() => void} ends it
 	 */
@@ -266,9 +266,9 @@ export class Collection {
 	// With the service
 
 	/**
-	 * Sends, receives, and compares where that is due. Rejects with what kept it from its end: Refused, NoAnswer, BadAnswer, or
-	 * what the store says. Nothing is lost by that; the next goes on from there. One that is called while another is at work
-	 * begins when that has ended.
+	 * Sends, receives, and compares if that is due. If it fails, rejects with Refused, NoAnswer, BadAnswer, or an error of the
+	 * store. Nothing is lost by that; the next sync continues from there. One that is called while another is running begins
+	 * when that has ended.
 	 * @returns {Promise<void>}
 	 */
 	sync() {
@@ -283,7 +283,9 @@ export class Collection {
 
 			await store.lock(`sync ${this.#name}`, () => client.sync());
 			this.#ended(null);
-		} catch (error) {
+		} catch (rejection) {
+			const error = reasonOf(rejection);
+
 			this.#ended(error);
 			throw error;
 		}
@@ -303,32 +305,32 @@ export class Collection {
 		this.#tellEnd();
 	}
 
-	/** To other tabs, which show it, too. */
+	/** Tells other tabs, which show it, too. */
 	#tellEnd() {
 		const message = { ended: this.#name, at: this.#endedAt, syncedAt: this.#syncedAt, error: toMessage(this.#error) };
 
 		this.#store.then((store) => store.tell?.(message), () => {});
 	}
 
-	/** Lets the next sync compare all that is here with what the service has, whenever it would have been due. */
+	/** Makes the next sync compare everything with what the service has, even if that isn't due yet. */
 	async compare() {
 		await (await this.#client).compare();
 	}
 
 	/**
-	 * Synchronises by itself from now on: soon after edits, when the page comes online or to the front, every minute. What goes
-	 * wrong is in status(), and tried again, later and later.
+	 * Synchronises by itself from now on: soon after edits, when the page comes online or to the front, every minute. Failures
+	 * are in status(), and retried at growing intervals.
 	 */
 	start() {
 		this.#schedule.start();
 	}
 
-	/** Ends what start() began. What is unsent stays so until the next sync. */
+	/** Ends what start() began. What is unsent is kept until the next sync. */
 	stop() {
 		this.#schedule.stop();
 	}
 
-	/** Ends all that this object does; the store is yours to close. */
+	/** Ends everything that this object does; closing the store is up to you. */
 	async close() {
 		this.stop();
 		await this.#syncs.ended();
@@ -337,7 +339,7 @@ export class Collection {
 		this.#statusWatchers.clear();
 	}
 
-	// To those who watch
+	// Notifying listeners
 
 	#changed(store, documents) {
 		store.tell?.({ changed: this.#name, ids: documents.map((document) => document.id), edited: documents.some((document) => document.unsent === EDIT) });
@@ -386,14 +388,14 @@ export class Collection {
 }
 
 /**
- * @typedef {object} Inside what collections.js needs, which synchronises several
+ * @typedef {object} Inside what collections.js, which synchronises several, needs of this class
  * @property {(collection: Collection) => Promise<Client>} client
  * @property {(collection: Collection) => void} began that a sync of it began
- * @property {(collection: Collection, error: unknown) => void} ended with null, or what kept it from its end
+ * @property {(collection: Collection, error: unknown) => void} ended with null, or the error
  * @property {(collection: Collection, schedule: Schedule) => void} follow when it synchronises by itself, from now on
  */
 
-/** A listener that throws is the app's fault, and told where such are told; it stops nobody else. */
+/** An error thrown by a listener is the app's: it is reported like any uncaught error, and doesn't affect others. */
 function call(listener, argument) {
 	try {
 		listener(argument);

@@ -1,6 +1,7 @@
 // collections.js - several collections of an app, synchronised together, in one request.
 
 import { Collection, inside } from './collection.js';
+import { reasonOf } from './errors.js';
 import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { Several } from './several.js';
 import { HttpTransport } from './transport.js';
@@ -35,13 +36,13 @@ export class Collections {
 		for (const collection of this.#collections.values()) inside.follow(collection, this.#schedule);
 	}
 
-	/** In an order that all tabs have. */
+	/** In an order that is the same in all tabs. */
 	#names() {
 		return [...this.#collections.keys()].sort();
 	}
 
 	/**
-	 * One of them. Its start() and stop() are those of all.
+	 * One of the collections. Its start() and stop() apply to all.
 	 * @param {string} name
 	 * @returns {Collection}
 	 */
@@ -53,16 +54,16 @@ export class Collections {
 	}
 
 	/**
-	 * Sends, receives, and compares where that is due, for all. What is the matter with one collection keeps no other: it is in
-	 * what this resolves with, and in the status of that one. Rejects with what is the matter with all, such as NoAnswer; nothing
-	 * is lost by that. One that is called while another is at work begins when that has ended.
-	 * @returns {Promise<Map<string, any>>} what kept collections from their end, by their names; empty when there is nothing
+	 * Sends, receives, and compares if that is due, for all. An error of one collection doesn't stop the others: it is in the
+	 * result, and in the status of that collection. Rejects with an error that concerns all, such as NoAnswer; nothing is lost by
+	 * that. One that is called while another is running begins when that has ended.
+	 * @returns {Promise<Map<string, any>>} the errors, by the names of the collections; empty if there are none
 	 */
 	sync() {
 		return byHand(this.#syncs, this.#schedule);
 	}
 
-	/** The same, for the schedule, which tries again later if none came to its end. */
+	/** The same, for the schedule, which tries again later if none succeeded. */
 	async #syncAll() {
 		const errors = await this.#syncs.run();
 
@@ -76,13 +77,15 @@ export class Collections {
 
 			for (const [name, collection] of this.#collections) inside.ended(collection, errors.get(name) ?? null);
 			return errors;
-		} catch (error) {
+		} catch (rejection) {
+			const error = reasonOf(rejection);
+
 			for (const collection of this.#collections.values()) inside.ended(collection, error);
 			throw error;
 		}
 	}
 
-	/** With these collections locked first: always in the same order, so that two tabs don't wait for each other. */
+	/** Runs with these collections locked, always in the same order, so that two tabs don't wait for each other. */
 	async #syncLocked(names) {
 		const [first, ...others] = names;
 
@@ -101,12 +104,12 @@ export class Collections {
 		this.#schedule.start();
 	}
 
-	/** Ends what start() began. What is unsent stays so until the next sync. */
+	/** Ends what start() began. What is unsent is kept until the next sync. */
 	stop() {
 		this.#schedule.stop();
 	}
 
-	/** Ends all that these collections do; the store is yours to close. */
+	/** Ends everything that these collections do; closing the store is up to you. */
 	async close() {
 		this.stop();
 		await this.#syncs.ended();

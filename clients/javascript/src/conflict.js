@@ -1,4 +1,4 @@
-// conflict.js - what onConflict may answer.
+// conflict.js - a special answer of onConflict.
 
-/** Instead of a merged body: the document is to be deleted. */
+/** Returned instead of a merged body: the document is to be deleted. */
 export const DELETE = Symbol('delete');

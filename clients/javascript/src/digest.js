@@ -1,6 +1,6 @@
 // digest.js - a short summary of a collection, so that client and service can see in one answer whether they hold the same:
-// doc/protocol.md, "Comparing". Each live document is hashed to two halves of 32 bits, and these are added up: in all, and by
-// bucket of the id.
+// doc/protocol.md, "Comparing". Each live document is hashed to two halves of 32 bits, and these are added up, in total and for
+// each bucket of ids.
 
 export const BUCKETS = 256;
 
@@ -48,7 +48,7 @@ export function bucketOf(id) {
 }
 
 /**
- * [hi, lo] of a document as the service told it. The length of the id comes first so that no two documents are written alike.
+ * [hi, lo] of a document as the service has it. The length of the id comes first, so that no two documents give the same text.
  * @param {string} id
  * @param {bigint} version
  * @param {string} utc

@@ -1,8 +1,8 @@
-// document.js - what the store keeps of a document, and under which entries it is found again.
+// document.js - what the store keeps of a document, and the entries by which it is found.
 
 import { bucketOf } from './digest.js';
 
-/** What `unsent` is: the service had this version when last heard; an edit; a mark of the comparison's. */
+/** Values of `unsent`: none, the service had this version at last knowledge; an edit; a mark set by a comparison. */
 export const SENT = 0;
 export const EDIT = 1;
 export const MARK = 2;
@@ -16,7 +16,7 @@ export const MAX_VERSION = 2n ** 63n - 1n;
  * @property {boolean} deleted
  * @property {string | null} body
  *
- * @typedef {object} Told a document as the service tells it; of a listing's rows the body is missing
+ * @typedef {object} Told a document as the service returns it; rows of a listing have no body
  * @property {string} id
  * @property {bigint} clientVersion
  * @property {string} clientId
@@ -37,8 +37,8 @@ export const MAX_VERSION = 2n ** 63n - 1n;
 const encoder = new TextEncoder();
 
 /**
- * A text of ASCII whose order is that of the id's bytes in UTF-8, as the service lists them, wherever texts are compared: by
- * bytes (SQLite) or by UTF-16's units (IndexedDB).
+ * An ASCII text that sorts like the id's bytes in UTF-8, which is the service's order, whether texts are compared by bytes
+ * (SQLite) or by UTF-16 code units (IndexedDB).
  * @param {string} id
  */
 export function order(id) {
@@ -68,7 +68,7 @@ export function bucketOrder(bucket) {
 const toText = (version) => version === null ? null : String(version);
 const toVersion = (text) => text === null ? null : BigInt(text);
 
-/** A document of the store's. The record, which the store keeps, has texts in the place of BigInts. */
+/** A document in the store. The record, which the store keeps, has texts instead of BigInts. */
 export class Document {
 	/**
 	 * @param {string} id
@@ -83,32 +83,34 @@ export class Document {
 		/** @type {string | null} JSON as it was written; null when deleted */
 		this.body = record?.body ?? null;
 		this.unsent = record?.unsent ?? SENT;
-		/** @type {string | null} set aside: the service refuses this version, and why. Not sent again */
+		/** @type {string | null} set aside: why the service refuses this version, which isn't sent again */
 		this.error = record?.error ?? null;
-		/** @type {string | null} of this version, as the service told it; null: it never did */
+		/** @type {string | null} of this version, as the service said; null: it never did */
 		this.lastUpdateUtc = record?.lastUpdateUtc ?? null;
-		/** @type {string | null} of who wrote this version, as the service told it */
+		/** @type {string | null} of the client that wrote this version, as the service said */
 		this.clientId = record?.clientId ?? null;
-		/** @type {bigint | null} what the service last told of this id; null: that it has nothing, or nothing yet. The digest is
-		 * made of these three */
+		/**
+		 * @type {bigint | null} what the service last said about this id; null: that it has nothing, or nothing yet. The digest
+		 * is made of these three
+		 */
 		this.baseVersion = toVersion(record?.baseVersion ?? null);
 		/** @type {string | null} */
 		this.baseUtc = record?.baseUtc ?? null;
 		this.baseDeleted = record?.baseDeleted ?? false;
-		/** @type {bigint | null} the highest version that was sent or received under the own clientId */
+		/** @type {bigint | null} the highest version that was sent or received under our own clientId */
 		this.sent = toVersion(record?.sent ?? null);
-		/** Sent, and no answer came: the service may have it or not */
+		/** Sent, but no answer came: the service may or may not have it */
 		this.unanswered = record?.unanswered ?? false;
-		/** @type {{ mine: Version, theirs: Version } | null} that onConflict hasn't decided yet. Not sent until then */
+		/** @type {{ mine: Version, theirs: Version } | null} that onConflict hasn't decided yet; not sent until then */
 		this.conflict = record?.conflict
 			? { mine: withVersion(record.conflict.mine, BigInt), theirs: withVersion(record.conflict.theirs, BigInt) } : null;
 		this.bucket = record?.bucket ?? bucketOf(id);
-		/** What the sums have of it: version and stamp */
+		/** What the sums contain of it: version and stamp */
 		this.counted = this.toCount();
 	}
 
 	/**
-	 * Is now what the service told: this version, there and here.
+	 * Becomes what the service has: this version, there and here.
 	 * @param {Told} told
 	 */
 	becomes(told) {
@@ -124,7 +126,7 @@ export class Document {
 	}
 
 	/**
-	 * What the service has, be it what is here or not; null: nothing.
+	 * Notes what the service has, whether or not it is what is here; null: nothing.
 	 * @param {Told | null} told
 	 */
 	rebase(told) {
@@ -134,14 +136,14 @@ export class Document {
 	}
 
 	/**
-	 * What the sums are to have of it: live documents as the service told them.
+	 * What the sums should contain of it: live documents as the service has them.
 	 * @returns {[bigint, string] | null}
 	 */
 	toCount() {
 		return this.baseVersion !== null && this.baseUtc !== null && !this.baseDeleted ? [this.baseVersion, this.baseUtc] : null;
 	}
 
-	/** Whether the service had it once. */
+	/** Whether the service has ever had it. */
 	get wasTold() {
 		return this.baseVersion !== null || this.unsent === MARK;
 	}
@@ -151,15 +153,15 @@ export class Document {
 		return { clientVersion: this.clientVersion ?? 0n, deleted: this.deleted, body: this.body };
 	}
 
-	/** What a person sees of it, to tell whether that has changed. */
+	/** What a user sees of it, to find out whether that has changed. */
 	get shown() {
 		return JSON.stringify([this.deleted, this.body, this.unsent > 0 || this.conflict !== null, this.error]);
 	}
 
 	/**
-	 * What it is found by, besides its id: a letter for the list, and what the list is ordered by. A dot is a document that is
-	 * there; u: to be sent; e: set aside; c: a conflict that is to be decided; a: unanswered; d: a tombstone, by its age;
-	 * b: any, by bucket.
+	 * The entries it is found by, besides its id: a letter for the list, and what the list is ordered by. A dot: an existing
+	 * document; u: to be sent; e: set aside; c: an undecided conflict; a: unanswered; d: a tombstone, by age; b: any document,
+	 * by bucket.
 	 * @returns {string[]}
 	 */
 	entries() {
@@ -175,7 +177,7 @@ export class Document {
 		return entries;
 	}
 
-	/** As the store keeps it; prefix: the collection's. */
+	/** The record that the store keeps; prefix is the collection's. */
 	toRecord(prefix) {
 		return {
 			key: prefix + this.id,

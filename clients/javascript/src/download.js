@@ -1,7 +1,8 @@
 // download.js - fetches what others changed, page by page, and compares with the page that reaches the end.
 
 import { BUCKETS } from './digest.js';
-import { Refused } from './errors.js';
+import { BadAnswer, Refused } from './errors.js';
+import { isTold } from './jsontext.js';
 import { earlier, take } from './take.js';
 
 export const PAGE_DOCUMENTS = 1000;
@@ -14,11 +15,11 @@ export class Download {
 		this.client = client;
 		this.local = client.local;
 		this.reachedEnd = false;
-		/** @type {number[] | null} the buckets that are to be listed */
+		/** @type {number[] | null} the buckets to be listed */
 		this.differing = null;
 	}
 
-	/** To the end, or until a server answers that lags: that is asked again with the next sync. */
+	/** Downloads to the end, or until a server that lags answers: it is asked again with the next sync. */
 	async run(page = PAGE_DOCUMENTS) {
 		while (!this.reachedEnd) {
 			const [asked, answer] = await this.#pull(page);
@@ -42,11 +43,11 @@ export class Download {
 		}
 	}
 
-	/** What the next page is asked for with. */
+	/** What to ask for the next page with. */
 	next() {
 		return this.local.transaction(async (transaction) => {
 			const { clientId, cursor, behindSince } = transaction.state;
-			// What the service may have or not would differ for nothing.
+			// With documents that the service may or may not have, the digests would differ for no reason.
 			const compares = this.client.isDue(transaction.state) && await transaction.count('a') === 0;
 
 			return {
@@ -60,10 +61,14 @@ export class Download {
 	}
 
 	/**
-	 * Nothing, if another sync of the same store has got further meanwhile, or has given it another name. The cursor would be
-	 * of what it was.
+	 * Does nothing if another sync of the same store has got further meanwhile, or has changed its clientId: the cursor would
+	 * be outdated.
 	 */
 	async take(asked, answer) {
+		if (!answer.behind && (!answer.documents.every(isTold) || typeof answer.cursor !== 'string'
+			|| answer.more && !answer.documents.length && answer.cursor === asked.cursor)) {
+			throw new BadAnswer('documents, and a cursor to go on from, were expected');
+		}
 		await this.local.transaction(async (transaction) => {
 			const { clientId, cursor } = transaction.state;
 
@@ -72,7 +77,7 @@ export class Download {
 		this.reachedEnd = !(answer.more || answer.behind);
 	}
 
-	/** From a service or a proxy that doesn't know what was asked: the cursor is void. Nothing of the store is. */
+	/** For a service or a proxy that doesn't know the request: the cursor becomes void, but nothing in the store does. */
 	#beginFromNull(refusal) {
 		return this.local.transaction(async (transaction) => {
 			const isLost = refusal.code !== 'resync_purged' && refusal.details.reason !== 'purged';
@@ -102,7 +107,7 @@ export class Download {
 		else if (asked.digest !== null && !answer.more) await this.#compare(transaction, answer);
 	}
 
-	/** That something may have been lost: soon, at a random time, it compares. */
+	/** Notes that something may have been lost: it compares soon, at a random time. */
 	#told(transaction, lostAfter) {
 		const { state } = transaction;
 
@@ -112,7 +117,7 @@ export class Download {
 		});
 	}
 
-	/** With the page that reached the end came the service's digest under the same snapshot. */
+	/** The page that reached the end has the service's digest under the same snapshot. */
 	async #compare(transaction, answer) {
 		const { client } = this;
 		const { state } = transaction;
@@ -135,7 +140,7 @@ export class Download {
 		await forgetTombstones(transaction, answer.serverUtc);
 	}
 
-	/** The buckets whose sums differ. The service leaves the sums out where the digest that was sent is the same. */
+	/** The buckets whose sums differ. The service leaves the sums out if its digest is the same as the one sent. */
 	async #differing(transaction, theirs) {
 		const ours = await transaction.digest();
 
@@ -157,7 +162,7 @@ function allBuckets() {
 	return Array.from({ length: BUCKETS }, (_, bucket) => bucket);
 }
 
-/** The old ones, of what the service has, too. */
+/** Removes old tombstones, also those that the service has. */
 async function forgetTombstones(transaction, serverUtc) {
 	const limit = new Date(Date.parse(serverUtc) - KEEP_TOMBSTONES).toISOString().replace('Z', '000Z');
 

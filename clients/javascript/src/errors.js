@@ -1,14 +1,15 @@
-// errors.js - what can keep a sync from its end. Whichever it is, the store is as it was after the last answer: nothing is lost,
-// and the next sync goes on from there. `retry` says whether the same request may go through later without anybody's doing.
+// errors.js - why a sync can fail. In any case the store is as it was after the last answer: nothing is lost, and the next sync
+// continues from there. `retry` says whether the same request may succeed later by itself.
 
 /** The service's answer to a request that it didn't accept. */
 export class Refused extends Error {
 	/**
 	 * @param {number} status HTTP's
-	 * @param {string} code SQLSTATE or PostgREST's; '' where there is none, as when PostgREST lost its connection in the midst
+	 * @param {string} code SQLSTATE or PostgREST's code; '' if there is none, as when PostgREST lost its connection during the
+	 *    request
 	 * @param {string} text
-	 * @param {unknown} [details] JSON as text, where the service gave it
-	 * @param {number} [retryAfter] milliseconds; what the header Retry-After said
+	 * @param {unknown} [details] JSON as text, if the service gave it
+	 * @param {number} [retryAfter] milliseconds; from the header Retry-After
 	 */
 	constructor(status, code, text, details, retryAfter) {
 		super(`${status} ${code} ${text}`);
@@ -20,7 +21,7 @@ export class Refused extends Error {
 		this.retryAfter = retryAfter;
 	}
 
-	/** Whether the same request may be accepted later; nobody knows then whether this one was. */
+	/** Whether the same request may be accepted later; in that case it is unknown whether this one was. */
 	get retry() {
 		return this.status >= 500 || this.status === 429 || !(this.code || this.aboutDocuments);
 	}
@@ -44,7 +45,7 @@ function readDetails(details) {
 }
 
 /**
- * What came isn't an answer of the service's: the page of a captive portal, something cut off, nothing. None of it was
+ * What was received isn't an answer of the service: the page of a captive portal, something truncated, nothing. None of it was
  * applied.
  */
 export class BadAnswer extends Error {
@@ -56,7 +57,7 @@ export class BadAnswer extends Error {
 	}
 }
 
-/** No answer came: offline, the connection broke, the service took too long. The request may have got there. */
+/** No answer came: offline, the connection broke, the service took too long. The request may have arrived. */
 export class NoAnswer extends Error {
 	/** @param {unknown} cause */
 	constructor(cause) {
@@ -66,8 +67,13 @@ export class NoAnswer extends Error {
 	}
 }
 
+/** What a promise was rejected with; an Error also where that is nothing. */
+export function reasonOf(error) {
+	return error ?? new Error('rejected without a reason');
+}
+
 /**
- * An error for other tabs, which can be told data alone; null for none.
+ * An error as a message to other tabs, which must be plain data; null for none.
  * @param {any} error
  */
 export function toMessage(error) {
@@ -78,7 +84,7 @@ export function toMessage(error) {
 }
 
 /**
- * What another tab told.
+ * The error in another tab's message.
  * @param {ReturnType<typeof toMessage>} told
  */
 export function fromMessage(told) {
@@ -100,5 +106,5 @@ export class VersionsExhausted extends RangeError {
 	}
 }
 
-/** The server lags behind the cursor, or the cursor has become void: go on with the next sync. Never leaves a sync. */
+/** The server lags behind the cursor, or the cursor has become void: the next sync continues. Never thrown out of a sync. */
 export class Stale extends Error {}

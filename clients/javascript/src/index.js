@@ -1,4 +1,4 @@
-// docsync-client - documents that are here at once, offline too, and meet those of others: README.md.
+// docsync-client - documents that are available locally, even offline, and synchronised with those of others: README.md.
 
 export { Collection } from './collection.js';
 export { Collections } from './collections.js';

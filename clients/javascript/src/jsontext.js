@@ -1,8 +1,8 @@
-// jsontext.js - JSON whose documents' bodies stay text.
+// jsontext.js - JSON in which the bodies of documents stay text.
 //
-// A body is the user's, and the sync has no business in it: it is cut out of the service's answer as it stands there, kept as
-// text, sent as text, and parsed only where the user asks for the document. So none comes back changed: 1.10 stays 1.10, and
-// a number beyond 2^53 exact. The clientVersions around them, integers of 64 bits, become BigInts by the same scan.
+// A body belongs to the user, and the sync doesn't look into it: it is cut out of the service's answer unchanged, kept as text,
+// sent as text, and parsed only when the user asks for the document. So bodies are never altered: 1.10 stays 1.10, and a number
+// beyond 2^53 stays exact. The clientVersions around them, 64-bit integers, become BigInts in the same scan.
 
 import { BadAnswer } from './errors.js';
 
@@ -14,8 +14,8 @@ const ESCAPE = /\\(u0000|ud[89a-f]|.)/g;
 const encoder = new TextEncoder();
 
 /**
- * A body as it is stored and sent. TypeError for what no JSON can hold or PostgreSQL can't store: refused here, at the edit,
- * where the user is.
+ * A body as it is stored and sent. Throws a TypeError for what JSON can't represent or PostgreSQL can't store: it is refused
+ * here, when the user makes the edit.
  * @param {unknown} value
  * @returns {string}
  */
@@ -26,7 +26,7 @@ export function toJson(value) {
 	});
 
 	if (text === undefined) throw new TypeError(`JSON has no ${typeof value}`);
-	// JSON.stringify writes half a surrogate pair as an escape, and a whole one as it is.
+	// JSON.stringify writes half a surrogate pair as an escape, and a whole one unchanged.
 	for (const [, escaped] of text.matchAll(ESCAPE)) {
 		if (escaped === 'u0000') throw new TypeError('a string has the character U+0000');
 		if (escaped.startsWith('ud')) throw new TypeError('a string has half a surrogate pair');
@@ -35,7 +35,7 @@ export function toJson(value) {
 }
 
 /**
- * TypeError for what isn't an id: 1 to 500 bytes of text.
+ * Throws a TypeError unless it is an id: 1 to 500 bytes of text.
  * @param {unknown} id
  */
 export function checkId(id) {
@@ -62,8 +62,8 @@ export function documentsText(documents) {
 }
 
 /**
- * The service's answer, an object with these keys; the bodies of its documents and winners are texts (null where null stands,
- * as for tombstones), clientVersions BigInts. BadAnswer if it isn't that.
+ * The service's answer, an object with these keys; the bodies of its documents and winners are texts (null for null, as in
+ * tombstones), clientVersions are BigInts. Throws BadAnswer if it isn't that.
  * @param {string} text
  * @param {string[]} keys
  * @returns {any}
@@ -93,11 +93,17 @@ export function hasKeys(value, keys) {
 
 const LISTS = new Set(['documents', 'results', 'rows', 'collections']);
 
+/** Is it a document, as the service returns it? */
+export function isTold(document) {
+	return isObject(document) && typeof document.id === 'string' && typeof document.clientVersion === 'bigint'
+		&& typeof document.LastUpdateUtc === 'string';
+}
+
 function isObject(value) {
 	return value !== null && typeof value === 'object' && !Array.isArray(value);
 }
 
-/** Puts the bodies in the places of their numbers, and BigInts in those of the versions. */
+/** Replaces the numbers by the bodies that they stand for, and the versions by BigInts. */
 function fill(value, bodies) {
 	if (Array.isArray(value)) {
 		for (const part of value) fill(part, bodies);
@@ -110,8 +116,8 @@ function fill(value, bodies) {
 }
 
 /**
- * The text with a number in place of each body, and quotes around each clientVersion; and the bodies. Inside a body nothing
- * is looked at but where it ends.
+ * The text with a number in place of each body, and quotes around each clientVersion; and the bodies. Inside a body only its
+ * end is looked for.
  * @returns {[string, (string | null)[]]}
  */
 function cutOutBodies(text) {
@@ -140,7 +146,7 @@ function cutOutBodies(text) {
 	return [parts.join('') + text.slice(done), bodies];
 }
 
-/** Behind the string that begins here. */
+/** The position after the string that begins here. */
 function endOfString(text, start) {
 	for (let quote = text.indexOf('"', start + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {
 		let first = quote;
@@ -151,7 +157,7 @@ function endOfString(text, start) {
 	throw new SyntaxError('cut off');
 }
 
-/** Behind the value that begins here. */
+/** The position after the value that begins here. */
 function endOfValue(text, start) {
 	if (text[start] === '"') return endOfString(text, start);
 	if (text[start] !== '[' && text[start] !== '{') {

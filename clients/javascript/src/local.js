@@ -1,7 +1,7 @@
-// local.js - a collection in a store: its documents, what is known of the service, and the digest's sums.
+// local.js - a collection in a store: its documents, what is known about the service, and the digest's sums.
 //
-// Everything is written inside transaction(), so that an answer of the service's, the cursor that came with it and the sums are
-// stored together or not at all. Nothing but the store may be waited for there: IndexedDB ends a transaction that is idle.
+// Everything is written inside transaction(), so that an answer of the service, the cursor that came with it and the sums are
+// stored together or not at all. Only the store may be awaited there: IndexedDB ends a transaction that is idle.
 
 import { BUCKETS, hashDocument, sumText } from './digest.js';
 import { Document, order, versionOrder } from './document.js';
@@ -9,24 +9,24 @@ import { Document, order, versionOrder } from './document.js';
 const CHUNK = 100;		// documents read from the store at once
 
 /**
- * @typedef {object} State what is known of the service
+ * @typedef {object} State what is known about the service
  * @property {string} clientId
  * @property {string | null} cursor
- * @property {boolean} unheard without a cursor no loss is told: the next page may hide one
- * @property {string | null} lostAfter the least that was told since the last comparison that ended; null: nothing lost
+ * @property {boolean} unheard without a cursor the service reports no loss: the next page may hide one
+ * @property {string | null} lostAfter the lowest value received since the last finished comparison; null: nothing lost
  * @property {number} compareAt when to ask for the service's digest next, in milliseconds
- * @property {number} nulls how often it couldn't give one
- * @property {number} rounds how often they differed, one after the other
+ * @property {number} nulls how often in a row it couldn't give one
+ * @property {number} rounds how often in a row they differed
  * @property {number | null} equalAt when they were last equal
- * @property {number | null} othersAt when marks on documents of other clients' may be sent
- * @property {number | null} behindSince since when only servers that lag have answered
- * @property {string | null} twin where another store was seen that has this clientId
- * @property {boolean} rename a new clientId is due because of it
+ * @property {number | null} othersAt when marks on documents of other clients may be sent
+ * @property {number | null} behindSince since when only lagging servers have answered
+ * @property {string | null} twin if another store with this clientId was seen
+ * @property {boolean} rename a new clientId is needed because of that
  * @property {string | null} newestKnownServiceRecordUtc of the downloads
- * @property {string | null} file what the store was kept in: a copy is another
+ * @property {string | null} file the identity of what the store is kept in: a copy has another one
  *
- * @typedef {{ documents: number[], hi: number[], lo: number[], told: number }} Sums
- *   of each bucket; and how many documents the service had once
+ * @typedef {{ documents: number[], hi: number[], lo: number[], told: number }} Sums for each bucket; and how many documents the
+ *   service has ever had
  */
 
 /** @returns {Sums} */
@@ -42,12 +42,12 @@ export class Local {
 	 * @param {import('./stores/store.js').Store} store
 	 * @param {string} collection
 	 * @param {{ clientId?: string, firstCompare: () => number, keepsConflicts: () => boolean,
-	 *	changed: (documents: Document[]) => void }} options firstCompare: when a new store is compared; changed: is told of what
-	 *	a person sees differently now
+	 *	changed: (documents: Document[]) => void }} options firstCompare: when a new store is compared first; changed: called
+	 *	with documents whose visible state has changed
 	 */
 	constructor(store, collection, options) {
 		this.store = store;
-		this.prefix = `${encodeURIComponent(collection)} `;		// which has no space in it
+		this.prefix = `${encodeURIComponent(collection)} `;		// the encoded name has no space in it
 		this.options = options;
 	}
 
@@ -84,7 +84,7 @@ export class Transaction {
 	/** @type {Sums | null} */
 	#sums = null;
 	#sumsAreNew = false;
-	/** @type {Map<string, { shown: string, wasTold: boolean }>} what a document was when it was first looked for */
+	/** @type {Map<string, { shown: string, wasTold: boolean }>} what a document was when it was first looked up */
 	#before = new Map();
 
 	constructor(stored, prefix, changed, keepsConflicts) {
@@ -96,7 +96,7 @@ export class Transaction {
 		this.state = /** @type {any} */ (null);
 	}
 
-	/** Reads the state, or makes it, and the clientId: one is made with the store, and lost with it. */
+	/** Reads the state, or creates it, and the clientId, which is created with the store, and lost with it. */
 	async begin(/** @type {Local['options']} */ { clientId, firstCompare }, file) {
 		this.state = await this.#stored.read(`${this.#prefix}state`);
 		if (!this.state) {
@@ -113,11 +113,11 @@ export class Transaction {
 			this.#stateIsNew = true;
 		}
 		if (clientId && clientId !== this.state.clientId) throw new Error('this is the store of another clientId');
-		// It was copied, or came back from a backup.
+		// The store was copied, or restored from a backup.
 		if (file !== this.state.file) this.set({ file, compareAt: this.state.file === null ? this.state.compareAt : 0 });
 	}
 
-	/** Writes what has changed of state and sums. */
+	/** Writes what has changed in state and sums. */
 	async finish() {
 		if (this.#stateIsNew) await this.#stored.write(`${this.#prefix}state`, this.state);
 		if (this.#sumsAreNew) await this.#stored.write(`${this.#prefix}sums`, this.#sums);
@@ -130,7 +130,7 @@ export class Transaction {
 	}
 
 	/**
-	 * Another name for this store: what other collections take, too, that are made in it.
+	 * Gives this store another clientId, which collections created in it later get, too.
 	 * @param {string} clientId
 	 */
 	async rename(clientId) {
@@ -164,7 +164,7 @@ export class Transaction {
 	}
 
 	/**
-	 * Writes a document that was looked for before in this transaction.
+	 * Writes a document that was looked up before in this transaction.
 	 * @param {Document} document
 	 */
 	async save(document) {
@@ -202,7 +202,7 @@ export class Transaction {
 	}
 
 	/**
-	 * The same, all at once, which allows them to be saved meanwhile.
+	 * The same, all at once, so that they can be saved while iterating.
 	 * @param {string} from
 	 * @param {string} [to] without it, the whole list `from`
 	 */
@@ -222,7 +222,7 @@ export class Transaction {
 	}
 
 	/**
-	 * What is to be sent next, behind `after`: up to so many documents, and characters of bodies, about.
+	 * What is to be sent next, after `after`: up to about limit documents and limitBytes characters of bodies.
 	 * @param {number} unsent
 	 * @param {(document: Document) => boolean} which
 	 * @param {{ clientVersion: bigint, id: string } | null} after
@@ -243,7 +243,7 @@ export class Transaction {
 		return documents;
 	}
 
-	/** Whether there are documents that the service had once. */
+	/** Whether there are documents that the service has ever had. */
 	async hasTold() {
 		return (await this.#readSums()).told > 0;
 	}
@@ -279,7 +279,7 @@ export class Transaction {
 		this.#sumsAreNew = true;
 	}
 
-	/** As in the service's `state`. */
+	/** The digest, as in the service's `state`. */
 	async digest() {
 		const { documents, hi, lo } = await this.#readSums();
 		const add = (numbers) => numbers.reduce((sum, number) => sum + number, 0);
@@ -294,7 +294,7 @@ export class Transaction {
 	}
 }
 
-/** A random one, a UUID. (crypto.randomUUID() isn't there on a page that came by plain HTTP.) */
+/** A random UUID. (crypto.randomUUID() doesn't exist on a page loaded by plain HTTP.) */
 export function newClientId() {
 	const bytes = crypto.getRandomValues(new Uint8Array(16));
 
@@ -304,10 +304,10 @@ export function newClientId() {
 }
 
 /**
- * Behind all entries that begin so.
+ * A text that sorts after all entries with this prefix.
  * @param {string} prefix
  */
 export function end(prefix) {
-	return prefix + '\x7f\x7f';		// an id has \x7f with two digits behind it
+	return prefix + '\x7f\x7f';		// in an id \x7f is followed by two digits
 }
 

@@ -1,13 +1,13 @@
 // reconcile.js - compares what client and service hold, and repairs what differs.
 //
-// A client may have missed something (it was away for longer than tombstones are kept), or hold what the service has lost (it
-// was restored to an earlier time, or a standby took over that lagged). Rules of the form "lost after stamp S" fail here:
-// commits don't come in the order of stamps. So the client compares: it asks which documents the service has, in the buckets
-// whose sums differ, and `judge` decides for each id on either side.
+// A client may have missed something (it was away for longer than tombstones are kept), or have what the service has lost (it
+// was restored to an earlier time, or a lagging standby took over). Rules of the form "lost after stamp S" fail here: commits
+// don't happen in the order of stamps. So the client compares: it asks which documents the service has, in the buckets whose
+// sums differ, and `judge` decides for each id on either side.
 //
 // What the service has lost is *marked*: to be sent again, though nobody edited it. A mark isn't an edit. It says what the
-// service had when it was made (baseVersion), and is applied only if the service has that still; what comes by download
-// takes its place, unless it is older.
+// service had when it was made (baseVersion), and is applied only if the service still has that; what is downloaded replaces
+// it, unless that is older.
 
 import { EDIT, MARK, bucketOrder, order } from './document.js';
 import { end } from './local.js';
@@ -17,15 +17,16 @@ const ROWS = 10_000;			// in an answer
 const DOCUMENTS = 1000;
 
 /**
- * What becomes of an id. local: the document or null; row: the service's row or null; lostAfter, purgedThrough: stamps or null.
+ * Decides what becomes of an id. local: the document or null; row: the service's row or null; lostAfter, purgedThrough: stamps
+ * or null.
  * @returns {'nothing' | 'keep' | 'send' | 'remove' | 'fetch'}
  */
 export function judge(local, row, lostAfter, purgedThrough) {
-	// A tombstone of what was never here tells nothing.
+	// A tombstone of what was never here doesn't matter.
 	if (local === null) return row.deleted ? 'nothing' : 'fetch';
-	// An edit, whatever the service has: it is what the edit is based on now.
+	// An edit is kept, whatever the service has: that is what it is now based on.
 	if (local.unsent === EDIT) return 'keep';
-	// A mark was found to be lost; a purge that has happened since proves nothing about it.
+	// A marked document is known to be lost; a purge since then proves nothing about it.
 	if (row === null && local.unsent) return 'keep';
 	if (row === null) return isLost(local.lastUpdateUtc, lostAfter, purgedThrough) ? 'send' : 'remove';
 	const theirs = row.clientVersion;
@@ -37,14 +38,14 @@ export function judge(local, row, lostAfter, purgedThrough) {
 }
 
 /**
- * Whether a document that the service doesn't have was lost by it. Else it was deleted there, and the tombstone was purged:
- * then its stamp was at or below what was purged, and it isn't one that may be lost. A doubt keeps the document.
+ * Whether a document that the service doesn't have was lost there. Otherwise it was deleted, and the tombstone was purged: then
+ * its stamp was at or below the horizon, and it isn't one that may have been lost. In doubt the document is kept.
  */
 export function isLost(utc, lostAfter, purgedThrough) {
 	return utc === null || purgedThrough === null || utc > earlier(purgedThrough, lostAfter);
 }
 
-/** One comparison by listing, of the buckets given. */
+/** One comparison by listing the given buckets. */
 export class Reconciler {
 	/** @param {import('./client.js').Client} client */
 	constructor(client) {
@@ -86,14 +87,14 @@ export class Reconciler {
 		return documents;
 	}
 
-	/** Against the store as it is now, in this transaction. Returns the ids to be fetched. */
+	/** Compares with the store as it is now, in this transaction. Returns the ids to be fetched. */
 	async #apply(transaction, answer, local) {
 		const rows = new Map(answer.rows.map((row) => [row.id, row]));
 		const ids = [...new Set([...rows.keys(), ...local.keys()])].map((id) => [order(id), id]).sort(([one], [other]) => one < other ? -1 : 1);
 		const toFetch = [];
 
 		for (const [, id] of ids) {
-			// Found by itself where it isn't in the page's part: the service goes by what it looked at
+			// Looked up separately if it isn't in the page's part, whose end is the last id that the service looked at
 			const document = local.get(id) ?? await transaction.find(id);
 			const row = rows.get(id) ?? null;
 			const what = judge(document, row, transaction.state.lostAfter, answer.purgedThrough);
@@ -101,7 +102,7 @@ export class Reconciler {
 			if (what === 'fetch' && !row.deleted) {
 				toFetch.push(id);
 			} else if (what === 'fetch') {
-				await take(transaction, { ...row, body: null }, true);		// a tombstone: all of it is there
+				await take(transaction, { ...row, body: null }, true);		// a tombstone: it is complete
 			} else if (what === 'remove') {
 				await transaction.remove(document);
 			} else if (what !== 'nothing') {
@@ -113,7 +114,7 @@ export class Reconciler {
 		return toFetch;
 	}
 
-	/** Gets documents whole and takes them, an answer in a transaction. */
+	/** Fetches complete documents and takes them over, each answer in one transaction. */
 	async #fetch(ids) {
 		const { client } = this;
 
@@ -127,8 +128,8 @@ export class Reconciler {
 					await take(transaction, document, true);
 				}
 			});
-			// Where the answer was full, go on after the last that came; else those that didn't come are gone again, or not ours
-			// to see.
+			// If the answer was full, continue after the last document in it; otherwise those missing are gone again, or we may
+			// not see them.
 			ids = ids.slice(answer.more && documents.length ? ids.indexOf(documents.at(-1).id) + 1 : DOCUMENTS);
 		}
 	}

@@ -7,7 +7,7 @@ const FIRST_AGAIN = 1000;
 const LAST_AGAIN = 300_000;
 const EDITED_AGAIN = 10_000;		// after an edit, where it failed before
 
-/** Work that is done one at a time: calls that come while it is done are one, which begins when that has ended. */
+/** Work that is done one at a time: all calls made while it runs become one, which begins when that has ended. */
 export class OneAtATime {
 	#work;
 	/** @type {Promise<any> | null} */
@@ -33,14 +33,14 @@ export class OneAtATime {
 		return this.#next;
 	}
 
-	/** When nothing is at work any more. */
+	/** Resolves when nothing is running any more. */
 	async ended() {
-		await this.#running?.catch(() => {});
+		while (this.#running) await (this.#next ?? this.#running).catch(() => {});
 	}
 }
 
 /**
- * A sync that a person, or the app, asks for; the schedule goes by how it ends.
+ * A sync requested by the user or the app; the schedule takes its result into account.
  * @param {OneAtATime} syncs
  * @param {Schedule} schedule
  */
@@ -51,14 +51,14 @@ export function byHand(syncs, schedule) {
 	return sync;
 }
 
-/** One of the tabs or processes that have a store open does the work, the others wait to take its place. */
+/** One of the tabs or processes that have a store open does the work, the others wait to replace it. */
 export class Schedule {
 	/** @type {AbortController | null} */
 	#running = null;
 	/** @type {(() => void)[]} */
 	#endings = [];
 	#dueAt = 0;
-	#notBefore = 0;			// the service's word
+	#notBefore = 0;			// as the service said
 	#failures = 0;
 	#wake = () => {};
 
@@ -104,25 +104,25 @@ export class Schedule {
 		this.#wake();
 	}
 
-	/** An edit was made: soon; where it failed before, after some seconds, however long the wait has become. */
+	/** After an edit: syncs soon, or if the last sync failed, after some seconds, however long the wait has become. */
 	edited() {
 		this.#due(this.#failures === 0 ? SOON : EDITED_AGAIN * (0.5 + 0.5 * this.random()));
 	}
 
-	/** The page is online again, or looked at. Other tabs hear of it; one of them does the work. */
+	/** The page is online again, or visible. Other tabs are told; one of them does the work. */
 	wake() {
 		if (globalThis.document?.visibilityState === 'hidden') return;
 		this.due();
 		this.store.then((store) => store.tell?.({ wake: this.name }), () => {});
 	}
 
-	/** At once, though it failed before; and if it fails again, the waits begin anew. */
+	/** Syncs at once, even if the last one failed; and if this one fails, the waits start from the shortest again. */
 	due() {
 		this.#failures = 0;
 		this.#due(0);
 	}
 
-	/** A sync that somebody else began has ended, with null or an error: what comes next goes by that. */
+	/** A sync that somebody else began has ended, with null or an error: the next one is scheduled accordingly. */
 	tried(error) {
 		this.#failures = 0;
 		this.#due(this.#waitAfter(error));
@@ -143,7 +143,7 @@ export class Schedule {
 		}
 	}
 
-	/** Returns how long to wait for the next. */
+	/** Returns how long to wait for the next one. */
 	async #once() {
 		try {
 			await this.sync();
@@ -153,7 +153,7 @@ export class Schedule {
 		}
 	}
 
-	/** After a sync that ended so. */
+	/** The wait after a sync that ended like this. */
 	#waitAfter(error) {
 		if (error === null) {
 			this.#failures = this.#notBefore = 0;
@@ -166,7 +166,7 @@ export class Schedule {
 		return Math.max(wait, retryAfter);
 	}
 
-	/** Until it is due; what happens meanwhile may make that earlier. */
+	/** Waits until it is due; events may make that earlier meanwhile. */
 	async #sleep(signal) {
 		for (;;) {
 			const wait = Math.max(this.#dueAt, this.#notBefore) - performance.now();

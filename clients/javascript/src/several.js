@@ -6,7 +6,7 @@
 
 import { EDIT } from './document.js';
 import { Download, PAGE_DOCUMENTS } from './download.js';
-import { BadAnswer, NoAnswer, Refused, Stale } from './errors.js';
+import { BadAnswer, NoAnswer, Refused, Stale, reasonOf } from './errors.js';
 import { hasKeys } from './jsontext.js';
 import { newClientId } from './local.js';
 import { BATCH_BYTES, BATCH_DOCUMENTS, Upload } from './upload.js';
@@ -122,7 +122,7 @@ export class Several {
 				turn.ended = true;
 				// Nobody answers, or the service asks to be left alone: that's not for one.
 				if (error instanceof NoAnswer || error instanceof Refused && error.retryAfter !== undefined) throw error;
-				if (!(error instanceof Stale)) this.errors.set(turn.name, error);
+				if (!(error instanceof Stale)) this.errors.set(turn.name, reasonOf(error));
 			}
 		}
 		return done;

@@ -4,14 +4,13 @@ import { BadAnswer, NoAnswer, Refused } from './errors.js';
 import { documentsText, readAnswer } from './jsontext.js';
 
 /**
- * @typedef {string | ((why: { refused: boolean }) => string | Promise<string>)} Token
- *   what is sent as "Authorization: Bearer"; or who gives it, asked before each request, and once more, with refused: true,
- *   when the service has answered 401
+ * @typedef {string | ((why: { refused: boolean }) => string | Promise<string>)} Token what is sent as "Authorization: Bearer";
+ *   or a function that returns it, called before each request, and again with refused: true when the service has answered 401
  *
  * @typedef {object} TransportOptions
  * @property {string} url of the service, without /Docs
  * @property {Token} [token]
- * @property {number} [timeout] milliseconds for a request and its answer; a minute without it
+ * @property {number} [timeout] milliseconds for a request and its answer; by default a minute
  * @property {typeof fetch} [fetch]
  */
 
@@ -36,7 +35,7 @@ export class HttpTransport {
 	}
 
 	/**
-	 * To another collection.
+	 * The same transport, to another collection.
 	 * @param {string} collection
 	 */
 	on(collection) {
@@ -44,7 +43,7 @@ export class HttpTransport {
 	}
 
 	/**
-	 * Several collections, whichever this is to.
+	 * A sync of several collections, whichever this transport is for.
 	 * @param {string} clientId
 	 * @param {{ collection: string, cursor: string | null, digest: string | null, documents: import('./document.js').Sent[] }[]} parts
 	 * @param {number} maxDocuments
@@ -57,13 +56,13 @@ export class HttpTransport {
 		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${texts}]}`);
 	}
 
-	/** One result a document, in order; not atomic. */
+	/** An upload, with one result for each document, in order; not atomic. */
 	upload(clientId, documents) {
-		// In the query string, where services that don't know it pass over it
+		// In the query string, where services that don't know it ignore it
 		return this.#post('/Docs?atomic=false', ['results'], { clientId }, documents);
 	}
 
-	/** A page, by GET, which a standby may answer, or else by POST, which goes to the server that is written to. */
+	/** A page, by GET, which a standby may answer, or by POST, which goes to the primary. */
 	pull(clientId, cursor, maxDocuments, digest = null, tombstones = true, primary = false) {
 		const keys = ['documents', 'cursor', 'more'];
 		const asked = { clientId, maxDocuments, reconcile: true };
@@ -78,7 +77,7 @@ export class HttpTransport {
 		return this.#request('GET', `/Docs/Pull?${query}`, keys);
 	}
 
-	/** What there is, to compare. */
+	/** What the service has, to compare. */
 	reconcile(clientId, cursor, buckets, after, maxDocuments) {
 		return this.#post('/Docs/Reconcile', ['rows', 'after', 'more', 'purgedThrough'],
 			{ clientId, cursor, buckets, after, maxDocuments });
@@ -98,7 +97,7 @@ export class HttpTransport {
 	async #request(method, path, keys, body) {
 		let [response, text] = await this.#exchange(method, path, body, false);
 
-		// Expired in the midst: a new one, if there is who gives it. Nothing was applied.
+		// The token has expired: get a new one, if there is a function. Nothing was applied.
 		if (response.status === 401 && typeof this.#token === 'function') {
 			[response, text] = await this.#exchange(method, path, body, true);
 		}
@@ -115,7 +114,7 @@ export class HttpTransport {
 		if (token) headers.Authorization = `Bearer ${token}`;
 		if (body !== undefined) headers['Content-Type'] = 'application/json';
 		try {
-			// Called as a plain function: a browser's fetch refuses to be anybody's method.
+			// Called as a plain function: a browser's fetch can't be called as a method.
 			const send = this.#fetch;
 			const response = await send(this.#url + path,
 				{ method, headers, body, cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(this.#timeout) });
@@ -127,12 +126,12 @@ export class HttpTransport {
 	}
 }
 
-/** An object as JSON, with a key more. */
+/** An object as JSON, with one more key. */
 function withDocuments(object, documents) {
 	return `${JSON.stringify(object).slice(0, -1)},"documents":${documentsText(documents)}}`;
 }
 
-/** The error for an answer that isn't 200. What isn't the service's own has no code, so it is tried again. */
+/** The error for an answer that isn't 200. One that doesn't come from the service has no code, so it is retried. */
 function refused(response, text) {
 	const after = response.headers.get('Retry-After');
 	const seconds = after === null ? NaN : Number(after);

@@ -1,18 +1,21 @@
-// upload.js - sends what is unsent, and what becomes of each document of it.
+// upload.js - sends what is unsent, and handles the result of each document.
 
 import { MARK } from './document.js';
 import { BadAnswer, Refused } from './errors.js';
+import { isTold } from './jsontext.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
-export const BATCH_BYTES = 8_000_000;		// of bodies in an upload, about
-const MAX_REFUSED = 32;				// documents refused in one upload, about
+export const BATCH_BYTES = 8_000_000;		// approximate size of the bodies in an upload
+const MAX_REFUSED = 32;				// approximate limit of refused documents in one upload
 const GET_DOCUMENTS = 1000;
-const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent once more, and it comes then
+const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent again, which returns it
 
 const all = () => true;
 
-/** One sending of all that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next. */
+/**
+ * Sends everything that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next upload.
+ */
 export class Upload {
 	#accepted = false;
 
@@ -39,7 +42,8 @@ export class Upload {
 	}
 
 	/**
-	 * What is sent next, behind `after`, as it is sent: up to so many documents, and characters of bodies, about.
+	 * What is sent next, after `after`, in the form it is sent: up to about limit documents and limitBytes characters of
+	 * bodies.
 	 * @param {number} unsent
 	 * @param {{ clientVersion: bigint, id: string } | null} after
 	 * @param {number} limit
@@ -52,7 +56,7 @@ export class Upload {
 		)).map((document) => asSent(document, transaction.keepsConflicts)));
 	}
 
-	/** The others with the next sync: who may write nothing any more shouldn't try each at once. */
+	/** The others are sent with the next sync: a client that can't write any more shouldn't try them all at once. */
 	get hasHadEnough() {
 		return (this.outcomes.refused ?? 0) >= MAX_REFUSED;
 	}
@@ -84,7 +88,10 @@ export class Upload {
 		if (untried.length && untried.length < documents.length) await this.#send(untried);
 	}
 
-	/** Before they are sent: whatever happens then, the own versions are known from another store's. Returns the clientId. */
+	/**
+	 * Notes versions before they are sent: whatever happens then, our own can be told from another store's. Returns the
+	 * clientId.
+	 */
 	noteSent(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id, clientVersion } of documents) {
@@ -114,7 +121,7 @@ export class Upload {
 
 	async #refusedAlone(sent, error) {
 		if (!this.#accepted) {
-			// Perhaps it isn't the document: an upload of nothing is refused then, too, and that is raised.
+			// Perhaps the document isn't the reason: then an empty upload is refused, too, and that error is raised.
 			await this.client.transport.upload(await this.client.clientId(), []);
 			this.#accepted = true;
 		}
@@ -127,9 +134,9 @@ export class Upload {
 		this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
 	}
 
-	/** What became of documents that were sent. Returns those that weren't tried. */
+	/** Applies the results of documents that were sent. Returns those that weren't tried. */
 	async take(documents, results) {
-		if (results.length !== documents.length || results.some((result, i) => result.id !== documents[i].id)) {
+		if (results.length !== documents.length || results.some((result, i) => result?.id !== documents[i].id || !isResult(result))) {
 			throw new BadAnswer('a result for each document was expected');
 		}
 		if (!documents.length) return [];
@@ -145,7 +152,10 @@ export class Upload {
 		return documents.filter((_, i) => results[i].outcome === 'untried');
 	}
 
-	/** The stored documents, by id, for what was not applied. The answer leaves out what would make it too large. */
+	/**
+	 * The stored documents, by id, for those not applied. Fetches the ones left out of an answer that would have been too
+	 * large.
+	 */
 	async #winners(results) {
 		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
 		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
@@ -159,6 +169,7 @@ export class Upload {
 				for (const id of missing) winners.set(id, UNKNOWN);
 				return winners;
 			}
+			if (!answer.documents.every(isTold)) throw new BadAnswer('documents were expected');
 			for (const document of answer.documents) winners.set(document.id, document);
 			missing = missing.slice(answer.more && answer.documents.length
 				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
@@ -176,12 +187,12 @@ export class Upload {
 			await transaction.save(document);
 			if (outcome === 'refused') await setAside(transaction, document, sent, `${result.error.code} ${result.error.message}`);
 		} else if (outcome === 'modified' && (winner === null || winner === UNKNOWN)) {
-			await transaction.save(document);		// it is sent once more, and loses against what was stored
+			await transaction.save(document);		// it is sent again, and loses to what was stored
 		} else if (outcome !== 'discarded' && outcome !== 'conflict') {
 			await acknowledged(transaction, document, sent, result);
-			if (winner) await take(transaction, winner, true);		// what was stored isn't quite what was sent
+			if (winner) await take(transaction, winner, true);		// what was stored differs from what was sent
 		} else if (winner === null) {
-			// It is sent once more, as a new document. If that isn't applied either, then there is one that we may not see.
+			// It is sent again, as a new document. If that isn't applied either, there is one that we may not see.
 			document.rebase(null);
 			await transaction.save(document);
 			if ((sent.baseVersion ?? null) === null) {
@@ -191,13 +202,33 @@ export class Upload {
 			await transaction.save(document);
 			if (winner === UNKNOWN) return;
 			await lookForTwin(transaction, winner, this.client.isBound);
-			// Who has to yield takes the winner at once; who didn't would differ from all others for ever.
+			// A client that has lost takes the winner at once; otherwise it would differ from all others forever.
 			await take(transaction, winner, true);
 		}
 	}
 }
 
-/** A document as it is sent. With onConflict edits say what they are based on, so that none takes the place of what it hasn't seen. */
+/** Is it the result of a document, with what its outcome needs? */
+function isResult(result) {
+	if (result.winner && !isTold(result.winner)) return false;
+	switch (result.outcome) {
+		case 'created': case 'updated': case 'unchanged':
+			return isTold(result);
+		case 'modified':
+			return !result.winner || isTold(result);
+		case 'discarded': case 'conflict': case 'untried':
+			return true;
+		case 'refused':
+			return Boolean(result.error);
+		default:
+			return false;
+	}
+}
+
+/**
+ * A document in the form it is sent. With onConflict, edits say what they are based on, so that none replaces a version it hasn't
+ * seen.
+ */
 function asSent(document, keepsConflicts) {
 	/** @type {import('./document.js').Sent} */
 	const sent = {
@@ -215,7 +246,7 @@ async function acknowledged(transaction, document, sent, result) {
 	const told = { ...result, deleted: sent.deleted, body: sent.body, clientId: transaction.state.clientId };
 
 	if (result.outcome === 'unchanged' && document.clientId !== null) told.clientId = document.clientId;		// somebody else has sent it before
-	// Not if it was edited again while the answer was on its way: that version is yet to be sent.
+	// Not if it was edited again before the answer arrived: that version has yet to be sent.
 	if (document.clientVersion === sent.clientVersion) document.becomes(told);
 	else document.rebase(told);
 	await transaction.save(document);

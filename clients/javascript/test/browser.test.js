@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import test, { after, before } from 'node:test';
 import { contract } from './contract.js';
 import { openPage } from './chromium.js';
-import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, until } from './service.js';
+import { BadLine, EXPIRED_TOKEN, TOKEN, URL_OF_SERVICE, anyName, contentOf, needsService, open, until } from './service.js';
 
 /** @type {Awaited<ReturnType<typeof openPage>>} */
 let browser;
@@ -26,20 +26,23 @@ for (const name of Object.keys(contract)) {
 }
 
 /** A tab with a collection, as globalThis.notes, whose changes and states are noted in globalThis.seen and globalThis.states. */
-async function tab(name, { app = name, start = false, of = browser } = {}) {
+async function tab(name, { app = name, start = false, of = browser, url = URL_OF_SERVICE } = {}) {
 	const page = await of.open();
 
 	await page.evaluate(async (options) => {
 		const { Collection, indexedDbStore } = await import('/src/index.js');
 
 		globalThis.store = indexedDbStore(options.app);
-		globalThis.notes = new Collection(options.name, { url: options.url, token: options.token, store: globalThis.store });
+		globalThis.token = options.token;
+		globalThis.notes = new Collection(options.name, {
+			url: options.url, token: () => globalThis.token, store: globalThis.store, clock: () => Date.now() + (globalThis.ahead ?? 0),
+		});
 		globalThis.seen = [];
 		globalThis.states = [];
 		globalThis.notes.watch(({ id, body, unsent }) => globalThis.seen.push(`${id} ${body} ${unsent}`));
 		globalThis.notes.watchStatus(({ unsent, error }) => globalThis.states.push(`${unsent} ${error?.name}`));
 		if (options.start) globalThis.notes.start();
-	}, { name, app, start, url: URL_OF_SERVICE, token: TOKEN });
+	}, { name, app, start, url, token: TOKEN });
 	return page;
 }
 
@@ -185,12 +188,13 @@ test('offline and online again', needsService, async () => {
 	await page.close();
 });
 
-test('a disk that is full: an edit is refused, the rest stays and is sent', needsService, async () => {
+test('a disk that is full: an edit is refused, the rest stays and is sent', needsService, async (t) => {
 	const name = anyName();
 	// Of its own, and limited before a store is opened: Chromium looks at the limit now and then only.
 	const small = await openPage();
 	const session = await small.context.newCDPSession(small.page);
 
+	t.after(() => small.close());
 	await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(small.page.url()).origin, quotaSize: 4_000_000 });
 	const page = await tab(name, { of: small });
 
@@ -203,7 +207,95 @@ test('a disk that is full: an edit is refused, the rest stays and is sent', need
 	assert.deepEqual(await unsentIds(page), ['x']);
 	await page.evaluate(() => globalThis.notes.sync());
 	assert.deepEqual(await unsentIds(page), []);
-	await small.close();
+});
+
+test('what others have changed does not fit any more: what is here is sent, and it comes when there is room', needsService, async (t) => {
+	const name = anyName();
+	const other = open(name);
+	const small = await openPage();
+
+	t.after(() => small.close());
+	const session = await small.context.newCDPSession(small.page);
+	const { origin } = new URL(small.page.url());
+
+	const large = () => Array.from({ length: 50_000 }, () => Math.random().toString(36).slice(2)).join();		// no store makes that small
+
+	await other.putAll(Array.from({ length: 12 }, (_, n) => [`large ${n}`, large()]));
+	await other.sync();
+	await session.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: 4_000_000 });
+	const page = await tab(name, { of: small });
+
+	await put(page, 'x', 1);
+	assert.equal(await page.evaluate(() => globalThis.notes.sync().then(() => null, ({ name: which }) => which)), 'QuotaExceededError');
+	assert.deepEqual([await unsentIds(page), await get(page, 'large 0') ?? null], [[], null]);
+	await until(() => page.evaluate(() => globalThis.states.at(-1) === '0 QuotaExceededError'));
+	await session.send('Storage.overrideQuotaForOrigin', { origin });
+	// Chromium looks at the limit now and then only.
+	await until(() => page.evaluate(() => globalThis.notes.sync().then(() => true, () => false)), 60_000);
+	assert.equal((await page.evaluate(() => globalThis.notes.list())).length, 13);
+});
+
+test('a bad line: the page goes on, what is unsent is shown, and is sent later', needsService, async (t) => {
+	const name = anyName();
+	const line = await BadLine.start();
+	const page = await tab(name, { url: line.url });
+
+	t.after(() => Promise.all([page.close(), line.down()]));
+	const error = () => page.evaluate(() => globalThis.notes.sync().then(() => null, (which) => which.name + (which.status ?? '')));
+	const cors = { 'Access-Control-Allow-Origin': '*' };
+	const portal = { status: 200, headers: { 'Content-Type': 'text/html' }, body: '<!doctype html><title>Welcome to the hotel</title>' };
+	const faults = {
+		'the page of a captive portal': [() => portal, 'BadAnswer'],
+		'which redirects to it': [({ path }) => path === '/login' ? portal : { status: 302, headers: { Location: `${line.url}/login` } }, 'BadAnswer'],
+		"JSON of somebody else's": [() => ({ status: 200, body: '{"welcome": true}' }), 'BadAnswer'],
+		'an answer that is cut off': [() => 'cut', 'NoAnswer'],
+		'one that is lost': [() => 'lost', 'NoAnswer'],
+		'a service that is overloaded': [() => ({ status: 503, headers: cors, body: '' }), 'Refused503'],
+		'a token that expires in the midst': [({ path }) => path.startsWith('/Docs/Pull') ? { status: 401, body: '{"code": "PGRST301", "message": "JWT expired"}' } : undefined, 'Refused401'],
+	};
+	const content = {};
+
+	for (const [what, [fault, expected]] of Object.entries(faults)) {
+		line.fault = fault;
+		await put(page, what, 1);
+		content[what] = 1;
+		assert.equal(await error(), expected, what);
+		const isSent = what.startsWith('a token');		// the upload went through
+
+		assert.deepEqual(await unsentIds(page), isSent ? [] : [what], what);
+		await until(() => page.evaluate((state) => globalThis.states.at(-1) === state, `${isSent ? 0 : 1} ${expected.replace(/\d/g, '')}`));
+		line.fault = () => undefined;
+		assert.equal(await error(), null, what);
+		assert.deepEqual(await unsentIds(page), [], what);
+	}
+
+	// Nobody is there; and a token that has expired by then.
+	await line.down();
+	await put(page, 'down', 1);
+	assert.equal(await error(), 'NoAnswer');
+	await line.up();
+	await page.evaluate((token) => { globalThis.token = token; }, EXPIRED_TOKEN);
+	assert.equal(await error(), 'Refused401');
+	assert.deepEqual(await unsentIds(page), ['down']);
+	await page.evaluate((token) => { globalThis.token = token; }, TOKEN);
+	assert.equal(await error(), null);
+
+	// A clock an hour ahead, set right, then one an hour behind: the later edit wins, not the later clock.
+	const other = open(name);
+
+	await page.evaluate(() => { globalThis.ahead = 3_600_000; });
+	await put(page, 'clock', 'ahead');
+	await error();
+	await other.sync();
+	await other.put('clock', 'edited later');
+	await other.sync();
+	await page.evaluate(() => { globalThis.ahead = -3_600_000; });
+	await error();
+	assert.equal(await get(page, 'clock'), 'edited later');
+	await put(page, 'clock', 'last of all');
+	await error();
+	await other.sync();
+	assert.deepEqual(await contentOf(other), { ...content, down: 1, clock: 'last of all' });
 });
 
 test("a store that the user deletes while the page is open: a new one, with a clientId of its own", needsService, async () => {

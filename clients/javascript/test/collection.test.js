@@ -205,6 +205,19 @@ test('a request that is too large is halved, down to the document', needsService
 	assert.deepEqual(await unsentIds(notes), []);
 });
 
+test('a service that refuses each document: not all are tried in one sync', needsService, async () => {
+	const notes = overLine(anyName());
+
+	line.fault = ({ path, body }) => path.startsWith('/Docs?') && JSON.parse(body).documents.length
+		? { status: 400, body: '{"code": "23514", "message": "violates a check", "details": null}' } : undefined;
+	await notes.putAll(Array.from({ length: 256 }, (_, n) => [`d${n}`, n]));
+	await notes.sync();
+	assert.deepEqual([line.requests.length < 100, (await notes.problems()).length], [true, 32], `${line.requests.length} requests`);
+	line.fault = () => undefined;
+	await notes.sync();
+	assert.deepEqual([(await notes.status()).unsent, (await notes.problems()).length], [0, 32]);
+});
+
 test('who may not write at all: nothing is set aside', needsService, async () => {
 	const notes = overLine(anyName());
 	const refusal = { status: 403, body: '{"code": "42501", "message": "permission denied for table document", "details": null}' };

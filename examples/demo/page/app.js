@@ -1,4 +1,4 @@
-// app.js - the page: two devices, what the service has, the token, and what it takes to be opened offline.
+// app.js - the page: two devices, what the service has, the token, and what is needed to open it offline.
 
 import { Device } from './device.js';
 import { Service } from './service.js';
@@ -11,7 +11,7 @@ const DEVICES = [
 
 const token = () => localStorage.getItem('docsync token') ?? '';
 
-/** Takes the token from the address, where it stands behind "#", which no browser sends, and out of it. */
+/** Takes the token out of the address, where it follows "#", a part that browsers don't send. */
 function takeToken() {
 	const given = new URLSearchParams(location.hash.slice(1)).get('token');
 
@@ -23,7 +23,7 @@ function takeToken() {
 	return given !== null;
 }
 
-/** Keeps the files that this page was made of, for when it is opened offline. Not for a page without a service worker. */
+/** Keeps the files of this page, to open it offline; not if there are no service workers. */
 async function keepFiles() {
 	if (!navigator.serviceWorker) return;
 	await navigator.serviceWorker.register('sw.js');
@@ -47,5 +47,5 @@ for (const device of devices) device.start();
 addEventListener('hashchange', () => {
 	if (takeToken()) for (const device of devices) device.again();
 });
-// Offline there is nothing new to be kept.
+// Offline there is nothing new to keep.
 keepFiles().catch(() => {});

@@ -1,4 +1,4 @@
-// device.js - a device: a store of its own, its notes, whether they are sent, and a switch that takes it offline.
+// device.js - a device: its own store, its notes, whether they are sent, and a switch that takes it offline.
 
 import { Collection, indexedDbStore } from '../../../clients/javascript/src/index.js';
 import { merge } from './merge.js';
@@ -8,7 +8,7 @@ import { describe } from './words.js';
 export const COLLECTION = 'anna/notes';
 const EVERY = 1000;				// milliseconds between two syncs; an app asks less often
 const TIMEOUT = 10_000;
-const QUIET = 1000;				// so long a status has to stand before it is read out
+const QUIET = 1000;				// how long a status must stand before it is read out
 
 export class Device {
 	#name;
@@ -19,7 +19,7 @@ export class Device {
 	#status = { unsent: 0, setAside: 0, error: null };
 	/** @type {Map<string, Note>} */
 	#notes = new Map();
-	#reading = 0;				// the timer of what is to be read out
+	#reading = 0;				// the timer for reading out the status
 
 	/**
 	 * @param {string} name
@@ -32,7 +32,7 @@ export class Device {
 		this.#collection = new Collection(COLLECTION, {
 			url: location.origin, token, store: indexedDbStore(`notes ${name}`), every: EVERY, timeout: TIMEOUT,
 			onConflict: (conflict) => merge(conflict, name),
-			// make demo makes its database anew; then the notes that are here are what it gets back, and nobody has to wait.
+			// make demo recreates its database; then it gets back the notes that are here, without a long wait.
 			waits: { told: 1000, others: 1000 },
 			fetch: (...request) => this.#isOnline ? fetch(...request) : Promise.reject(new TypeError('switched off')),
 		});
@@ -43,7 +43,7 @@ export class Device {
 		return this.#name;
 	}
 
-	/** How the service calls it. */
+	/** The name that the service knows it by. */
 	async clientId() {
 		return (await this.#collection.status()).clientId;
 	}
@@ -57,7 +57,7 @@ export class Device {
 
 	/** Tries at once, however long ago the service last answered. */
 	again() {
-		if (this.#isOnline) this.#collection.sync().catch(() => {});			// said by the status
+		if (this.#isOnline) this.#collection.sync().catch(() => {});			// shown by the status
 	}
 
 	#furnish(icon) {
@@ -96,7 +96,7 @@ export class Device {
 		return `${this.#name} is`;
 	}
 
-	/** As the setting says, which is the device's, not the tab's. */
+	/** Follows the setting, which belongs to the device, not to the tab. */
 	#switch() {
 		this.#isOnline = localStorage.getItem(this.#setting) !== 'offline';
 		this.#find('[role=switch]').checked = this.#isOnline;
@@ -111,15 +111,16 @@ export class Device {
 		const text = input.value.trim();
 
 		if (!text) return;
+		input.value = '';		// before it is stored: what is typed meanwhile is the next note
 		try {
 			await this.#collection.put(`${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`, { text, by: this.#name });
-			input.value = '';
 		} catch (error) {
-			this.#showStatus({ ...this.#status, error });		// the text is still in its field
+			input.value ||= text;
+			this.#showStatus({ ...this.#status, error });
 		}
 	}
 
-	/** The newest note stands first. */
+	/** The newest note comes first. */
 	#show(change) {
 		let note = this.#notes.get(change.id);
 
@@ -138,7 +139,7 @@ export class Device {
 		this.#find('.none').hidden = this.#notes.size > 0;
 	}
 
-	/** Who was in it goes on with the next. */
+	/** The focus, if it was in the note, moves to the next one. */
 	#remove(id) {
 		const item = this.#notes.get(id)?.item;
 

@@ -1,7 +1,7 @@
-// merge.js - two devices have edited the same note, and neither knew of the other: both versions are kept, in the note, and any
-// device may decide, offline, too, when somebody has the time.
+// merge.js - two devices have edited the same note independently: both versions are kept in the note, and any device, even
+// offline, may decide between them at any time.
 //
-// onConflict may ask a person instead. But a sync waits for what it promises, and meanwhile nothing else is sent.
+// onConflict could ask the user instead. But a sync waits for its promise, and meanwhile nothing else is sent.
 
 /**
  * @typedef {{ text: string | null, by: string }} Version null: it was deleted
@@ -9,22 +9,26 @@
  */
 
 /**
- * The versions of a note, one where nobody disagrees.
+ * The versions of a note; only one if there is no conflict.
  * @param {Document} document
  * @param {string} [by] who deleted it, if it is
  * @returns {Version[]}
  */
 export function versionsOf({ body, deleted }, by = 'elsewhere') {
 	if (deleted) return [{ text: null, by }];
-	if (Array.isArray(body?.versions) && body.versions.length > 1) return body.versions;
-	// What others have put there needn't be a note.
+	if (Array.isArray(body?.versions) && body.versions.length > 1 && body.versions.every(isVersion)) return body.versions;
+	// What others have stored there needn't be a note.
 	return [{ text: typeof body?.text === 'string' ? body.text : typeof body === 'string' ? body : JSON.stringify(body), by: body?.by ?? 'elsewhere' }];
+}
+
+function isVersion(version) {
+	return version !== null && typeof version === 'object' && 'text' in version;
 }
 
 /**
  * For onConflict: a note with the versions of both.
  * @param {{ mine: Document, theirs: Document }} conflict
- * @param {string} device that mine is of
+ * @param {string} device that "mine" comes from
  */
 export function merge({ mine, theirs }, device) {
 	/** @type {Version[]} */
@@ -35,7 +39,7 @@ export function merge({ mine, theirs }, device) {
 	}
 	const { text, by } = versions.find((version) => version.text !== null) ?? versions[0];
 
-	// What else there may be in the bodies stays, too.
+	// Other fields in the bodies are kept, too.
 	return { ...fields(mine.body), ...fields(theirs.body), text, by, versions: versions.length > 1 ? versions : undefined };
 }
 

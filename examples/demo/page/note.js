@@ -1,4 +1,4 @@
-// note.js - a note on a device: its text, which is stored at each key, whether it is sent, and its versions where there are
+// note.js - a note on a device: its text, which is stored at each keystroke, whether it is sent, and its versions if there are
 // several.
 
 import { versionsOf } from './merge.js';
@@ -11,8 +11,8 @@ export class Note {
 	/** @type {import('../../../clients/javascript/src/index.js').Collection} */
 	#collection;
 	#change;				// as it was last shown
-	#writing = 0;			// edits that aren't stored yet: what comes meanwhile is older than what is on the screen
-	#failure = '';			// why the last one couldn't be stored: what is on the screen is all there is of it
+	#writing = 0;			// edits that aren't stored yet: what arrives meanwhile is older than what is on the screen
+	#failure = '';			// why the last one couldn't be stored: it exists on the screen only
 
 	/**
 	 * @param {string} id
@@ -52,7 +52,7 @@ export class Note {
 		this.item.querySelector('fieldset').hidden = !hasSeveral;
 		if (hasSeveral) this.#showVersions(versions);
 		else this.#showText(versions[0].text);
-		// Whoever was in it stays in it, on nothing that the next key would press.
+		// The focus stays in the note, but not on anything that the next key would press.
 		if (hadFocus) (hasSeveral ? this.item.querySelector('fieldset') : this.#text).focus();
 	}
 
@@ -88,7 +88,7 @@ export class Note {
 		}));
 	}
 
-	/** One version from now on, or none: an edit like any other, which the other devices receive. */
+	/** Keeps one version, or none: an edit like any other, which the other devices receive. */
 	async #decide(text) {
 		if (text === null) {
 			this.#run(this.#collection.delete(this.#id));
@@ -109,7 +109,7 @@ export class Note {
 		if (!this.#writing) this.show(this.#change);
 	}
 
-	/** What the store says is shown where it happened; the text stays in its field, to be copied from there. */
+	/** An error of the store is shown where it happened; the text remains in its field, and can be copied from there. */
 	async #run(storing) {
 		try {
 			await storing;

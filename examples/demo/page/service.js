@@ -1,4 +1,4 @@
-// service.js - what the service has: all documents of the collection, asked for by a plain request.
+// service.js - what the service has: all documents of the collection, fetched by a plain request.
 
 import { COLLECTION } from './device.js';
 import { versionsOf } from './merge.js';
@@ -27,7 +27,7 @@ export class Service {
 		document.addEventListener('visibilitychange', () => this.refresh());
 	}
 
-	/** Asks anew, if anybody looks. */
+	/** Asks again, if the page is visible. */
 	refresh() {
 		if (document.hidden || !this.#token()) return;
 		this.#isDue = true;
@@ -46,7 +46,7 @@ export class Service {
 		}
 	}
 
-	/** Without a clientId those of all clients, tombstones, too; the latest first. */
+	/** Without a clientId: those of all clients, including tombstones, the latest first. */
 	async #documents() {
 		const response = await fetch(`/Docs/Pull?collection=${encodeURIComponent(COLLECTION)}`, {
 			headers: { Authorization: `Bearer ${this.#token()}` }, cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT),
@@ -56,7 +56,7 @@ export class Service {
 		return (await response.json()).documents.reverse().slice(0, ROWS);
 	}
 
-	/** Of the devices here, by their clientIds */
+	/** The names of the devices here, by their clientIds */
 	async #names() {
 		return new Map(await Promise.all(this.#devices.map(async (device) => [await device.clientId(), device.name])));
 	}
@@ -79,7 +79,7 @@ export class Service {
 	}
 }
 
-/** A row of cells, of one or several texts each, from left to right or from right to left as each text is. */
+/** A row of cells, each with one or several texts, each in its own direction of writing. */
 function row(isDeleted, ...cells) {
 	const tr = document.createElement('tr');
 

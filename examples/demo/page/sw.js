@@ -1,8 +1,8 @@
-// sw.js - the page without a network: its files come from the network where that has them, else from what app.js has kept.
-// The service's requests aren't its business: the client knows what to do without an answer.
+// sw.js - the page without a network: its files come from the network if possible, otherwise from what app.js has kept.
+// Requests to the service are left alone: the client knows what to do without an answer.
 
 const FILES = 'notes page';
-const PATIENCE = 3000;			// milliseconds; a network that takes longer is none
+const PATIENCE = 3000;			// milliseconds; a slower network counts as none
 
 self.addEventListener('install', () => self.skipWaiting());
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
@@ -19,7 +19,7 @@ async function find(request) {
 	return await (await caches.open(FILES)).match(request, { ignoreSearch: true }) ?? fetched;
 }
 
-/** Networks that want their users to sign in answer anything with a page. */
+/** Networks that want their users to sign in answer every request with a page. */
 function isFile(request, response) {
 	return response.ok && (request.mode === 'navigate' || !response.headers.get('Content-Type')?.startsWith('text/html'));
 }

@@ -1,4 +1,4 @@
-// words.js - what a device says of its state. Whatever is wrong, it says what isn't sent yet.
+// words.js - what a device says about its state. Whatever is wrong, it says what isn't sent yet.
 
 /**
  * @param {{ unsent: number, setAside: number, error: any }} status of the collection
@@ -19,7 +19,7 @@ function changes(number) {
 	return number === 1 ? '1 change' : `${number} changes`;
 }
 
-/** Why a sync didn't come to its end. */
+/** Why a sync failed. */
 function reason(error) {
 	if (error.name === 'NoAnswer') return 'The service does not answer.';
 	if (error.name === 'BadAnswer' || error.name === 'Refused' && !error.code && error.status < 500) {

@@ -1,7 +1,7 @@
-# Servers with docsync, and sessions side by side.
+# Servers with docsync, and concurrent sessions.
 #
-# The sessions are DBI's, not psql's: a reader that polls some thousand times
-# a second meets races that one of ten a second would meet once in a year.
+# The sessions use DBI, not psql: a reader that polls some thousand times a
+# second meets races that one with ten polls a second would meet once in a year.
 #
 # Processes that a test forks must end by POSIX::_exit(): the END blocks of
 # PostgreSQL::Test would stop the servers.
@@ -27,8 +27,8 @@ use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;
 use DocsyncTest::Session;
 
-# From PostgreSQL 19 on PostgreSQL::Test::Utils takes what dies for the test's end,
-# be it a statement's handle whose server has been killed.
+# From PostgreSQL 19 on PostgreSQL::Test::Utils takes any die for the end of the
+# test, even that of a statement handle whose server has been killed.
 INIT
 {
 	$SIG{__DIE__} = 'DEFAULT';    ## no critic (it is for all of the test)
@@ -52,7 +52,7 @@ our @EXPORT = qw(
   wait_for
 );
 
-# What all servers have: the settings that Debian's default leaves out.
+# Settings of all servers that Debian's default doesn't have.
 my $SETTINGS = <<'END';
 autovacuum_naptime = 1s
 deadlock_timeout = 50ms
@@ -73,7 +73,8 @@ sub new_node
 	return $node;
 }
 
-# The same without it.  One more option: install_path, the server's installation.
+# The same without the extension.  One more option: install_path, the server's
+# installation.
 sub new_server
 {
 	my ($name, %options) = @_;
@@ -83,15 +84,15 @@ sub new_server
 	$node->init(allows_streaming => 1, %options);
 	$node->append_conf('postgresql.conf', $SETTINGS . $conf);
 
-	# Which PostgreSQL::Test::Cluster 18 and later give to older servers, too
+	# PostgreSQL::Test::Cluster 18 and later pass these to older servers, too
 	$node->adjust_conf('postgresql.conf', 'autovacuum_worker_slots', undef) if $node->install_path;
 	$node->start;
 	return $node;
 }
 
 # A server that a store moves from.  DOCSYNC_OLD_PG_CONFIG names the pg_config of
-# an older PostgreSQL, which has docsync; without it the server is of the version
-# that is tested.
+# an older PostgreSQL that has docsync; without it the server has the version
+# being tested.
 sub old_node
 {
 	my ($name, %options) = @_;
@@ -111,11 +112,12 @@ sub bindir
 
 sub is_same_version { return !$ENV{DOCSYNC_OLD_PG_CONFIG} }
 
-# What initdb has had different defaults for, and pg_upgrade wants to be the same
+# Options whose defaults in initdb have changed, and which pg_upgrade wants to be
+# the same
 sub server_options { return qw(--data-checksums --encoding=UTF8 --locale=C.UTF-8) }
 
-# Lets a node use a docsync that is compiled with test/jitter.h, instead of
-# the one that is installed.
+# Makes a node use a docsync compiled with test/jitter.h instead of the
+# installed one.
 sub add_jitter
 {
 	my ($node) = @_;
@@ -123,8 +125,8 @@ sub add_jitter
 	return add_build($node, '-include', test_dir() . '/jitter.h');
 }
 
-# Lets a node use a docsync that is compiled with the given flags.  Sessions
-# that have loaded one keep it.
+# Makes a node use a docsync compiled with the given flags.  Sessions that have
+# loaded another one keep that.
 sub add_build
 {
 	my ($node, @flags) = @_;
@@ -155,11 +157,11 @@ sub connect_to
 	return DocsyncTest::Session->new($node, $database // 'postgres');
 }
 
-# Kills a server and all its processes, and starts it again.  The postmaster
-# alone wouldn't do: what its children are at they would finish.
+# Kills a server and all its processes, and starts it again.  Killing only the
+# postmaster isn't enough: its children would finish their work.
 #
-# Whoever reaps orphans here may take his time, so zombies count as dead, and
-# the lock files must go before the server looks for the process in them.
+# Orphans may not be reaped at once, so zombies count as dead, and the lock
+# files must be removed before the server looks for the process named in them.
 sub crash
 {
 	my ($node, $before_start) = @_;
@@ -167,7 +169,7 @@ sub crash
 	my ($postmaster) = split /\n/, slurp_file($lock_file);
 	my @children = split ' ', `ps -o pid= --ppid $postmaster`;
 
-	kill STOP => $postmaster;    # lest it notice and say so
+	kill STOP => $postmaster;    # so that it doesn't notice
 	kill KILL => @children;
 	$node->kill9;
 	wait_for('the server to die', sub { !grep { is_alive($_) } $postmaster, @children });
@@ -195,8 +197,8 @@ sub document
 	  defined $body ? qq("body": $body) : '"deleted": true';
 }
 
-# Runs code in a process of its own and returns its pid.  The process ends
-# with status 0 if the code doesn't die.
+# Runs code in a separate process and returns its pid.  The process ends with
+# status 0 if the code doesn't die.
 sub in_child
 {
 	my ($code) = @_;
@@ -211,9 +213,9 @@ sub in_child
 	POSIX::_exit(1);
 }
 
-# Waits until a standby has replayed all that its primary has written.  What no
-# commit has flushed, pages that a reader pruned for one, is sent up to 15 s
-# later only; so there is a commit first.
+# Waits until a standby has replayed everything that its primary has written.
+# WAL that no commit has flushed, for example for pages pruned by a reader, may
+# be sent up to 15 s later; so commit first.
 sub replayed
 {
 	my ($primary, $standby) = @_;
@@ -232,8 +234,8 @@ sub touch
 	return;
 }
 
-# Waits until code returns true; dies, naming what it waited for, when it
-# takes too long.
+# Waits until code returns true; dies, naming what it waited for, if that takes
+# too long.
 sub wait_for
 {
 	my ($what, $code) = @_;

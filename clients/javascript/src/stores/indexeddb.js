@@ -1,12 +1,12 @@
 // indexeddb.js - a store in the browser. Documents, cursor and unsent marks are in one transaction, which is on the disk when it
-// ends. Web Locks see to it that one tab synchronises, a BroadcastChannel that the others hear of it.
+// ends. Web Locks make sure that only one tab synchronises, a BroadcastChannel tells the others.
 
 import { Locks } from './store.js';
 
 const VERSION = 1;
 
 /**
- * A store in IndexedDB, of this name; an app needs one, for all its collections.
+ * A store in IndexedDB with this name; an app needs only one for all its collections.
  * @param {string} name
  * @returns {import('./store.js').Store}
  */
@@ -20,7 +20,7 @@ class IndexedDbStore {
 	#database = null;
 	/** @type {BroadcastChannel | null} */
 	#channel = null;
-	#locks = new Locks();		// where the page isn't a secure context there are no Web Locks
+	#locks = new Locks();		// there are no Web Locks if the page isn't a secure context
 
 	constructor(name) {
 		this.#name = `docsync ${name}`;
@@ -37,7 +37,7 @@ class IndexedDbStore {
 			request.onsuccess = () => {
 				const database = request.result;
 
-				// Deleted by the user or by another tab, or a later version of it is to be made: opened anew by who needs it next.
+				// It is being deleted by the user or another tab, or upgraded: it will be reopened when needed next.
 				database.onclose = () => { this.#database = null; };
 				database.onversionchange = () => {
 					database.close();
@@ -71,9 +71,9 @@ class IndexedDbStore {
 			try {
 				transaction.abort();
 			} catch {
-				// It has ended already.
+				// The transaction has ended already.
 			}
-			// Why it did, if it wasn't work's fault: QuotaExceededError, say.
+			// The reason, if it wasn't an error of work: for example QuotaExceededError.
 			throw transaction.error ?? error;
 		}
 	}
@@ -121,7 +121,7 @@ class IndexedDbTransaction {
 		return resultOf(this.#values.get(name));
 	}
 
-	// What fails to be written ends the transaction, which says so; nobody waits for each.
+	// A failed write aborts the transaction, which reports it; the single writes aren't awaited.
 	async write(name, value) {
 		this.#values.put(value, name);
 	}

@@ -1,4 +1,4 @@
-// memory.js - a store that ends with the page or process: for tests, and where nothing may be kept.
+// memory.js - a store that lasts as long as the page or process: for tests, and where nothing may be kept.
 
 import { Locks, Queue } from './store.js';
 

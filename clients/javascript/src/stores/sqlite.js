@@ -1,7 +1,7 @@
 // sqlite.js - a store in SQLite, for Node.js.
 //
-// By node:sqlite, which Node.js has from 22.13 on: nothing is to be compiled or fetched. For earlier ones a Database of
-// better-sqlite3 can be handed over instead, which has the same functions, as far as they are called here.
+// Uses node:sqlite, which Node.js has from 22.13 on: nothing has to be compiled or fetched. For earlier versions a Database of
+// better-sqlite3 can be passed instead, which has the same functions, as far as they are used here.
 
 import { stat } from 'node:fs/promises';
 import { Locks, Queue } from './store.js';
@@ -72,7 +72,7 @@ class SqliteStore {
 				try {
 					this.#database.exec('ROLLBACK');
 				} catch {
-					// SQLite has done so itself: the disk is full, say.
+					// SQLite has rolled back itself, for example because the disk is full.
 				}
 				throw error;
 			}
