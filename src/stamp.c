@@ -60,8 +60,8 @@ static int	expected = 0;
  * subtransaction: when one rolls back, the marks to be dropped are at the end.
  */
 static int	marks = 0;
-static SubTransactionId marked_in[MARKS_MAX + 2];	/* and those of any and
-													 * of all */
+static SubTransactionId marked_in[MARKS_MAX + 2];	/* and those of any and of
+													 * all */
 
 static TimestampTz issue(const text *collection, int count,
 						 FullTransactionId *fence);
