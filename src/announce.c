@@ -18,8 +18,17 @@
  * has changed, and policies, filters and limits apply to that.  Announcements
  * may be lost, or say the same twice.
  *
- * For standbys it logs, in the clock's WAL records, up to which stamp all
- * collections are settled (clock.c).
+ * For standbys it logs the watermark, the stamp up to which all collections are
+ * settled, in a WAL record of the clock (clock.c).  A reader on a standby reads
+ * the watermark, then takes its snapshot, and gives out documents up to there
+ * (query.c).  It loses none: let B be a version that its snapshot doesn't see.
+ * If B's stamp were up to the watermark, B's commit record would come before
+ * the record with the watermark (invariant 5 of clock.c).  A standby replays
+ * one record after the other, so B's transaction would have been seen as
+ * finished by any snapshot taken since.  So B's stamp is later.  This stays
+ * true for ever, in a standby that has been restarted, promoted, or made from a
+ * backup, since it is about the order of records, and all of these have the
+ * records before the one with the watermark.
  *
  * It reads no row, and runs no code of users': it looks at the clock, at the
  * running transactions and at their marks.
@@ -77,14 +86,19 @@ extern PGDLLEXPORT void docsync_announcer_main(Datum arg);
 
 static Pending pending;
 
-/* There were collections that weren't settled. */
-static bool is_watermark_behind = false;
+/* Where in WAL our last watermark is */
+static XLogRecPtr watermark_at = InvalidXLogRecPtr;
+
+/* How long to wait for somebody to wake us, in milliseconds */
+static int	patience = LOOK_INTERVAL;
 
 static void at_exit(int code, Datum arg);
-static bool wait_for_work(void);
+static void wait_for_work(void);
 static void collect(void);
 static bool announce(void);
-static void announce_settled(SettleScan *scan, TimestampTz clock);
+static bool announce_settled(void);
+static bool announce_pending(SettleScan *scan, TimestampTz clock,
+							 bool all_settled);
 static void notify(const Change *change, TimestampTz through);
 static void format_key(const uint8 *key, char *buf);
 static void check_owner(void);
@@ -93,7 +107,7 @@ static void check_owner(void);
  * docsync_listen_key(collection text) RETURNS text
  *
  * What a collection is called in announcements; NULL for a caller who sees no
- * document of it.
+ * document of it, and if nothing is announced.
  */
 Datum
 docsync_listen_key(PG_FUNCTION_ARGS)
@@ -115,7 +129,8 @@ docsync_listen_key(PG_FUNCTION_ARGS)
 	sees_any = docsync_store_sees_any(collection);
 	PopActiveSnapshot();
 
-	if (!sees_any || !docsync_changes_attach(MyDatabaseId))
+	if (!docsync_announce || !sees_any ||
+		!docsync_changes_attach(MyDatabaseId))
 		PG_RETURN_NULL();
 
 	docsync_changes_key(collection, key);
@@ -182,7 +197,7 @@ check_owner(void)
  *
  * It ends, for good, when docsync_announce_stop() says so, or when the store or
  * the database has gone.  After an error, or when somebody has ended it, the
- * server starts it anew.
+ * server starts it anew, a second later; but not again and again.
  */
 void
 docsync_announcer_main(Datum arg)
@@ -203,7 +218,7 @@ docsync_announcer_main(Datum arg)
 	/* Nobody needs an announcement after a crash. */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
-	do
+	for (;;)
 	{
 		if (ConfigReloadPending)
 		{
@@ -211,7 +226,12 @@ docsync_announcer_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		collect();
-	} while (announce() && wait_for_work() && !docsync_changes_must_end());
+		if (!announce())
+			break;
+		wait_for_work();
+		if (!docsync_changes_go_on())
+			break;
+	}
 
 	proc_exit(0);
 }
@@ -220,7 +240,7 @@ docsync_announcer_main(Datum arg)
 static void
 at_exit(int code, Datum arg)
 {
-	docsync_changes_exit();
+	docsync_changes_exit(code != 0);
 }
 
 /*
@@ -228,7 +248,7 @@ at_exit(int code, Datum arg)
  * docsync.announce_interval ago.  So the first change after a while is
  * announced at once, and many together.
  */
-static bool
+static void
 wait_for_work(void)
 {
 	static uint32 wait_event = 0;
@@ -238,8 +258,9 @@ wait_for_work(void)
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DocsyncAnnouncer");
 
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 LOOK_INTERVAL, wait_event);
+	if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+				  patience, wait_event) & WL_LATCH_SET)
+		patience = docsync_announce_interval;
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 
@@ -249,8 +270,6 @@ wait_for_work(void)
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest,
 						 wait_event);
 	CHECK_FOR_INTERRUPTS();
-
-	return true;
 }
 
 /*
@@ -287,41 +306,78 @@ collect(void)
 /*
  * Announces what is settled of what is pending, and logs the watermark.
  * Returns false if the store has gone.
+ *
+ * What isn't settled is looked at again when somebody has woken us, and else
+ * after a time that doubles: what is in its way may be a transaction that has
+ * just ended elsewhere, or one that takes an hour.
  */
 static bool
 announce(void)
 {
-	SettleScan	scan;
-	TimestampTz clock;
 	bool		is_there;
+	bool		is_done = true;
 
-	if (!pending.all && pending.count == 0 && !is_watermark_behind)
-		return true;
-
+	pgstat_report_activity(STATE_RUNNING, "announcing changes");
 	StartTransactionCommand();
 	is_there = OidIsValid(get_extension_oid("docsync", true)) &&
 		OidIsValid(get_namespace_oid(DOCSYNC_SCHEMA, true));
 	if (is_there)
-	{
-		docsync_schema_open(STORE_READ);
-		docsync_schema_push_snapshot();
-		docsync_settle_begin_frontier(&scan, GetActiveSnapshot(), &clock);
-		announce_settled(&scan, clock);
-		PopActiveSnapshot();
-	}
+		is_done = announce_settled();
 	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	if (is_done)
+		patience = LOOK_INTERVAL;
+	else
+		patience = Min(2 * patience, LOOK_INTERVAL);
 
 	return is_there;
 }
 
 /*
- * The same, with the clock that was read: up to there what is settled is
- * settled.
+ * The same.  Returns whether nothing is left to do.
  */
-static void
-announce_settled(SettleScan *scan, TimestampTz clock)
+static bool
+announce_settled(void)
 {
-	bool		all_settled = docsync_settle_is_frontier(scan, NULL);
+	SettleScan	scan;
+	TimestampTz clock;
+	XLogRecPtr	logged_at;
+	bool		all_settled;
+	bool		is_done;
+
+	/* A watermark goes with each other record of the clock. */
+	docsync_schema_open(STORE_READ);
+	if (!pending.all && pending.count == 0 &&
+		(!XLogStandbyInfoActive() ||
+		 docsync_clock_logged_at() == watermark_at))
+		return true;
+
+	docsync_schema_push_snapshot();
+	docsync_settle_begin_frontier(&scan, GetActiveSnapshot(), &clock,
+								  &logged_at);
+	all_settled = docsync_settle_is_frontier(&scan, NULL);
+	is_done = announce_pending(&scan, clock, all_settled);
+
+	if (XLogStandbyInfoActive())
+	{
+		if (all_settled)
+			watermark_at = docsync_clock_log_watermark(clock, logged_at);
+		is_done = is_done && all_settled && watermark_at != InvalidXLogRecPtr;
+	}
+	PopActiveSnapshot();
+
+	return is_done;
+}
+
+/*
+ * Announces what is settled of what is pending, up to the clock that was read.
+ * Returns whether all is.
+ */
+static bool
+announce_pending(SettleScan *scan, TimestampTz clock, bool all_settled)
+{
 	int			left = 0;
 
 	for (int i = 0; i < pending.count; i++)
@@ -346,9 +402,7 @@ announce_settled(SettleScan *scan, TimestampTz clock)
 		pending.all = !all_settled;
 	}
 
-	if (all_settled && XLogIsNeeded())
-		docsync_clock_log_watermark(clock);
-	is_watermark_behind = !all_settled;
+	return left == 0 && !pending.all;
 }
 
 /*

@@ -26,6 +26,8 @@
 #include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "storage/spin.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "docsync.h"
@@ -40,8 +42,8 @@
 #define START_INTERVAL		1000
 
 /*
- * How often the server may start an announcer that doesn't get as far as to
- * connect to its database.  It has been dropped, perhaps.
+ * How often the server may start an announcer that fails before it has
+ * announced anything.  Its database has been dropped, perhaps.
  */
 #define STARTS_MAX			3
 
@@ -59,7 +61,7 @@ typedef struct Announcer
 	Latch	   *latch;			/* its latch, or NULL */
 	bool		is_stopped;		/* none is to be running */
 	TimestampTz started;		/* when somebody last tried to */
-	int			starts;			/* since one has connected */
+	int			starts;			/* since one has announced something */
 	bool		has_secret;
 	uint8		secret[SECRET_LEN];
 	bool		all;			/* any collection may have changed */
@@ -80,6 +82,7 @@ static Change last;
 static int	last_len = -1;		/* bytes; -1: none */
 static char last_collection[DOCSYNC_COLLECTION_LEN];
 
+static bool attach_in_upload(void);
 static void init_shared(DSM_INIT_PARAMETERS);
 static void find_key(const text *collection, uint32 hash);
 static void start(void);
@@ -131,6 +134,49 @@ docsync_changes_attach(Oid database)
 	return true;
 }
 
+/*
+ * The same in an upload, which goes on if it fails: then this session's changes
+ * aren't announced.
+ */
+static bool
+attach_in_upload(void)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+
+	if (is_attached)
+		return announcer != NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(oldcontext);
+	PG_TRY();
+	{
+		docsync_changes_attach(MyDatabaseId);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(oldcontext);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+
+		/* It goes to the server's log. */
+		error->elevel = LOG;
+		ThrowErrorData(error);
+		is_attached = true;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+	CurrentResourceOwner = oldowner;
+
+	return announcer != NULL;
+}
+
 /* Callback of GetNamedDSMSegment() */
 static void
 init_shared(DSM_INIT_PARAMETERS)
@@ -173,8 +219,7 @@ docsync_changes_key(const text *collection, uint8 *key)
 void
 docsync_changes_note(const text *collection, uint32 hash)
 {
-	if (!docsync_announce || all_noted ||
-		!docsync_changes_attach(MyDatabaseId))
+	if (!docsync_announce || all_noted || !attach_in_upload())
 		return;
 
 	start();
@@ -257,7 +302,7 @@ start(void)
 
 /*
  * An announcer is about to connect to its database.  Returns false if it must
- * end instead.
+ * end instead, for good: the next upload may start another.
  */
 bool
 docsync_changes_may_connect(void)
@@ -288,7 +333,6 @@ docsync_changes_enter(void)
 	{
 		announcer->pid = MyProcPid;
 		announcer->latch = MyLatch;
-		announcer->starts = 0;
 
 		/* What happened before, nobody knows. */
 		announcer->all = true;
@@ -298,16 +342,20 @@ docsync_changes_enter(void)
 	return enters;
 }
 
-/* The announcer ends. */
+/*
+ * The announcer ends.  Unless it has failed, the next upload may start another
+ * at once.
+ */
 void
-docsync_changes_exit(void)
+docsync_changes_exit(bool has_failed)
 {
 	SpinLockAcquire(&announcer->mutex);
 	if (announcer->pid == MyProcPid)
 	{
 		announcer->pid = 0;
 		announcer->latch = NULL;
-		announcer->started = 0; /* the next upload may start one */
+		if (!has_failed)
+			announcer->started = 0;
 	}
 	SpinLockRelease(&announcer->mutex);
 }
@@ -339,11 +387,21 @@ docsync_changes_take(Change *changes, bool *all)
 	return count;
 }
 
-/* Has the announcer been told to end, or another one taken its place? */
+/*
+ * The announcer has announced what there was.  Returns false if it has been
+ * told to end, or another one has taken its place.
+ */
 bool
-docsync_changes_must_end(void)
+docsync_changes_go_on(void)
 {
-	return announcer->is_stopped || announcer->pid != MyProcPid;
+	bool		goes_on;
+
+	SpinLockAcquire(&announcer->mutex);
+	goes_on = !announcer->is_stopped && announcer->pid == MyProcPid;
+	announcer->starts = 0;
+	SpinLockRelease(&announcer->mutex);
+
+	return goes_on;
 }
 
 /*

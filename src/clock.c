@@ -22,10 +22,16 @@
  * 4. In WAL is_called is false.  So a page that comes from recovery can be
  *	  recognized, until epoch.c has noted the start and sets is_called in the
  *	  page, which isn't logged.
- * 5. In WAL log_cnt is zero, or negative: then the page says on a standby that
- *	  all stamps up to last_value + log_cnt, the watermark, are settled.  The
- *	  announcer logs that (announce.c).  In the primary's own page log_cnt is
- *	  never negative once the clock has moved.
+ * 5. In WAL log_cnt is zero, or negative: then last_value + log_cnt is the
+ *	  watermark.  Each transaction that commits a stamp up to there, in any
+ *	  collection, has its commit record before the record with the watermark.
+ *	  In the primary's own page log_cnt isn't negative once the clock has moved.
+ *
+ * Invariant 5 holds because the announcer (announce.c) has found everything up
+ * to the watermark settled before it logs it, by the test of settle.c; see
+ * there.  A transaction that brings an older stamp along takes the watermark
+ * back in WAL after it has its mark, and the announcer logs none if the clock
+ * has been logged since before it looked for marks.
  *
  * Nobody needs a privilege on the sequence, and only this file advances it.
  *
@@ -71,6 +77,7 @@ typedef struct ClockPage
 
 static void clock_open(ClockPage *clock, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
+static XLogRecPtr clock_log_again(ClockPage *clock, int64 watermark);
 static int64 clock_logged(const ClockPage *clock);
 static void clock_log(ClockPage *clock, int64 logged, int64 watermark);
 static void clock_close(ClockPage *clock);
@@ -143,12 +150,24 @@ docsync_clock_read(void)
 TimestampTz
 docsync_clock_read_fence(FullTransactionId *fence)
 {
+	XLogRecPtr	logged_at;
+
+	return docsync_clock_read_frontier(fence, &logged_at);
+}
+
+/*
+ * The same, and where in WAL the clock was logged last.
+ */
+TimestampTz
+docsync_clock_read_frontier(FullTransactionId *fence, XLogRecPtr *logged_at)
+{
 	ClockPage	clock;
 	int64		value;
 
 	clock_open(&clock, BUFFER_LOCK_SHARE);
 	value = Min(clock.data->last_value, CLOCK_END);
 	*fence = ReadNextFullTransactionId();
+	*logged_at = PageGetLSN(BufferGetPage(clock.buffer));
 	clock_close(&clock);
 
 	return value - DOCSYNC_UNIX_OFFSET;
@@ -206,40 +225,65 @@ docsync_clock_forget_logged(void)
 }
 
 /*
- * Logs that all stamps up to one are settled, for standbys: whatever can be
- * seen of them has been logged before.  The stamp has been issued.
+ * Logs a watermark, which the caller has read with logged_at by
+ * docsync_clock_read_frontier(), and then found settled.  Returns where; or
+ * InvalidXLogRecPtr if somebody has logged the clock since: then the caller
+ * has to look once more, since that may have been one who took the watermark
+ * back.
  */
-void
-docsync_clock_log_watermark(TimestampTz watermark)
+XLogRecPtr
+docsync_clock_log_watermark(TimestampTz watermark, XLogRecPtr logged_at)
 {
 	ClockPage	clock;
 
 	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	if (PageGetLSN(BufferGetPage(clock.buffer)) == logged_at)
+		logged_at = clock_log_again(&clock, watermark + DOCSYNC_UNIX_OFFSET);
+	else
+		logged_at = InvalidXLogRecPtr;
+	clock_close(&clock);
 
-	if (RelationNeedsWAL(clock.rel))
-	{
-		int64		value = clock.data->last_value;
-		bool		is_called = clock.data->is_called;
-		int64		logged = Max(clock_logged(&clock),
-								 Min(value, CLOCK_END) + CLOCK_LOG_AHEAD);
+	return logged_at;
+}
 
-		MarkBufferDirty(clock.buffer);
+/*
+ * Takes the watermark back, for a transaction that has its mark and brings an
+ * older stamp along.  Until it has ended nobody logs another.
+ */
+void
+docsync_clock_withdraw_watermark(void)
+{
+	ClockPage	clock;
 
-		START_CRIT_SECTION();
-		clock_log(&clock, logged, watermark + DOCSYNC_UNIX_OFFSET);
-		clock.data->last_value = value;
-		clock.data->log_cnt = logged - value;
-		clock.data->is_called = is_called;
-		END_CRIT_SECTION();
-	}
+	if (!XLogStandbyInfoActive())
+		return;
 
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	clock_log_again(&clock, PG_INT64_MAX);
 	clock_close(&clock);
 }
 
 /*
- * The stamp up to which all are settled, as the primary has logged; on a
- * standby, for snapshots that are taken later.  DT_NOBEGIN if it hasn't said
- * so.
+ * Where the clock was logged last; InvalidXLogRecPtr if that was before the
+ * last checkpoint, so that a standby made from a backup since then doesn't see
+ * it.
+ */
+XLogRecPtr
+docsync_clock_logged_at(void)
+{
+	ClockPage	clock;
+	XLogRecPtr	logged_at;
+
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	logged_at = PageGetLSN(BufferGetPage(clock.buffer));
+	clock_close(&clock);
+
+	return logged_at > GetRedoRecPtr() ? logged_at : InvalidXLogRecPtr;
+}
+
+/*
+ * The watermark: on a standby, for snapshots that are taken later.  DT_NOBEGIN
+ * if there is none.
  */
 TimestampTz
 docsync_clock_read_watermark(void)
@@ -353,6 +397,32 @@ clock_move(ClockPage *clock, int64 value)
 }
 
 /*
+ * Logs the clock, which stays as it is, with a watermark; returns where.
+ */
+static XLogRecPtr
+clock_log_again(ClockPage *clock, int64 watermark)
+{
+	int64		value = clock->data->last_value;
+	bool		is_called = clock->data->is_called;
+	int64		logged = Max(clock_logged(clock),
+							 Min(value, CLOCK_END) + CLOCK_LOG_AHEAD);
+
+	if (RelationNeedsWAL(clock->rel))
+	{
+		MarkBufferDirty(clock->buffer);
+
+		START_CRIT_SECTION();
+		clock_log(clock, logged, Min(watermark, logged));
+		clock->data->last_value = value;
+		clock->data->log_cnt = logged - value;
+		clock->data->is_called = is_called;
+		END_CRIT_SECTION();
+	}
+
+	return PageGetLSN(BufferGetPage(clock->buffer));
+}
+
+/*
  * How far WAL covers the clock, in microseconds since 1970.
  */
 static int64
@@ -364,9 +434,9 @@ clock_logged(const ClockPage *clock)
 }
 
 /*
- * Logs the clock: what replay will find.  watermark is logged if it is lower.
- * In a critical section; the caller has marked the buffer dirty, and puts into
- * the page what it is to have here.
+ * Logs the clock: what replay will find.  watermark: the same as logged for
+ * none.  In a critical section; the caller has marked the buffer dirty, and
+ * puts into the page what it is to have here.
  */
 static void
 clock_log(ClockPage *clock, int64 logged, int64 watermark)

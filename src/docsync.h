@@ -479,7 +479,12 @@ extern TimestampTz docsync_clock_read_fence(FullTransactionId *fence);
 extern bool docsync_clock_is_recovered(void);
 extern void docsync_clock_set_noted(void);
 extern void docsync_clock_forget_logged(void);
-extern void docsync_clock_log_watermark(TimestampTz watermark);
+extern TimestampTz docsync_clock_read_frontier(FullTransactionId *fence,
+											   XLogRecPtr *logged_at);
+extern XLogRecPtr docsync_clock_log_watermark(TimestampTz watermark,
+											  XLogRecPtr logged_at);
+extern void docsync_clock_withdraw_watermark(void);
+extern XLogRecPtr docsync_clock_logged_at(void);
 extern TimestampTz docsync_clock_read_watermark(void);
 
 /*
@@ -505,9 +510,9 @@ extern void docsync_changes_key(const text *collection, uint8 *key);
 extern void docsync_changes_note(const text *collection, uint32 hash);
 extern bool docsync_changes_may_connect(void);
 extern bool docsync_changes_enter(void);
-extern void docsync_changes_exit(void);
+extern void docsync_changes_exit(bool has_failed);
 extern int	docsync_changes_take(Change *changes, bool *all);
-extern bool docsync_changes_must_end(void);
+extern bool docsync_changes_go_on(void);
 extern int	docsync_changes_stop(bool stop);
 
 /*
@@ -655,7 +660,8 @@ extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 								FullTransactionId fence);
 extern void docsync_settle_begin_frontier(SettleScan *scan, Snapshot snapshot,
-										  TimestampTz *clock);
+										  TimestampTz *clock,
+										  XLogRecPtr *logged_at);
 extern bool docsync_settle_is_frontier(SettleScan *scan,
 									   const uint32 *collection_hash);
 

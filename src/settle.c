@@ -111,29 +111,37 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 
 /*
  * Begins to ask for a frontier under a snapshot, which the caller keeps alive:
- * sets clock to a stamp up to which collections may be settled.
+ * sets clock to a stamp up to which collections may be settled, and logged_at
+ * to where the clock was logged last.
  *
  * The clock and the next id are read after the snapshot, and before the first
- * look at any id: whoever is found without a mark, or gets his id later, gets
+ * look at any id: whoever is found without a mark, or gets its id later, gets
  * stamps above this clock.
  */
 void
 docsync_settle_begin_frontier(SettleScan *scan, Snapshot snapshot,
-							  TimestampTz *clock)
+							  TimestampTz *clock, XLogRecPtr *logged_at)
 {
 	scan->snapshot = snapshot;
 	scan->history = NULL;
 	scan->watermark = DT_NOBEGIN;
-	*clock = docsync_clock_read_fence(&scan->next);
+	*clock = docsync_clock_read_frontier(&scan->next, logged_at);
 	scan->has_running = false;
 }
 
 /*
- * Is a collection, given by its hash, settled up to that clock?  Then no
- * snapshot from this one on will see a document up to it that this one doesn't
- * see.  With NULL: are all collections?
+ * Is a collection, given by its hash, settled up to that clock?  Then each
+ * transaction that has stamps up to the clock there, and commits, has been
+ * seen as finished by this snapshot.  With NULL: is each collection?
  *
- * Except for documents that bring their own stamps.
+ * Let T be a transaction that takes such a stamp.  It takes it before the clock
+ * is read, so its id is below the next one.  If the snapshot doesn't see T as
+ * finished, T was looked at, as for a document with this fence.  T had its mark
+ * before its stamp, so before it was looked at, and has it until it has left
+ * the running set: it wasn't ignored for being without.  So it has been rolled
+ * back.
+ *
+ * It doesn't hold for a document that brings its own stamp.
  */
 bool
 docsync_settle_is_frontier(SettleScan *scan, const uint32 *collection_hash)

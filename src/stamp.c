@@ -54,6 +54,9 @@ static Reservation reservation;
 /* Documents the caller is about to write to one collection; 0: not known */
 static int	expected = 0;
 
+/* This transaction has taken the watermark back. */
+static bool has_withdrawn = false;
+
 /*
  * The marks that are held: for each, the subtransaction in which it was taken.
  * Later subtransactions have higher ids, including those nested in a
@@ -145,11 +148,18 @@ docsync_stamp_is_reserved(const text *collection)
 
 /*
  * Takes the mark of a collection for a document that brings its own stamp.
+ * That may be below the watermark, which must have gone from WAL before the
+ * document is there.
  */
 void
 docsync_stamp_mark(const text *collection)
 {
 	mark(GetTopTransactionId(), collection);
+	if (!has_withdrawn)
+	{
+		docsync_clock_withdraw_watermark();
+		has_withdrawn = true;
+	}
 }
 
 /*
@@ -320,6 +330,7 @@ at_xact(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			docsync_stamp_forget();
 			marks = 0;
+			has_withdrawn = false;
 			break;
 		default:
 			break;
@@ -340,6 +351,7 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		docsync_stamp_forget();
+		has_withdrawn = false;
 		while (marks > 0 && marked_in[marks - 1] >= my_subid)
 			marks--;
 	}

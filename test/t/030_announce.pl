@@ -48,10 +48,12 @@ sub key_of { return $watcher->value('SELECT docsync_listen_key(?)', shift) }
 
 sub worker { return $watcher->value("SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'docsync announcer'") }
 
-# All announcements that have come
+# All announcements that have come, and that announced() has not looked at
+my @unread;
+
 sub heard
 {
-	my @heard;
+	my @heard = splice @unread;
 
 	while (my $notification = $listener->{dbh}->pg_notifies)
 	{
@@ -71,10 +73,13 @@ sub announced
 
 	while (time < $end)
 	{
-		for my $announcement (heard())
+		my @heard = heard();
+
+		while (my $announcement = shift @heard)
 		{
-			return $announcement->{through} // '-infinity'
-				if ($announcement->{collection} // '') eq ($key // '');
+			next if ($announcement->{collection} // '') ne ($key // '');
+			@unread = @heard;
+			return $announcement->{through} // '-infinity';
 		}
 		sleep 0.002;
 	}
