@@ -25,7 +25,8 @@ CREATE TEMP VIEW member AS
 -- and the defaults.
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
-	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence'],
+	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence',
+	'docsync_listen_key', 'docsync_announce_start', 'docsync_announce_stop'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
 SELECT tables_are('docsync', ARRAY['document', 'purged', 'history']);
@@ -45,7 +46,9 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C", pg_get_function_result(oid) COLLATE "C"
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_call'::name COLLATE "C", 'function text, role text, claims text, method text, headers text, body bytea' COLLATE "C", 'text' COLLATE "C"),
+	('docsync_announce_start'::name COLLATE "C", '' COLLATE "C", 'void' COLLATE "C"),
+	('docsync_announce_stop', '', 'void'),
+	('docsync_call', 'function text, role text, claims text, method text, headers text, body bytea', 'text'),
 	('docsync_check_store', '', 'void'),
 	('docsync_check_store_owner', '', 'void'),
 	('docsync_create_store', '', 'void'),
@@ -58,6 +61,7 @@ SELECT results_eq($$
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),
+	('docsync_listen_key', 'collection text DEFAULT ''default''::text', 'text'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
 		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state text DEFAULT NULL::text, '
@@ -81,7 +85,9 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", provolatile, proparallel, proisstrict, prosecdef, proleakproof
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_call'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
+	('docsync_announce_start'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
+	('docsync_announce_stop', 'v', 'u', false, false, false),
+	('docsync_call', 'v', 'u', false, false, false),
 	('docsync_check_store', 'v', 'u', false, false, false),
 	('docsync_check_store_owner', 'v', 'u', false, false, false),
 	('docsync_create_store', 'v', 'u', false, false, false),
@@ -93,6 +99,7 @@ SELECT results_eq($$
 	('docsync_grant', 'v', 'u', false, false, false),
 	('docsync_guard', 'v', 'u', false, false, false),
 	('docsync_hand_over', 'v', 'u', false, false, false),
+	('docsync_listen_key', 'v', 'u', false, false, false),
 	('docsync_new_epoch', 'v', 'u', false, false, false),
 	('docsync_pull', 's', 'r', false, false, false),
 	('docsync_purge', 'v', 'u', false, false, false),
@@ -107,8 +114,8 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", prosrc COLLATE "C" FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
-	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
-		'docsync_hand_over,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
+	  FROM unnest('{docsync_announce_start,docsync_announce_stop,docsync_call,docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
+		'docsync_hand_over,docsync_listen_key,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
 	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}',
