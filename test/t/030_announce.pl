@@ -8,6 +8,7 @@ use lib "$FindBin::RealBin/lib";
 
 use DocsyncTest;
 use JSON::PP;
+use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -28,9 +29,12 @@ prepared();
 many_collections();
 subtransactions();
 without_docsync_upsert();
+without_memory();
+failing();
 ended_and_stopped();
 killed();
 paused();
+restarted();
 dropped();
 done_testing();
 
@@ -173,6 +177,14 @@ sub prepared
 	is(announced('prepared', 0.2), undef, 'so does a prepared transaction');
 	$other->do("COMMIT PREPARED 'p'");
 	is_announced('prepared', 'until it has been committed');
+
+	$other->do('BEGIN');
+	upload($other, 'prepared', 'c');
+	$other->do("PREPARE TRANSACTION 'p'");
+	upload($writer, 'prepared', 'd');
+	is(announced('prepared', 0.2), undef, 'a prepared transaction holds its collection back');
+	$other->do("ROLLBACK PREPARED 'p'");
+	is_announced('prepared', 'until it has been rolled back');
 	return;
 }
 
@@ -221,9 +233,68 @@ sub without_docsync_upsert
 	is_announced('sql', 'UPDATE is announced');
 	$writer->do("DELETE FROM docsync.document WHERE collection = 'sql'");
 	is_announced('sql', 'DELETE is announced');
+
+	my $dbh = $writer->dbh;
+	$dbh->do('COPY docsync.document (collection, id, body) FROM STDIN');
+	$dbh->pg_putcopydata("sql\tcopied $_\t1\n") for 1 .. 100;
+	$dbh->pg_putcopyend;
+	is_announced('sql', 'COPY is announced');
 	$writer->do("INSERT INTO docsync.document (collection, id, client_version, client_id, last_update_utc, deleted, body, fence)
 		VALUES ('sql', 'stamped', 1, 'c', '2020-01-01', false, '1', '3')");
 	ok(defined announced('sql'), 'an INSERT that brings its stamp is announced');
+	return;
+}
+
+# A session that gets no memory any more can still say that it has committed: an error there would be a PANIC.
+sub without_memory
+{
+	my $poor = connect_to($node);
+
+	$poor->do('BEGIN');
+	upload($poor, 'poor', 'a');
+	system('prlimit', '--pid', $poor->pid, '--as=1048576') == 0 or die 'prlimit failed';
+	$poor->do('COMMIT');
+	is_announced('poor', 'the commit of a session that gets no memory is announced');
+	is($poor->sqlstate_of("SELECT repeat('x', 100000000)"), '53200', 'it got none');
+	$poor->close;
+	return;
+}
+
+# An announcer that can't connect
+sub failing
+{
+	$watcher->do('CREATE DATABASE failing');
+	my ($session, $ear) = map { connect_to($node, 'failing') } 1 .. 2;
+	my $is_there = sub { $watcher->value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'docsync announcer' AND datname = 'failing'") };
+	my $failures = sub { my $log = slurp_file($node->logfile); scalar(() = $log =~ /database "failing" is not currently accepting connections/g) };
+
+	$session->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
+	$ear->do('LISTEN docsync');
+	upload($session, 'c', 'a');
+	wait_for('an announcer', $is_there);
+	$watcher->do('ALTER DATABASE failing ALLOW_CONNECTIONS false',
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'docsync announcer' AND datname = 'failing'");
+	wait_for('a failure', sub { $failures->() > 0 });
+	my $begun = time;
+	upload($session, 'c', "d$_") for 1 .. 100;
+	cmp_ok(time - $begun, '<', 5, 'uploads go on while the announcer fails');
+	sleep 4;
+	my $count = $failures->();
+	sleep 2;
+	is($failures->(), $count, 'it is not started again and again');
+	$watcher->do('ALTER DATABASE failing ALLOW_CONNECTIONS true');
+	1 while $ear->dbh->pg_notifies;
+	upload($session, 'c', 'b');
+	wait_for('an announcer', $is_there);
+	wait_for('an announcement', sub { my $heard = $ear->dbh->pg_notifies; $heard && decode_json($heard->[2])->{through} });
+	pass('but by an upload');
+	$_->close for $session, $ear;
+
+	isnt($watcher->sqlstate_of('DROP DATABASE failing'), '', 'a database that has an announcer is not dropped') if $node->pg_version < 19;
+	$session = connect_to($node, 'failing');
+	$session->do('SELECT docsync_announce_stop()');
+	$session->close;
+	is($watcher->sqlstate_of('DROP DATABASE failing'), '', 'after docsync_announce_stop() it is');
 	return;
 }
 
@@ -278,6 +349,25 @@ sub paused
 	is(announced('paused', 0.2), undef, 'and nothing is announced');
 	kill 'CONT', $pid;
 	is_announced('paused', 'until it goes on');
+	return;
+}
+
+sub restarted
+{
+	$other->do('BEGIN');
+	upload($other, 'restarted', 'a');
+	$other->do("PREPARE TRANSACTION 'p'");
+	$_->close for $writer, $other, $watcher, $listener;
+	@unread = ();
+	$node->restart;
+	($writer, $other, $watcher, $listener) = map { connect_to($node) } 1 .. 4;
+	$listener->do('LISTEN docsync');
+	upload($writer, 'after', 'g');
+	is(announced(undef), '-infinity', 'after a restart everybody is told to ask, however far it is settled');
+	is(announced(undef, 0.5), undef, 'a prepared transaction of before holds back what can be told');
+	$other->do("COMMIT PREPARED 'p'");
+	my $through = announced(undef);
+	ok(defined $through && $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('restarted')), 'until it has been committed');
 	return;
 }
 
