@@ -86,7 +86,8 @@ extern PGDLLEXPORT void docsync_announcer_main(Datum arg);
 
 static Pending pending;
 
-/* Where in WAL our last watermark is */
+/* Our last watermark, and where in WAL it is */
+static TimestampTz watermark = DT_NOBEGIN;
 static XLogRecPtr watermark_at = InvalidXLogRecPtr;
 
 /* How long to wait for somebody to wake us, in milliseconds */
@@ -347,11 +348,9 @@ announce_settled(void)
 	bool		all_settled;
 	bool		is_done;
 
-	/* A watermark goes with each other record of the clock. */
 	docsync_schema_open(STORE_READ);
 	if (!pending.all && pending.count == 0 &&
-		(!XLogStandbyInfoActive() ||
-		 docsync_clock_logged_at() == watermark_at))
+		!docsync_clock_needs_watermark(watermark, watermark_at))
 		return true;
 
 	docsync_schema_push_snapshot();
@@ -360,15 +359,15 @@ announce_settled(void)
 	all_settled = docsync_settle_is_frontier(&scan, NULL);
 	is_done = announce_pending(&scan, clock, all_settled);
 
-	if (XLogStandbyInfoActive())
+	if (all_settled && XLogStandbyInfoActive())
 	{
-		if (all_settled)
-			watermark_at = docsync_clock_log_watermark(clock, logged_at);
-		is_done = is_done && all_settled && watermark_at != InvalidXLogRecPtr;
+		watermark = clock;
+		watermark_at = docsync_clock_log_watermark(clock, logged_at);
+		is_done = is_done && watermark_at != InvalidXLogRecPtr;
 	}
 	PopActiveSnapshot();
 
-	return is_done;
+	return is_done && all_settled;
 }
 
 /*

@@ -264,21 +264,27 @@ docsync_clock_withdraw_watermark(void)
 }
 
 /*
- * Where the clock was logged last; InvalidXLogRecPtr if that was before the
- * last checkpoint, so that a standby made from a backup since then doesn't see
- * it.
+ * Has the watermark that was logged there become out of date?  That is so if
+ * something has been stamped since, if the clock has been logged since, and
+ * after a checkpoint: a standby that is made from a backup since then hasn't
+ * seen it.
  */
-XLogRecPtr
-docsync_clock_logged_at(void)
+bool
+docsync_clock_needs_watermark(TimestampTz watermark, XLogRecPtr logged_at)
 {
 	ClockPage	clock;
-	XLogRecPtr	logged_at;
+	bool		needs;
+
+	if (!XLogStandbyInfoActive())
+		return false;
 
 	clock_open(&clock, BUFFER_LOCK_SHARE);
-	logged_at = PageGetLSN(BufferGetPage(clock.buffer));
+	needs = clock.data->last_value != watermark + DOCSYNC_UNIX_OFFSET ||
+		PageGetLSN(BufferGetPage(clock.buffer)) != logged_at ||
+		logged_at <= GetRedoRecPtr();
 	clock_close(&clock);
 
-	return logged_at > GetRedoRecPtr() ? logged_at : InvalidXLogRecPtr;
+	return needs;
 }
 
 /*

@@ -484,7 +484,8 @@ extern TimestampTz docsync_clock_read_frontier(FullTransactionId *fence,
 extern XLogRecPtr docsync_clock_log_watermark(TimestampTz watermark,
 											  XLogRecPtr logged_at);
 extern void docsync_clock_withdraw_watermark(void);
-extern XLogRecPtr docsync_clock_logged_at(void);
+extern bool docsync_clock_needs_watermark(TimestampTz watermark,
+										  XLogRecPtr logged_at);
 extern TimestampTz docsync_clock_read_watermark(void);
 
 /*
