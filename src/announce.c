@@ -98,8 +98,7 @@ static void wait_for_work(void);
 static void collect(void);
 static bool announce(void);
 static bool announce_settled(void);
-static bool announce_pending(SettleScan *scan, TimestampTz clock,
-							 bool all_settled);
+static bool announce_pending(const Frontier *frontier);
 static void notify(const Change *change, TimestampTz through);
 static void format_key(const uint8 *key, char *buf);
 static void check_owner(void);
@@ -342,10 +341,7 @@ announce(void)
 static bool
 announce_settled(void)
 {
-	SettleScan	scan;
-	TimestampTz clock;
-	XLogRecPtr	logged_at;
-	bool		all_settled;
+	Frontier	frontier;
 	bool		is_done;
 
 	docsync_schema_open(STORE_READ);
@@ -353,38 +349,38 @@ announce_settled(void)
 		!docsync_clock_needs_watermark(watermark, watermark_at))
 		return true;
 
-	docsync_schema_push_snapshot();
-	docsync_settle_begin_frontier(&scan, GetActiveSnapshot(), &clock,
-								  &logged_at);
-	all_settled = docsync_settle_is_frontier(&scan, NULL);
-	is_done = announce_pending(&scan, clock, all_settled);
+	docsync_settle_find_frontier(&frontier);
+	is_done = announce_pending(&frontier);
+	if (frontier.nmarked > 0)
+		return false;
 
-	if (all_settled && XLogStandbyInfoActive())
+	if (XLogStandbyInfoActive())
 	{
-		watermark = clock;
-		watermark_at = docsync_clock_log_watermark(clock, logged_at);
+		watermark = frontier.stamp;
+		watermark_at = docsync_clock_log_watermark(watermark,
+												   frontier.logged_at);
 		is_done = is_done && watermark_at != InvalidXLogRecPtr;
 	}
-	PopActiveSnapshot();
 
-	return is_done && all_settled;
+	return is_done;
 }
 
 /*
- * Announces what is settled of what is pending, up to the clock that was read.
- * Returns whether all is.
+ * Announces what is settled of what is pending, up to a frontier.  Returns
+ * whether all is.
  */
 static bool
-announce_pending(SettleScan *scan, TimestampTz clock, bool all_settled)
+announce_pending(const Frontier *frontier)
 {
+	bool		all_settled = frontier->nmarked == 0;
 	int			left = 0;
 
 	for (int i = 0; i < pending.count; i++)
 	{
 		const Change *change = &pending.changes[i];
 
-		if (all_settled || docsync_settle_is_frontier(scan, &change->hash))
-			notify(change, clock);
+		if (docsync_settle_is_frontier(frontier, change->hash))
+			notify(change, frontier->stamp);
 		else
 			pending.changes[left++] = *change;
 	}
@@ -396,7 +392,7 @@ announce_pending(SettleScan *scan, TimestampTz clock, bool all_settled)
 	 */
 	if (pending.all && (all_settled || pending.is_all_new))
 	{
-		notify(NULL, all_settled ? clock : DT_NOBEGIN);
+		notify(NULL, all_settled ? frontier->stamp : DT_NOBEGIN);
 		pending.is_all_new = false;
 		pending.all = !all_settled;
 	}

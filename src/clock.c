@@ -27,9 +27,8 @@
  *	  collection, has its commit record before the record with the watermark.
  *	  In the primary's own page log_cnt isn't negative once the clock has moved.
  *
- * Invariant 5 holds because the announcer (announce.c) has found everything up
- * to the watermark settled before it logs it, by the test of settle.c; see
- * there.  A transaction that brings an older stamp along takes the watermark
+ * Invariant 5 holds because the announcer (announce.c) logs a watermark after
+ * all such transactions have ended (docsync_settle_find_frontier()).  A transaction that brings an older stamp along takes the watermark
  * back in WAL after it has its mark, and the announcer logs none if the clock
  * has been logged since before it looked for marks.
  *

@@ -641,7 +641,6 @@ typedef struct SettleScan
 	Snapshot	snapshot;
 	const History *history;
 	uint32		collection_hash;
-	bool		is_of_any;		/* of all collections together */
 	TimestampTz watermark;		/* on a standby: stamps up to here are settled */
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
@@ -654,17 +653,24 @@ typedef struct SettleScan
 	FullTransactionId unended;	/* none from here on had ended */
 } SettleScan;
 
+/* Up to where is it settled? */
+typedef struct Frontier
+{
+	TimestampTz stamp;
+	XLogRecPtr	logged_at;		/* where in WAL the clock was logged last */
+	TransactionId *marked;		/* these may have earlier stamps, somewhere */
+	int			nmarked;
+} Frontier;
+
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 								 const History *history,
 								 const text *collection,
 								 TimestampTz watermark);
 extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 								FullTransactionId fence);
-extern void docsync_settle_begin_frontier(SettleScan *scan, Snapshot snapshot,
-										  TimestampTz *clock,
-										  XLogRecPtr *logged_at);
-extern bool docsync_settle_is_frontier(SettleScan *scan,
-									   const uint32 *collection_hash);
+extern void docsync_settle_find_frontier(Frontier *frontier);
+extern bool docsync_settle_is_frontier(const Frontier *frontier,
+									   uint32 collection_hash);
 
 /*
  * statement.c: running statements

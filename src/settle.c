@@ -31,7 +31,6 @@
 #include "docsync.h"
 
 static FullTransactionId widen(TransactionId xid, FullTransactionId next);
-static bool is_settled(SettleScan *scan, FullTransactionId fence);
 static bool are_ignorable(SettleScan *scan, FullTransactionId from,
 						  FullTransactionId to);
 static void look_who_runs(SettleScan *scan);
@@ -50,7 +49,6 @@ docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 	scan->snapshot = snapshot;
 	scan->history = history;
 	scan->collection_hash = docsync_stamp_hash(collection);
-	scan->is_of_any = false;
 	scan->watermark = watermark;
 	scan->next = ReadNextFullTransactionId();
 	scan->known = widen(snapshot->xmin, scan->next);
@@ -70,6 +68,9 @@ bool
 docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 					FullTransactionId fence)
 {
+	Snapshot	snapshot = scan->snapshot;
+	FullTransactionId xid;
+
 	/* The fast path, and nearly always the only one */
 	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
 		return true;
@@ -92,7 +93,7 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 	 * written nothing yet counts for a fence, but not for the standby's next
 	 * id.
 	 */
-	if (scan->snapshot->takenDuringRecovery)
+	if (snapshot->takenDuringRecovery)
 		return false;
 
 	/*
@@ -101,68 +102,6 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 	 */
 	if (FullTransactionIdFollows(fence, scan->next))
 		fence = scan->next;
-
-	if (!is_settled(scan, fence))
-		return false;
-
-	scan->known = fence;
-	return true;
-}
-
-/*
- * Begins to ask for a frontier under a snapshot, which the caller keeps alive:
- * sets clock to a stamp up to which collections may be settled, and logged_at
- * to where the clock was logged last.
- *
- * The clock and the next id are read after the snapshot, and before the first
- * look at any id: whoever is found without a mark, or gets its id later, gets
- * stamps above this clock.
- */
-void
-docsync_settle_begin_frontier(SettleScan *scan, Snapshot snapshot,
-							  TimestampTz *clock, XLogRecPtr *logged_at)
-{
-	scan->snapshot = snapshot;
-	scan->history = NULL;
-	scan->watermark = DT_NOBEGIN;
-	*clock = docsync_clock_read_frontier(&scan->next, logged_at);
-	scan->has_running = false;
-}
-
-/*
- * Is a collection, given by its hash, settled up to that clock?  Then each
- * transaction that has stamps up to the clock there, and commits, has been
- * seen as finished by this snapshot.  With NULL: is each collection?
- *
- * Let T be a transaction that takes such a stamp.  It takes it before the clock
- * is read, so its id is below the next one.  If the snapshot doesn't see T as
- * finished, T was looked at, as for a document with this fence.  T had its mark
- * before its stamp, so before it was looked at, and has it until it has left
- * the running set: it wasn't ignored for being without.  So it has been rolled
- * back.
- *
- * It doesn't hold for a document that brings its own stamp.
- */
-bool
-docsync_settle_is_frontier(SettleScan *scan, const uint32 *collection_hash)
-{
-	scan->is_of_any = collection_hash == NULL;
-	if (collection_hash != NULL)
-		scan->collection_hash = *collection_hash;
-	scan->known = widen(scan->snapshot->xmin, scan->next);
-
-	return is_settled(scan, scan->next);
-}
-
-/*
- * Are all ids below a fence ignorable that the snapshot doesn't see as
- * finished?
- */
-static bool
-is_settled(SettleScan *scan, FullTransactionId fence)
-{
-	Snapshot	snapshot = scan->snapshot;
-	FullTransactionId xid;
 
 	/* Running when the snapshot was taken */
 	for (uint32 i = 0; i < snapshot->xcnt; i++)
@@ -179,8 +118,12 @@ is_settled(SettleScan *scan, FullTransactionId fence)
 	xid = widen(snapshot->xmax, scan->next);
 	if (FullTransactionIdPrecedes(xid, scan->known))
 		xid = scan->known;
-	return FullTransactionIdFollowsOrEquals(xid, fence) ||
-		are_ignorable(scan, xid, fence);
+	if (FullTransactionIdPrecedes(xid, fence) &&
+		!are_ignorable(scan, xid, fence))
+		return false;
+
+	scan->known = fence;
+	return true;
 }
 
 /*
@@ -276,12 +219,69 @@ is_ignorable(const SettleScan *scan, TransactionId xid)
 	if (TransactionIdIsCurrentTransactionId(xid))
 		return true;
 
-	marked = scan->is_of_any ? docsync_stamp_is_marked_any(xid) :
-		docsync_stamp_is_marked(xid, scan->collection_hash);
+	marked = docsync_stamp_is_marked(xid, scan->collection_hash);
 	if (TransactionIdIsInProgress(xid))
 		return !marked;
 
 	return !TransactionIdDidCommit(xid);
+}
+
+/*
+ * Finds the frontier: the last stamp issued, and the running transactions that
+ * may have stamps up to there.
+ *
+ * Let T be a transaction that has such a stamp.  It took it before the clock is
+ * read, so its id is below the next one as it was under the same latch, and it
+ * had its mark by then.  If it isn't found running after that, it has ended.
+ * If it is, and has no mark any more, it has ended as well, since it had its
+ * mark until it had left the running set.
+ *
+ * So if there is no such transaction with a mark, all that have stamps up to
+ * the frontier have ended, and the commit records of those that have committed
+ * are in WAL; snapshots see them from now on.  This doesn't hold for documents
+ * that bring their own stamps.
+ *
+ * Memory: the list is allocated in the current context.
+ */
+void
+docsync_settle_find_frontier(Frontier *frontier)
+{
+	RunningTransactions look;
+	FullTransactionId next;
+
+	frontier->stamp = docsync_clock_read_frontier(&next,
+												  &frontier->logged_at);
+
+	look = GetRunningTransactionData();
+	LWLockRelease(XidGenLock);
+	LWLockRelease(ProcArrayLock);
+
+	frontier->marked = palloc(sizeof(TransactionId) * look->xcnt);
+	frontier->nmarked = 0;
+	for (int i = 0; i < look->xcnt; i++)
+	{
+		TransactionId xid = look->xids[i];
+
+		if (TransactionIdPrecedes(xid, XidFromFullTransactionId(next)) &&
+			docsync_stamp_is_marked_any(xid))
+			frontier->marked[frontier->nmarked++] = xid;
+	}
+}
+
+/*
+ * Have all transactions ended that have stamps up to the frontier in a
+ * collection, given by its hash?
+ */
+bool
+docsync_settle_is_frontier(const Frontier *frontier, uint32 collection_hash)
+{
+	for (int i = 0; i < frontier->nmarked; i++)
+	{
+		if (docsync_stamp_is_marked(frontier->marked[i], collection_hash))
+			return false;
+	}
+
+	return true;
 }
 
 /*
