@@ -40,7 +40,7 @@ prepared();
 old_snapshot();
 watermark_before_snapshot();
 brought();
-brought_meanwhile($_) for 'TransactionIdIsInProgress', 'MarkBufferDirty';
+brought_meanwhile($_) for 'GetLockConflicts', 'MarkBufferDirty';
 under_load();
 promotion();
 done_testing();
@@ -246,7 +246,7 @@ sub bring
 	return;
 }
 
-# The same while the announcer is stopped, after it has looked for marks
+# The same while the announcer is stopped, after it has looked who runs
 sub brought_meanwhile
 {
 	my ($call) = @_;
@@ -263,13 +263,13 @@ sub brought_meanwhile
 	$writer->do('ALTER DATABASE postgres RESET ALL');
 
 	begin_foreign();
-	$other->do('BEGIN', 'SELECT pg_current_xact_id()');
 	$writer->upload('c', $collection, document('late', 1, '1'));
 	ok(defined wait_for_documents($reader, $collection, 1), "$call: a document is below the watermark");
 	sleep 0.2;
 	touch($stop_file);
 	$writer->upload('c', 'plain', document("stops $call", 1, '1'));
 	wait_for('the announcer', sub { -e "$stop_file.stopped" });
+	$other->do('BEGIN');
 	if ($call eq 'MarkBufferDirty')
 	{
 		# It has the clock's latch.
