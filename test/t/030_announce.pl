@@ -140,6 +140,19 @@ sub commits
 	upload($writer, 'plain', 'd6');
 	my %seen = map { ($_->{collection} // 'all') => 1 } grep { defined } do { sleep 0.3; heard() };
 	is_deeply(\%seen, { key_of('plain') => 1 }, 'and nothing else is');
+
+	my @took;
+	for my $n (1 .. 21)
+	{
+		sleep rand 0.2;
+		upload($writer, 'plain', "d$n");
+		my $begun = time;
+		announced('plain');
+		push @took, time - $begun;
+	}
+	my $median = (sort { $a <=> $b } @took)[10];
+	cmp_ok($median, '<', 0.1, 'soon');
+	note sprintf 'the median is %.1f ms', 1000 * $median;
 	return;
 }
 
@@ -185,6 +198,11 @@ sub prepared
 	is(announced('prepared', 0.2), undef, 'a prepared transaction holds its collection back');
 	$other->do("ROLLBACK PREPARED 'p'");
 	is_announced('prepared', 'until it has been rolled back');
+
+	$other->do('BEGIN');
+	upload($other, 'prepared alone', 'a');
+	$other->do("PREPARE TRANSACTION 'p'", "COMMIT PREPARED 'p'");
+	is_announced('prepared alone', 'COMMIT PREPARED is announced');
 	return;
 }
 
@@ -349,6 +367,18 @@ sub paused
 	is(announced('paused', 0.2), undef, 'and nothing is announced');
 	kill 'CONT', $pid;
 	is_announced('paused', 'until it goes on');
+
+	kill 'STOP', $pid;
+	for my $n (1 .. 10)
+	{
+		$writer->do('BEGIN');
+		upload($writer, "paused $n $_", 'a') for 1 .. 50;
+		$writer->do('COMMIT');
+	}
+	kill 'CONT', $pid;
+	my $through = announced(undef);
+	ok(defined $through && $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('paused 10 50')),
+		'if more collections have changed meanwhile than can be told apart, everybody is told');
 	return;
 }
 
