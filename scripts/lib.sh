@@ -246,6 +246,31 @@ gateway()
 	export GATEWAY_PROGRAM=$NODE_PROGRAM/docsync-gateway.js
 }
 
+# Sets EXPORTER and PROMTOOL to programs of Debian's packages, which are unpacked and not installed: they would bring servers of
+# their own.
+monitoring()
+{
+	local dir=$WORK/monitoring packages=(prometheus prometheus-postgres-exporter) deb
+
+	export EXPORTER=$dir/usr/bin/prometheus-postgres-exporter PROMTOOL=$dir/usr/bin/promtool
+	(
+		flock 9
+		if ! [ -x "$EXPORTER" ] || ! [ -x "$PROMTOOL" ]; then
+			say "fetching Debian packages: ${packages[*]}"
+			rm -rf "$dir.new"
+			mkdir -p "$dir.new"
+			cd "$dir.new"
+			if ! apt-get -q download "${packages[@]}" >log 2>&1; then
+				as_root apt-get -q update >log 2>&1 || true
+				apt-get -q download "${packages[@]}" >log 2>&1 || { tail -n 20 log >&2; die "apt-get could not fetch ${packages[*]}"; }
+			fi
+			for deb in *.deb; do dpkg-deb -x "$deb" .; done
+			rm -rf "$dir" ./*.deb
+			mv "$dir.new" "$dir"
+		fi
+	) 9>"$dir.lock"
+}
+
 # Sets OPENAPI to the command that checks against doc/openapi.yaml, including its Node.js.
 openapi()
 {

@@ -445,6 +445,304 @@ COMMENT ON FUNCTION @extschema@.docsync_call(pg_catalog.text, pg_catalog.text, p
 Only for the login role of an HTTP layer: it does nothing that this role could not do by SET ROLE and set_config(), once in a transaction.
 Returns the answer, and in two more lines the headers and the status that were set for it.';
 
+------------------------------------------------------------------------------
+-- for operators
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_marks(
+	exact			pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		transaction		pg_catalog.xid,
+		pid				pg_catalog.int4,
+		of_all			pg_catalog.bool,
+		collection		pg_catalog.text)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION @extschema@.docsync_marks(pg_catalog.bool) IS
+'The transactions that have written and have not ended, with their collections: for docsync_holders().';
+
+CREATE FUNCTION @extschema@.docsync_holders(
+	exact			pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		holds_back		pg_catalog.text,
+		collection		pg_catalog.text,
+		pid				pg_catalog.int4,
+		gid				pg_catalog.text,
+		username		pg_catalog.name,
+		application		pg_catalog.text,
+		client_addr		pg_catalog.inet,
+		database		pg_catalog.name,
+		state			pg_catalog.text,
+		since			pg_catalog.timestamptz,
+		query			pg_catalog.text)
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 10
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY EXECUTE format($query$
+		SELECT CASE WHEN m.of_all THEN 'all collections' ELSE 'a collection' END, m.collection,
+			   m.pid, p.gid, coalesce(a.usename, p.owner), a.application_name, a.client_addr, current_database(),
+			   coalesce(a.state, CASE WHEN m.pid IS NULL THEN 'prepared' END), coalesce(a.xact_start, p.prepared), a.query
+		  FROM %1$s.docsync_marks($1) AS m
+		  LEFT JOIN pg_stat_activity AS a ON a.pid = m.pid
+		  LEFT JOIN pg_prepared_xacts AS p ON m.pid IS NULL AND p.transaction = m.transaction
+		UNION ALL
+		-- Readers on a standby wait for all older transactions, of all databases, or where changes are
+		-- announced, for those that have written to some collection. The oldest holds them back the most.
+		(SELECT 'standbys', NULL, o.pid, o.gid, o.usename, o.application_name, o.client_addr, o.datname, o.state, o.since, o.query
+		   FROM (SELECT a.pid, NULL, a.usename, a.application_name, a.client_addr, a.datname, a.state, a.xact_start, a.query, a.backend_xid
+				   FROM pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+				  UNION ALL
+				 SELECT NULL, p.gid, p.owner, NULL, NULL, p.database, 'prepared', p.prepared, NULL, p.transaction
+				   FROM pg_prepared_xacts AS p)
+				AS o (pid, gid, usename, application_name, client_addr, datname, state, since, query, xid)
+		  WHERE NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.backend_type = 'docsync announcer' AND a.datname = current_database())
+			 OR o.xid IN (SELECT m.transaction FROM %1$s.docsync_marks() AS m)
+		  ORDER BY age(o.xid) DESC LIMIT 1)
+		$query$, (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync')) USING exact;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_holders(pg_catalog.bool) IS
+'Who holds back readers: the transactions that have written to a collection and have not ended, and for standbys the oldest transaction of the whole server.
+Where there are more than 200 collections, a collection may be NULL: exact reads all names.
+For the store''s owner and members of pg_monitor. Of sessions it shows what pg_stat_activity shows the caller.';
+
+CREATE FUNCTION @extschema@.docsync_collections(
+	exact			pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		collection		pg_catalog.text,
+		last_update_utc pg_catalog.timestamptz,
+		client_id		pg_catalog.text,
+		frontier		pg_catalog.timestamptz,
+		documents		pg_catalog.int8,
+		tombstones		pg_catalog.int8,
+		purged_through	pg_catalog.timestamptz)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1000;
+COMMENT ON FUNCTION @extschema@.docsync_collections(pg_catalog.bool) IS
+'A row for each collection: its last stamp and who wrote it, the frontier, numbers of documents and tombstones, and the horizon.
+Readers are given documents up to the frontier; tombstones up to the horizon, purged_through, were purged. The numbers are estimates, from the last ANALYZE; exact counts.
+For the store''s owner and members of pg_monitor.';
+
+CREATE FUNCTION @extschema@.docsync_facts(exact pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		library			pg_catalog.text,
+		clock			pg_catalog.timestamptz,
+		epoch			pg_catalog.text,
+		place			pg_catalog.text,
+		epoch_clock		pg_catalog.timestamptz,
+		lost_after		pg_catalog.timestamptz,
+		is_subscribed	pg_catalog.bool,
+		has_statistics	pg_catalog.bool,
+		unpurged		pg_catalog.text,
+		unpurged_stamp	pg_catalog.timestamptz,
+		ahead_collection pg_catalog.text,
+		ahead_id		pg_catalog.text,
+		ahead_version	pg_catalog.int8,
+		ahead_count		pg_catalog.int8)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION @extschema@.docsync_facts(pg_catalog.bool) IS
+'What docsync_status() needs to know of what is in the store.';
+
+CREATE FUNCTION @extschema@.docsync_status(exact pg_catalog.bool DEFAULT false)
+	RETURNS TABLE (
+		version			pg_catalog.text,
+		epoch			pg_catalog.text,
+		clock			pg_catalog.timestamptz,
+		clock_ahead		pg_catalog.interval,
+		documents		pg_catalog.int8,
+		tombstones		pg_catalog.int8,
+		bytes			pg_catalog.int8,
+		dead_rows		pg_catalog.int8,
+		frozen_age		pg_catalog.int4,
+		attention		pg_catalog.text[])
+	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	functions text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync');
+	-- Not by to_regclass(), since members of pg_monitor need no right on the schema.
+	document regclass := (SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'docsync') AND relname = 'document');
+	now timestamptz := clock_timestamp();
+	fact record;
+	seen record;
+	detail text;
+	hint text;
+	whose text;
+BEGIN
+	attention := '{}';
+	version := (SELECT extversion FROM pg_extension WHERE extname = 'docsync');
+
+	-- If the store is not in order, all functions fail with an error. This one says it in
+	-- a sentence, to callers who may monitor the store.
+	BEGIN
+		EXECUTE format('SELECT %s.docsync_check_store()', functions);
+	EXCEPTION WHEN OTHERS THEN
+		IF NOT pg_has_role('pg_monitor', 'USAGE') AND
+		   NOT EXISTS (SELECT FROM pg_class WHERE oid = document AND pg_has_role(relowner, 'USAGE')) AND
+		   NOT EXISTS (SELECT FROM pg_database WHERE datname = current_database() AND pg_has_role(datdba, 'USAGE')) THEN
+			RAISE;
+		END IF;
+		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+		attention := attention || rtrim(format('The store is not in order, and all requests fail: %s. %s %s', SQLERRM, detail, hint));
+		RETURN NEXT;
+		RETURN;
+	END;
+	EXECUTE format('SELECT * FROM %s.docsync_facts($1)', functions) INTO fact USING exact;
+	epoch := fact.epoch;
+	clock := fact.clock;
+	clock_ahead := fact.clock - now;
+
+	-- Where it is
+	IF fact.place = 'handed over' THEN
+		attention := attention || format('The store was handed over, and uploads are refused. Send clients to the new place. To stay here after all, SELECT %s.docsync_new_epoch().', functions);
+	ELSIF fact.place = 'arrived' THEN
+		attention := attention || format('The store was handed over to this place, and not taken over yet: SELECT %s.docsync_take_over().', functions);
+	ELSIF fact.place = 'elsewhere' THEN
+		attention := attention || 'The store has come from another server, database or timeline. With the first upload an epoch begins, and clients compare. If the move was intended, nothing has to be done.'::text;
+	END IF;
+	IF fact.is_subscribed THEN
+		attention := attention || format('A subscription fills docsync.document, and downloads are refused. When it has caught up, DROP SUBSCRIPTION, then SELECT %s.docsync_take_over().', functions);
+	END IF;
+	IF fact.lost_after < 'infinity' AND fact.epoch_clock > now - interval '7 days' THEN
+		attention := attention || format('An epoch began about %s, after a restore, a copy, a failover, or a call of docsync_new_epoch(). '
+			'Documents stamped after %s may have been lost. Clients that compare send them again: keep the old server or the backup until they have.',
+			date_trunc('second', fact.epoch_clock - interval '1 minute'), date_trunc('second', fact.lost_after));
+	END IF;
+	IF version <> fact.library THEN
+		attention := attention || format('The library has version %s, the extension %s: ALTER EXTENSION docsync UPDATE, then let PostgREST and poolers connect anew.', fact.library, version);
+	END IF;
+
+	-- An epoch begins with the clock a minute ahead.
+	IF clock_ahead > interval '5 seconds' AND fact.clock > coalesce(fact.epoch_clock, '-infinity') + interval '5 seconds' THEN
+		attention := attention || format('The clock is ahead of the time by %s, and so is LastUpdateUtc. Nothing is lost. '
+			'Check the machine''s time, and whether rows were restored that have stamps of the future.', justify_interval(date_trunc('second', clock_ahead)));
+	END IF;
+
+	-- Who may use it
+	SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END, ', ') AS roles, c.relrowsecurity AS is_on,
+		   EXISTS (SELECT FROM pg_policy WHERE polrelid = document) AS has_policy INTO seen
+	  FROM pg_class AS c
+	  LEFT JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
+						  UNION ALL SELECT acl.* FROM pg_attribute, aclexplode(attacl) AS acl WHERE attrelid = c.oid AND attacl IS NOT NULL) AS g
+		ON g.grantee <> c.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+	   AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = g.grantee AND (rolsuper OR rolbypassrls))
+	 WHERE c.oid = document GROUP BY c.relrowsecurity;
+	IF seen.roles IS NOT NULL AND NOT seen.is_on THEN
+		attention := attention || format('Row-level security is off, so all collections are open to %s. '
+			'CREATE POLICY ... ON docsync.document, then ALTER TABLE docsync.document ENABLE ROW LEVEL SECURITY.', seen.roles);
+	ELSIF seen.roles IS NOT NULL AND NOT seen.has_policy THEN
+		attention := attention || format('Row-level security is on, but there is no policy: %s can neither read nor write. CREATE POLICY ... ON docsync.document.', seen.roles);
+	END IF;
+
+	-- Who holds back readers. To find the names of collections takes time, so they are looked for only if some
+	-- transaction is old enough.
+	IF EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now - interval '10 seconds') OR
+	   EXISTS (SELECT FROM pg_prepared_xacts WHERE prepared < now - interval '10 seconds') THEN
+		FOR seen IN EXECUTE format($query$
+			SELECT holds_back, pid, gid, username, state, since, count(*) AS count, count(collection) AS named,
+				   string_agg('"' || collection || '"', ', ' ORDER BY collection) FILTER (WHERE n <= 3) AS names
+			  FROM (SELECT *, row_number() OVER (PARTITION BY holds_back, pid, gid ORDER BY collection) AS n FROM %s.docsync_holders($2)) AS h
+			 WHERE since < $1 - interval '10 seconds'
+			 GROUP BY holds_back, pid, gid, username, state, since ORDER BY since, holds_back$query$, functions) USING now, exact
+		LOOP
+			CONTINUE WHEN seen.holds_back = 'standbys' AND NOT EXISTS (SELECT FROM pg_stat_replication);
+			whose := CASE WHEN seen.holds_back = 'standbys' THEN 'on standbys'
+				WHEN seen.holds_back = 'all collections' THEN 'of all collections'
+				WHEN seen.named = 0 THEN format('of %s that docsync_holders(true) names', CASE seen.count WHEN 1 THEN 'a collection' ELSE seen.count || ' collections' END)
+				ELSE concat_ws(' and ', 'of ' || seen.names, nullif(seen.count - least(seen.named, 3), 0) || ' more') END;
+			attention := attention || CASE WHEN seen.gid IS NOT NULL
+				THEN format('Readers %s are held back by the prepared transaction %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser.',
+							whose, seen.gid, date_trunc('second', seen.since), seen.username)
+				ELSE format('Readers %s are held back by process %s (%s, %s) since %s. If it should have ended, SELECT pg_terminate_backend(%s).',
+							whose, seen.pid, seen.username, seen.state, date_trunc('second', seen.since), seen.pid) END;
+		END LOOP;
+	END IF;
+
+	-- What is in it
+	IF fact.unpurged IS NOT NULL THEN
+		attention := attention || format('Tombstones are not purged: collection "%s" has some from %s. Schedule CALL %s.docsync_purge(''90 days'') nightly.',
+			fact.unpurged, fact.unpurged_stamp::date, functions);
+	END IF;
+	IF fact.ahead_id IS NOT NULL THEN
+		attention := attention || format('Document "%s" of collection "%s" has the clientVersion %s, far ahead of the time in milliseconds, and no edit wins against it until then (documents like this: %s). '
+			'Set its client_version to the time of now by an UPDATE; clients that hold it must start again. To refuse such versions, set docsync.max_version_lead, to a day for example.',
+			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count);
+	ELSIF fact.ahead_version IS NOT NULL THEN
+		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s, and no edit wins against them until then. '
+			'SELECT * FROM %s.docsync_status(true) reads all documents and names one.', fact.ahead_version, functions);
+	END IF;
+
+	-- The table, as any table
+	SELECT s.n_dead_tup, s.n_live_tup, c.reltuples, t.tombstones, max(age(r.relfrozenxid)) AS xids, max(mxid_age(r.relminmxid)) AS multixacts INTO seen
+	  FROM pg_class AS c
+	  LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
+	  LEFT JOIN LATERAL (SELECT max(i.reltuples) FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid
+						  WHERE indrelid = c.oid AND pg_get_expr(indpred, indrelid) = 'deleted') AS t (tombstones) ON true
+	  JOIN pg_class AS r ON r.relnamespace = c.relnamespace AND r.relkind = 'r' OR r.oid = c.reltoastrelid
+	 WHERE c.oid = document GROUP BY 1, 2, 3, 4;
+	tombstones := CASE WHEN fact.has_statistics THEN nullif(seen.tombstones, -1) END;
+	documents := CASE WHEN seen.reltuples >= 0 THEN greatest(seen.reltuples - coalesce(tombstones, 0), 0) END;
+	bytes := pg_total_relation_size(document);
+	dead_rows := seen.n_dead_tup;
+	frozen_age := seen.xids;
+	IF seen.n_dead_tup > seen.n_live_tup AND seen.n_dead_tup > 10000 THEN
+		attention := attention || format('docsync.document has %s dead rows, more than live ones: VACUUM docsync.document, and let autovacuum run more often: '
+			'ALTER TABLE docsync.document SET (autovacuum_vacuum_scale_factor = 0.02).', seen.n_dead_tup);
+	END IF;
+	IF seen.xids > 1.5 * current_setting('autovacuum_freeze_max_age')::int8 OR
+	   seen.multixacts > 1.5 * current_setting('autovacuum_multixact_freeze_max_age')::int8 THEN
+		attention := attention || format('The store has rows that are %s transactions old and not frozen; at two billion the server refuses to write. '
+			'Something keeps autovacuum from freezing them: end old transactions and prepared ones, drop replication slots that nobody uses, then VACUUM (FREEZE) docsync.document.',
+			greatest(seen.xids, seen.multixacts));
+	END IF;
+	IF NOT fact.has_statistics AND bytes > 10000000 OR seen.tombstones < 0 AND fact.has_statistics THEN
+		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, so plans may be bad: ANALYZE docsync.document.'::text;
+	END IF;
+
+	-- Its indexes
+	FOR seen IN SELECT indexrelid::regclass AS index FROM pg_index JOIN pg_class ON oid = indrelid
+				 WHERE relnamespace = 'docsync'::regnamespace AND NOT indisvalid
+	LOOP
+		attention := attention || format('Index %s is not valid, so it takes time and is not used: REINDEX INDEX CONCURRENTLY %1$s, or DROP INDEX %1$s.', seen.index);
+	END LOOP;
+	FOR seen IN SELECT of, predicate FROM (VALUES ('downloads', NULL), ('purges', 'deleted')) AS needed (of, predicate)
+				 WHERE NOT EXISTS (SELECT FROM pg_index
+									WHERE indrelid = document AND indisvalid AND pg_get_expr(indpred, indrelid) IS NOT DISTINCT FROM predicate
+									  AND pg_get_indexdef(indexrelid, 1, true) = 'collection' AND pg_get_indexdef(indexrelid, 2, true) = 'last_update_utc')
+	LOOP
+		attention := attention || format('The index that %s need, on (collection, last_update_utc)%s, is missing: SELECT %s.docsync_create_store() makes it; uploads wait meanwhile.',
+			seen.of, ' WHERE ' || seen.predicate, functions);
+	END LOOP;
+
+	RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.docsync_status(pg_catalog.bool) IS
+'The state of the store: figures, and in attention a sentence for each thing that needs attention, with the remedy. If attention is empty, nothing does.
+It takes milliseconds: numbers are estimates. exact reads all documents for a clientVersion far ahead of the time, and all names of collections for docsync_holders().
+For the store''s owner and members of pg_monitor.';
+
+CREATE FUNCTION @extschema@.docsync_digest(
+	collection		pg_catalog.text DEFAULT 'default')
+	RETURNS TABLE (
+		documents		pg_catalog.int8,
+		digest			pg_catalog.text,
+		settled			pg_catalog.bool)
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION @extschema@.docsync_digest(pg_catalog.text) IS
+'The count and the digest of the documents of a collection that the caller sees, as a client computes them from what it holds.
+settled is false while some of them are held back from readers. It reads the whole collection.';
+
+CREATE FUNCTION @extschema@.docsync_health() RETURNS pg_catalog.json
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.docsync_health() IS
+'Whether the store can be read: the time, or the error that any request gets.
+It needs no right on the store, and says nothing about what is in it.';
+
 CREATE OR REPLACE FUNCTION @extschema@.docsync_grant(role pg_catalog.regrole)
 	RETURNS pg_catalog.void
 	LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

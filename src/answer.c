@@ -13,10 +13,14 @@
 #include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "docsync.h"
 
-static void set_headers(const char *tag);
+static void set_headers(const char *tag, const Exchange *exchange);
+static char *describe(const Exchange *exchange);
+static void append_text(StringInfo buf, const char *key, const text *value);
+static void append_stamp(StringInfo buf, const char *key, TimestampTz stamp);
 
 /*
  * Begins an answer, leaving space for the header of the value that it becomes,
@@ -33,9 +37,9 @@ docsync_answer_begin(StringInfo buf)
  * Makes the answer a value.  tag is its entity tag, or NULL.
  */
 Datum
-docsync_answer_end(StringInfo buf, const char *tag)
+docsync_answer_end(StringInfo buf, const char *tag, const Exchange *exchange)
 {
-	set_headers(tag);
+	set_headers(tag, exchange);
 	SET_VARSIZE(buf->data, buf->len);
 	return PointerGetDatum(buf->data);
 }
@@ -44,12 +48,13 @@ docsync_answer_end(StringInfo buf, const char *tag)
  * Ends with 304 and an empty answer instead, since the client has this one.
  */
 Datum
-docsync_answer_end_unchanged(StringInfo buf, const char *tag)
+docsync_answer_end_unchanged(StringInfo buf, const char *tag,
+							 const Exchange *exchange)
 {
 	if (!IsInParallelMode())
 		docsync_answer_set("response.status", "304");
 	buf->len = VARHDRSZ;
-	return docsync_answer_end(buf, tag);
+	return docsync_answer_end(buf, tag, exchange);
 }
 
 /*
@@ -66,11 +71,12 @@ docsync_answer_is_had(const char *tag)
 
 /*
  * Tells PostgREST the content type of the answer, which it passes on as it is
- * (see the functions' result domain), and the entity tag, if there is one.
- * Headers that somebody else has set already are left alone.
+ * (see the functions' result domain), the entity tag, if there is one, and what
+ * the request did: X-Docsync is for the log of the proxy, which hides it from
+ * clients.  Headers that somebody else has set already are left alone.
  */
 static void
-set_headers(const char *tag)
+set_headers(const char *tag, const Exchange *exchange)
 {
 	const char *headers;
 	StringInfoData buf;
@@ -89,8 +95,76 @@ set_headers(const char *tag)
 		docsync_json_append_string(&buf, tag, strlen(tag));
 		appendStringInfoChar(&buf, '}');
 	}
-	appendStringInfoChar(&buf, ']');
+	appendStringInfo(&buf, ", {\"X-Docsync\": \"%s\"}]", describe(exchange));
 	docsync_answer_set("response.headers", buf.data);
+}
+
+/*
+ * Returns what a request did, as a query string: log processors can parse it,
+ * and it needs no escapes in JSON or in a header.
+ */
+static char *
+describe(const Exchange *exchange)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	if (exchange->collections == 1 && exchange->collection != NULL)
+		append_text(&buf, "collection", exchange->collection);
+	else
+		appendStringInfo(&buf, "collections=%d", exchange->collections);
+	if (exchange->client_id != NULL)
+		append_text(&buf, "&clientId", exchange->client_id);
+	if (exchange->has_downloaded)
+	{
+		append_stamp(&buf, "&from", exchange->from);
+		append_stamp(&buf, "&to", exchange->to);
+	}
+	appendStringInfo(&buf, "&documents=%d&more=%s&received=%d",
+					 exchange->documents, exchange->more ? "true" : "false",
+					 exchange->received);
+	for (size_t i = 0; i < lengthof(exchange->outcomes); i++)
+	{
+		if (exchange->outcomes[i] > 0)
+			appendStringInfo(&buf, "&%s=%d", docsync_rule_name(i),
+							 exchange->outcomes[i]);
+	}
+	return buf.data;
+}
+
+/*
+ * Appends a text, percent-encoded.
+ */
+static void
+append_text(StringInfo buf, const char *key, const text *value)
+{
+	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	"abcdefghijklmnopqrstuvwxyz0123456789-._~";
+	const char *bytes = VARDATA_ANY(value);
+	int			len = VARSIZE_ANY_EXHDR(value);
+
+	appendStringInfo(buf, "%s=", key);
+	for (int i = 0; i < len; i++)
+	{
+		if (memchr(plain, bytes[i], sizeof(plain) - 1) != NULL)
+			appendStringInfoChar(buf, bytes[i]);
+		else
+			appendStringInfo(buf, "%%%02X", (unsigned char) bytes[i]);
+	}
+}
+
+/*
+ * Appends a stamp, unless it is the beginning.
+ */
+static void
+append_stamp(StringInfo buf, const char *key, TimestampTz stamp)
+{
+	char		value[DOCSYNC_STAMP_LEN];
+
+	if (TIMESTAMP_NOT_FINITE(stamp))
+		return;
+	docsync_utc_format(stamp, value);
+	appendStringInfo(buf, "%s=%s", key, value);
 }
 
 /*

@@ -21,6 +21,7 @@
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_database.h"
@@ -231,6 +232,19 @@ docsync_check_may_own(Oid role)
 	ReleaseSysCache(tuple);
 
 	return is_member_of_role_nosuper(role, database_owner);
+}
+
+/*
+ * May a role see what collections there are, whatever policies there are?  The
+ * owner of the documents may, roles that may own a store, and members of
+ * pg_monitor.
+ */
+bool
+docsync_check_may_watch(Oid role, const Store *store)
+{
+	return has_privs_of_role(role, store->owners[STORE_DOCUMENT]) ||
+		has_privs_of_role(role, ROLE_PG_MONITOR) ||
+		docsync_check_may_own(role);
 }
 
 /*

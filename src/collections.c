@@ -69,6 +69,7 @@ static void download_all(Parts *parts, const Request *request);
 static void download_share(Part *part, Room *room);
 static bool has_download(const Part *part);
 static void append_part(StringInfo buf, Part *part);
+static void add_exchange(Exchange *exchange, const Part *part);
 
 /*
  * Answers {"collections": [{"collection", and what a sync of it alone would
@@ -79,6 +80,7 @@ docsync_collections_run(Request *request)
 {
 	StringInfoData buf;
 	Parts		parts;
+	Exchange	exchange = {0};
 	bool		uploads = false;
 
 	refuse_outside(request);
@@ -110,13 +112,14 @@ docsync_collections_run(Request *request)
 		if (i > 0)
 			appendStringInfoChar(&buf, ',');
 		append_part(&buf, &parts.parts[i]);
+		add_exchange(&exchange, &parts.parts[i]);
 	}
 	docsync_query_end();
 
 	appendStringInfoString(&buf, "],\"serverUtc\":");
 	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
 	appendStringInfoChar(&buf, '}');
-	return docsync_answer_end(&buf, NULL);
+	return docsync_answer_end(&buf, NULL, &exchange);
 }
 
 /*
@@ -406,4 +409,24 @@ append_part(StringInfo buf, Part *part)
 		docsync_sync_append_position(buf, &part->sync);
 	}
 	appendStringInfoChar(buf, '}');
+}
+
+/*
+ * Adds a collection to what the request did.  If it was refused, only its
+ * documents are counted, since its name may have any length.
+ */
+static void
+add_exchange(Exchange *exchange, const Part *part)
+{
+	if (part->refusal == NULL)
+		docsync_sync_add_exchange(exchange, &part->sync);
+	else
+	{
+		int			count = part->request.documents != NULL ?
+		part->request.documents->count : 0;
+
+		exchange->collections++;
+		exchange->received += count;
+		exchange->outcomes[RULE_REFUSED] += count;
+	}
 }

@@ -117,8 +117,8 @@ docsync_digest_add(Digest *digest, const text *id, int64 client_version,
 /*
  * The sum over all buckets
  */
-DigestSum
-docsync_digest_total(const Digest *digest)
+static DigestSum
+total_of(const Digest *digest)
 {
 	DigestSum	total = {0, 0};
 
@@ -128,4 +128,15 @@ docsync_digest_total(const Digest *digest)
 		total.low += digest->sums[i].low;
 	}
 	return total;
+}
+
+/*
+ * That sum as text, into a buffer of DOCSYNC_DIGEST_LEN bytes
+ */
+void
+docsync_digest_format(const Digest *digest, char *buf)
+{
+	DigestSum	total = total_of(digest);
+
+	snprintf(buf, DOCSYNC_DIGEST_LEN, "%08x%08x", total.high, total.low);
 }

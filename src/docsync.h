@@ -165,6 +165,7 @@ extern Oid	docsync_schema_find_function(Oid namespace, const char *name,
 extern void docsync_check_run(Store *store);
 extern void docsync_check_owners(const Store *store);
 extern bool docsync_check_may_own(Oid role);
+extern bool docsync_check_may_watch(Oid role, const Store *store);
 extern Oid	docsync_check_find_extension(Oid *namespace);
 extern const char *docsync_check_name(StoreRelation which);
 
@@ -559,7 +560,7 @@ extern int	docsync_digest_bucket(const text *id);
 extern void docsync_digest_add(Digest *digest, const text *id,
 							   int64 client_version,
 							   TimestampTz last_update_utc);
-extern DigestSum docsync_digest_total(const Digest *digest);
+extern void docsync_digest_format(const Digest *digest, char *buf);
 
 /*
  * cursor.c: where a client resumes
@@ -662,6 +663,7 @@ typedef struct Frontier
 	int			nmarked;
 } Frontier;
 
+extern TimestampTz docsync_settle_push_snapshot(void);
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 								 const History *history,
 								 const text *collection,
@@ -1108,9 +1110,27 @@ extern void docsync_url_read(Request *request, const char *const *keys);
 /*
  * answer.c: the parts of an answer around the documents
  */
+
+/* What a request did, for the log of the HTTP layer */
+typedef struct Exchange
+{
+	int			collections;
+	const text *collection;		/* the last of them */
+	const text *client_id;		/* NULL: none */
+	bool		has_downloaded;
+	TimestampTz from;			/* the client's position; DT_NOBEGIN: none */
+	TimestampTz to;				/* its new position */
+	int			documents;		/* in the answer */
+	bool		more;
+	int			received;		/* documents */
+	int			outcomes[RULE_UNTRIED + 1]; /* of these */
+} Exchange;
+
 extern void docsync_answer_begin(StringInfo buf);
-extern Datum docsync_answer_end(StringInfo buf, const char *tag);
-extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag);
+extern Datum docsync_answer_end(StringInfo buf, const char *tag,
+								const Exchange *exchange);
+extern Datum docsync_answer_end_unchanged(StringInfo buf, const char *tag,
+										  const Exchange *exchange);
 extern bool docsync_answer_is_had(const char *tag);
 extern void docsync_answer_set(const char *name, const char *value);
 
@@ -1140,6 +1160,7 @@ extern void docsync_sync_append_upload(StringInfo buf, const Upload *upload);
 extern void docsync_sync_begin_documents(Sync *sync, StringInfo buf,
 										 int max_size);
 extern void docsync_sync_append_position(StringInfo buf, const Sync *sync);
+extern void docsync_sync_add_exchange(Exchange *exchange, const Sync *sync);
 
 /*
  * collections.c: uploads and downloads of several collections
@@ -1151,5 +1172,11 @@ extern Datum docsync_collections_run(Request *request);
  */
 extern void docsync_state_append(StringInfo buf, const Download *download,
 								 const char *own);
+
+/*
+ * watch.c: for operators
+ */
+extern const Store *docsync_watch_open(void);
+extern HeapTuple docsync_watch_statistics(const Store *store, int column);
 
 #endif							/* DOCSYNC_H */

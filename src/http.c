@@ -156,7 +156,8 @@ docsync_docs(PG_FUNCTION_ARGS)
 		"documents", "clientId", "collection", "atomic", NULL
 	};
 	Request		request = {0};
-	Upload	   *upload;
+	Sync		sync = {.request = &request};
+	Exchange	exchange = {0};
 	StringInfoData buf;
 
 	docsync_argument_read(fcinfo, &request, keys);
@@ -172,11 +173,12 @@ docsync_docs(PG_FUNCTION_ARGS)
 
 	docsync_answer_begin(&buf);
 	appendStringInfoChar(&buf, '{');
-	upload = docsync_upsert_apply(request.client_id, request.collection,
-								  request.documents, !request.not_atomic);
-	docsync_sync_append_upload(&buf, upload);
+	sync.upload = docsync_upsert_apply(request.client_id, request.collection,
+									   request.documents, !request.not_atomic);
+	docsync_sync_append_upload(&buf, sync.upload);
 	appendStringInfoChar(&buf, '}');
-	return docsync_answer_end(&buf, NULL);
+	docsync_sync_add_exchange(&exchange, &sync);
+	return docsync_answer_end(&buf, NULL, &exchange);
 }
 
 /*
@@ -205,6 +207,7 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	StringInfoData buf;
 	Sync		sync = {.request = &request,.download.position.stamp = DT_NOBEGIN};
 	Download   *download = &sync.download;
+	Exchange	exchange = {0};
 
 	docsync_url_read(&request, keys);
 	if (request.since_utc != NULL &&
@@ -230,5 +233,6 @@ docsync_docs_query(PG_FUNCTION_ARGS)
 	docsync_query_run(download);
 	appendStringInfoChar(&buf, ']');
 	docsync_query_end();
-	return docsync_answer_end(&buf, NULL);
+	docsync_sync_add_exchange(&exchange, &sync);
+	return docsync_answer_end(&buf, NULL, &exchange);
 }

@@ -141,8 +141,8 @@ docsync_query_begin(Download *download, StoreUse use)
 void
 docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 {
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
-	TimestampTz watermark = DT_NOBEGIN;
+	XLogRecPtr	lsn;
+	TimestampTz watermark;
 	History    *history;
 
 	docsync_schema_open(use);
@@ -152,15 +152,9 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 	 * Read before the snapshot on a standby, after it on a primary: so a
 	 * server that has reached this position sees all that the snapshot sees.
 	 */
-	if (RecoveryInProgress())
-	{
-		lsn = GetXLogReplayRecPtr(NULL);
-
-		/* What it speaks of has been replayed, so a new snapshot sees it. */
-		if (!IsolationUsesXactSnapshot())
-			watermark = docsync_clock_read_watermark();
-	}
-	docsync_schema_push_snapshot();
+	lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
+		InvalidXLogRecPtr;
+	watermark = docsync_settle_push_snapshot();
 	if (lsn == InvalidXLogRecPtr)
 		lsn = GetXLogInsertRecPtr();
 	history = docsync_history_read(GetActiveSnapshot());

@@ -63,7 +63,8 @@ static Statement list = {
 static void begin(Request *request, Download *download);
 static bool put_listed(TupleTableSlot *slot, void *arg);
 static bool put_document(const StoredDocument *stored, void *arg);
-static void append_end(StringInfo buf);
+static Datum end(StringInfo buf, const Request *request, int documents,
+				 bool more);
 
 /*
  * docsync_docs_reconcile(bytea) RETURNS json
@@ -132,8 +133,7 @@ docsync_docs_reconcile(PG_FUNCTION_ARGS)
 	else
 		appendStringInfoString(&buf, "null");
 
-	append_end(&buf);
-	return docsync_answer_end(&buf, NULL);
+	return end(&buf, &request, page.count, page.more);
 }
 
 /*
@@ -176,8 +176,7 @@ docsync_docs_get(PG_FUNCTION_ARGS)
 	appendStringInfoString(&buf, page.more ? "],\"more\":true" : "],\"more\":false");
 	if (download.is_behind)
 		appendStringInfoString(&buf, ",\"behind\":true");
-	append_end(&buf);
-	return docsync_answer_end(&buf, NULL);
+	return end(&buf, &request, page.count, page.more);
 }
 
 /*
@@ -269,12 +268,23 @@ put_document(const StoredDocument *stored, void *arg)
 	return true;
 }
 
-/* Ends what begin() began, and the answer. */
-static void
-append_end(StringInfo buf)
+/*
+ * Ends what begin() began, and the answer.  documents is how many it has.
+ */
+static Datum
+end(StringInfo buf, const Request *request, int documents, bool more)
 {
+	Exchange	exchange = {
+		.collections = 1,
+		.collection = request->collection,
+		.client_id = request->client_id,
+		.documents = documents,
+		.more = more
+	};
+
 	docsync_query_end();
 	appendStringInfoString(buf, ",\"serverUtc\":");
 	docsync_json_append_stamp(buf, GetCurrentTimestamp());
 	appendStringInfoChar(buf, '}');
+	return docsync_answer_end(buf, NULL, &exchange);
 }

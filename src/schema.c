@@ -78,15 +78,15 @@ static void at_subxact(SubXactEvent event, SubTransactionId my_subid,
 /*
  * docsync_check_store() RETURNS void
  *
- * For callers who may read the store, or make one; others must not hold its
- * locks.
+ * For callers who may read the store, watch it or make one; others must not
+ * hold its locks.
  */
 Datum
 docsync_check_store(PG_FUNCTION_ARGS)
 {
 	const Store *found = docsync_schema_open(STORE_READ);
 
-	if (!docsync_check_may_own(GetUserId()) &&
+	if (!docsync_check_may_watch(GetUserId(), found) &&
 		pg_class_aclcheck(found->relations[STORE_DOCUMENT], GetUserId(),
 						  ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "docsync.document");

@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/procarray.h"
@@ -37,9 +38,29 @@ static void look_who_runs(SettleScan *scan);
 static bool is_ignorable(const SettleScan *scan, TransactionId xid);
 
 /*
+ * Pushes an active snapshot, as docsync_schema_push_snapshot() does, and
+ * returns the watermark for it: stamps up to there are settled.  DT_NOBEGIN if
+ * there is none, as on a primary.
+ *
+ * What the watermark speaks of has been replayed when it can be read, so a
+ * snapshot that is taken afterwards sees it; an older one may not.  Without
+ * this order t/031_watermark.pl fails.
+ */
+TimestampTz
+docsync_settle_push_snapshot(void)
+{
+	TimestampTz watermark = DT_NOBEGIN;
+
+	if (RecoveryInProgress() && !IsolationUsesXactSnapshot())
+		watermark = docsync_clock_read_watermark();
+	docsync_schema_push_snapshot();
+
+	return watermark;
+}
+
+/*
  * Begins a scan of a collection under a snapshot, which the caller keeps
- * alive.  On a standby, watermark is what docsync_clock_read_watermark() said
- * before the snapshot was taken; otherwise DT_NOBEGIN.
+ * alive.  watermark is that of the snapshot.
  */
 void
 docsync_settle_begin(SettleScan *scan, Snapshot snapshot,

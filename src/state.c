@@ -28,9 +28,11 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
@@ -41,13 +43,17 @@
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "docsync.h"
+
+PG_FUNCTION_INFO_V1(docsync_digest);
 
 /*
  * The number must change with the structs below: after an update, until the
@@ -92,6 +98,13 @@ typedef struct Cache
 	CachedState states[CACHE_STATES];
 } Cache;
 
+/* Whether the newest document of a collection is settled */
+typedef struct SettledNewest
+{
+	SettleScan	settle;
+	bool		is_settled;
+} SettledNewest;
+
 static Cache *cache = NULL;
 
 static Statement sum_up = {
@@ -102,6 +115,8 @@ static Statement sum_up = {
 	1, {TEXTOID}, STATEMENT_READ_ONLY | STATEMENT_PINNED, NULL
 };
 
+static void make_digest(text *collection, Digest *digest);
+static bool note_settled(const StoredDocument *stored, void *arg);
 static bool get_digest(const Download *download, Digest *digest);
 static bool may_share(const Download *download);
 static bool sees_all_or_nothing(void);
@@ -121,6 +136,48 @@ static bool try_lock(const Download *download, bool share, LOCKTAG *tag);
 static bool add_to_digest(TupleTableSlot *slot, void *arg);
 
 /*
+ * docsync_digest(collection text DEFAULT 'default')
+ * RETURNS TABLE (documents bigint, digest text, settled bool)
+ *
+ * The count and the digest of the live documents that the caller sees, as a
+ * client that holds all of them computes them.  settled is false while readers
+ * aren't given some of them yet.
+ *
+ * Takes no lock that an upload waits for, and reads the whole collection.
+ */
+Datum
+docsync_digest(PG_FUNCTION_ARGS)
+{
+	text	   *collection = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	SettledNewest newest = {.is_settled = true};
+	Digest	   *digest = palloc(sizeof(Digest));
+	char		hex[DOCSYNC_DIGEST_LEN];
+	TimestampTz watermark;
+	TupleDesc	desc;
+	Datum		values[3];
+	bool		nulls[3] = {false};
+
+	docsync_text_check_name(collection, "collection", DOCSYNC_COLLECTION_LEN);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "docsync_digest() doesn't return a row");
+
+	docsync_schema_open(STORE_READ);
+	watermark = docsync_settle_push_snapshot();
+	make_digest(collection, digest);
+	docsync_settle_begin(&newest.settle, GetActiveSnapshot(),
+						 docsync_history_read(GetActiveSnapshot()), collection,
+						 watermark);
+	docsync_store_scan_back(collection, DT_NOEND, note_settled, &newest);
+	PopActiveSnapshot();
+
+	docsync_digest_format(digest, hex);
+	values[0] = Int64GetDatum(digest->count);
+	values[1] = CStringGetTextDatum(hex);
+	values[2] = BoolGetDatum(newest.is_settled);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+/*
  * Appends {"count", "digest", "sums"} of the live documents that the caller
  * sees, under the snapshot of a download that has reached the end; or null if
  * something visible isn't settled yet, or others are still summing up.  own is
@@ -131,7 +188,6 @@ docsync_state_append(StringInfo buf, const Download *download, const char *own)
 {
 	char		hex[DOCSYNC_DIGEST_LEN];
 	Digest	   *digest = palloc(sizeof(Digest));
-	DigestSum	total;
 
 	if (download->is_held || !get_digest(download, digest))
 	{
@@ -139,8 +195,7 @@ docsync_state_append(StringInfo buf, const Download *download, const char *own)
 		return;
 	}
 
-	total = docsync_digest_total(digest);
-	snprintf(hex, sizeof(hex), "%08x%08x", total.high, total.low);
+	docsync_digest_format(digest, hex);
 	appendStringInfo(buf, "{\"count\":" INT64_FORMAT ",\"digest\":\"%s\"",
 					 digest->count, hex);
 	if (strcmp(hex, own) == 0)
@@ -165,7 +220,6 @@ docsync_state_append(StringInfo buf, const Download *download, const char *own)
 static bool
 get_digest(const Download *download, Digest *digest)
 {
-	Datum		args[] = {PointerGetDatum(download->collection)};
 	bool		share = may_share(download);
 	bool		is_turn;
 	LOCKTAG		tag;
@@ -187,13 +241,39 @@ get_digest(const Download *download, Digest *digest)
 	if (!is_turn)
 		return false;
 
-	memset(digest, 0, sizeof(Digest));
-	docsync_statement_run(&sum_up, args, add_to_digest, digest);
+	make_digest(download->collection, digest);
 	if (share)
 		keep_cached(download, digest);
 	LockRelease(&tag, ExclusiveLock, false);
 	ConditionVariableBroadcast(&cache->summed_up);
 	return true;
+}
+
+/*
+ * Sums up the documents that the caller sees under the active snapshot.
+ */
+static void
+make_digest(text *collection, Digest *digest)
+{
+	Datum		args[] = {PointerGetDatum(collection)};
+
+	memset(digest, 0, sizeof(Digest));
+	docsync_statement_run(&sum_up, args, add_to_digest, digest);
+}
+
+/*
+ * StoredCallback: notes whether the newest document is settled, and ends the
+ * scan there.
+ */
+static bool
+note_settled(const StoredDocument *stored, void *arg)
+{
+	SettledNewest *newest = (SettledNewest *) arg;
+
+	newest->is_settled = docsync_settle_test(&newest->settle,
+											 stored->last_update_utc,
+											 stored->fence);
+	return false;
 }
 
 /*

@@ -36,9 +36,8 @@ typedef struct RowReceiver
 	void	   *arg;
 } RowReceiver;
 
-static uint64 run_as(const Statement *statement, SPIPlanPtr plan,
-					 const SPIExecuteOptions *options);
-static uint64 run(SPIPlanPtr plan, const SPIExecuteOptions *options);
+static uint64 run_as(Statement *statement, const SPIExecuteOptions *options);
+static uint64 run(Statement *statement, const SPIExecuteOptions *options);
 static SPIPlanPtr get_plan(Statement *statement);
 static void begin_statement(DestReceiver *self, int operation,
 							TupleDesc typeinfo);
@@ -83,7 +82,7 @@ docsync_statement_run(Statement *statement, const Datum *args,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	rows = run_as(statement, get_plan(statement), &options);
+	rows = run_as(statement, &options);
 	SPI_finish();
 
 	pfree(params);
@@ -91,11 +90,11 @@ docsync_statement_run(Statement *statement, const Datum *args,
 }
 
 /*
- * Runs a plan as the user that the statement's flags say.
+ * Makes and runs a plan as the user that the statement's flags say.  Planning
+ * is included since looking up a name needs a right on its schema.
  */
 static uint64
-run_as(const Statement *statement, SPIPlanPtr plan,
-	   const SPIExecuteOptions *options)
+run_as(Statement *statement, const SPIExecuteOptions *options)
 {
 	uint64		rows;
 
@@ -120,23 +119,23 @@ run_as(const Statement *statement, SPIPlanPtr plan,
 							   SECURITY_RESTRICTED_OPERATION |
 							   SECURITY_NOFORCE_RLS);
 		RestrictSearchPath();
-		rows = run(plan, options);
+		rows = run(statement, options);
 		AtEOXact_GUC(true, level);
 		SetUserIdAndSecContext(user, context);
 	}
 	else
-		rows = run(plan, options);
+		rows = run(statement, options);
 
 	return rows;
 }
 
 /*
- * Runs a plan, and returns the number of rows.
+ * Runs a statement's plan, and returns the number of rows.
  */
 static uint64
-run(SPIPlanPtr plan, const SPIExecuteOptions *options)
+run(Statement *statement, const SPIExecuteOptions *options)
 {
-	int			result = SPI_execute_plan_extended(plan, options);
+	int			result = SPI_execute_plan_extended(get_plan(statement), options);
 
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",

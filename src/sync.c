@@ -35,6 +35,7 @@ docsync_sync_run(Request *request)
 	StringInfoData buf;
 	Sync		sync = {.request = request};
 	Download   *download = &sync.download;
+	Exchange	exchange = {0};
 	char	   *tag = NULL;
 
 	docsync_sync_check(&sync);
@@ -75,12 +76,13 @@ docsync_sync_run(Request *request)
 	docsync_json_append_stamp(&buf, GetCurrentTimestamp());
 	appendStringInfoChar(&buf, '}');
 
+	docsync_sync_add_exchange(&exchange, &sync);
 	if (!request->may_write && !download->is_behind && !download->must_reconcile)
 		tag = make_tag(&download->next);
 	if (tag != NULL && has_nothing_new(request, download) &&
 		docsync_answer_is_had(tag))
-		return docsync_answer_end_unchanged(&buf, tag);
-	return docsync_answer_end(&buf, tag);
+		return docsync_answer_end_unchanged(&buf, tag, &exchange);
+	return docsync_answer_end(&buf, tag, &exchange);
 }
 
 /*
@@ -231,6 +233,35 @@ append_stamp(StringInfo buf, TimestampTz stamp)
 		appendStringInfoString(buf, "null");
 	else
 		docsync_json_append_stamp(buf, stamp);
+}
+
+/*
+ * Adds the sync of a collection to what the request did.  Of several
+ * collections the positions are the lowest ones.
+ */
+void
+docsync_sync_add_exchange(Exchange *exchange, const Sync *sync)
+{
+	const Download *download = &sync->download;
+	int			count = sync->upload != NULL ? docsync_upsert_count(sync->upload) : 0;
+	TimestampTz from = download->position.stamp;
+	TimestampTz to = download->by_cursor ? download->next.stamp : download->last;
+
+	exchange->collections++;
+	exchange->collection = sync->request->collection;
+	exchange->client_id = sync->request->client_id;
+	exchange->received += count;
+	for (int i = 0; i < count; i++)
+		exchange->outcomes[docsync_upsert_result(sync->upload, i).outcome]++;
+
+	/* An upload alone, or a collection that was refused */
+	if (download->put == NULL)
+		return;
+	exchange->from = exchange->has_downloaded ? Min(exchange->from, from) : from;
+	exchange->to = exchange->has_downloaded ? Min(exchange->to, to) : to;
+	exchange->documents += sync->count;
+	exchange->more = exchange->more || download->more;
+	exchange->has_downloaded = true;
 }
 
 /*

@@ -27,10 +27,19 @@ SELECT format('CREATE ROLE %s', role)
 \gexec
 GRANT docsync_anon, docsync_user TO docsync_authenticator, docsync_gateway;
 
--- The functions, and the privileges on the store that they need. docsync_anon has none at all: without a token the answer is
+-- The functions, and the privileges on the store that they need. docsync_anon has none on them: without a token the answer is
 -- 401.
 GRANT USAGE ON SCHEMA api TO docsync_user;
 SELECT api.docsync_grant('docsync_user') \g /dev/null
+
+-- The service's health may be queried without a token. The function for it is in a schema of its own, since docsync_anon has no
+-- privilege on the other: with it, all the functions would read what anybody sends.
+CREATE SCHEMA health;
+CREATE FUNCTION health.docsync_health() RETURNS json
+	LANGUAGE sql STABLE
+	BEGIN ATOMIC SELECT api.docsync_health(); END;
+COMMENT ON FUNCTION health.docsync_health() IS 'GET /Docs/Health: the time, if the store can be read.';
+GRANT USAGE ON SCHEMA health TO docsync_anon;
 
 -- The gateway switches to one of them by this function. Nobody else may call it, not even docsync_user, which tokens lead to.
 GRANT USAGE ON SCHEMA api TO docsync_gateway;

@@ -7,6 +7,7 @@ import { log } from './log.js';
 
 const LIFETIME = 1800;			// seconds; a session keeps the library that it has loaded
 const QUEUE_MAX = 1000;			// waiting requests
+const HEALTH_MS = 1000;
 const QUIET_MS = 1000;
 const STOP_MS = 5000;			// for what still runs when the pool is closed: nobody waits for its answer any more
 
@@ -120,7 +121,7 @@ export class Database {
 		this.pool = new pg.Pool({
 			Client: clientOf(this),
 			application_name: 'docsync-gateway',
-			max: config.pool + 1,		// one for isReady()
+			max: config.pool + 2,		// one for isReady(), one for askHealth()
 			maxLifetimeSeconds: LIFETIME,
 			connectionTimeoutMillis: this.connectMs,
 			keepAlive: true,
@@ -137,6 +138,7 @@ export class Database {
 		const name = `${pg.escapeIdentifier(config.schema)}.docsync_call`;
 
 		this.statement = `SELECT ${name}($1, $2, $3, $4, $5, $6)`;
+		this.healthQuestion = `SELECT ${pg.escapeIdentifier(config.schema)}.docsync_health()::text AS answer`;
 		this.question = `SELECT has_function_privilege(${pg.escapeLiteral(`${name}(text, text, text, text, text, bytea)`)}, 'EXECUTE') AS may`;
 	}
 
@@ -211,13 +213,33 @@ export class Database {
 
 	// Does PostgreSQL answer, and does docsync_call() exist, and may we call it?
 	async isReady() {
-		try {
-			const { rows: [{ may }] } = await this.#use(this.connectMs, (client) => client.query(this.question));
+		return (await this.#ask(this.question))?.may ?? false;
+	}
 
-			return may;
+	// The row that a question is answered with; undefined if it fails.
+	async #ask(question) {
+		try {
+			const { rows: [row] } = await this.#use(this.connectMs, (client) => client.query(question));
+
+			return row;
 		} catch {
-			return false;
+			return undefined;
 		}
+	}
+
+	// What docsync_health() says, as JSON; undefined if it fails. Anybody may ask, so PostgreSQL is asked by one at a time, and once a second
+	// at the most; the others are told the same.
+	askHealth() {
+		const now = performance.now();
+
+		if (this.health === undefined || this.isHealthKnown && now - this.healthAsked >= HEALTH_MS) {
+			Object.assign(this, { healthAsked: now, isHealthKnown: false });
+			this.health = this.#ask(this.healthQuestion).then((row) => {
+				this.isHealthKnown = true;
+				return row?.answer;
+			});
+		}
+		return this.health;
 	}
 
 	// Closes the connections, when what runs on them has ended, or soon.

@@ -20,8 +20,8 @@ const RETRY = { 'Retry-After': '1' };
 // nginx's own errors: message, details, hint, by status.
 const WORDS = {
 	400: ['bad request', null, 'Percent-encode the parameters, in UTF-8; the header X-Client-Id must be UTF-8, too.'],
-	404: ['not found', null, 'The paths are /Docs, /Docs/Query, /Docs/Sync, /Docs/Pull, /Docs/Reconcile and /Docs/Get.'],
-	405: ['method not allowed', null, 'Use POST; GET or HEAD for /Docs/Pull.'],
+	404: ['not found', null, 'The paths are /Docs, /Docs/Query, /Docs/Sync, /Docs/Pull, /Docs/Reconcile, /Docs/Get and /Docs/Health.'],
+	405: ['method not allowed', null, 'Use POST; GET or HEAD for /Docs/Pull and /Docs/Health.'],
 	413: ['request too large', 'At most 64 MB are accepted.', 'Send several smaller batches.'],
 	414: ['request line too long', 'At most 8 kB are accepted.', 'Send the cursor unchanged; clientId and collection have at most 200 bytes.'],
 	415: ['compressed request', null, 'Send it without Content-Encoding.'],
@@ -40,6 +40,12 @@ export function refuse(status, headers = {}) {
 // A refusal for lack of connections, memory or time: nothing of the request was done, or what was done is "unchanged" next time.
 export function refuseForNow() {
 	return refuse(503, RETRY);
+}
+
+// The service doesn't work, for whatever reason: nginx's text.
+export function refuseHealth() {
+	return new Refusal(503, JSON.stringify({ code: 'PT503', message: 'request failed', details: null, hint: null }),
+		{ 'Content-Type': 'application/json', ...RETRY });
 }
 
 // There is nobody to answer: the client left before its request had arrived.

@@ -1,4 +1,5 @@
-// log.js - JSON lines on standard output. They contain nothing that a client has sent.
+// log.js - JSON lines on standard output. Of what a client has sent, they contain only the names of collection and client, and those
+// only if requests are logged.
 
 process.stdout.on('error', () => {});		// the reader may go away; the service stays up
 

@@ -17,6 +17,7 @@ export const ROUTES = new Map([
 	['/Docs/Reconcile', { ...POST, name: 'docsync_docs_reconcile', isRead: true, takesBody: true }],
 	['/Docs/Get', { ...POST, name: 'docsync_docs_get', isRead: true, takesBody: true }],
 	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_pull', isRead: true }],
+	['/Docs/Health', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: BODY_MAX, name: 'docsync_health', isHealth: true }],
 ]);
 
 // Headers that may occur only once

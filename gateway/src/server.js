@@ -9,7 +9,7 @@ import http from 'node:http';
 import { gzip } from 'node:zlib';
 import { promisify } from 'node:util';
 import { Database } from './database.js';
-import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseSetting } from './errors.js';
+import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseHealth, refuseSetting } from './errors.js';
 import { log } from './log.js';
 import { Metrics } from './metrics.js';
 import { listen, makeOperatorServer } from './operators.js';
@@ -32,7 +32,8 @@ const HEADERS = ['Cache-Control', 'no-store', 'Access-Control-Allow-Origin', '*'
 const PREFLIGHT = [...HEADERS, 'Access-Control-Allow-Methods', 'GET, POST',
 	'Access-Control-Max-Age', '86400', 'Access-Control-Allow-Headers', 'Authorization, Content-Type, If-None-Match, X-Client-Id, *'];
 const PREFLIGHT_STANDBY = [...PREFLIGHT.slice(0, -1), `${PREFLIGHT.at(-1)}, X-Docsync-Read`];
-const JSON_HEADERS = '[{"Content-Type": "application/json; charset=utf-8"}]';		// as docsync sets it
+
+const EXCHANGE = 'X-Docsync';		// what docsync reports of a request, for logs
 
 const FRAMING = /^(connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;		// these say where an answer ends, which a trigger can't know
 const compress = promisify(gzip);
@@ -127,11 +128,11 @@ class Gateway {
 		if (call.status === 0) return;
 
 		const seconds = (performance.now() - begun) / 1000;
-		this.metrics.note(call.name, call.status, seconds);
+		this.metrics.note(call.name, call.status, seconds, call.exchange);
 		if (this.config.logRequests || call.status >= 500) {
 			log(call.status >= 500 ? 'warning' : 'info', 'request', {
 				function: call.name, method: request.method, status: call.status, code: call.code, ms: Math.round(seconds * 1e6) / 1000,
-				received: call.buffered, sent: call.size,
+				received: call.buffered, sent: call.size, exchange: call.exchange,
 			});
 		}
 	}
@@ -143,6 +144,7 @@ class Gateway {
 
 			if (asked === null) return { status: 204, body: '', headers: {}, general: this.standby ? PREFLIGHT_STANDBY : PREFLIGHT };
 			call.name = asked.route.name;
+			if (asked.route.isHealth) return await this.answerHealth();
 
 			const verified = this.verify(call.request.headers.authorization);
 			const who = verified instanceof Promise ? await verified : verified;
@@ -155,6 +157,13 @@ class Gateway {
 			if (error instanceof Refusal) return error;
 			throw error;
 		}
+	}
+
+	// Answers whether the service works, to everybody.
+	async answerHealth() {
+		const body = await this.database.askHealth();
+
+		return body === undefined ? refuseHealth() : { status: 200, body, headers: { 'Content-Type': 'application/json; charset=utf-8' } };
 	}
 
 	// Runs a request in the database; on a standby, if the client says that a standby is good enough. If the standby can't run it, the
@@ -219,9 +228,11 @@ class Gateway {
 	async respond(call, answer) {
 		const bodyEnd = answer.lastIndexOf('\n', answer.lastIndexOf('\n') - 1);
 		const [setHeaders, setStatus] = answer.slice(bodyEnd + 1).split('\n');
-		const headers = setHeaders === JSON_HEADERS ? { 'Content-Type': 'application/json; charset=utf-8' } : readHeaders(setHeaders);
+		const headers = readHeaders(setHeaders);
 		const status = setStatus === '' ? 200 : Number(/^\d+/.exec(setStatus)?.[0]);
 
+		call.exchange = headers[EXCHANGE];
+		delete headers[EXCHANGE];
 		if (!isStatus(status)) throw refuseSetting('status');
 		let body = answer.slice(0, bodyEnd);
 		if (body.length >= GZIP_MIN) {
@@ -313,6 +324,7 @@ function readHeaders(text) {
 
 			if (more.length > 0 || typeof value !== 'string') throw new Error('not a header');
 			if (name.toLowerCase() === 'content-type') headers['Content-Type'] = value;
+			else if (name === EXCHANGE) headers[EXCHANGE] = value;
 			else headers[name] = name in headers ? [].concat(headers[name], value) : value;
 		}
 		return headers;

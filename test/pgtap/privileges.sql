@@ -12,7 +12,7 @@ DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
 CREATE ROLE regress_docsync_stranger;
 CREATE ROLE "regress docsync ""Müller""; --";
 \set role '"regress docsync ""Müller""; --"'
-SELECT plan(132);
+SELECT plan(156);
 
 -- Runs a command as a role; returns the SQLSTATE, or OK.  What it does is undone.
 CREATE FUNCTION pg_temp.try(role text, command text) RETURNS text
@@ -95,6 +95,12 @@ SELECT is(pg_temp.try('regress_docsync_stranger', command), '42501', 'within the
 	$$SELECT "Sync; Api".docsync_take_over()$$,
 	$$SELECT "Sync; Api".docsync_create_store()$$,
 	$$SELECT "Sync; Api".docsync_check_store_owner()$$,
+	$$SELECT "Sync; Api".docsync_status()$$,
+	$$SELECT "Sync; Api".docsync_facts()$$,
+	$$SELECT "Sync; Api".docsync_holders()$$,
+	$$SELECT "Sync; Api".docsync_marks()$$,
+	$$SELECT "Sync; Api".docsync_collections()$$,
+	$$SELECT "Sync; Api".docsync_digest('none')$$,
 	$$CALL "Sync; Api".docsync_purge()$$,
 	$$SELECT "Sync; Api".docsync_grant('regress_docsync_stranger')$$,
 	$$SELECT id FROM docsync.document$$,
@@ -145,6 +151,8 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), 'OK', 'granted:
 	$$SELECT "Sync; Api".docsync_docs_get('{"ids": []}')$$,
 	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
 	$$SELECT "Sync; Api".docsync_check_store()$$,
+	$$SELECT "Sync; Api".docsync_digest()$$,
+	$$SELECT "Sync; Api".docsync_health()$$,
 	$$INSERT INTO docsync.document (id, body) VALUES ('a', '1');
 	  UPDATE docsync.document SET body = '2' WHERE id = 'a'$$]) AS command;
 -- Also when tombstones have been purged, and the way leads by docsync.purged
@@ -153,6 +161,25 @@ CALL "Sync; Api".docsync_purge('90 days', 'default', NULL) \gset
 SELECT is(:removed, 1, 'the owner purges');
 SELECT is(pg_temp.try('regress docsync "Müller"; --', $$SELECT "Sync; Api".docsync_query_since('tablet', '2001-02-03', collection => 'other')$$), 'OK',
 	'granted: a download after a purge');
+
+-- Who monitors the server sees what there is, and can neither read nor write it.
+CREATE ROLE regress_docsync_monitor IN ROLE pg_monitor;
+GRANT USAGE ON SCHEMA "Sync; Api" TO regress_docsync_monitor;
+SELECT is(pg_temp.try('regress_docsync_monitor', command), 'OK', 'who monitors: ' || command)
+  FROM unnest(ARRAY[
+	$$SELECT "Sync; Api".docsync_status(true)$$,
+	$$SELECT "Sync; Api".docsync_holders()$$,
+	$$SELECT "Sync; Api".docsync_collections(true)$$,
+	$$SELECT "Sync; Api".docsync_check_store()$$,
+	$$SELECT "Sync; Api".docsync_health()$$]) AS command;
+SELECT is(pg_temp.try('regress_docsync_monitor', command), '42501', 'who monitors: not ' || command)
+  FROM unnest(ARRAY[
+	$$SELECT "Sync; Api".docsync_digest()$$,
+	$$SELECT "Sync; Api".docsync_pull()$$,
+	$$SELECT "Sync; Api".docsync_upsert('tablet', '[]')$$,
+	$$SELECT FROM docsync.document$$,
+	$$SELECT "Sync; Api".docsync_new_epoch()$$,
+	$$CALL "Sync; Api".docsync_purge()$$]) AS command;
 
 -- The stamps are out of reach.
 INSERT INTO docsync.document (id, body) VALUES ('there', '1');
@@ -184,6 +211,11 @@ SELECT is(pg_temp.try('regress docsync "Müller"; --', command), '42501', 'not g
 	$$SELECT "Sync; Api".docsync_hand_over()$$,
 	$$SELECT "Sync; Api".docsync_take_over()$$,
 	$$SELECT "Sync; Api".docsync_create_store()$$,
+	$$SELECT "Sync; Api".docsync_status()$$,
+	$$SELECT "Sync; Api".docsync_facts()$$,
+	$$SELECT "Sync; Api".docsync_holders()$$,
+	$$SELECT "Sync; Api".docsync_marks()$$,
+	$$SELECT "Sync; Api".docsync_collections(true)$$,
 	$$SELECT FROM docsync.history$$,
 	$$INSERT INTO docsync.history SELECT * FROM docsync.history$$,
 	$$UPDATE docsync.history SET epoch = 1$$,

@@ -26,7 +26,8 @@ CREATE TEMP VIEW member AS
 SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docsync_purge', 'docsync_grant',
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
 	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence',
-	'docsync_listen_key', 'docsync_announce_start', 'docsync_announce_stop'],
+	'docsync_listen_key', 'docsync_announce_start', 'docsync_announce_stop',
+	'docsync_marks', 'docsync_holders', 'docsync_collections', 'docsync_status', 'docsync_facts', 'docsync_digest', 'docsync_health'],
 	'its schema has the functions');
 SELECT functions_are('docsync', ARRAY[]::name[], 'the schema docsync has none');
 SELECT tables_are('docsync', ARRAY['document', 'purged', 'history']);
@@ -51,17 +52,27 @@ SELECT results_eq($$
 	('docsync_call', 'function text, role text, claims text, method text, headers text, body bytea', 'text'),
 	('docsync_check_store', '', 'void'),
 	('docsync_check_store_owner', '', 'void'),
+	('docsync_collections', 'exact boolean DEFAULT false', 'TABLE(collection text, last_update_utc timestamp with time zone, client_id text, '
+		'frontier timestamp with time zone, documents bigint, tombstones bigint, purged_through timestamp with time zone)'),
 	('docsync_create_store', '', 'void'),
+	('docsync_digest', 'collection text DEFAULT ''default''::text', 'TABLE(documents bigint, digest text, settled boolean)'),
 	('docsync_docs', 'bytea', 'api."*/*"'),
 	('docsync_docs_get', 'bytea', 'api."*/*"'),
 	('docsync_docs_query', 'origin text DEFAULT ''other''::text, "sinceUtc" text DEFAULT NULL::text, "clientId" text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, "maxDocuments" integer DEFAULT NULL::integer', 'api."*/*"'),
 	('docsync_docs_reconcile', 'bytea', 'api."*/*"'),
 	('docsync_docs_sync', 'bytea', 'api."*/*"'),
+	('docsync_facts', 'exact boolean DEFAULT false', 'TABLE(library text, clock timestamp with time zone, epoch text, place text, epoch_clock timestamp with time zone, '
+		'lost_after timestamp with time zone, is_subscribed boolean, has_statistics boolean, unpurged text, unpurged_stamp timestamp with time zone, '
+		'ahead_collection text, ahead_id text, ahead_version bigint, ahead_count bigint)'),
 	('docsync_grant', 'role regrole', 'void'),
 	('docsync_guard', '', 'trigger'),
 	('docsync_hand_over', '', 'void'),
+	('docsync_health', '', 'json'),
+	('docsync_holders', 'exact boolean DEFAULT false', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
+		'client_addr inet, database name, state text, since timestamp with time zone, query text)'),
 	('docsync_listen_key', 'collection text DEFAULT ''default''::text', 'text'),
+	('docsync_marks', 'exact boolean DEFAULT false', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
 	('docsync_new_epoch', '', 'void'),
 	('docsync_pull', '"clientId" text DEFAULT NULL::text, cursor text DEFAULT NULL::text, collection text DEFAULT NULL::text, '
 		'origin text DEFAULT NULL::text, "maxDocuments" integer DEFAULT 1000, reconcile boolean DEFAULT false, state text DEFAULT NULL::text, '
@@ -70,6 +81,8 @@ SELECT results_eq($$
 	('docsync_query_since', 'client_id text, since_utc timestamp with time zone DEFAULT ''-infinity''::timestamp with time zone, '
 		'origin text DEFAULT ''other''::text, collection text DEFAULT ''default''::text, max_documents integer DEFAULT NULL::integer',
 		'SETOF api.docsync_change'),
+	('docsync_status', 'exact boolean DEFAULT false', 'TABLE(version text, epoch text, clock timestamp with time zone, clock_ahead interval, '
+		'documents bigint, tombstones bigint, bytes bigint, dead_rows bigint, frozen_age integer, attention text[])'),
 	('docsync_sync', '"clientId" text DEFAULT NULL::text, documents json DEFAULT ''[]''::json, cursor text DEFAULT NULL::text, '
 		'collection text DEFAULT NULL::text, origin text DEFAULT ''other''::text, "maxDocuments" integer DEFAULT 1000, '
 		'reconcile boolean DEFAULT false, state text DEFAULT NULL::text, tombstones boolean DEFAULT true, atomic boolean DEFAULT true', 'api."*/*"'),
@@ -90,20 +103,27 @@ SELECT results_eq($$
 	('docsync_call', 'v', 'u', false, false, false),
 	('docsync_check_store', 'v', 'u', false, false, false),
 	('docsync_check_store_owner', 'v', 'u', false, false, false),
+	('docsync_collections', 's', 'r', false, false, false),
 	('docsync_create_store', 'v', 'u', false, false, false),
+	('docsync_digest', 's', 'r', false, false, false),
 	('docsync_docs', 'v', 'u', false, false, false),
 	('docsync_docs_get', 's', 'r', false, false, false),
 	('docsync_docs_query', 's', 'r', false, false, false),
 	('docsync_docs_reconcile', 's', 'r', false, false, false),
 	('docsync_docs_sync', 'v', 'u', false, false, false),
+	('docsync_facts', 'v', 'r', false, false, false),
 	('docsync_grant', 'v', 'u', false, false, false),
 	('docsync_guard', 'v', 'u', false, false, false),
 	('docsync_hand_over', 'v', 'u', false, false, false),
+	('docsync_health', 's', 'r', false, false, false),
+	('docsync_holders', 'v', 'r', false, false, false),
 	('docsync_listen_key', 'v', 'u', false, false, false),
+	('docsync_marks', 'v', 'r', false, false, false),
 	('docsync_new_epoch', 'v', 'u', false, false, false),
 	('docsync_pull', 's', 'r', false, false, false),
 	('docsync_purge', 'v', 'u', false, false, false),
 	('docsync_query_since', 's', 'r', false, false, false),
+	('docsync_status', 'v', 'r', false, false, false),
 	('docsync_sync', 'v', 'u', false, false, false),
 	('docsync_take_over', 'v', 'u', false, false, false),
 	('docsync_unset_fence', 'i', 's', false, false, false),
@@ -114,11 +134,12 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", prosrc COLLATE "C" FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
-	  FROM unnest('{docsync_announce_start,docsync_announce_stop,docsync_call,docsync_check_store,docsync_check_store_owner,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_guard,'
-		'docsync_hand_over,docsync_listen_key,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
+	  FROM unnest('{docsync_announce_start,docsync_announce_stop,docsync_call,docsync_check_store,docsync_check_store_owner,docsync_collections,docsync_digest,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_facts,docsync_guard,'
+		'docsync_hand_over,docsync_health,docsync_listen_key,docsync_marks,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
-	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}',
+	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}, '
+	'docsync_holders: {"search_path=pg_catalog, pg_temp"}, docsync_status: {"search_path=pg_catalog, pg_temp"}',
 	'those that are not in C and use names have a search_path of their own');
 
 ------------------------------------------------------------------------------

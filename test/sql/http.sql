@@ -472,6 +472,29 @@ SELECT pg_temp.mask(split_part(called, E'\n', 1)) FROM docsync_call('docsync_doc
 SELECT pg_temp.ids(split_part(called, E'\n', 1)::json -> 'documents') FROM docsync_call('docsync_pull', 'regress_docsync_caller', '{"client_id": "phone", "collection": "call"}', 'GET', '{}', '') AS called;
 SELECT current_user = session_user AS same, current_setting('request.jwt.claims', true) AS claims, current_setting('request.method', true) AS method,
 	current_setting('response.headers', true) AS headers, current_setting('transaction_read_only') AS read_only, current_setting('search_path') AS search_path;
+
+-- What a request did, for the log of the proxy
+CREATE FUNCTION pg_temp.exchange(function text, headers text, body text, claims text DEFAULT '{}') RETURNS text
+	LANGUAGE sql
+AS $$
+	SELECT regexp_replace(h ->> 'X-Docsync', '\m20[2-9]\d-[0-9T:.-]+Z', 'NOW', 'g')
+	  FROM json_array_elements(split_part(docsync_call(function, 'regress_docsync_caller', claims, 'POST', headers, convert_to(body, 'UTF8')), E'\n', 2)::json) AS h
+	 WHERE h ->> 'X-Docsync' IS NOT NULL
+$$;
+BEGIN; SELECT pg_temp.exchange('docsync_docs', '{"x-query-string": "collection=log&clientId=a"}', '[{"id": "1", "clientVersion": 1, "body": 1}, {"id": "2", "clientVersion": 1, "body": 1}, {"id": "2", "clientVersion": 0, "body": 1}]'); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs', '{"x-query-string": "collection=log&clientId=a&atomic=false"}', '[{"id": "1", "clientVersion": 1, "body": 1}, {"id": "2", "clientVersion": 2, "body": 1}, {"id": "3", "clientVersion": 1, "body": 1, "baseVersion": 7}, {"id": "4"}]'); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs_sync', '{}', '{"clientId": "b", "collection": "log", "maxDocuments": 1}'); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs_sync', '{}', '{"clientId": "b", "collection": "log", "cursor": "0000000000000001.978307201000000", "reconcile": true, "documents": [{"id": "5", "clientVersion": 1, "body": 1}]}'); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs_query', '{"x-query-string": "collection=log&clientId=b&sinceUtc=1970-01-01T00:00:00Z"}', ''); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs_reconcile', '{}', '{"clientId": "b", "collection": "log", "maxDocuments": 2}'); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs_get', '{}', '{"collection": "log", "ids": ["1", "none"]}'); COMMIT;
+-- Of several collections the sums, and where the one is that is farthest behind; of one that is refused its documents
+BEGIN; SELECT pg_temp.exchange('docsync_docs_sync', '{}', '{"clientId": "c", "collections": [{"collection": "log"}, {"collection": "call", "documents": [{"id": "x", "clientVersion": 2, "body": 1}]},
+	{"collection": "none", "cursor": "x", "documents": [{"id": "x", "clientVersion": 2, "body": 1}]}]}'); COMMIT;
+BEGIN; SELECT pg_temp.exchange('docsync_docs_sync', '{}', format('{"clientId": "c", "collections": [{"collection": "%s"}]}', repeat('x', 5000))); COMMIT;
+-- Names of any kind
+BEGIN; SELECT pg_temp.exchange('docsync_docs', '{}', '[]', '{"client_id": "Jürgen \"&=\n%;", "collection": "a/b c~.-_"}'); COMMIT;
+BEGIN; SELECT length(pg_temp.exchange('docsync_docs', '{}', '[]', format('{"client_id": "%1$s", "collection": "%1$s"}', repeat('é', 100)))); COMMIT;
 DROP OWNED BY regress_docsync_caller;
 DROP ROLE regress_docsync_caller;
 

@@ -350,6 +350,11 @@ INSERT INTO pg_temp.vector VALUES ('shopping', 'b1b41262c29ed384', 212), ('a', '
 	('é', 'd525909abdf35fea', 135), ('😀,1', '82a88e8eb2f2ff15', 168), (E'"\\\n', 'b83dc2be807d1937', 253), (repeat('x', 500), '6031cbd7fea5b56d', 9);
 SELECT docsync_pull(collection => 'digest', state => 'true') -> 'state' AS state \gset
 SELECT :'state'::json ->> 'count', :'state'::json ->> 'digest', json_array_length(:'state'::json -> 'sums');
+-- The same in SQL
+SELECT documents::text = :'state'::json ->> 'count' AND digest = :'state'::json ->> 'digest' AS same, settled FROM docsync_digest('digest');
+SELECT * FROM docsync_digest('nowhere');
+SELECT * FROM docsync_digest('');
+SELECT * FROM docsync_digest(NULL);
 SELECT v.bucket, v.sum, s.sum FROM pg_temp.vector AS v FULL JOIN (SELECT n - 1 AS bucket, sum FROM json_array_elements_text(:'state'::json -> 'sums') WITH ORDINALITY AS s(sum, n) WHERE sum <> repeat('0', 16)) AS s USING (bucket) WHERE v.sum IS DISTINCT FROM s.sum;
 SELECT left(v.id, 10), v.bucket FROM pg_temp.vector AS v WHERE docsync_docs_reconcile(pg_temp.bytes(jsonb_build_object('collection', 'digest', 'buckets', jsonb_build_array(bucket)))) #>> '{rows,0,id}' IS DISTINCT FROM v.id;
 

@@ -97,6 +97,7 @@ sub foreign_transaction
 		$longest = $took // $PATIENCE if ($took // $PATIENCE) > $longest;
 		sleep 0.1;
 	}
+	is($writer->value(q{SELECT count(*) FROM docsync_holders() WHERE holds_back = 'standbys'}), 0, 'docsync_holders() knows that it holds back nobody');
 	cmp_ok($longest, '<', $PATIENCE, "documents are given on a standby while a foreign transaction is open");
 	note sprintf '%d documents, after %.0f ms at the most', $count, 1000 * $longest;
 	$writer->do("SET docsync.announce = off");
@@ -141,6 +142,7 @@ sub uploads_hold_back
 		$writer->upload('c', $collection, document('late', 1, '1'));
 		sleep 0.3;
 		replayed($writer, $reader);
+		is($writer->value(q{SELECT pid FROM docsync_holders() WHERE holds_back = 'standbys'}), $other->pid, 'docsync_holders() names who holds back standbys');
 		my %given = map { $_ => 1 } $reader->settled($collection);
 		ok(!$given{late}, "an upload to the same collection holds back a document on a standby") if $collection eq 'same';
 		$other->do('COMMIT');

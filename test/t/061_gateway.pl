@@ -181,7 +181,7 @@ hold();
 	is($log[-1]{message}, 'stopped', 'and says so');
 	is(scalar(grep { !$_->{time} || $_->{level} !~ /^(info|warning|error)$/ } @log), 0, 'its log is JSON, a line each');
 	is(scalar(grep { ($_->{message} // '') eq 'request' && $_->{function} && $_->{status} && defined $_->{ms} } @log) > 5, 1, '... with the requests');
-	unlike(slurp_file("$http->{dir}/layer.log"), qr/anna|secret|clientId|Bearer/, '... and nothing of what clients have sent');
+	unlike(slurp_file("$http->{dir}/layer.log") =~ s/,"exchange":"[^"]*"//gr, qr/anna|secret|clientId|Bearer/, '... and, but for whose it was, nothing of what clients have sent');
 }
 $http->start_layer;
 

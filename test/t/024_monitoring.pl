@@ -1,0 +1,163 @@
+# examples/monitoring: the exporter with a server, and what it says in health and of each fault; the alerts, with and without
+# their causes.
+
+use strict;
+use warnings;
+
+use lib 'test/t/lib';
+
+use HTTP::Tiny;
+use IPC::Run ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DocsyncTest;
+
+plan skip_all => 'DOCSYNC_EXPORTER and DOCSYNC_PROMTOOL name no programs' if !$ENV{DOCSYNC_EXPORTER} || !$ENV{DOCSYNC_PROMTOOL};
+
+my $EXAMPLE = "$ENV{TESTDIR}/examples/monitoring";
+my $RULES = slurp_file("$EXAMPLE/rules.yml");
+my $README = slurp_file("$EXAMPLE/README.md");
+
+alerts();
+
+my $node = new_node('main');
+connect_to($node)->do('CREATE DATABASE store');
+my $admin = connect_to($node, 'store');
+$admin->do('CREATE SCHEMA api', 'CREATE EXTENSION docsync SCHEMA api', 'SELECT api.docsync_create_store()', q{INSERT INTO docsync.document (collection, id, body) VALUES ('notes', 'a', '1')});
+$node->command_ok([ 'psql', '-X', '-q', '-d', $node->connstr('store'), '-f', "$EXAMPLE/role.sql" ], 'role.sql');
+
+my $port = PostgreSQL::Test::Cluster::get_free_port();
+my $log = "$PostgreSQL::Test::Utils::log_path/exporter.log";
+my $exporter = start_exporter();
+
+wait_for('the exporter', sub { defined metrics() });
+healthy();
+faults();
+used_metrics_exist();
+$exporter->signal('TERM');
+$exporter->finish;
+done_testing();
+
+#-----------------------------------------------------------------------------
+
+# What promtool says of the rules, and of when they fire
+sub alerts
+{
+	command_ok([ $ENV{DOCSYNC_PROMTOOL}, 'check', 'rules', "$EXAMPLE/rules.yml" ], 'rules.yml');
+	command_ok([ $ENV{DOCSYNC_PROMTOOL}, 'test', 'rules', "$ENV{TESTDIR}/test/monitoring/alerts.yml" ], 'alerts fire when they should');
+	my $tested = slurp_file("$ENV{TESTDIR}/test/monitoring/alerts.yml");
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+
+	append_to_file("$dir/prometheus.yml", $README =~ /```yaml\n(.*?)```/s);
+	append_to_file("$dir/docsync-rules.yml", $RULES);
+	command_ok([ $ENV{DOCSYNC_PROMTOOL}, 'check', 'config', "$dir/prometheus.yml" ], 'the configuration in README.md');
+	for my $alert ($RULES =~ /- alert: (\w+)/g)
+	{
+		my @cases = $tested =~ /alertname: $alert\n(?:\s+(exp_alerts):)?/g;
+		is(join(' ', (sort map { $_ // 'silent' } @cases)[0, -1]), 'exp_alerts silent', "$alert is tested, firing and silent");
+		like($README, qr/^\| $alert \|/m, '... and README.md has it');
+	}
+	return;
+}
+
+# Runs the exporter as README.md says: as another user than its role, whom pg_hba.conf and pg_ident.conf let in.
+sub start_exporter
+{
+	my ($map) = $README =~ /`(docsync prometheus docsync_monitor)`/;
+	my ($rule) = $README =~ /`(local docsync docsync_monitor peer map=docsync)`/;
+	my $user = getpwuid $<;
+
+	append_to_file($node->data_dir . '/pg_ident.conf', "\n" . $map =~ s/prometheus/$user/r . "\n");
+	append_to_file($node->data_dir . '/monitoring.conf', $rule =~ s/^local docsync/local store/r . "\n" . slurp_file($node->data_dir . '/pg_hba.conf'));
+	rename $node->data_dir . '/monitoring.conf', $node->data_dir . '/pg_hba.conf';
+	$node->reload;
+	local $ENV{DATA_SOURCE_NAME} = join ' ', 'user=docsync_monitor', 'host=' . $node->host, 'port=' . $node->port, 'dbname=store';
+	open(my $out, '>', $log) || die "$log: $!";
+	return IPC::Run::start([ $ENV{DOCSYNC_EXPORTER}, "--extend.query-path=$EXAMPLE/queries.yml", "--web.listen-address=127.0.0.1:$port" ], '>&', $out);
+}
+
+# A scrape of docsync's metrics: a hash from the names, with labels, to values; undef if the exporter doesn't answer
+sub metrics
+{
+	my $answer = HTTP::Tiny->new(timeout => 10)->get("http://127.0.0.1:$port/metrics");
+
+	return if !$answer->{success};
+	my %metrics = $answer->{content} =~ /^((?:docsync_|pg_exporter_last_scrape_error)\w*(?:\{.*\})?) (\S+)$/mg;
+	# The exporter gives each a label with the server.
+	return { map { s/,server="[^"]*"|server="[^"]*",?//r => $metrics{$_} } keys %metrics };
+}
+
+sub healthy
+{
+	my $metrics = metrics();
+	my $version = $admin->value('SELECT version FROM api.docsync_status()');
+
+	is($metrics->{pg_exporter_last_scrape_error}, 0, 'a scrape') if exists $metrics->{pg_exporter_last_scrape_error};
+	is($metrics->{qq(docsync_status_attention{version="$version"})}, 0, 'nothing needs attention');
+	is(join(' ', grep { /^docsync_attention/ } keys %$metrics), '', '... and there is no sentence');
+	is($metrics->{qq(docsync_status_bytes{version="$version"})} + 0, $admin->value('SELECT bytes FROM api.docsync_status()'), 'bytes are those of docsync_status()');
+	cmp_ok(abs $metrics->{qq(docsync_status_clock_ahead_seconds{version="$version"})}, '<', 600, 'the clock is near the time');
+	for my $whose ('a collection', 'all collections', 'standbys')
+	{
+		is($metrics->{qq(docsync_holders_$_\{holds_back="$whose"})}, 0, "docsync_holders_$_: nobody holds back readers of $whose") for qw(transactions oldest_seconds);
+	}
+	return;
+}
+
+# Each is seen, with its sentence, and no more when it has ended.
+sub faults
+{
+	my $holder = connect_to($node, 'store');
+
+	$admin->do('CREATE ROLE tenant', q{SELECT api.docsync_grant('tenant')});
+	is_told(qr/^Row-level security is off, so all collections are open to tenant\. CREATE POLICY/);
+	$admin->do('DROP OWNED BY tenant');
+	is_told();
+	$admin->do('ALTER TABLE docsync.document DISABLE TRIGGER zz_docsync_guard');
+	is_told(qr/^The store is not in order, and all requests fail: /);
+	$admin->do('ALTER TABLE docsync.document ENABLE TRIGGER zz_docsync_guard');
+	is_told();
+
+	$holder->do('BEGIN', q{INSERT INTO docsync.document (collection, id, body) VALUES ('notes', 'b', '1'), ('lists', 'b', '1')});
+	my $metrics = metrics();
+	is($metrics->{qq(docsync_holders_transactions{holds_back="a collection"})}, 1, 'a transaction that has written to two collections');
+	cmp_ok($metrics->{qq(docsync_holders_oldest_seconds{holds_back="a collection"})}, '>', 0, '... and how old it is');
+	$holder->do('ROLLBACK');
+	is(metrics()->{qq(docsync_holders_transactions{holds_back="a collection"})}, 0, '... until it ends');
+	return;
+}
+
+# Is there just this sentence, or none?
+sub is_told
+{
+	my ($sentence) = @_;
+	my $metrics = metrics();
+	my ($count) = map { $metrics->{$_} } grep { /^docsync_status_attention\{/ } keys %$metrics;
+	my @sentences = map { /^docsync_attention_applies\{sentence="(.*)"\}/ } keys %$metrics;
+
+	is($count, $sentence ? 1 : 0, $sentence ? 'one thing needs attention' : '... which is mended');
+	is(scalar @sentences, $count, '... and there are as many sentences');
+	like($sentences[0], $sentence, '... with the remedy') if $sentence;
+	return;
+}
+
+# What the rules refer to is there: of the exporter's by a scrape, of the gateway's by its source.
+sub used_metrics_exist
+{
+	my @names = keys %{ metrics() };
+	$admin->do('ALTER TABLE docsync.document DISABLE TRIGGER zz_docsync_guard');
+	my $metrics = join "\n", @names, keys %{ metrics() };
+	my $gateway = slurp_file("$ENV{TESTDIR}/gateway/src/metrics.js");
+	my %used = map { $_ => 1 } $RULES =~ /\b(docsync_(?:status|attention|holders|http|documents|pool)_\w+)(?=\{|\[| >|\n)/g;
+
+	delete $used{docsync_status};
+	cmp_ok(scalar keys %used, '>=', 6, 'the rules use metrics');
+	for my $name (sort keys %used)
+	{
+		ok($metrics =~ /^$name\{/m || $gateway =~ /'$name'/, "$name exists");
+	}
+	$admin->do('ALTER TABLE docsync.document ENABLE TRIGGER zz_docsync_guard');
+	return;
+}
