@@ -246,9 +246,7 @@ sub brought_meanwhile
 	# Only the announcer is started with these.
 	$writer->do("ALTER DATABASE postgres SET jitter.stop_file = '$stop_file'", "ALTER DATABASE postgres SET jitter.stop_before = '$call'",
 		"SELECT pg_terminate_backend($before)");
-	wait_for('another announcer', sub { my ($now) = $writer->column($pid); $now && $now != $before });
-	$writer->upload('c', 'plain', document($call, 1, '1'));
-	wait_for_documents($reader, 'plain', 1);
+	wait_for('another announcer', sub { my ($now) = $writer->column("$pid AND state = 'idle'"); $now && $now != $before });
 	$writer->do('ALTER DATABASE postgres RESET ALL');
 
 	begin_foreign();
