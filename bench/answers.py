@@ -1,7 +1,7 @@
-"""answers.py - the functions for HTTP: answers as one JSON value, directly, over PostgREST and through nginx.
+"""answers.py - the functions for HTTP, which return one JSON value: directly, over PostgREST and through nginx.
 
-Part of measure.py. What is slow in Python isn't used: requests are made beforehand, sent to a socket, and the answer is
-read into memory that is there already and not looked at.
+Part of measure.py. It avoids what is slow in Python: requests are made beforehand and written to a socket, and answers are
+read into preallocated memory and not parsed.
 """
 
 import json
@@ -21,7 +21,7 @@ DIRECT = 'called directly'
 ROOT = os.environ['ROOT']
 DATABASE = 'docsync_http'
 
-# The same documents, as a good user would have them made into one value. PAGE is of the newest.
+# The same documents, made into one value as a good user would do it.
 PULL = "SELECT docsync_pull('me', NULL, 'bench/stored', 'other', $1::int)"
 JSON_AGG = """
 SELECT json_agg(d) FROM (
@@ -45,7 +45,7 @@ def download(count, rounds):
     statements = {**dict.fromkeys(DOCSYNCS, PULL), 'a': JSON_AGG}
     connections = {rival: connect(rival) for rival in statements}
     for rival, connection in connections.items():
-        for _ in range(6):                  # a statement has its final plan from its sixth call on
+        for _ in range(6):                  # a statement has its final plan from the sixth call on
             connection.answer(statements[rival], b'100')
 
     def measure(rival, number):
@@ -57,7 +57,7 @@ def download(count, rounds):
 
 
 def state(rounds):
-    """The sums of a collection that a client compares, against counting its documents. Sums are kept for a minute, so a
+    """The sums of a collection that a client compares, against counting its documents. Sums are cached for a minute, so a
     document is added before each call."""
     connections = {rival: Connection() for rival in ('docsync', 'a')}
     pull = "SELECT docsync_pull('me', $1, 'bench/stored', 'other', NULL, false, $2)"
@@ -80,9 +80,9 @@ def state(rounds):
 
 
 class Failover:
-    """Clients that have all of a collection, and are told to compare. One stands for all of them, since the server keeps
-    nothing of a client: its cursor, from before, and its digest. Sums are kept, for the sessions of all; a new epoch has
-    them made anew."""
+    """Clients that have all documents of a collection, and are told to compare. One stands for all of them, by its old cursor
+    and its digest, since the server keeps nothing about a client. Sums are cached for all sessions; a new epoch makes the
+    server compute them again."""
 
     ASK = "SELECT docsync_pull('me', $1, 'bench/stored', 'other', 1000, true, $2)"
     SCRIPT = """
@@ -105,7 +105,7 @@ class Failover:
         connection.close()
 
     def one(self, state, first):
-        """The milliseconds of a poll and the length of its answer; of the first one with a state, or a later one."""
+        """The milliseconds a poll takes and the length of its answer; for the first poll with a state, or for a later one."""
         seconds = []
         for _ in range(5 if first else 1):
             connection = Connection()
@@ -122,8 +122,8 @@ class Failover:
         return statistics.median(seconds) * 1e3, length
 
     def all(self, count, sessions, with_state):
-        """So many polls in new sessions: the seconds they took, how many scans of the documents there were, of indexes,
-        too, and how many were given null for the sums, as others were at it."""
+        """This many polls in new sessions: the seconds they took, the number of scans of the documents, index scans included,
+        and how many polls got null for the sums, because other sessions were computing them."""
         script = self.SCRIPT.format(state=':state' if with_state else 'NULL')
         connection = Connection()
         connection.query('SELECT docsync_new_epoch()')
@@ -136,7 +136,7 @@ class Failover:
 
     @staticmethod
     def count():
-        """How many scans and nulls there have been until now. A session tells of its scans when it ends."""
+        """The number of scans and nulls so far. A session reports its scans when it ends."""
         connection = Connection()
         while connection.query("SELECT FROM pg_stat_activity"
                                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"):
@@ -149,7 +149,7 @@ class Failover:
 
 
 def show_failover(count, rounds):
-    """So many clients, of a collection of so many documents, compare: a poll of one of them, and all of them."""
+    """This many clients compare a collection of this many documents: a poll of one client, and the polls of all."""
     fresh()
     store(count)
     failover = Failover()
@@ -184,8 +184,8 @@ def show_failover(count, rounds):
 
 
 def sync(count, rounds, calls):
-    """An upload by docsync_sync, which also looks for news since the last cursor, against the statement (a): new
-    documents, the same again, and updates. Yields (test, round)."""
+    """An upload by docsync_sync, which also downloads what is new since the last cursor, against the statement (a): new
+    documents, the same ones again, and updates. Yields (test, round)."""
     fresh()
     connections = {rival: connect(rival) for rival in DOCSYNCS + ['a']}
     plain = PLAIN.format(client='$1', documents='$2::jsonb')
@@ -208,7 +208,7 @@ def sync(count, rounds, calls):
     for server in DOCSYNCS:
         go_on(server)
     for number in range(-1, rounds):
-        # the first round is there to warm up
+        # The first round is for warming up.
         batches = [Batch(count) for _ in range(calls)] if number >= 0 else [Batch(100) for _ in range(8)]
         for test, which in ('new', 'new'), ('re-sent', 'new'), ('updates', 'update'):
             for speeds in take_turns(1, lambda rival, _: turn(rival, batches, which),
@@ -220,7 +220,7 @@ def sync(count, rounds, calls):
 
 
 def newest(ask, cursor=None):
-    """The cursor after all there is, what the client itself has just uploaded included. ask(cursor) gives a page."""
+    """The cursor after all documents, including what the client has just uploaded. ask(cursor) returns a page."""
     more = True
     while more:
         answer = json.loads(ask(cursor))
@@ -233,7 +233,7 @@ def newest(ask, cursor=None):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Peak:
-    """The highest RssAnon of some processes, looked at every half millisecond, over what they have when it begins."""
+    """The peak of some processes' RssAnon, read every half millisecond, above what they had at the beginning."""
 
     def __init__(self, pids):
         self.files = [open('/proc/%s/status' % pid, 'rb', buffering=0) for pid in pids]
@@ -265,7 +265,7 @@ class Peak:
 
 
 def memory(statement, count):
-    """The peak of a backend that makes one answer, and the answer's size."""
+    """The peak memory of a backend that makes one answer, and the size of the answer."""
     connection = Connection()
     [(pid,)] = connection.query('SELECT pg_backend_pid()')
     for _ in range(6):
@@ -287,7 +287,7 @@ def show_memory(name, target, peak, size):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Http:
-    """A connection that is kept, to PostgREST's socket or to nginx."""
+    """A kept-alive connection, to PostgREST's socket or to nginx."""
 
     buffer = bytearray(256 << 20)
 
@@ -301,7 +301,7 @@ class Http:
                 'Content-Length: %d\r\n\r\n' % (method, path, self.token, len(body))).encode() + body
 
     def call(self, request):
-        """The seconds it took and the length of the answer's body."""
+        """The seconds the request took and the length of the answer's body."""
         memory = memoryview(self.buffer)
         length = have = 0
         start = time.perf_counter()
@@ -318,7 +318,7 @@ class Http:
                 if found := re.search(rb'content-length: (\d+)', head):
                     length = end + 4 + int(found.group(1))
             if not length and memory[have - 5:have] == b'0\r\n\r\n':
-                length = have       # in chunks
+                length = have       # chunked
         return time.perf_counter() - start, have - end - 4
 
     def close(self):
@@ -331,7 +331,7 @@ def http(*arguments):
 
 
 class Service:
-    """PostgREST and nginx as examples/postgrest has them, a database of their own, tenant bench's documents in it."""
+    """PostgREST and nginx as in examples/postgrest, with a separate database that has the documents of the tenant bench."""
 
     def __init__(self, count):
         connection = Connection()
@@ -382,7 +382,7 @@ class Service:
 
 
 def downloads_over_http(service, count, rounds, name='docsync_pull'):
-    """The same page directly and over HTTP. Rounds of seconds."""
+    """The same page directly and over HTTP. Yields rounds of seconds."""
     connections = service.connect()
     arguments = 'clientId=me&collection=bench&maxDocuments=%d' % count
     paths = {'PostgREST': '/rpc/%s?%s' % (name, arguments), 'nginx': '/Docs/Pull?' + arguments}
@@ -403,7 +403,7 @@ def downloads_over_http(service, count, rounds, name='docsync_pull'):
 
 
 def function_over_http(service, name, rounds):
-    """A function that does next to nothing, directly and over PostgREST: what is PostgREST's own."""
+    """A function that does almost nothing, directly and over PostgREST: PostgREST's own share."""
     connection = Http(service.socket, service.token)
     request = connection.request('GET', '/rpc/' + name)
 
@@ -454,7 +454,7 @@ def warm_and_measure(rounds, measure, ways=(DIRECT, 'PostgREST', 'nginx')):
 
 
 def show_ways(name, rounds, target=None):
-    """Prints a row: milliseconds directly, and over HTTP as multiples of that."""
+    """Prints a row: the milliseconds directly, and the time over HTTP as multiples of that."""
     direct = statistics.median(seconds[DIRECT] for seconds in rounds)
     cells = []
     for way in 'PostgREST', 'nginx':
@@ -476,7 +476,7 @@ MANY = 20_000 if QUICK else 100_000
 
 
 def measure_rows(only):
-    """The rows that have (a) for a rival, as one caller."""
+    """The rows with rival (a)."""
     for count, calls, new in (100, 2 if QUICK else 20, 1.2), (10_000, 1, 1.5):
         if not re.search(only, 'docsync_sync of {:,}'.format(count)):
             continue

@@ -1,4 +1,4 @@
-"""common.py - what measuring needs everywhere: documents, tables, turns, the table that is printed."""
+"""common.py - what all benchmarks use: documents, tables, taking turns, the table that is printed."""
 
 import datetime
 import json
@@ -16,18 +16,18 @@ from libpq import Connection
 QUICK = sys.argv[1:] == ['quick']
 DIR = os.environ['BENCH_DIR']
 
-# The server of another commit's docsync, the rival 'before', as a connection string; '' if there is none.
+# The connection string of the server with another commit's docsync, the rival 'before'; '' if there is none.
 BEFORE = os.environ.get('BENCH_BEFORE_WHERE', '')
 DOCSYNCS = ['docsync', 'before'] if BEFORE else ['docsync']
 
-# quick or not
+# Sizes, which depend on whether the run is quick.
 PRELOADED = 10_000 if QUICK else 100_000        # documents in each table before each test
-STORED = 50_000 if QUICK else 1_000_000         # documents a poll doesn't want
+STORED = 50_000 if QUICK else 1_000_000         # documents that a poll skips
 PAGE = 1000
 
 DOCSYNC = "SELECT * FROM docsync_upsert({client}, {documents}, 'bench')"
 
-# The statement a good user would write. last_update_utc is {now}, see PLAIN and LOCKED.
+# The statement that a good user would write. last_update_utc is {now}, see PLAIN and LOCKED.
 STATEMENT = """
 INSERT INTO rival.{table} AS d (collection, id, client_version, client_id, last_update_utc, deleted, body)
 SELECT 'bench', sent.id, sent."clientVersion", {client}, {now}, coalesce(sent.deleted, false), sent.body
@@ -42,7 +42,7 @@ RETURNING d.id, d.client_version, d.last_update_utc
 
 PLAIN = STATEMENT.replace('{table}', 'plain').replace('{now}', 'now()').replace('{source}', '')
 
-# The same, and safe: whoever writes to a collection has its row until commit, so stamps are in the order of commits.
+# The same, made safe: a writer locks the collection's row until commit, so stamps are in the order of commits.
 LOCKED = """
 WITH tick AS (
     UPDATE rival.counter SET last_update_utc = greatest(clock_timestamp(), last_update_utc + interval '1 us')
@@ -55,7 +55,7 @@ UPLOADS = {**dict.fromkeys(DOCSYNCS, DOCSYNC), 'a': PLAIN, 'b': LOCKED}
 COPY = ('COPY rival.copied (collection, id, client_version, client_id, last_update_utc, deleted, body, fence)'
         ' FROM STDIN')
 
-# Up to version 0.1 the extension brought the store with it, and dropped it.
+# Up to version 0.1 the store was part of the extension, and was dropped with it.
 DROP = """
 DROP SCHEMA IF EXISTS rival CASCADE;
 DROP EXTENSION IF EXISTS docsync CASCADE;
@@ -89,7 +89,7 @@ CREATE TABLE rival.copied (LIKE docsync.document INCLUDING ALL);
 
 
 def count_rounds(quick, full):
-    """How many rounds there are; at least ten, where two commits are compared."""
+    """How many rounds there are; at least ten if two commits are compared."""
     asked = os.environ.get('BENCH_ROUNDS')
     return int(asked) if asked else quick if QUICK else max(full, 10) if BEFORE else full
 
@@ -99,8 +99,8 @@ def log(text):
 
 
 class Policy:
-    """Whether all is measured under the policy of examples/postgrest/roles.sql, by a role that isn't superuser: on
-    docsync's table, and on those of (a) and (b)."""
+    """Whether everything is measured under the policy of examples/postgrest/roles.sql, by a role that isn't superuser, on
+    docsync's table and on those of (a) and (b)."""
 
     on = False
 
@@ -149,13 +149,13 @@ randomness = random.Random(15)
 
 
 def make_id():
-    """36 characters, as a UUID has."""
+    """36 characters, like a UUID."""
     text = '%032x' % randomness.getrandbits(128)
     return '-'.join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def make_body():
-    """A note, 300 bytes as JSON."""
+    """A note of 300 bytes of JSON."""
     words = '%0156x' % randomness.getrandbits(624)
     return {'title': words[:24], 'text': ' '.join(words[place:place + 6] for place in range(24, 156, 6)),
             'tags': ['home', 'later'], 'done': False, 'priority': randomness.randrange(10),
@@ -163,7 +163,7 @@ def make_body():
 
 
 class Batch:
-    """An upload in all the shapes it is sent in, made beforehand."""
+    """An upload in all the forms in which it is sent, made beforehand."""
 
     def __init__(self, count):
         self.documents = [{'id': make_id(), 'clientVersion': 1764000000000, 'body': make_body()} for _ in range(count)]
@@ -173,7 +173,7 @@ class Batch:
         self.update = json.dumps(self.documents).encode()
 
     def copy_chunks(self):
-        """The rows as COPY takes them, in the order of ids."""
+        """The rows in the format of COPY, ordered by id."""
         now = datetime.datetime.now(datetime.timezone.utc)
         rows = []
         for document in sorted(self.documents, key=lambda document: document['id']):
@@ -188,26 +188,26 @@ class Batch:
 # server
 # ---------------------------------------------------------------------------------------------------------------------
 
-BODY = json.dumps(make_body())      # of what is stored beforehand, and of single documents
+BODY = json.dumps(make_body())      # for what is stored beforehand, and for single documents
 
 
 def where(rival):
-    """The connection string of the server a rival is on."""
+    """The connection string of a rival's server."""
     return BEFORE if rival == 'before' else ''
 
 
 def connect(rival):
-    """A connection to measure by."""
+    """A connection to measure with."""
     return Connection(where(rival) + Policy.connection_string())
 
 
 def administrate(server):
-    """A connection to prepare by, as superuser."""
+    """A superuser's connection, for preparations."""
     return Connection(where(server))
 
 
 def fresh():
-    """All tables anew, with the same documents in each; the seed's ids are 1, 2, 3, ... in random order of storage."""
+    """Creates all tables again, with the same documents in each; their ids are 1, 2, 3, ..., stored in random order."""
     for server in DOCSYNCS:
         connection = administrate(server)
         connection.query(DROP)
@@ -236,7 +236,7 @@ def fresh():
 
 
 def store(count):
-    """Stores documents nobody has yet, in a collection of their own."""
+    """Stores documents that no client has yet, in a separate collection."""
     for server in DOCSYNCS:
         connection = administrate(server)
         connection.query("""
@@ -250,7 +250,7 @@ def store(count):
 
 
 def run_pgbench(rival, script, clients, *options):
-    """Runs a script on a rival's server and returns what pgbench said, on stdout and stderr."""
+    """Runs a script on a rival's server and returns pgbench's stdout and stderr."""
     path = os.path.join(DIR, 'script.sql')
     with open(path, 'w') as file:
         file.write(script)
@@ -276,8 +276,8 @@ def pgbench(rival, script, clients, seconds, defines=()):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def in_turn(rivals, number):
-    """The rivals in the order of a round: every second round another one comes first, every other goes backwards; so
-    that of any two each comes before the other equally often."""
+    """The rivals in the order of this round: every second round starts with another rival, and every other round is
+    reversed, so that of any two rivals each comes before the other equally often."""
     first = number // 2 % len(rivals)
     order = rivals[first:] + rivals[:first]
     return order[::-1] if number % 2 else order
@@ -306,7 +306,7 @@ def show_head():
 
 
 def spread(rounds, rival):
-    """The ratio docsync : rival as median, and the text to print."""
+    """The median of the ratio docsync : rival, and the text to print."""
     if rival not in rounds[0]:
         return None, ''
     ratios = [speeds['docsync'] / speeds[rival] for speeds in rounds]
@@ -315,7 +315,7 @@ def spread(rounds, rival):
 
 
 def show(test, unit, rounds, targets):
-    """Prints a row. targets: {rival: what docsync's speed shall at least be, as a multiple of the rival's}."""
+    """Prints a row. targets: {rival: docsync's least acceptable speed, as a multiple of the rival's}."""
     if Policy.on:
         test += ', policy'
     speed = statistics.median(speeds['docsync'] for speeds in rounds)
@@ -331,7 +331,7 @@ def show(test, unit, rounds, targets):
 
 
 def fdatasync_us():
-    """What it takes to make 8 kB last on this machine's disk, in microseconds."""
+    """How long it takes to make 8 kB durable on this machine's disk, in microseconds."""
     path = os.path.join(DIR, 'fdatasync')
     seconds = []
     with open(path, 'wb', buffering=0) as file:
@@ -347,7 +347,7 @@ def fdatasync_us():
 
 
 def commit_us():
-    """The same with a server around it: a one-row INSERT with and without waiting for the disk."""
+    """The same through the server: a one-row INSERT, with and without waiting for the disk."""
     connection = Connection()
     connection.query('CREATE TABLE IF NOT EXISTS commits (n int)')
     medians = []

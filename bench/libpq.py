@@ -1,7 +1,7 @@
-"""libpq.py - as much of libpq, by ctypes, as measuring needs.
+"""libpq.py - the part of libpq that the benchmarks need, by ctypes.
 
-Parameters are bound and statements prepared, as good clients do; Debian's drivers for Python put parameters into the
-text of the statement. What is timed is the call of libpq alone: send, wait, receive.
+Statements are prepared and parameters bound, as in good clients; Debian's drivers for Python put parameters into the
+text of the statement. Only the call of libpq is timed: send, wait, receive.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ COMMAND_OK, TUPLES_OK, COPY_IN = 1, 2, 4
 
 
 class Connection:
-    """A connection to the server that the environment names (PGHOST, ...), where where says nothing else."""
+    """A connection to the server of the environment (PGHOST, ...), unless the connection string says otherwise."""
 
     def __init__(self, where=''):
         self.conn = ctypes.c_void_p(lib.PQconnectdb(where.encode()))
@@ -34,7 +34,7 @@ class Connection:
         return ctypes.c_void_p(result)
 
     def query(self, sql):
-        """Runs SQL and returns its rows as tuples of text."""
+        """Runs SQL and returns the rows as tuples of text."""
         result = self.check(lib.PQexec(self.conn, sql.encode()), COMMAND_OK, TUPLES_OK)
         rows = [tuple(lib.PQgetvalue(result, row, column).decode() for column in range(lib.PQnfields(result)))
                 for row in range(lib.PQntuples(result))]
@@ -42,7 +42,7 @@ class Connection:
         return rows
 
     def run(self, sql, values):
-        """Runs a statement, prepared at its first use, and returns the seconds it took and the result."""
+        """Runs a statement, which is prepared when first used, and returns the seconds it took and the result."""
         name = self.statements.get(sql)
         if name is None:
             name = self.statements[sql] = b'statement %d' % len(self.statements)
@@ -54,21 +54,21 @@ class Connection:
         return seconds, self.check(result, COMMAND_OK, TUPLES_OK)
 
     def call(self, sql, *values):
-        """The same, but returns the seconds and how many rows came back."""
+        """The same, but returns the seconds and the number of rows."""
         seconds, result = self.run(sql, values)
         count = lib.PQntuples(result)
         lib.PQclear(result)
         return seconds, count
 
     def answer(self, sql, *values):
-        """The same, but returns the seconds and the length of the one value that came back."""
+        """The same, but returns the seconds and the length of the single value."""
         seconds, result = self.run(sql, values)
         length = lib.PQgetlength(result, 0, 0)
         lib.PQclear(result)
         return seconds, length
 
     def value(self, sql, *values):
-        """The same, but returns the one value."""
+        """The same, but returns the single value."""
         _, result = self.run(sql, values)
         text = lib.PQgetvalue(result, 0, 0)
         lib.PQclear(result)

@@ -1,7 +1,7 @@
-"""measure.py [quick] - what bench/run runs once it has a server: measures and prints the table.
+"""measure.py [quick] - measures and prints the table; run by bench/run once it has started a server.
 
-Rivals take turns (docsync, a, b, c; then c, b, a, docsync; ...) and a ratio is made of each round; what is printed is
-the median of these, so what slows the whole machine down for a while slows all of them down.
+Rivals take turns (docsync, a, b, c; then c, b, a, docsync; ...), each round gives a ratio, and the median of these is
+printed, so that whatever slows the machine down for a while slows down all of them.
 """
 
 import os
@@ -31,7 +31,7 @@ def upload_one(sessions, rounds, seconds):
 
 
 def update_one(sessions, rounds, seconds):
-    """Each session updates documents of its own, with ever higher versions."""
+    """Each session updates its own documents, with increasing versions."""
     fresh()
     documents = ("""('[{"id": "' || :id::text || '", "clientVersion": ' || :version::text || ', "body": %s}]')::jsonb"""
                  % BODY)
@@ -46,7 +46,7 @@ def update_one(sessions, rounds, seconds):
 
 
 def resend_one(sessions, rounds, seconds):
-    """What is stored is sent again by the client who sent it."""
+    """A client sends again what it has stored."""
     fresh()
     documents = """('[{"id": "' || :id::text || '", "clientVersion": 1, "body": %s}]')::jsonb""" % BODY
 
@@ -59,7 +59,7 @@ def resend_one(sessions, rounds, seconds):
 
 
 def upload_batches(count, rounds, calls):
-    """New, re-sent, updated: three tests that share their batches. Yields (test, round)."""
+    """New, re-sent, updates: three tests with the same batches. Yields (test, round)."""
     fresh()
     rivals = list(UPLOADS) + ['c']
     connections = {rival: connect(rival) for rival in rivals}
@@ -78,7 +78,7 @@ def upload_batches(count, rounds, calls):
         return count / statistics.median(seconds)
 
     for number in range(-1, rounds):
-        # the first round is there to warm up: a statement has its final plan from its sixth call on
+        # The first round is for warming up: a statement has its final plan from the sixth call on.
         batches = [Batch(count) for _ in range(calls)] if number >= 0 else [Batch(100) for _ in range(8)]
         length = len(batches[0].documents)
         for test, which, names, expected in (
@@ -100,7 +100,7 @@ POLL_PLAIN = ("SELECT id, client_version, client_id, last_update_utc, deleted, b
 
 
 def touch():
-    """Four fifths of the documents are stored anew, and nobody tells the planner."""
+    """Updates four fifths of the documents, without an ANALYZE."""
     for server in DOCSYNCS:
         connection = administrate(server)
         connection.query("""
@@ -110,7 +110,7 @@ def touch():
 
 
 def stamp_at(server, place):
-    """The stamp of a document, by its place among those stored, 0 to 1."""
+    """The stamp of a document, by its relative position among those stored, 0 to 1."""
     connection = administrate(server)
     [(stamp,)] = connection.query("""
         SELECT last_update_utc::text FROM docsync.document WHERE collection = 'bench/stored'
@@ -131,7 +131,7 @@ def poll(place, rounds, seconds):
 
 
 def measure_rows(only):
-    """The rows that have (a) for a rival, as one caller."""
+    """The rows with rival (a)."""
     seconds = 1 if QUICK else 2
 
     for sessions in 1, 8, 32:

@@ -284,6 +284,20 @@ openapi()
 # Sets JAVASCRIPT to a copy of clients/javascript, with everything its tests need.
 javascript()
 {
-	node_program clients/javascript --include=dev README.md tsconfig.json src test
+	node_program clients/javascript --include=dev README.md tsconfig.json src adapters test
 	export JAVASCRIPT=$NODE_PROGRAM
+}
+
+# After javascript: gives its tests of the adapters the libraries, and the client among them, as npm would install it. Sets
+# ADAPTERS to the adapters in it.
+adapters()
+{
+	local part
+
+	node_program clients/javascript/test/adapters --omit=dev
+	rm -rf "$NODE_PROGRAM/node_modules/docsync-client"
+	mkdir "$NODE_PROGRAM/node_modules/docsync-client"
+	for part in package.json src adapters; do cp -R "$ROOT/clients/javascript/$part" "$NODE_PROGRAM/node_modules/docsync-client/"; done
+	ln -s "$NODE_PROGRAM/node_modules" "$JAVASCRIPT/test/adapters/node_modules"
+	export ADAPTERS=$NODE_PROGRAM/node_modules/docsync-client/adapters
 }

@@ -1,7 +1,7 @@
-// hand.js PORT SECRET - the rival that a good developer writes in an afternoon: a token is checked, a statement runs, JSON goes back.
+// hand.js PORT SECRET - the rival that a good developer writes in an afternoon: it checks a token, runs a statement, returns JSON.
 //
-// Its promise is smaller: a stamp is taken before the commit, so readers lose documents; an id that comes twice in a batch fails; the
-// token's tenant stands in the statement, not in a policy. PostgreSQL is where PGHOST, ... say.
+// It promises less: stamps are taken before the commit, so readers lose documents; a batch with the same id twice fails; the
+// token's tenant is checked by the code, not by a policy. PGHOST, ... name the PostgreSQL server.
 
 import { createSecretKey } from 'node:crypto';
 import http from 'node:http';
@@ -9,7 +9,7 @@ import jwt from 'jsonwebtoken';
 import pg from 'pg';
 
 const [port, secret] = process.argv.slice(2);
-const key = createSecretKey(Buffer.from(secret));		// of a text jsonwebtoken would make one each time, which takes four fifths of a request
+const key = createSecretKey(Buffer.from(secret));		// given a text, jsonwebtoken would make a key each time, four fifths of a request's time
 const pool = new pg.Pool({ max: 10 });
 
 const UPLOAD = {

@@ -2,8 +2,8 @@
 --
 --	wrk ... -s load.lua URL -- RIVAL WORKLOAD TOKEN POSITION
 --
--- POSITION: what a client that has all sends back, of the rival's own kind. A body is a note of 300 bytes, its text random, ids are random, too,
--- but those of updates, which are u1 to u10000, and of what is sent again.
+-- POSITION is what a client that has everything sends back, in the rival's own form. A body is a note of 300 bytes with random text. Ids are
+-- random, too, except in updates, where they are u1 to u10000, and in what is sent again.
 
 local rival, workload, token, position
 local number, versions = 0, 0
@@ -19,7 +19,7 @@ local function random_hex(length)
 	return table.concat(parts)
 end
 
--- Text that is made once is cut from: making it anew would take the generator longer than the service takes to store it.
+-- Notes are cut from a text that is made once: making new text would take the generator longer than the service takes to store it.
 local text
 
 local function note()
@@ -29,7 +29,7 @@ local function note()
 		string.sub(text, at, at + 23), string.sub(text, at + 24, at + 177), math.random(0, 9))
 end
 
--- A document in the rival's form; revision is for an update.
+-- A document in the rival's form.
 local function document(id, version, is_update)
 	if rival == 'pouch' then
 		return string.format('{"_id":"%s",%s"clientVersion":%d,"body":%s}', id,
@@ -74,7 +74,7 @@ end
 local function update()
 	local id = 'u' .. math.random(1, 10000)
 
-	-- Seconds and a number: above what any earlier run has sent
+	-- Seconds and a counter: higher than anything an earlier run has sent
 	versions = versions + 1
 	return upload({document(id, (os.time() - 1700000000) * 100000 + versions % 100000, true)}, true, id)
 end
@@ -130,7 +130,7 @@ function request()
 	return workloads[workload]()
 end
 
--- One line for who reads what is printed: requests, microseconds, errors, p50, p99
+-- One line for measure.py: requests, microseconds, errors, p50, p99
 function done(summary, latency)
 	local errors = summary.errors
 

@@ -1,7 +1,7 @@
-"""measure.py - docsync over both of its layers, and other services, by turns; prints ratios, and processor time a request.
+"""measure.py - measures docsync's two HTTP layers and other services in turn; prints ratios, and processor time per request.
 
-Started by run, which has made the server. Requests are load.lua's, sent by wrk; a download is Python's, one page after the other, whose bytes
-are counted and not looked at.
+Started by run, which makes the server. wrk sends the requests, which load.lua makes; downloads are made in Python, one page after the other,
+without parsing the answers.
 """
 
 import http.client
@@ -27,12 +27,12 @@ TOKEN = os.environ['BENCH_TOKEN']
 SERVER = os.environ['BENCH_SERVER']
 TICK = os.sysconf('SC_CLK_TCK')
 
-STORED = 10_000 if QUICK else 100_000       # documents that a poll doesn't want, and a download does
-UPDATED = 10_000                            # documents that updates are of
+STORED = 10_000 if QUICK else 100_000       # documents that a poll skips, and a download fetches
+UPDATED = 10_000                            # documents that are updated
 SECONDS = 1 if QUICK else 3
 ROUNDS = count_rounds(1, 3)
 
-# Against whom the gateway is measured, and what it shall be at least, as a multiple of the rival's rate.
+# The gateway is measured against these. Targets are its least acceptable rate, as a multiple of the rival's.
 RIVALS = os.environ.get('BENCH_RIVALS', 'postgrest hand pouch parse').split()
 
 # workload, connections, rivals without it, targets
@@ -56,7 +56,7 @@ TESTS = [
 
 
 class Rival:
-    """A service that is measured. Its processes are PostgreSQL's, if it has a database there, and those given."""
+    """A service that is measured. Its processes are its own, and PostgreSQL's if it has a database there."""
 
     def __init__(self, name):
         self.name = name
@@ -110,14 +110,14 @@ class Rival:
         return {'Authorization': 'Bearer ' + TOKEN, 'Content-Type': 'application/json'}
 
     def ask(self, method, path, value=None):
-        """A request; returns what the JSON of the answer is."""
+        """Sends a request and returns the answer's JSON."""
         body = None if value is None else json.dumps(value).encode()
         request = urllib.request.Request(self.url + path, body, self.headers(), method=method)
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
     def groups(self):
-        """The processor time used so far, in seconds, by group of processes and process."""
+        """The processor time used so far, in seconds, by group of processes and by process."""
         pids = {}
         if self.has_database:
             pids['PostgreSQL'] = children_of(pid_of(SERVER + '/data/postmaster.pid'))
@@ -141,7 +141,7 @@ def pid_of(path):
 
 
 def children_of(parent):
-    """A process and those that it has made."""
+    """A process and its children."""
     pids = [parent]
     for name in os.listdir('/proc'):
         if name.isdigit():
@@ -164,7 +164,7 @@ def cpu_of(pid):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# what is stored before
+# what is stored beforehand
 # ---------------------------------------------------------------------------------------------------------------------
 
 HAND = """
@@ -177,7 +177,7 @@ CREATE INDEX ON doc (collection, last_update_utc)
 
 
 def fill(rival):
-    """The same documents for each; afterwards rival.position is that of a client that has all of those of polls."""
+    """Stores the same documents for each rival, and sets rival.position to that of a client that has all documents of polls."""
     sets = [('bench', 'u', UPDATED), ('bench/poll', 'p', STORED)]
     if rival.name in ('pouch', 'parse'):
         FILLS[rival.name](rival)
@@ -251,7 +251,7 @@ def wrk(rival, workload, connections, seconds):
 
 
 def download(rival):
-    """All documents of polls, in pages of 1,000; returns pages and seconds."""
+    """Downloads all documents of polls, in pages of 1,000; returns pages and seconds."""
     connection = http.client.HTTPConnection(rival.url.split('//')[1])
     position, pages, begun = first_position(rival), 0, time.perf_counter()
 
@@ -282,7 +282,7 @@ def page_path(rival, position):
 
 
 def next_position(rival, body):
-    """What the next page is asked for by, and whether this one had anything; both stand at the end of what came."""
+    """The position of the next page, and whether this one had documents; both are found near the ends of the answer."""
     end = body[-1000:].decode()
     if rival.name == 'hand':
         found = re.search(r'"since":"([^"]*)"\}$', end)
@@ -298,7 +298,7 @@ def next_position(rival, body):
 
 
 def measure(rival, workload, connections):
-    """Returns what was done in a second, and milliseconds of processor time a request by group; latencies, if there are any."""
+    """Returns the rate per second, the milliseconds of processor time per request by group, and latencies, if there are any."""
     latency = ()
     if workload != 'download':
         wrk(rival, workload, connections, 1)
@@ -310,7 +310,7 @@ def measure(rival, workload, connections):
         requests, seconds, *latency = wrk(rival, workload, connections, SECONDS)
         rate = requests / seconds
     after = rival.groups()
-    # What has ended meanwhile, as autovacuum's workers do, isn't counted.
+    # Processes that have ended meanwhile, such as autovacuum's workers, aren't counted.
     cpu = {group: sum(seconds - before[group].get(pid, 0) for pid, seconds in after[group].items()) * 1000 / requests for group in after}
     return rate, cpu, latency
 
@@ -346,14 +346,14 @@ def measure_all(rivals):
         show(test, playing, rounds, targets)
         times.append((test, playing, rounds))
 
-    print('\nprocessor time a request, ms; latency at the median and the 99th percentile, ms')
+    print('\nprocessor time per request, ms; latency at the median and the 99th percentile, ms')
     for test, playing, rounds in times:
         for name in playing:
             show_time(test, name, [row[name] for row in rounds])
 
 
 def show(test, playing, rounds, targets):
-    """Prints a row: the gateway's rate, and its ratios to the others', as medians of rounds."""
+    """Prints a row: the gateway's rate, and its ratios to the rivals' rates, as medians of the rounds."""
     cells, reached = [], []
     for name in RIVALS:
         if name not in playing:
@@ -370,7 +370,7 @@ def show(test, playing, rounds, targets):
 
 
 def show_time(test, name, results):
-    """Prints where the processor time of a rival's request goes, as means of rounds."""
+    """Prints how the processor time of a rival's request is spent, as means of the rounds."""
     groups = {group: statistics.mean(cpu[group] for _, cpu, _ in results) for group in results[0][1]}
     latency = ''
     if results[0][2]:

@@ -1,4 +1,4 @@
-// parse.js PORT - the rival parse-server, over PostgreSQL, with a key instead of tokens. PARSE_DATABASE says where that is.
+// parse.js PORT - the rival parse-server, over PostgreSQL, with a key instead of tokens. PARSE_DATABASE is its database's URI.
 
 import express from 'express';
 import { ParseServer } from 'parse-server';

@@ -1,4 +1,4 @@
-// pouch.js PORT DIRECTORY - the rival express-pouchdb, over leveldb, as it comes: without fsync and without tokens.
+// pouch.js PORT DIRECTORY - the rival express-pouchdb, over LevelDB, with its defaults: without fsync and without tokens.
 
 import express from 'express';
 import expressPouchdb from 'express-pouchdb';

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * fuzz.c
- *	  libFuzzer in a backend: what clients send, given to what reads it.
+ *	  libFuzzer in a backend, for the functions that read what clients send.
  *
- * In a server rather than beside it, since what docsync's reading is held to
- * is PostgreSQL's own: jsonb_in(), numeric, the server's output of jsonb.  The
- * library is all of docsync, compiled by clang with coverage and checks for
- * what is undefined in C, and this file; it is no extension, and has no store.
- * See run.
+ * It runs in a server, since docsync's readers are compared with PostgreSQL's
+ * own functions: jsonb_in(), numeric, the output of jsonb.  The library is
+ * all of docsync, compiled by clang with coverage and checks for undefined
+ * behaviour, and this file; it isn't an extension, and there is no store.  See
+ * run.
  *
- * ASAN can't be had: the server hangs in it before main() is done.  Instead
- * the input ends where a page does behind which there is none.
+ * ASAN can't be used: the server hangs in it before main().  Instead, the
+ * input ends at the end of a page that is followed by an inaccessible one.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +36,7 @@ typedef int (*UserCallback) (const uint8 *data, size_t size);
 extern int	LLVMFuzzerRunDriver(int *argc, char ***argv,
 								UserCallback callback);
 
-/* What can't be, and how libFuzzer is told */
+/* An assertion; libFuzzer notices the abort. */
 #define HOLDS(condition) \
 	do { if (!(condition)) { fprintf(stderr, "doesn't hold: %s (line %d)\n", #condition, __LINE__); abort(); } } while (0)
 
@@ -59,12 +59,12 @@ static void compare_bodies(const Batch *batch);
 
 static Target target;
 static MemoryContext scratch;
-static char *input_end;			/* and of what can be read there */
+static char *input_end;			/* memory after it can't be read */
 
 /*
  * docsync_fuzz(target text, arguments text[]) RETURNS void
  *
- * If it fails, or has run for as long as it was to, it ends the process.
+ * Ends the process when a case fails or the time is over.
  */
 Datum
 docsync_fuzz(PG_FUNCTION_ARGS)
@@ -102,7 +102,7 @@ docsync_fuzz(PG_FUNCTION_ARGS)
 }
 
 /*
- * One execution, in memory of its own.
+ * One execution, in its own memory context.
  */
 static int
 call(const uint8 *data, size_t size)
@@ -119,8 +119,8 @@ call(const uint8 *data, size_t size)
 }
 
 /*
- * An array of documents: what is read of it as text is what docsync makes of
- * the jsonb that jsonb_in() makes of it.
+ * An array of documents: what docsync reads from the text is the same as what
+ * it reads from the jsonb that jsonb_in() makes of it.
  */
 static void
 fuzz_batch(const char *data, int len)
@@ -132,7 +132,7 @@ fuzz_batch(const char *data, int len)
 	for (int i = 0; read != NULL && i < read->count; i++)
 		all_well = all_well && read->documents[i].refusal == NULL;
 
-	/* What one takes whole the other takes. */
+	/* What docsync accepts without a refusal, PostgreSQL accepts. */
 	HOLDS(!all_well || parsed != NULL);
 	if (parsed == NULL)
 		return;
@@ -144,7 +144,7 @@ fuzz_batch(const char *data, int len)
 	compare_bodies(read);
 }
 
-/* What docsync reads of a request's bytes; NULL if it refuses all of them. */
+/* What docsync reads from a request's bytes; NULL if it refuses the request. */
 static Batch *
 read_batch(const char *data, int len)
 {
@@ -170,7 +170,8 @@ read_batch(const char *data, int len)
 }
 
 /*
- * What docsync makes of the jsonb that the server does; NULL if either fails.
+ * What docsync reads from the jsonb that the server makes; NULL if either
+ * fails.
  */
 static Batch *
 parse_batch(const char *data, int len)
@@ -199,8 +200,8 @@ parse_batch(const char *data, int len)
 }
 
 /*
- * Of a key that comes twice jsonb knows the last; a limit is for the first,
- * too.
+ * If a key comes twice, jsonb has only the last value; limits also apply to
+ * the first.
  */
 static void
 compare_documents(const SentDocument *read, const SentDocument *parsed)
@@ -240,8 +241,8 @@ compare_documents(const SentDocument *read, const SentDocument *parsed)
 }
 
 /*
- * A body is written as the server writes it, is measured at that, and read
- * again is the same.
+ * A body is written as the server writes it, its size is measured in that
+ * form, and reading it again gives the same body.
  */
 static void
 check_body(const SentDocument *sent)
@@ -267,7 +268,7 @@ check_body(const SentDocument *sent)
 }
 
 /*
- * What is found to be the same without a jsonb is the same.
+ * Bodies that are found to be the same without making a jsonb are the same.
  */
 static void
 compare_bodies(const Batch *batch)
@@ -293,8 +294,8 @@ compare_bodies(const Batch *batch)
 }
 
 /*
- * The body of a request: what is taken is JSON to jsonb_in(), too, unless a
- * document is refused, and none of it is taken for something else.
+ * The body of a request: what is accepted is valid JSON to jsonb_in(), too,
+ * unless a document is refused.
  */
 static void
 fuzz_request(const char *data, int len)
@@ -340,7 +341,7 @@ fuzz_request(const char *data, int len)
 	HOLDS(is_json(data, len));
 }
 
-/* Does the server take it for JSON? */
+/* Does the server accept it as JSON? */
 static bool
 is_json(const char *data, int len)
 {
@@ -362,7 +363,8 @@ is_json(const char *data, int len)
 }
 
 /*
- * What PostgreSQL is given of a request: it knows no byte order mark.
+ * The text of a request for PostgreSQL, which doesn't accept a byte order
+ * mark.
  */
 static char *
 as_text(const char *data, int len)
@@ -373,7 +375,7 @@ as_text(const char *data, int len)
 }
 
 /*
- * A query string: what is taken is text.
+ * A query string: what is accepted is valid text.
  */
 static void
 fuzz_query(const char *data, int len)
@@ -386,7 +388,7 @@ fuzz_query(const char *data, int len)
 	StringInfoData headers;
 	Request		request = {.max_documents = -1};
 
-	/* A proxy passes on nothing else. */
+	/* A proxy passes on only valid UTF-8. */
 	if (!pg_verify_mbstr(PG_UTF8, data, len, true))
 		return;
 	initStringInfo(&headers);
@@ -422,8 +424,8 @@ fuzz_query(const char *data, int len)
 }
 
 /*
- * What is a cursor is written as it was read, or as an older version would
- * have.
+ * A cursor that is accepted can be written and read again, with the same
+ * epoch and stamp.
  */
 static void
 fuzz_cursor(const char *data, int len)
@@ -441,7 +443,8 @@ fuzz_cursor(const char *data, int len)
 }
 
 /*
- * What is a time is one to the server, and the same.
+ * A time that is accepted is finite, and is the same after it has been written
+ * and read again.
  */
 static void
 fuzz_time(const char *data, int len)

@@ -1,32 +1,32 @@
 /*
  * purge.pml
- *	  Purge and seen of doc/stamps.md as a model for SPIN: does a client keep a
- *	  document for ever whose tombstone was removed before it came by?
+ *	  A model of purges and `seen' of doc/stamps.md for SPIN: does a client
+ *	  forever keep a document whose tombstone was removed before it was fetched?
  *
  * Some transactions write versions of two documents, some purge tombstones, and
- * a client goes on from its position, page by page, without end.  SPIN tries
- * all orders of their steps; a `d_step' or `atomic' is one step.  What is
- * taken for granted of PostgreSQL:
+ * a client continues from its position, page by page, endlessly.  SPIN tries
+ * all orders of their steps; a `d_step' or `atomic' is one step.  The
+ * assumptions about PostgreSQL:
  *
- * 1. a snapshot sees of a transaction all or nothing;
- * 2. snapshots come in an order, and a later one sees what an earlier one saw;
- *	  but an old one may still be used, and a standby has an order of its own:
- *	  transactions appear there as their commits are recorded, and on the
+ * 1. a snapshot sees all of a transaction, or nothing of it;
+ * 2. snapshots are ordered, and a later one sees what an earlier one saw; but
+ *	  an old one may still be used, and a standby has its own order: there,
+ *	  transactions become visible as their commits are recorded, and on the
  *	  primary as they leave the running set (STANDBY);
- * 3. who writes over a row or removes it has its lock until the end, when a new
- *	  snapshot sees what became of it.
+ * 3. a transaction that overwrites or removes a row holds its lock until the
+ *	  end, when a new snapshot sees the outcome.
  *
- * And of stamps.pml: what is settled under a snapshot has an earlier stamp than
- * all that this snapshot doesn't see, and that isn't rolled back.  Here the test
- * is just that.  The real one says no more often, which ends a page or a purge
- * earlier; these end anywhere.
+ * From stamps.pml: what is settled under a snapshot has an earlier stamp than
+ * everything that this snapshot doesn't see, and that isn't rolled back.  Here
+ * the test is exactly that.  The real one says no more often, which ends a page
+ * or a purge earlier; these may end anywhere.
  *
- * There is one client: what others upload, the writers write.  It takes all that
- * it is given, whoever wrote it.
+ * There is one client: what others upload, the writers write.  It applies
+ * everything it is given, whoever wrote it.
  *
  * `run' checks the design, and drops its rules one at a time by defining their
- * names, which are in capitals here.  With RULE_DROPPED there are no roll-backs
- * and no clients that fail: without them there is less to search, and a
+ * names, which are in capitals here.  With RULE_DROPPED nothing is rolled back
+ * and no client fails: that leaves less to search, and there is a
  * counter-example all the same.
  */
 
@@ -37,12 +37,12 @@
 #define PURGES			2
 #endif
 #ifndef STAMPS
-#define STAMPS			4	/* two are there at the beginning */
+#define STAMPS			4	/* two are used at the beginning */
 #endif
 #define DOCUMENTS		2
 
 /*
- * Transactions: 0 is none, 1 wrote what there is at the beginning; then the
+ * Transactions: 0 is none, 1 wrote what exists at the beginning; then come the
  * writers, then the purges.
  */
 #define ME				(_pid + 2)
@@ -56,9 +56,9 @@
 
 /* The server */
 byte commits;
-byte commit[TRANSACTIONS + 1];	/* its place in their order; 0: none (yet) */
-byte begun;						/* the last writer that has begun */
-byte purges;					/* purges that have begun */
+byte commit[TRANSACTIONS + 1];	/* its place in the order of commits; 0: none (yet) */
+byte begun;						/* the last writer that has started */
+byte purges;					/* purges that have started */
 byte lock[DOCUMENTS + 1];		/* who holds the lock of the document's row */
 byte horizon_lock;				/* the same for the horizon's row */
 
@@ -67,16 +67,16 @@ byte clock;						/* the last stamp issued */
 byte owner[STAMPS + 1];			/* whose stamp it is; 0: rolled back */
 byte doc[STAMPS + 1];			/* 0: none written (yet) */
 bool deleted[STAMPS + 1];
-byte ender[STAMPS + 1];			/* who wrote over it, or removed it */
+byte ender[STAMPS + 1];			/* who overwrote or removed it */
 
 /* The versions of the horizon's row, by the transaction that wrote them */
 byte horizon[TRANSACTIONS + 1];
 
 /*
- * A snapshot is the number of commits that it sees.  On the standby it is the
- * number of commits recorded, and AT_STANDBY more.  A page may come under any
- * snapshot there has been, OLD(n).  With a standby these are the standby's, and
- * there is the primary's newest.
+ * A snapshot is the number of commits that it sees; on the standby, the number of
+ * commits recorded, plus AT_STANDBY.  A page may use any snapshot there has
+ * been, OLD(n).  With a standby these are the standby's, and the primary's
+ * newest may be used, too.
  */
 #ifdef STANDBY
 #define AT_STANDBY		16
@@ -128,7 +128,7 @@ inline find_horizon(snap, result)
 	latest = 0
 }
 
-/* All locks go with it. */
+/* Releases all locks. */
 inline commit_as(id)
 {
 #ifdef STANDBY
@@ -169,9 +169,9 @@ inline unlock()
 
 
 /*
- * The writers.  All are alike, so number n may be the n-th that takes a stamp.
- * A writer has its stamp before it has its row, so the versions of a document
- * needn't have their stamps in order.
+ * The writers.  All are alike, so number n can be the n-th that takes a stamp.
+ * A writer has its stamp before it locks the row, so the versions of a document
+ * may have stamps that aren't in order.
  */
 inline write(d, is_deleted)
 {
@@ -227,8 +227,8 @@ active [WRITERS] proctype writer()
 
 
 /*
- * The purges.  One removes tombstones that its snapshot shows as settled, and
- * then raises the horizon.  For a row that is locked it may wait, or leave it.
+ * The purges.  A purge removes tombstones that its snapshot shows as settled,
+ * and then raises the horizon.  It may wait for a locked row, or skip it.
  */
 #ifdef NO_SETTLED_PURGE
 #define may_remove(s)	(is_visible(snap, s) && deleted[s])
@@ -236,7 +236,7 @@ active [WRITERS] proctype writer()
 #define may_remove(s)	(is_visible(snap, s) && deleted[s] && s < unsettled)
 #endif
 
-/* The version that it has judged must still be the last one. */
+/* The version that it has checked must still be the last one. */
 inline purge(d)
 {
 	d_step {
@@ -265,7 +265,7 @@ inline purge(d)
 	}
 }
 
-/* Who has waited for the lock of the horizon's row finds what is there now. */
+/* After waiting for the lock of its row, a purge finds the new horizon. */
 inline raise_horizon(id)
 {
 	d_step {
@@ -315,8 +315,8 @@ active [PURGES] proctype purger()
 
 
 /*
- * The client.  A page gives it settled documents beyond its position, and tells
- * it to compare what it holds with what there is, if tombstones may have gone
+ * The client.  A page returns settled documents after its position, and tells it
+ * to compare what it has with what exists, if tombstones may have been removed
  * that it hasn't been given.
  */
 
@@ -335,9 +335,9 @@ inline find_live(snap, d, result)
 }
 
 /*
- * After a page under the newest snapshot that hasn't told it to compare: what it
- * holds is what there is, but for what is to come.  It asks for pages without
- * end, so a document that it keeps for ever is seen here.
+ * After a page under the newest snapshot that hasn't told it to compare: the
+ * client has what exists, except for what is still to come.  It asks for pages
+ * endlessly, so a document that it keeps forever is noticed here.
  */
 inline check()
 {
@@ -367,8 +367,9 @@ inline check()
 }
 
 /*
- * All that the page's snapshot doesn't see is later than its horizon.  Where a
- * rule is dropped we want to see what comes of it.
+ * Everything that the page's snapshot doesn't see is later than its horizon.
+ * When a rule is dropped, the consequences are what counts, so this isn't
+ * checked.
  */
 inline check_horizon(snap)
 {
@@ -389,7 +390,7 @@ inline check_horizon(snap)
 #define horizon_snap(snap)	snap
 #endif
 
-/* Up to so many documents.  The client may fail before it keeps the position. */
+/* Up to `limit' documents.  The client may fail before it stores the position. */
 inline page(snap, limit, is_kept)
 {
 	d_step {
@@ -474,7 +475,7 @@ inline get_page(snap)
 #define sees_copy(snap)	(copy[comparing] == 0 || sees(snap, owner[copy[comparing]]))
 #endif
 
-/* Document by document.  Each may be under a snapshot of its own. */
+/* Document by document, each possibly under a different snapshot. */
 inline compare(snap)
 {
 	d_step {
@@ -501,7 +502,7 @@ inline compare(snap)
 
 /*
  * It has uploaded the last version, or is told that this has won over its own.
- * Nobody is writing over it then: on the standby the client could have seen
+ * Nobody is overwriting it then: on the standby, the client could have seen
  * that already.  So an upload's answer isn't older than the pages before it.
  */
 inline upload(d)
@@ -527,16 +528,16 @@ inline upload(d)
 active proctype client()
 {
 	byte position, seen;
-	byte copy[DOCUMENTS + 1];		/* the stamps of what it holds; 0: nothing */
+	byte copy[DOCUMENTS + 1];		/* the stamps of what it has; 0: nothing */
 	byte comparing;					/* this document, and those before it */
-	byte told;						/* the horizon that it was told of last */
+	byte told;						/* the horizon that it was last told */
 #ifdef FIRST_PAGE_SILENT
 	bool is_first = true;
 #endif
 	byte h, unsettled, s, last, given, d;	/* 0 between steps, as is the next */
 	bool found;
 
-	/* What there is at the beginning, each deleted or not */
+	/* The documents at the beginning, each deleted or not */
 	atomic {
 		for (s : 1 .. DOCUMENTS) {
 			owner[s] = 1;

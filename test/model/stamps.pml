@@ -1,28 +1,28 @@
 /*
  * stamps.pml
- *	  The stamps of doc/stamps.md as a model for SPIN: does a reader that goes
- *	  on from the last stamp it was given ever lose a document?
+ *	  A model of the stamps of doc/stamps.md for SPIN: does a reader that
+ *	  continues from the last stamp it was given ever lose a document?
  *
- * Some transactions write to one collection, a reader polls it without end.
+ * Some transactions write to a collection, and a reader polls it endlessly.
  * SPIN tries all orders of their steps; a `d_step' or `atomic' is one step.
- * What is taken for granted of PostgreSQL:
+ * The assumptions about PostgreSQL:
  *
- * 1. ids are assigned in order, and whoever has one is running;
- * 2. a transaction ends in three steps: its fate is recorded, it leaves the
- *	  running set, it lets go of its locks;
+ * 1. ids are assigned in order, and a transaction that has one is running;
+ * 2. a transaction ends in three steps: its outcome is recorded, it leaves the
+ *	  running set, it releases its locks;
  * 3. a snapshot's xmax is one above the highest id that has ended; it lists the
  *	  running ids below xmax, and sees what the others below it committed;
- * 4. a lock first taken in a savepoint goes when that is rolled back;
+ * 4. a lock first taken after a savepoint is released by rolling back to it;
  * 5. the running set and the highest id that has ended are read in one step.
  *
  * With WATERMARK there is an announcer, too, and the reader is on a standby: what
  * is announced as settled through a stamp must be all there will ever be up to it.
  * The standby replays WAL in its order: so the watermark, too, is there at once.
  *
- * There is one collection: who writes to others only is a transaction with an id
- * and without a mark.  There is one reader: readers change nothing for anybody.
- * The ids of subtransactions are left out (spec subtransactions), as are readers
- * that write themselves (spec own-transaction).
+ * There is one collection: a transaction that writes only to others has an id
+ * and no mark.  There is one reader: readers don't affect each other.  The ids
+ * of subtransactions are left out (spec subtransactions), as are readers that
+ * also write (spec own-transaction).
  *
  * `run' checks the design, and drops its rules one at a time by defining
  * their names, which are in capitals here.
@@ -47,7 +47,7 @@
 /* The server.  Ids and stamps begin at 1. */
 byte next = 1;							/* the next transaction id */
 bool running[TRANSACTIONS + 1];
-bool committed[TRANSACTIONS + 1];		/* else rolled back, or no fate yet */
+bool committed[TRANSACTIONS + 1];		/* else rolled back, or not ended */
 bool mark[TRANSACTIONS + 1];
 byte clock;								/* the last stamp issued */
 bool latch;
@@ -56,13 +56,13 @@ byte watermark;							/* up to this stamp all is settled */
 #endif
 
 /* The collection, by stamp */
-byte owner[STAMPS + 1];					/* who wrote the document; 0: none there */
+byte owner[STAMPS + 1];					/* who wrote the document; 0: none */
 byte fence[STAMPS + 1];
 
 /*
  * The next id, as the reader's server knows it.  A standby learns of an id, and
- * of all below it, from the first row or from the end of its transaction.  Ours
- * replays at once: on one that lags, the writers just seem to be slower.
+ * of all below it, from the first row or from the end of its transaction.  This
+ * one replays at once: on one that lags, the writers merely seem slower.
  */
 #if defined STANDBY || defined STANDBY_FOREIGN
 #define ON_STANDBY
@@ -76,15 +76,15 @@ byte standby_next = 1;
 
 
 /*
- * The writers.  All transactions are alike, so number n may be the one that gets
- * id n.  It gets it for a document or for something else, so it may stamp
- * at once, late or never.
+ * The writers.  All transactions are alike, so number n can be the one that gets
+ * id n.  It gets the id for a document or for something else, so it may take
+ * stamps at once, later or never.
  */
 #define ME	(_pid + 1)
 
 /*
- * A new reservation, of one stamp or two; what is left of the last is forgotten.
- * If the model runs out of stamps the transaction goes on to its end.
+ * A new reservation, of one or two stamps; what is left of the last one is
+ * dropped.  If the model runs out of stamps, the transaction ends.
  */
 inline reserve()
 {
@@ -135,7 +135,7 @@ inline let_go()
 	d_step { mark[ME] = false; printf("%d lets go of its mark\n", ME) }
 }
 
-/* A document is there for its own transaction only, until that commits. */
+/* A document is visible only to its own transaction until that commits. */
 inline write()
 {
 	atomic {
@@ -159,7 +159,7 @@ inline write()
 	}
 }
 
-/* Nobody else sees when it is set, so that needs no step of its own. */
+/* Nobody else notices when it is set, so it needs no separate step. */
 inline maybe_savepoint()
 {
 	if
@@ -192,7 +192,7 @@ inline forget()
 	left = 0; stamp = 0; my_fence = 0
 }
 
-/* The documents of this transaction, from a stamp on */
+/* Removes the documents of this transaction, from a stamp on. */
 inline erase(from)
 {
 	i = from;
@@ -207,7 +207,7 @@ inline erase(from)
 	od
 }
 
-/* What doesn't matter any more shall not make states different. */
+/* Variables that don't matter any more must not make states different. */
 inline tidy_up()
 {
 	forget(); in_savepoint = false; savepoint_mark = false; savepoint_stamp = 0
@@ -244,13 +244,13 @@ over:
 
 
 /*
- * The reader.  A poll is a scan from `since' on in the order of stamps, as
- * settle.c does it: it ends before the first document that isn't settled.
+ * The reader.  A poll is a scan from `since' on in the order of stamps, as in
+ * settle.c: it ends before the first document that isn't settled.
  */
 #define is_visible(s)	(owner[s] != 0 && committed[owner[s]] && \
 						 owner[s] < xmax && !listed[owner[s]])
 
-/* No id below the document's fence needs a look any more. */
+/* No id below the document's fence has to be checked any more. */
 #if defined NO_SETTLED_TEST
 #define is_settled(s)	true
 #elif defined STANDBY_FOREIGN
@@ -261,7 +261,7 @@ over:
 #define is_settled(s)	(fence[s] <= known)
 #endif
 
-/* The snapshot doesn't see it as finished. */
+/* The snapshot doesn't see it as ended. */
 #ifdef NO_XMAX_TO_FENCE
 #define is_open(id)		(listed[id])
 #else
@@ -269,8 +269,8 @@ over:
 #endif
 
 /*
- * What the reader sees now, and is behind it, it has been given.  It polls
- * without end, so a loss at any time is seen here.
+ * Everything that the reader sees now, up to its position, it has been given.
+ * It polls endlessly, so a loss at any time is noticed here.
  */
 inline check()
 {
@@ -294,8 +294,8 @@ inline take_snapshot()
 }
 
 /*
- * Who runs, and one above the highest id that has ended; not before it is
- * needed.  An id that isn't found running then, and isn't below that, would be a
+ * Who is running, and one above the highest id that has ended; done only when
+ * needed.  An id that isn't found running, and isn't below that, would be a
  * subtransaction's.
  */
 inline look_who_runs()
@@ -373,7 +373,7 @@ inline look_if_running()
 	printf("the reader looks at %d: running %d\n", known, runs)
 }
 
-/* May the id be ignored?  What has left the running set has its fate recorded. */
+/* May the id be ignored?  Once it isn't running, its outcome is recorded. */
 inline judge()
 {
 	if
@@ -402,12 +402,12 @@ active proctype reader()
 	bool given[STAMPS + 1];
 	byte xmax;							/* the snapshot */
 	bool listed[TRANSACTIONS + 1];
-	byte s;								/* the scan has come to this stamp */
-	byte known;							/* ids below it are done with */
-	bool finding;						/* who runs, in a scan */
+	byte s;								/* the scan has reached this stamp */
+	byte known;							/* ids below it are dealt with */
+	bool finding;						/* looking who is running, in a scan */
 	bool ran[TRANSACTIONS + 1];			/* was found running */
-	byte unended;						/* none from here on had ended then; 0: it hasn't looked */
-	bool looking;						/* at the id `known', in a scan */
+	byte unended;						/* no id from here on had ended; 0: it hasn't looked */
+	bool looking;						/* checking the id `known', in a scan */
 	bool has_mark, runs;
 #ifdef WATERMARK
 	byte known_watermark;
@@ -430,7 +430,7 @@ active proctype reader()
 	:: d_step { xmax > 0 -> begin_scan(); scan() }
 #endif
 #else
-	/* A poll, with a new snapshot or once more with the old one */
+	/* A poll, with a new snapshot or again with the old one */
 #ifdef LOOK_BEFORE_SNAPSHOT
 	:: d_step { !looking && !has_looked -> look_who_runs() }
 		d_step { take_snapshot(); check(); begin_scan(); scan() }
@@ -440,7 +440,7 @@ active proctype reader()
 	:: d_step { finding -> finding = false; look_who_runs(); scan() }
 #endif
 
-	/* The two looks at an id.  Between them others go on. */
+	/* The two checks of an id.  Between them others continue. */
 #ifndef RUNNING_BEFORE_MARK
 	:: d_step { looking -> look_for_mark() }
 		d_step { look_if_running(); judge() }

@@ -1,5 +1,5 @@
--- What the database refuses of an upload: each refusal names its document, and
--- with atomic => false doesn't stop the others.
+-- Documents of an upload that the database refuses: each refusal names its
+-- document, and with atomic => false doesn't stop the others.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

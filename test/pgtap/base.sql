@@ -1,7 +1,7 @@
--- baseVersion and baseUtc: a document that is applied only where the service has
--- what it is based on. For every combination of what is stored, sent and named
--- as the base, what docsync_upsert answers and leaves in the table is compared
--- with a restatement of the rule, and a batch with its documents sent one by one.
+-- baseVersion and baseUtc: a document is applied only if the service has what it
+-- is based on. For every combination of what is stored, sent and named as the
+-- base, the result of docsync_upsert and the table afterwards are compared with a
+-- restatement of the rule, and a batch with the same documents sent one by one.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

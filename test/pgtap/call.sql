@@ -1,5 +1,5 @@
--- docsync_call: a whole request in one statement, with the rights of the role
--- it is for, and with nothing that its caller couldn't do by SET.
+-- docsync_call: a whole request in one statement, with the privileges of the role
+-- of the request, and no effect that its caller couldn't achieve by SET.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

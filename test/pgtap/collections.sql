@@ -1,5 +1,5 @@
--- Several collections in one sync: what is wrong with one is its own answer, a
--- page is shared, and what ends the request ends all of it.
+-- Several collections in one sync: an error of one is reported for that one only,
+-- a page is shared, and what aborts the request aborts all of it.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

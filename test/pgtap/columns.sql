@@ -1,5 +1,5 @@
--- What C knows of the store's tables (src/check.c) is what docsync_create_store()
--- makes: their columns, and how long these may be.
+-- What the C code expects of the store's tables (src/check.c) is what
+-- docsync_create_store() makes: their columns, and the limits of their lengths.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SELECT plan(8);

@@ -1,6 +1,6 @@
--- What is remembered of purged tombstones, and whom it is told: random deletions,
--- edits and purges by several clients, compared with a plain computation over
--- all that was ever removed.
+-- What is remembered about purged tombstones, and which clients are told of them:
+-- random deletions, edits and purges by several clients, compared with a plain
+-- computation over everything that was ever removed.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

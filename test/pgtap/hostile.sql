@@ -1,4 +1,5 @@
--- What a role that may upload could do to others, or a trigger to an upload.
+-- Harm that a role with the right to upload could do to others, or a trigger to
+-- an upload.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SELECT plan(35);

@@ -1,5 +1,5 @@
--- Uploads of documents that are all stored, which are written by UPDATE alone,
--- and when they aren't.
+-- Uploads of documents that are all stored already, which are written by UPDATE
+-- alone, and cases in which they aren't.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

@@ -1,7 +1,7 @@
--- The largest uploads: what fits goes in, in one statement and in memory in
--- proportion; what doesn't is refused, and nothing of it is left.
+-- The largest uploads: what fits is stored, in one statement and in proportional
+-- memory; what doesn't fit is refused, and leaves nothing behind.
 --
--- The batches are made in another session, so that this one's memory is what
+-- The batches are made in another session, so that this one's memory is only what
 -- the upload takes.
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;

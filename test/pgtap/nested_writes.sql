@@ -1,5 +1,5 @@
--- What triggers, policies, constraints, defaults write to docsync.document in
--- the midst of an upload or a purge is theirs, not the upload's.
+-- What triggers, policies, constraints and defaults write to docsync.document
+-- during an upload or a purge is treated as their own, not as the upload's.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

@@ -1,5 +1,5 @@
--- Calls read as many rows as they are about, whatever the planner believes and
--- the caller has set; and the caller's settings are afterwards what they were.
+-- Calls read only the rows that they need, whatever the planner's statistics and
+-- the caller's settings are; afterwards these settings are what they were.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

@@ -1,6 +1,6 @@
--- Who may do what: the functions are everybody's to call, and are of no use
--- without the store's privileges; PUBLIC has none, a role that was granted
--- docsync exactly those that its calls need.
+-- Who may do what: everybody may call the functions, which are of no use without
+-- privileges on the store; PUBLIC has none of these, and a role that was granted
+-- docsync has exactly those that its calls need.
 SET client_min_messages = error;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

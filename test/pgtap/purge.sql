@@ -1,4 +1,4 @@
--- Purging: tombstones go, and no reader misses one without being told.
+-- Purging: tombstones are removed, and no reader misses one without being told.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

@@ -1,6 +1,6 @@
--- Requests are read by docsync itself: what it accepts, refuses and stores is what
--- jsonb_in() does. Over inputs that readers of JSON disagree about, and random
--- ones, which are compared with docsync_upsert, whose documents PostgreSQL has read.
+-- Docsync reads requests itself: it accepts, refuses and stores the same as
+-- jsonb_in(). Tested with inputs that JSON parsers disagree about, and with random
+-- ones, compared with docsync_upsert, whose documents PostgreSQL has parsed.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

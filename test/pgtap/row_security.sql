@@ -1,5 +1,5 @@
 -- Row-level security on docsync.document decides what a caller reads, writes
--- and learns.  Kept plans serve whoever calls: roles alternate in one session.
+-- and learns.  Cached plans work for every caller: roles alternate in one session.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

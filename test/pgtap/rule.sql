@@ -1,7 +1,7 @@
 -- The clientVersion rule, for every combination of versions, clients, contents
--- and deletions: what docsync_upsert answers and leaves in the table is
--- compared with a restatement of the rule, and a batch with its documents sent
--- one by one.
+-- and deletions: the result of docsync_upsert and the table afterwards are
+-- compared with a restatement of the rule, and a batch with the same documents
+-- sent one by one.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

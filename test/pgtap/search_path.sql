@@ -1,5 +1,5 @@
--- A hostile search_path: everything in it that could be mistaken for what
--- docsync means, comes first, and raises an error when used.
+-- A hostile search_path: everything that could be mistaken for what docsync means
+-- comes first in it, and raises an error when used.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

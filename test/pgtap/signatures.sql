@@ -1,6 +1,6 @@
--- What a program calls: names, arguments, results and properties of the
--- functions, the columns it may read, and that each says what it is for.
--- Whatever is changed here breaks somebody's program.
+-- The interface for programs: names, arguments, results and properties of the
+-- functions, the columns that may be read, and that each has a comment that says
+-- what it is for.  Any change here breaks somebody's program.
 SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;

@@ -1,7 +1,7 @@
 -- A batch that changes nothing writes nothing: no transaction id, no WAL, no
 -- stamp, no lock on a row, no dirty page.  Nor does a download.
 --
--- Not in one transaction, since it would have an id; docsync is created afresh
+-- Not in one transaction, since that would have an id; so docsync is created again
 -- before and after.
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgtap;

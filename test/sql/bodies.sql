@@ -1,7 +1,6 @@
--- What the bytes of a request may be: each refusal has a place, by which people
--- and machines find it, and nothing is stored. The functions for HTTP read the
--- bytes themselves; docsync_upsert is given a jsonb, and plain SQL is held to the
--- same limits.
+-- Which bytes a request may consist of: each refusal names the position, for people
+-- and for programs, and nothing is stored. The functions for HTTP read the bytes
+-- themselves; docsync_upsert is given a jsonb; the same limits apply to plain SQL.
 \set SHOW_CONTEXT never
 \pset format unaligned
 \pset tuples_only on

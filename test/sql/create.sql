@@ -1,5 +1,5 @@
 -- Batches of many new documents, which are written by INSERT alone, in a
--- subtransaction: what becomes of them if somebody is faster, or if it fails.
+-- subtransaction: what happens if somebody else is faster, or if it fails.
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;

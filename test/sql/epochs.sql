@@ -1,5 +1,5 @@
--- The history: an epoch's row and that of a start after a crash, who may begin
--- one, and what stamps and cursors are then.
+-- The history: the rows for an epoch and for a start after a crash, who may begin
+-- an epoch, and what happens to stamps and cursors then.
 \set SHOW_CONTEXT never
 \pset null (null)
 \pset format unaligned

@@ -1,4 +1,4 @@
--- Epochs and prepared transactions. There is a second result for servers that have none (max_prepared_transactions = 0).
+-- Epochs and prepared transactions. There is a second expected result for servers without them (max_prepared_transactions = 0).
 \set VERBOSITY terse
 \pset null (null)
 \pset format unaligned

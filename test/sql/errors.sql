@@ -1,4 +1,4 @@
--- Every refusal: message, detail, hint, SQLSTATE, and that nothing is left of it.
+-- Every refusal: message, detail, hint, SQLSTATE, and that nothing is left behind.
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;

@@ -1,5 +1,5 @@
--- The functions for HTTP, without HTTP: JSON as it is written, cursors, times,
--- and what a request says in settings.
+-- The functions for HTTP, called without HTTP: the JSON they write, cursors, times,
+-- and what settings say about a request.
 \set SHOW_CONTEXT never
 \pset null (null)
 \pset format unaligned

@@ -1,5 +1,5 @@
--- What CREATE EXTENSION makes, what docsync_create_store() makes, and what they
--- leave behind.
+-- What CREATE EXTENSION makes, what docsync_create_store() makes, and what is left
+-- after they are dropped.
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;

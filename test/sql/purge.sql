@@ -1,5 +1,5 @@
--- Purging: steps and their transactions, and what of it is left if it is ended.
--- (What goes and who is told: pgtap/purge.sql, pgtap/horizon.sql.)
+-- Purging: its steps and their transactions, and what remains if it is interrupted.
+-- (What is removed and who is told: pgtap/purge.sql, pgtap/horizon.sql.)
 \set SHOW_CONTEXT never
 \pset null (null)
 \pset format unaligned

@@ -1,5 +1,5 @@
--- Comparing: who is told to, digests, the list, documents by id; what a cursor is
--- good for.
+-- Comparing: which clients are told to, digests, the list, documents by id; for
+-- what a cursor is valid.
 \set SHOW_CONTEXT never
 \pset null (null)
 \pset format unaligned

@@ -1,4 +1,4 @@
--- A document that was deleted is inserted again, by plain SQL.
+-- A document that was deleted is inserted again by plain SQL.
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;

@@ -1,4 +1,4 @@
--- The store: who makes it, who may own it, what is mended, and what all
+-- The store: who creates it, who may own it, what is repaired, and what all
 -- functions refuse.
 \set SHOW_CONTEXT never
 \pset null (null)

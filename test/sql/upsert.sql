@@ -1,4 +1,4 @@
--- Upload: the clientVersion rule row by row, and the shape of the answer.
+-- Upload: the clientVersion rule row by row, and the form of the answer.
 \set SHOW_CONTEXT never
 \pset null (null)
 CREATE EXTENSION docsync;

@@ -2,7 +2,7 @@
 
 import { BUCKETS } from './digest.js';
 import { BadAnswer, Refused } from './errors.js';
-import { isTold } from './jsontext.js';
+import { isPage } from './jsontext.js';
 import { earlier, take } from './take.js';
 
 export const PAGE_DOCUMENTS = 1000;
@@ -65,8 +65,7 @@ export class Download {
 	 * be outdated.
 	 */
 	async take(asked, answer) {
-		if (!answer.behind && (!answer.documents.every(isTold) || typeof answer.cursor !== 'string'
-			|| answer.more && !answer.documents.length && answer.cursor === asked.cursor)) {
+		if (!answer.behind && !isPage(answer, asked.cursor)) {
 			throw new BadAnswer('documents, and a cursor to go on from, were expected');
 		}
 		await this.local.transaction(async (transaction) => {

@@ -99,6 +99,16 @@ export function isTold(document) {
 		&& typeof document.LastUpdateUtc === 'string';
 }
 
+/**
+ * Whether it is a page of a download from this cursor: documents, and a cursor that leads on.
+ * @param {any} answer
+ * @param {string | null} cursor
+ */
+export function isPage(answer, cursor) {
+	return hasKeys(answer, ['documents', 'cursor', 'more']) && answer.documents.every(isTold) && typeof answer.cursor === 'string'
+		&& !(answer.more && !answer.documents.length && answer.cursor === cursor);
+}
+
 function isObject(value) {
 	return value !== null && typeof value === 'object' && !Array.isArray(value);
 }

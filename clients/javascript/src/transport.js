@@ -48,9 +48,10 @@ export class HttpTransport {
 	 * @param {{ collection: string, cursor: string | null, digest: string | null, documents: import('./document.js').Sent[] }[]} parts
 	 * @param {number} maxDocuments
 	 * @param {boolean} tombstones
+	 * @param {string} [origin] "any": documents of this client, too
 	 */
-	sync(clientId, parts, maxDocuments, tombstones) {
-		const asked = JSON.stringify({ clientId, maxDocuments, reconcile: true, atomic: false, tombstones });
+	sync(clientId, parts, maxDocuments, tombstones, origin) {
+		const asked = JSON.stringify({ clientId, origin, maxDocuments, reconcile: true, atomic: false, tombstones });
 		const texts = parts.map(({ collection, cursor, digest, documents }) => withDocuments({ collection, cursor, state: digest }, documents));
 
 		return this.#request('POST', '/Docs/Sync', ['collections', 'serverUtc'], `${asked.slice(0, -1)},"collections":[${texts}]}`);

@@ -1,26 +1,21 @@
 // upload.js - sends what is unsent, and handles the result of each document.
 
 import { MARK } from './document.js';
-import { BadAnswer, Refused } from './errors.js';
-import { isTold } from './jsontext.js';
+import { Sending, UNKNOWN } from './send.js';
 import { lookForTwin, take } from './take.js';
 
 export const BATCH_DOCUMENTS = 1000;
 export const BATCH_BYTES = 8_000_000;		// approximate size of the bodies in an upload
-const MAX_REFUSED = 32;				// approximate limit of refused documents in one upload
-const GET_DOCUMENTS = 1000;
-const UNKNOWN = 'unknown';			// a winner that couldn't be fetched: the document is sent again, which returns it
 
 const all = () => true;
 
 /**
  * Sends everything that is unsent: edits, or marks. Each is sent once; what has to be sent again is left for the next upload.
  */
-export class Upload {
-	#accepted = false;
-
+export class Upload extends Sending {
 	/** @param {import('./client.js').Client} client */
 	constructor(client) {
+		super(client.transport);
 		this.client = client;
 		this.local = client.local;
 		/** @type {Record<string, number>} how often each outcome came */
@@ -35,7 +30,7 @@ export class Upload {
 		let documents = await this.next(unsent, null, limit, BATCH_BYTES, which);
 
 		while (documents.length) {
-			await this.#send(documents);
+			await this.send(documents);
 			documents = await this.next(unsent, documents.at(-1) ?? null, limit, BATCH_BYTES, which);
 		}
 		return this.outcomes;
@@ -56,42 +51,11 @@ export class Upload {
 		)).map((document) => asSent(document, transaction.keepsConflicts)));
 	}
 
-	/** The others are sent with the next sync: a client that can't write any more shouldn't try them all at once. */
-	get hasHadEnough() {
-		return (this.outcomes.refused ?? 0) >= MAX_REFUSED;
+	async place() {
+		return this.client.state();
 	}
 
-	/** @param {import('./document.js').Sent[]} documents */
-	async #send(documents) {
-		if (this.hasHadEnough) return;
-		const clientId = await this.noteSent(documents);
-		let results;
-
-		try {
-			({ results } = await this.client.transport.upload(clientId, documents));
-		} catch (error) {
-			if (!(error instanceof Refused)) throw error;
-			if (!error.retry) await this.#noteAnswered(documents);
-			if (!error.aboutDocuments) throw error;
-			if (documents.length > 1) {
-				const half = documents.length >> 1;
-
-				await this.#send(documents.slice(0, half));
-				await this.#send(documents.slice(half));
-			} else {
-				await this.#refusedAlone(documents[0], error);
-			}
-			return;
-		}
-		const untried = await this.take(documents, results);
-
-		if (untried.length && untried.length < documents.length) await this.#send(untried);
-	}
-
-	/**
-	 * Notes versions before they are sent: whatever happens then, our own can be told from another store's. Returns the
-	 * clientId.
-	 */
+	/** Notes versions before they are sent: whatever happens then, our own can be told from another store's. */
 	noteSent(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id, clientVersion } of documents) {
@@ -106,8 +70,7 @@ export class Upload {
 		});
 	}
 
-	/** None of them was applied. */
-	#noteAnswered(documents) {
+	noteAnswered(documents) {
 		return this.local.transaction(async (transaction) => {
 			for (const { id } of documents) {
 				const document = await transaction.find(id);
@@ -119,62 +82,13 @@ export class Upload {
 		});
 	}
 
-	async #refusedAlone(sent, error) {
-		if (!this.#accepted) {
-			// Perhaps the document isn't the reason: then an empty upload is refused, too, and that error is raised.
-			await this.client.transport.upload(await this.client.clientId(), []);
-			this.#accepted = true;
-		}
-		await this.local.transaction(async (transaction) =>
-			setAside(transaction, await transaction.find(sent.id), sent, error.message));
-		this.#note('refused');
-	}
-
-	#note(outcome) {
-		this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
-	}
-
-	/** Applies the results of documents that were sent. Returns those that weren't tried. */
-	async take(documents, results) {
-		if (results.length !== documents.length || results.some((result, i) => result?.id !== documents[i].id || !isResult(result))) {
-			throw new BadAnswer('a result for each document was expected');
-		}
-		if (!documents.length) return [];
-		this.#accepted = true;
-		const winners = await this.#winners(results);
-
+	async answered(documents, results, winners) {
 		await this.local.transaction(async (transaction) => {
 			for (const [i, sent] of documents.entries()) {
 				await this.#answered(transaction, sent, results[i], winners.get(sent.id) ?? null);
 			}
 		});
-		for (const { outcome } of results) if (outcome !== 'untried') this.#note(outcome);
-		return documents.filter((_, i) => results[i].outcome === 'untried');
-	}
-
-	/**
-	 * The stored documents, by id, for those not applied. Fetches the ones left out of an answer that would have been too
-	 * large.
-	 */
-	async #winners(results) {
-		const winners = new Map(results.filter((result) => result.winner).map((result) => [result.id, result.winner]));
-		let missing = results.filter(({ id, outcome }) => ['discarded', 'conflict', 'modified'].includes(outcome) && !winners.has(id))
-			.map((result) => result.id);
-
-		while (missing.length) {
-			const state = await this.client.state();
-			const answer = await this.client.transport.get(state.clientId, state.cursor, missing.slice(0, GET_DOCUMENTS));
-
-			if (answer.behind || answer.reconcile) {
-				for (const id of missing) winners.set(id, UNKNOWN);
-				return winners;
-			}
-			if (!answer.documents.every(isTold)) throw new BadAnswer('documents were expected');
-			for (const document of answer.documents) winners.set(document.id, document);
-			missing = missing.slice(answer.more && answer.documents.length
-				? missing.indexOf(answer.documents.at(-1).id) + 1 : GET_DOCUMENTS);
-		}
-		return winners;
+		for (const { outcome } of results) if (outcome !== 'untried') this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
 	}
 
 	async #answered(transaction, sent, result, winner) {
@@ -205,23 +119,6 @@ export class Upload {
 			// A client that has lost takes the winner at once; otherwise it would differ from all others forever.
 			await take(transaction, winner, true);
 		}
-	}
-}
-
-/** Is it the result of a document, with what its outcome needs? */
-function isResult(result) {
-	if (result.winner && !isTold(result.winner)) return false;
-	switch (result.outcome) {
-		case 'created': case 'updated': case 'unchanged':
-			return isTold(result);
-		case 'modified':
-			return !result.winner || isTold(result);
-		case 'discarded': case 'conflict': case 'untried':
-			return true;
-		case 'refused':
-			return Boolean(result.error);
-		default:
-			return false;
 	}
 }
 

@@ -35,7 +35,7 @@ export async function contentOf(collection) {
 export const pause = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 
 /** Until it is so; fails when that takes too long. */
-export async function until(what, milliseconds = 10_000) {
+export async function until(what, milliseconds = 30_000) {
 	for (const end = Date.now() + milliseconds; !await what(); await pause(10)) {
 		if (Date.now() > end) throw new Error(`it took too long: ${what}`);
 	}

@@ -1,4 +1,4 @@
-// words.js - what a device says about its state. Whatever is wrong, it says what isn't sent yet.
+// words.js - what a device says about its state. Whatever is wrong, it also says what isn't sent yet.
 
 /**
  * @param {{ unsent: number, setAside: number, error: any }} status of the collection
@@ -23,10 +23,10 @@ function changes(number) {
 function reason(error) {
 	if (error.name === 'NoAnswer') return 'The service does not answer.';
 	if (error.name === 'BadAnswer' || error.name === 'Refused' && !error.code && error.status < 500) {
-		return 'Something else answers in the place of the service: does this network want you to sign in?';
+		return 'Something else answers in place of the service: does this network want you to sign in?';
 	}
 	if (error.name !== 'Refused') return `This browser cannot store notes: ${error.message}.`;
-	if (error.status === 401) return 'The service does not accept the token, it may have expired: open the address with a new one.';
-	if (error.status >= 500) return `The service is out of order (${error.status}).`;
+	if (error.status === 401) return 'The service does not accept the token, which may have expired: open the address with a new one.';
+	if (error.status >= 500) return `The service has a problem (${error.status}).`;
 	return `The service refuses: ${error.text}.`;
 }

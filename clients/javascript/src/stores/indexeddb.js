@@ -14,7 +14,8 @@ export function indexedDbStore(name) {
 	return new IndexedDbStore(name);
 }
 
-class IndexedDbStore {
+/** The store, in a database of its own. */
+export class IndexedDbStore {
 	#name;
 	/** @type {Promise<IDBDatabase> | null} */
 	#database = null;
@@ -107,14 +108,19 @@ class IndexedDbStore {
 	}
 }
 
-class IndexedDbTransaction {
+/** What can be done in a transaction. */
+export class IndexedDbTransaction {
 	#records;
 	#values;
 
-	/** @param {IDBTransaction} transaction */
-	constructor(transaction) {
-		this.#records = transaction.objectStore('records');
-		this.#values = transaction.objectStore('values');
+	/**
+	 * @param {IDBTransaction} transaction
+	 * @param {string} [records] names of the object stores
+	 * @param {string} [values]
+	 */
+	constructor(transaction, records = 'records', values = 'values') {
+		this.#records = transaction.objectStore(records);
+		this.#values = transaction.objectStore(values);
 	}
 
 	read(name) {

@@ -1,4 +1,5 @@
 import { Collection, DELETE, Refused, indexedDbStore, memoryStore } from 'docsync-client';
+import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
 import { sqliteStore } from 'docsync-client/sqlite';
 
 const notes = new Collection('notes', {
@@ -16,5 +17,8 @@ await notes.put(1, { text });
 // @ts-expect-error: a collection needs a store
 new Collection('notes', { url: '' });
 await notes.sync();
+docsyncPersistence({ documents: notes });
+// @ts-expect-error: an adapter shows a collection
+docsyncPersistence({});
 memoryStore();
 end();

@@ -1,0 +1,138 @@
+// legend-state.js - synchronises an observable of Legend-State, by its syncedCrud. README.md has an example.
+//
+// With `persist` and its retrySync, edits are kept while the page is closed. syncState(notes$).sync(), from '@legendapp/state',
+// fetches what others have changed: call it now and then. Legend-State's lastSync holds the clientId and the cursor, so they are
+// made with what is persisted, and lost with it. The adapter retries by itself, with growing waits. Don't set syncedCrud's `retry`:
+// of several edits of one document that wait to be retried it drops some (3.0.0-beta.48), even deletions.
+//
+// What Legend-State can't do:
+//
+// - Each edited document takes a request of its own, and another one before it, which reads what the service has, unless the
+//   document was edited before on this page. The edited fields replace the service's: the last one sent wins, field by field,
+//   whatever the clientVersions are.
+// - onRefused and syncedCrud's onError are called with what the service refuses. It stays here, and is sent again when it is edited.
+// - Two tabs that persist under one name are one store to the service, and neither learns what the other has sent.
+// - A device that is told to compare downloads everything again, but what was deleted and purged meanwhile stays here.
+
+import { newClientId } from '../src/local.js';
+import { Queue } from '../src/stores/store.js';
+import { Patience, Remote } from './protocol.js';
+
+const DELETED = '_deleted';
+const FIRST_AGAIN = 250;
+const LAST_AGAIN = 30_000;
+
+/** The service refuses to store a document. */
+class RefusedEdit extends Error {
+	constructor(id, { code, message }) {
+		super(`document "${id}" is refused: ${code} ${message}`);
+		this.name = 'RefusedEdit';
+	}
+}
+
+/**
+ * Options for syncedCrud.
+ * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & { name: string }} options name: the collection's name at
+ *	the service
+ * @returns {Record<string, any>}
+ */
+export function docsync({ name, ...options }) {
+	const patience = new Patience();
+	const remoteOf = (clientId) => new Remote(name, { ...options, clientId, patience });
+	let clientId = newClientId();
+	let remote = remoteOf(clientId);
+	// One after the other: what is fetched while an edit is being sent would look older than the edit, and be skipped.
+	const queue = new Queue();
+	/** @type {Map<string, any>} the service's last known versions of documents that were edited here */
+	const known = new Map();
+
+	/** @type {Map<string, { fields: any, rest: any, done: Promise<any> }>} edits that wait to be sent, or are being sent */
+	const edits = new Map();
+
+	/** Edits of a document are merged until they are sent; null deletes it. Resolves with what the service has then. */
+	function edit(id, fields, params) {
+		const waiting = edits.get(id);
+
+		if (waiting) {
+			waiting.fields = fields && { ...waiting.fields, ...fields };
+			waiting.rest = params.value?.[id];
+			return waiting.done;
+		}
+		const made = { fields, rest: params.value?.[id], done: Promise.resolve() };
+
+		edits.set(id, made);
+		made.done = sendAll(id, made);
+		return made.done;
+	}
+
+	/** Sends a document until the service has it, with growing waits. */
+	async function sendAll(id, made) {
+		for (let wait = FIRST_AGAIN; ; wait = Math.min(2 * wait, LAST_AGAIN)) {
+			try {
+				const { fields } = made;
+				const row = await queue.run(() => send(id, made));
+
+				if (fields === made.fields) {
+					edits.delete(id);
+					return row;
+				}
+				wait = FIRST_AGAIN;
+			} catch (error) {
+				if (error instanceof RefusedEdit) {
+					edits.delete(id);
+					throw error;
+				}
+				await new Promise((resolve) => { setTimeout(resolve, wait * (0.5 + 0.5 * Math.random())); });
+			}
+		}
+	}
+
+	/** Legend-State keeps no version that the edit is based on, so the service is asked. */
+	async function send(id, { fields, rest }) {
+		let stored = known.get(id) ?? (await remote.get([id]))[0] ?? null;
+
+		for (;;) {
+			const deleted = fields === null;
+			const body = deleted ? undefined : { ...stored?.body ?? rest, ...fields };		// what was deleted elsewhere comes back complete
+			const outcomes = await remote.push([{ id, deleted, body, base: stored?.clientVersion ?? null }]);
+			const { outcome, clientVersion, winner, error } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
+
+			if (error) throw new RefusedEdit(id, error);
+			stored = winner ?? { clientVersion, body };
+			known.set(id, stored);
+			if (outcome !== 'conflict' && outcome !== 'discarded') return deleted ? undefined : { ...stored.body, id };
+		}
+	}
+
+	return {
+		fieldId: 'id',
+		fieldDeleted: DELETED,
+		changesSince: 'last-sync',
+		updatePartial: true,
+		mode: 'assign',		// otherwise the first download would remove what was edited before it came
+
+		list: ({ lastSync, updateLastSync }) => queue.run(async () => {
+			let cursor = null;
+
+			if (lastSync) [clientId, cursor] = lastSync.split(' ');
+			else clientId = newClientId();
+			remote = remoteOf(clientId);
+			const rows = new Map();
+
+			for (let more = true; more;) {
+				const page = await remote.pull(cursor);
+
+				({ cursor, more } = page);
+				for (const { id, deleted, body } of page.documents) {
+					known.delete(id);
+					rows.set(id, deleted ? { id, [DELETED]: true } : { ...body, id });
+				}
+			}
+			updateLastSync(`${clientId} ${cursor}`);
+			return [...rows.values()];
+		}),
+		create: (row, params) => edit(row.id, row, params),
+		update: (row, params) => edit(row.id, row, params),
+		delete: ({ id }, params) => edit(id, null, params),
+	};
+}

@@ -1,0 +1,87 @@
+// Legend-State, in localStorage in Chromium: the scenarios. A page for each device, since Legend-State's retries of a document are
+// those of the whole page.
+
+import test, { after, before } from 'node:test';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause, until } from '../service.js';
+import { openPage } from '../chromium.js';
+import { play } from './scenarios.js';
+
+const LEGEND = '/test/adapters/node_modules/@legendapp/state';
+const imports = Object.fromEntries(['', '/sync', '/sync-plugins/crud', '/persist-plugins/local-storage'].map((part) =>
+	[`@legendapp/state${part}`, `${LEGEND}${part || '/index'}.mjs`]));
+
+/** @type {Awaited<ReturnType<typeof openPage>>} */
+let browser;
+
+before(async () => { browser = await openPage(); });
+after(() => browser.close());
+
+const library = {
+	name: 'legend-state',
+	async open({ url, token, name, store = anyName() }) {
+		const page = await browser.open();
+		const refused = [];
+
+		await page.exposeFunction('refused', (id) => { refused.push(id); });
+		await page.exposeFunction('tokenOf', typeof token === 'function' ? token : () => token);
+		await page.evaluate(async (options) => {
+			const map = Object.assign(document.createElement('script'), { type: 'importmap', textContent: JSON.stringify({ imports: options.imports }) });
+
+			document.head.append(map);
+			globalThis.process = { env: {} };		// as bundlers have it
+			const { observable, syncState, when } = await import('@legendapp/state');
+			const { syncedCrud } = await import('@legendapp/state/sync-plugins/crud');
+			const { ObservablePersistLocalStorage } = await import('@legendapp/state/persist-plugins/local-storage');
+			const { docsync } = await import('/adapters/legend-state.js');
+			const notes$ = observable(syncedCrud({
+				...docsync({ name: options.name, url: options.url, token: globalThis.tokenOf, onRefused: ({ id }) => globalThis.refused(id) }),
+				onError() {},
+				initial: {},
+				persist: { name: options.store, plugin: ObservablePersistLocalStorage, retrySync: true },
+			}));
+
+			notes$.get();
+			await when(syncState(notes$).isPersistLoaded);
+			Object.assign(globalThis, { notes$, state$: syncState(notes$) });
+		}, { imports, name, url, store });
+
+		return {
+			page,
+			put: (id, text, more) => page.evaluate((row) => { globalThis.notes$[row.id].set(row); }, { id, text, ...more }),
+			delete: (id) => page.evaluate((which) => { if (globalThis.notes$[which].peek()) globalThis.notes$[which].delete(); }, id),
+			content: () => page.evaluate(() => Object.fromEntries(Object.entries(globalThis.notes$.peek() ?? {})
+				.filter(([, row]) => row).map(([id, { text }]) => [id, text]))),
+			sync: () => page.evaluate(() => { globalThis.state$.sync(); }),
+			refused: () => refused,
+			async close() {
+				await page.close();
+				return store;
+			},
+		};
+	},
+};
+
+play(library);
+
+test('edited while an edit is on its way: that is sent, too', needsService, async () => {
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const other = openReference(name);
+	let sent = 0;
+
+	await page.route('**/Docs?*', async (route) => {
+		const response = await route.fetch();
+
+		if (++sent === 1) {
+			await put('x', 'second');
+			await pause(50);
+		}
+		await route.fulfill({ response });
+	});
+	await put('x', 'first');
+	await until(async () => {
+		await other.sync();
+		return (await other.get('x'))?.text === 'second';
+	});
+	await close();
+});

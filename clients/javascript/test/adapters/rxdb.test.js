@@ -1,0 +1,159 @@
+// RxDB: the scenarios, its own test suite for replications, and that a conflictHandler is asked.
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import test from 'node:test';
+import { randomUUID } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { replicateDocsync } from 'docsync-client/adapters/rxdb';
+import { createRxDatabase } from 'rxdb';
+import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
+import { HttpTransport } from '../../src/transport.js';
+import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
+import { play } from './scenarios.js';
+
+const text = { type: 'string' };
+const schema = {
+	version: 0, primaryKey: 'id', type: 'object', required: ['id', 'text'],
+	properties: { id: { type: 'string', maxLength: 100 }, text, refuse: text, clientVersion: text },
+};
+
+/** A replicated collection. The memory storage keeps a database after it was closed; store is its name. */
+async function openCollection({ url = URL_OF_SERVICE, token = TOKEN, name, store = randomUUID(), fetch, ...options }) {
+	const refused = [];
+	const database = await createRxDatabase({ name: store, storage: getRxStorageMemory(), multiInstance: false });
+	const { notes } = await database.addCollections({ notes: { schema, ...options } });
+	const replication = replicateDocsync({
+		collection: notes, name, url, token, fetch, retryTime: 20, onRefused: ({ id }) => refused.push(id),
+	});
+
+	return { database, notes, replication, refused, store };
+}
+
+const library = {
+	name: 'rxdb',
+	cannot: { 'a later edit beats a deletion': "the collection's conflictHandler decides; RxDB's own takes what the service has" },
+	async open(options) {
+		const { database, notes, replication, refused, store } = await openCollection(options);
+
+		return {
+			put: (id, text, more) => notes.incrementalUpsert({ id, text, ...more }),
+			delete: async (id) => (await notes.findOne(id).exec())?.remove(),
+			content: async () => Object.fromEntries((await notes.find().exec()).map((document) => [document.id, document.text])),
+			sync: () => replication.reSync(),
+			refused: () => refused,
+			async close() {
+				await database.close();
+				return store;
+			},
+		};
+	},
+};
+
+play(library);
+
+test('a conflictHandler decides', needsService, async () => {
+	const conflictHandler = {
+		isEqual: (a, b) => a.text === b.text && a._deleted === b._deleted && a.clientVersion === b.clientVersion,
+		resolve: ({ newDocumentState, realMasterState }) => ({ ...realMasterState, text: `${realMasterState.text} and ${newDocumentState.text}` }),
+	};
+	const name = anyName();
+	const open = () => openCollection({ name, conflictHandler });
+	const [a, b] = [await open(), await open()];
+
+	await a.notes.insert({ id: 'x', text: 'a' });
+	await b.notes.insert({ id: 'x', text: 'b' });
+	const texts = async () => Promise.all([a, b].map(async ({ notes }) => (await notes.findOne('x').exec()).text));
+
+	for (const end = Date.now() + 40_000; (await texts()).some((text, i, all) => !text.includes(' and ') || text !== all[0]);) {
+		assert(Date.now() < end, `merged: ${await texts()}`);
+		for (const { replication } of [a, b]) {
+			replication.reSync();
+			await replication.awaitInSync();
+		}
+	}
+	await a.database.close();
+	await b.database.close();
+});
+
+test("a conflict that is decided for the service's version: nothing is sent", needsService, async () => {
+	const name = anyName();
+	let isOffline = true;
+	// With an isEqual() that sees differences where there are none RxDB sends what it has just been given.
+	const conflictHandler = { isEqual: () => false, resolve: ({ realMasterState }) => realMasterState };
+	const a = await openCollection({ name });
+	const b = await openCollection({
+		name, conflictHandler, fetch: (...args) => isOffline ? Promise.reject(new TypeError('offline')) : fetch(...args),
+	});
+	const transport = new HttpTransport(name, { url: URL_OF_SERVICE, token: TOKEN });
+
+	await a.notes.insert({ id: 'x', text: 'a' });
+	await a.replication.awaitInSync();
+	await b.notes.insert({ id: 'x', text: 'b' });
+	isOffline = false;
+	await until(async () => (await b.notes.findOne('x').exec()).text === 'a');
+	// What RxDB has sent after that, if anything, is there when the next document is.
+	await b.notes.insert({ id: 'y', text: 'b' });
+	await until(async () => (await transport.get('reader', null, ['y'])).documents.length);
+	const { documents: [{ clientId }] } = await transport.get('reader', null, ['x']);
+
+	assert.equal(clientId, await a.database.storageToken);
+	await a.database.close();
+	await b.database.close();
+});
+
+test('changed elsewhere while the answer to an edit is on its way', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const held = { GET: 0, POST: 0 };
+	let holds = false;
+	let hasEdited = false;
+	let isTold = false;
+
+	// A download that began before the edit is evaluated after the other's edit; its answer comes before that of the edit.
+	const slowFetch = async (url, options) => {
+		const { method } = options;
+
+		if (!holds) return fetch(url, options);
+		if (method === 'GET') {
+			held.GET++;
+			await until(() => hasEdited);
+		}
+		const answer = await fetch(url, options);
+
+		if (method === 'GET') {
+			isTold = true;
+		} else {
+			held.POST++;
+			await until(() => !holds);
+		}
+		return answer;
+	};
+	const c = await openCollection({ name, fetch: slowFetch });
+
+	await c.replication.awaitInSync();
+	holds = true;
+	c.replication.reSync();
+	await until(() => held.GET);
+	await c.notes.insert({ id: 'x', text: 'c' });
+	await until(() => held.POST);
+	await other.sync();
+	await other.put('x', { id: 'x', text: 'other' });
+	await other.sync();
+	hasEdited = true;
+	await until(() => isTold);
+	await pause(200);		// RxDB has passed over it, since x is unsent
+	holds = false;
+	await until(async () => (await c.notes.findOne('x').exec()).text === 'other');
+	await c.database.close();
+});
+
+test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {
+	const mocha = fileURLToPath(new URL('bin/mocha.js', import.meta.resolve('mocha/package.json')));
+	const { status, stdout, stderr } = spawnSync(process.execPath, [mocha, '--exit', '--timeout', '40000', '--reporter', 'tap', 'rxdb_suite.js'], {
+		cwd: fileURLToPath(new URL('.', import.meta.url)), env: { ...process.env, NODE_ENV: 'fast', DEFAULT_STORAGE: 'memory' }, encoding: 'utf8',
+	});
+
+	assert.equal(status, 0, stdout + stderr);
+	assert.equal(stdout.match(/^ok /gm)?.length, 3, stdout);
+});
