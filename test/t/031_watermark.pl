@@ -20,6 +20,7 @@ my $PATIENCE = 1.5;
 my $SECONDS = $ENV{DOCSYNC_FOREIGN_SECONDS} // 5;
 
 my $primary = new_node('primary', conf => "docsync.announce = on\nwal_log_hints = off\n");
+my $stops = 0;
 my $stop_file = PostgreSQL::Test::Utils::tempdir() . '/stop';
 
 add_jitter($primary);
@@ -40,6 +41,7 @@ prepared();
 old_snapshot();
 watermark_before_snapshot();
 brought();
+uploaded_meanwhile($_) for 'LockBuffer', 'GetRunningTransactionData', 'GetLockConflicts';
 brought_meanwhile($_) for 'GetLockConflicts', 'MarkBufferDirty';
 under_load();
 promotion();
@@ -235,11 +237,10 @@ sub brought
 	return;
 }
 
-# The same while the announcer is stopped, after it has looked who runs
-sub brought_meanwhile
+# Another announcer, which stops before a call as soon as stop_announcer() says so
+sub start_announcer_that_stops
 {
 	my ($call) = @_;
-	my $collection = "brought before $call";
 	my $pid = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'docsync announcer'";
 	my ($before) = $writer->column($pid);
 
@@ -248,14 +249,53 @@ sub brought_meanwhile
 		"SELECT pg_terminate_backend($before)");
 	wait_for('another announcer', sub { my ($now) = $writer->column("$pid AND state = 'idle'"); $now && $now != $before });
 	$writer->do('ALTER DATABASE postgres RESET ALL');
+	return;
+}
 
+sub stop_announcer
+{
+	my ($call) = @_;
+
+	sleep 0.2;
+	touch($stop_file);
+	$writer->upload('c', 'plain', document('stops it', ++$stops, '1'));
+	wait_for('the announcer', sub { -e "$stop_file.stopped" });
+	return;
+}
+
+# Two upload while the announcer is stopped in the midst of its look; one of them commits.
+sub uploaded_meanwhile
+{
+	my ($call) = @_;
+	my $collection = "uploaded before $call";
+
+	start_announcer_that_stops($call);
+	begin_foreign();
+	stop_announcer($call);
+	$other->do('BEGIN');
+	$other->upload('o', $collection, document('early', 1, '1'));
+	$writer->upload('c', $collection, document('late', 1, '1'));
+	unlink $stop_file, "$stop_file.stopped";
+	sleep 0.3;
+	replayed($writer, $reader);
+	is_deeply([ $reader->settled($collection) ], [], "$call: what is stamped during a look is not below its watermark");
+	$other->do('COMMIT');
+	ok(defined wait_for_documents($reader, $collection, 2), "$call: it is given when all has been committed");
+	end_foreign();
+	return;
+}
+
+# The same while the announcer is stopped, after it has looked who runs
+sub brought_meanwhile
+{
+	my ($call) = @_;
+	my $collection = "brought before $call";
+
+	start_announcer_that_stops($call);
 	begin_foreign();
 	$writer->upload('c', $collection, document('late', 1, '1'));
 	ok(defined wait_for_documents($reader, $collection, 1), "$call: a document is below the watermark");
-	sleep 0.2;
-	touch($stop_file);
-	$writer->upload('c', 'plain', document("stops $call", 1, '1'));
-	wait_for('the announcer', sub { -e "$stop_file.stopped" });
+	stop_announcer($call);
 	$other->do('BEGIN');
 	if ($call eq 'MarkBufferDirty')
 	{
