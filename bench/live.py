@@ -56,6 +56,38 @@ def throughput(sessions):
           % (sessions, median, low, high, statistics.median(speeds)))
 
 
+def processor_time(pid):
+    """In seconds"""
+    with open('/proc/%s/schedstat' % pid, encoding='ascii') as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+def cost():
+    """Prints the ratio of the processor time of an upload with announcements to that of one without, which other processes disturb less."""
+    session = libpq.Connection()
+    pid = session.query('SELECT pg_backend_pid()')[0][0]
+    upload = ("SELECT docsync_upsert('c', jsonb_build_array(jsonb_build_object('id', 'd' || $1, 'clientVersion', 1, "
+              "'body', repeat('x', 300))), 'cost')")
+    ratios, number, announcers = [], 0, []
+    for pair in range(2 * PAIRS):
+        took = {}
+        for announce in ('on', 'off') if pair % 2 else ('off', 'on'):
+            session.query('SET docsync.announce = ' + announce)
+            announcer = session.query("SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'docsync announcer'")[0][0]
+            before, begun = processor_time(pid), time.perf_counter()
+            of_announcer = processor_time(announcer) if announcer else 0
+            for _ in range(1000):
+                number += 1
+                session.call(upload, b'%d' % number)
+            took[announce] = processor_time(pid) - before
+            if announcer and announce == 'on':
+                announcers.append((processor_time(announcer) - of_announcer) / (time.perf_counter() - begun))
+        ratios.append(took['off'] / took['on'])
+    low, median, high = statistics.quantiles(ratios, n=4)
+    print('processor time of an upload without, to that of one with announcements: %.3f (half of the pairs from %.3f to %.3f); '
+          "the announcer's: %.1f%% of a processor" % (median, low, high, 100 * statistics.median(announcers)))
+
+
 def latency(rate):
     """Prints how long after its commit an upload is announced, at so many commits a second."""
     listener, writer = libpq.Connection(), libpq.Connection()
@@ -112,6 +144,7 @@ def main():
     connection = libpq.Connection()
     connection.query('CREATE EXTENSION docsync')
     connection.query('SELECT docsync_create_store()')
+    cost()
     for sessions in (8, 32):
         throughput(sessions)
     for rate in RATES:
