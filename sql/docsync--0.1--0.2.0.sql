@@ -576,7 +576,7 @@ BEGIN
 	-- From here on nothing of it changes. The clock is read behind that: whatever was given out here is not above it.
 	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
 	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING collection;
-	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, NULL)', functions) INTO point USING collection;
+	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, ''-infinity'')', functions) INTO point USING collection;
 
 	-- What has happened to it: elsewhere, and here since it came
 	SELECT jsonb_agg(e.epoch ORDER BY e.part, e.number) AS epochs, jsonb_agg(e.survived ORDER BY e.part, e.number) AS survived,

@@ -29,6 +29,8 @@ prepared();
 many_collections();
 subtransactions();
 without_docsync_upsert();
+repaired();
+moved();
 without_memory();
 failing();
 ended_and_stopped();
@@ -260,6 +262,64 @@ sub without_docsync_upsert
 	$writer->do("INSERT INTO docsync.document (collection, id, client_version, client_id, last_update_utc, deleted, body, fence)
 		VALUES ('sql', 'stamped', 1, 'c', '2020-01-01', false, '1', '3')");
 	ok(defined announced('sql'), 'an INSERT that brings its stamp is announced');
+	return;
+}
+
+sub repaired
+{
+	$writer->do(q{INSERT INTO docsync.keep VALUES ('repaired', 'replaced')});
+	upload($writer, 'repaired', 'a');
+	my $version = $writer->value(q{SELECT client_version FROM docsync.document WHERE collection = 'repaired'});
+	$writer->do(q{UPDATE docsync.document SET body = '2' WHERE collection = 'repaired'});
+	is_announced('repaired', 'a document is there');
+	for my $sql (qq{SELECT docsync_restore('repaired', 'a', $version)}, q{SELECT docsync_restamp('repaired', '{a}')}, q{SELECT docsync_rebase('repaired', 'a')}, q{CALL docsync_erase('repaired')})
+	{
+		sleep 0.1;
+		heard();
+		$writer->do($sql);
+		is_announced('repaired', "$sql is announced");
+	}
+	return;
+}
+
+# Who listens at the old server learns that the collection has gone; at the new one, that it has come.
+sub moved
+{
+	my %key;
+
+	for my $collection ('moves', 'moves/a', 'moves/b', 'moves!')
+	{
+		upload($writer, $collection, 'a');
+		is_announced($collection, "$collection is there");
+		$key{$collection} = key_of($collection);
+	}
+	sleep 0.1;
+	heard();
+	$writer->do(q{SELECT docsync_move_out('moves')}, q{SELECT docsync_move_wait('moves')});
+	sleep 0.2;
+	is_deeply([ heard() ], [], 'that a collection is closed for a moment is not announced');
+	my $ticket = $writer->value(q{SELECT docsync_move_hand_over('moves')});
+	for my $step ('gone', 'come back')
+	{
+		my %heard;
+		my $end = time + $PATIENCE;
+
+		while (keys %heard < 3 && time < $end)
+		{
+			$heard{ $_->{collection} // 'all' } = 1 for heard();
+			sleep 0.01;
+		}
+		is_deeply([ sort keys %heard ], [ sort @key{ 'moves', 'moves/a', 'moves/b' } ], "that it has $step is, with those below it, and nothing else");
+		last if $step eq 'come back';
+
+		# It comes back just as it was.
+		$writer->do('CREATE TEMP TABLE moving AS SELECT collection, id, client_version, client_id, last_update_utc, deleted, body, fence
+			FROM docsync.document WHERE starts_with(collection, \'moves\') AND collection <> \'moves!\'', q{SELECT docsync_move_in('moves')},
+			'INSERT INTO docsync.document (collection, id, client_version, client_id, last_update_utc, deleted, body, fence) SELECT * FROM moving');
+		sleep 0.2;
+		is_deeply([ heard() ], [], 'what arrives is not announced');
+		$writer->do('SELECT docsync_move_take_over(' . $writer->dbh->quote($ticket) . ')');
+	}
 	return;
 }
 

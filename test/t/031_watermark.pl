@@ -43,6 +43,8 @@ watermark_before_snapshot();
 brought();
 uploaded_meanwhile($_) for 'LockBuffer', 'GetRunningTransactionData', 'GetLockConflicts';
 brought_meanwhile($_) for 'GetLockConflicts', 'MarkBufferDirty';
+many_uploaded();
+moves_in();
 under_load();
 promotion();
 done_testing();
@@ -316,6 +318,65 @@ sub brought_meanwhile
 	$other->do('COMMIT');
 	ok(defined wait_for_documents($reader, $collection, 2), "$call: both are given when that has been committed");
 	end_foreign();
+	return;
+}
+
+# An upload of many documents takes its mark before it stamps them, and leaves the watermark as it is.
+sub many_uploaded
+{
+	begin_foreign();
+	$writer->upload('c', 'many', document('early', 1, '1'));
+	ok(defined wait_for_documents($reader, 'many', 1), 'a document is below the watermark');
+	$other->do('BEGIN');
+	$other->upload('o', 'many', map { document("late $_", 1, '1') } 1 .. 100);
+	sleep 0.3;
+	replayed($writer, $reader);
+	is_deeply([ $reader->settled('many') ], ['early'], 'and still is while many are uploaded');
+	$other->do('COMMIT');
+	ok(defined wait_for_documents($reader, 'many', 101), 'which are given when that has been committed');
+	end_foreign();
+	return;
+}
+
+# A tenant's documents arrive with stamps below the watermark, in several transactions. Nobody is given any of them before all
+# are there.
+sub moves_in
+{
+	$writer->do('CREATE DATABASE elsewhere');
+	my $elsewhere = connect_to($primary, 'elsewhere');
+	my $copied = q{collection, id, client_version, client_id, last_update_utc, deleted, body, fence};
+	my $bring = sub {
+		my ($session, $id) = @_;
+		my $row = $elsewhere->rows(qq{SELECT $copied FROM docsync.document WHERE id = '$id'})->[0];
+
+		$session->do("INSERT INTO docsync.document ($copied) VALUES (" . join(', ', map { $session->dbh->quote($_) } @$row) . ')');
+	};
+
+	$elsewhere->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
+	$elsewhere->upload('c', 'tenant', document($_, 1, '1')) for 'early', 'late';
+	begin_foreign();
+	$writer->upload('c', 'plain', document('after them', 1, '1'));
+	ok(defined wait_for_documents($reader, 'plain', $reader->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'plain'})), 'the watermark is above what a tenant has elsewhere');
+	$elsewhere->do(q{SELECT docsync_move_out('tenant')});
+	my $ticket = $elsewhere->value(q{SELECT docsync_move_hand_over('tenant')});
+
+	is_deeply([ $reader->settled('tenant') ], [], 'it has nothing here');
+	$writer->do(q{SELECT docsync_move_in('tenant')});
+	$other->do('BEGIN');
+	$bring->($other, 'early');
+	$bring->($writer, 'late');
+	replayed($writer, $reader);
+	is($reader->sqlstate_of(q{SELECT docsync_pull('r', collection => 'tenant')}), '55000', 'a standby gives nothing while it arrives');
+	$writer->start('SELECT docsync_move_take_over(' . $writer->dbh->quote($ticket) . ')');
+	sleep 0.3;
+	is($reader->sqlstate_of(q{SELECT docsync_pull('r', collection => 'tenant')}), '55000', 'nor before all has arrived');
+	$other->do('COMMIT');
+	$writer->finish;
+	replayed($writer, $reader);
+	is_deeply([ $reader->settled('tenant') ], [qw(early late)], 'and then all of it');
+
+	end_foreign();
+	$elsewhere->close;
 	return;
 }
 
