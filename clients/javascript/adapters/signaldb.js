@@ -16,6 +16,7 @@ import { View } from './view.js';
 /**
  * A persistence adapter.
  * @param {{ documents: import('../src/collection.js').Collection }} options
+ * @returns {any} a PersistenceAdapter of any items
  */
 export function docsyncPersistence({ documents }) {
 	/** @type {View} */

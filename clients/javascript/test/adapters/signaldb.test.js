@@ -1,7 +1,9 @@
 // SignalDB: the scenarios; and edits that meet others' while they are stored.
 
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import test from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { Collection as SignalCollection } from '@signaldb/core';
 import { Collection, memoryStore } from 'docsync-client';
 import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
@@ -100,6 +102,15 @@ test("what can't be stored is told, and keeps nothing else from being stored", n
 	await until(async () => (await documents.list()).length === 2);
 	await until(() => errors.length);
 	assert(errors[0] instanceof TypeError);
+});
+
+test("with the libraries' types, of all adapters", needsService, () => {
+	const pathTo = (path) => fileURLToPath(new URL(path, import.meta.url));
+	const { status, stdout } = spawnSync(process.execPath, [pathTo('../../node_modules/typescript/bin/tsc'), '--noEmit', '--strict',
+		'--noImplicitAny', 'false', '--skipLibCheck', '--allowJs', '--target', 'es2022', '--module', 'esnext', '--moduleResolution', 'bundler',
+		'--lib', 'es2023,dom', pathTo('types.ts')], { cwd: pathTo('.'), encoding: 'utf8' });
+
+	assert.equal(status, 0, stdout);
 });
 
 /** A persistence adapter of a collection that does nothing by itself, and what it does to it and shows. */
