@@ -114,13 +114,35 @@ export class Remote {
 	}
 
 	/**
+	 * What the service has from this clientId itself: for a library that may lose its documents, but not the clientId.
+	 * @returns {Promise<RemoteDocument[]>}
+	 */
+	own() {
+		return this.#patience.ask(async () => {
+			const clientId = await this.#clientId;
+			/** @type {Map<string, RemoteDocument>} */
+			const documents = new Map();
+
+			for (let cursor = null, more = true; more;) {
+				const answer = await this.#transport.pull(clientId, cursor, PAGE_DOCUMENTS, null, false, false, 'own');
+
+				if (answer.behind) throw new NoAnswer('the server lags');
+				if (!isPage(answer, cursor)) throw new BadAnswer('documents, and a cursor to go on from, were expected');
+				for (const document of answer.documents) documents.set(document.id, read(document));
+				({ cursor, more } = answer);
+			}
+			return [...documents.values()];
+		});
+	}
+
+	/**
 	 * Documents as the service has them now, also deleted ones; those that it doesn't have are left out.
 	 * @param {string[]} ids
 	 * @returns {Promise<RemoteDocument[]>}
 	 */
 	get(ids) {
 		return this.#patience.ask(async () => {
-			const documents = await fetchAll(this.#transport, await this.#clientId, null, ids);
+			const documents = await fetchAll(this.#transport, await this.#clientId, null, ids.filter(isId));
 
 			if (!documents) throw new NoAnswer('the server lags');
 			return documents.map(read);
@@ -221,6 +243,16 @@ export function toSend(edits, outcomes) {
 			return [];
 		}
 	});
+}
+
+/** Whether the service can have a document with this id. */
+function isId(id) {
+	try {
+		checkId(id);
+		return true;
+	} catch {
+		return false;
+	}
 }
 
 /** A document of the service's answer, with its body parsed. */

@@ -148,6 +148,53 @@ test('changed elsewhere while the answer to an edit is on its way', needsService
 	await c.database.close();
 });
 
+test('a collection that was removed and made again gets its own documents back', needsService, async () => {
+	const name = anyName();
+	const a = await openCollection({ name });
+
+	await a.notes.insert({ id: 'x', text: 'own' });
+	await a.notes.insert({ id: 'y', text: 'deleted' });
+	await a.replication.awaitInSync();
+	await (await a.notes.findOne('y').exec()).remove();
+	await a.replication.awaitInSync();
+	await a.notes.remove();
+	const { notes } = await a.database.addCollections({ notes: { schema } });
+	const replication = replicateDocsync({ collection: notes, name, url: URL_OF_SERVICE, token: TOKEN });
+
+	await replication.awaitInitialReplication();
+	assert.deepEqual((await notes.find().exec()).map(({ id, text }) => [id, text]), [['x', 'own']]);
+	await a.database.close();
+});
+
+test('an edit that is refused just after another was stored stays', needsService, async () => {
+	const a = await openCollection({ name: anyName() });
+
+	await a.replication.awaitInSync();
+	for (let n = 0; n < 5; n++) {
+		await a.notes.incrementalUpsert({ id: 'x', text: `good ${n}` });
+		await pause(n * 4);
+		await a.notes.incrementalUpsert({ id: 'x', text: `bad ${n}`, refuse: 'check' });
+		await until(() => a.refused.length > n);
+		a.replication.reSync();
+		await a.replication.awaitInSync();
+		assert.equal((await a.notes.findOne('x').exec()).text, `bad ${n}`);
+	}
+	await a.database.close();
+});
+
+test('an id that every object has a property of stops nothing', needsService, async () => {
+	const name = anyName();
+	const a = await openCollection({ name });
+	const other = open(name);
+
+	for (const id of ['constructor', '__proto__', 'toString', 'x']) await other.put(id, { id, text: 'theirs' });
+	await other.sync();
+	a.replication.reSync();
+	await until(() => a.notes.findOne('x').exec());
+	assert.deepEqual((await a.notes.find().exec()).map(({ id }) => id), ['x']);
+	await a.database.close();
+});
+
 test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {
 	const mocha = fileURLToPath(new URL('bin/mocha.js', import.meta.resolve('mocha/package.json')));
 	const { status, stdout, stderr } = spawnSync(process.execPath, [mocha, '--exit', '--timeout', '40000', '--reporter', 'tap', 'rxdb_suite.js'], {

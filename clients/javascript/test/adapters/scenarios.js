@@ -406,6 +406,7 @@ const SCENARIOS = {
 
 		// Where the edit itself is refused, the better.
 		await Promise.resolve(a.device.put('bad', 'U+0000: \0')).catch(() => {});
+		await Promise.resolve(a.device.put('bad \0', 'U+0000 in the id')).catch(() => {});
 		await a.device.put('good', 'good');
 		const b = await played.device();
 
