@@ -18,7 +18,7 @@ import { newClientId } from '../src/local.js';
 import { Queue } from '../src/stores/store.js';
 import { Patience, Remote } from './protocol.js';
 
-const DELETED = '_deleted';
+const DELETED = 'deleted by docsync';		// no field of a body
 const FIRST_AGAIN = 250;
 const LAST_AGAIN = 30_000;
 

@@ -151,7 +151,7 @@ class Ends {
 			await new Promise((resolve) => { setTimeout(resolve, 10); });
 		}
 		return documents.filter(({ id, deleted }) => !(id in Object.prototype) && (!deleted || before.has(id))).map((document) => {
-			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body;
+			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body ?? {};
 
 			return this.#toRx({ ...document, body });
 		});

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { Collection as SignalCollection } from '@signaldb/core';
 import { Collection, memoryStore } from 'docsync-client';
 import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
+import { HttpTransport } from '../../src/transport.js';
 import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
 import { play } from './scenarios.js';
 
@@ -102,6 +103,23 @@ test("what can't be stored is told, and keeps nothing else from being stored", n
 	await until(async () => (await documents.list()).length === 2);
 	await until(() => errors.length);
 	assert(errors[0] instanceof TypeError);
+});
+
+test("... nor does one with the highest version", needsService, async () => {
+	const name = anyName();
+	const { documents, notes, errors } = await openCollection({ name });
+
+	await new HttpTransport(name, { url: URL_OF_SERVICE, token: TOKEN }).upload('another', [
+		{ id: 'last', clientVersion: 2n ** 63n - 1n, deleted: false, body: '{}', unsent: 0 }]);
+	await documents.sync();
+	await until(() => notes.findOne({ id: 'last' }, { reactive: false }));
+	notes.batch(() => {
+		notes.updateOne({ id: 'last' }, { $set: { text: 'edited' } });
+		notes.insert({ id: 'good', text: 'good' });
+	});
+	await until(() => errors.length);
+	assert.equal(errors[0].name, 'VersionsExhausted');
+	assert.deepEqual(await documents.get('good'), { id: 'good', text: 'good' });
 });
 
 test("with the libraries' types, of all adapters", needsService, () => {
