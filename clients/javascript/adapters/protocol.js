@@ -17,6 +17,7 @@ import { checkId, isPage, toJson } from '../src/jsontext.js';
 import { Schedule } from '../src/schedule.js';
 import { Sending, UNKNOWN, fetchAll } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
+import { BATCH_BYTES } from '../src/upload.js';
 
 const PAGE_DOCUMENTS = 1000;
 
@@ -83,10 +84,14 @@ export class Remote {
 
 			for (let documents = toSend(edits, outcomes); documents.length;) {
 				const answers = new Push(this.#transport, clientId);
+				const batch = firstOf(documents);
 
-				await answers.send(documents);
+				await answers.send(batch);
 				if (!answers.results.size) throw new BadAnswer('none of the documents was tried');
-				documents = documents.flatMap((sent) => this.#answered(sent, answers.results.get(sent.id), clientId, outcomes) ?? []);
+				documents = [
+					...batch.flatMap((sent) => this.#answered(sent, answers.results.get(sent.id), clientId, outcomes) ?? []),
+					...documents.slice(batch.length),
+				];
 			}
 			for (const [id, { error }] of outcomes) if (error) this.#onRefused({ id, error });
 			return outcomes;
@@ -243,6 +248,14 @@ export function toSend(edits, outcomes) {
 			return [];
 		}
 	});
+}
+
+/** As many as one request should have: a slow line must get it through before the timeout. */
+function firstOf(documents) {
+	let size = 0;
+	const last = documents.findIndex(({ body }) => (size += body?.length ?? 0) >= BATCH_BYTES);
+
+	return last < 0 ? documents : documents.slice(0, last + 1);
 }
 
 /** Whether the service can have a document with this id. */

@@ -87,6 +87,15 @@ test('a winner that a server which lags has not: later', async () => {
 	await assert.rejects(notes.push([{ id: 'x', body: 1, base: null }]), NoAnswer);
 });
 
+test('large edits are sent in several requests', async () => {
+	const body = 'x'.repeat(3_000_000);
+	const ids = ['a', 'b', 'c', 'd'];
+	const { remote: notes, asked } = remote(results(...['a', 'b', 'c'].map((id) => stored(id, 1))), results(stored('d', 1)));
+
+	assert.deepEqual([...(await notes.push(ids.map((id) => ({ id, body })))).keys()], ids);
+	assert.deepEqual(asked.map(({ documents }) => documents.length), [3, 1]);
+});
+
 test("what can't be an id isn't looked for", async () => {
 	const { remote: notes, asked } = remote({ documents: [{ ...winner('another') }], more: false });
 
