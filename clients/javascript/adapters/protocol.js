@@ -12,7 +12,7 @@
 // tombstones were purged while it was away) downloads everything again, so it gets what the service has; but what the service has
 // lost isn't sent again, and what was deleted long ago stays.
 
-import { BadAnswer, NoAnswer } from '../src/errors.js';
+import { BadAnswer, NoAnswer, reasonOf } from '../src/errors.js';
 import { checkId, isPage, toJson } from '../src/jsontext.js';
 import { Schedule } from '../src/schedule.js';
 import { Sending, UNKNOWN, fetchAll } from '../src/send.js';
@@ -218,7 +218,8 @@ export class Patience {
 		if (performance.now() < this.#notBefore) throw this.#refusal;
 		try {
 			return await work();
-		} catch (error) {
+		} catch (rejection) {
+			const error = reasonOf(rejection);
 			const { retryAfter } = /** @type {{ retryAfter?: number }} */ (error);
 
 			this.#refusal = error;

@@ -149,6 +149,12 @@ test('Retry-After: nothing is asked before', async () => {
 	assert.equal((await notes.pull(null)).cursor, 'c');
 });
 
+test('a token function that rejects without a reason', async () => {
+	const notes = new Remote('c', { url: 'http://x', clientId: 'me', token: () => Promise.reject(undefined) });
+
+	await assert.rejects(notes.pull(null), { message: 'rejected without a reason' });
+});
+
 test('a page of a server that lags: the cursor stays', async () => {
 	const { remote: notes } = remote({ documents: [], cursor: 'other', more: false, behind: true });
 
