@@ -35,6 +35,7 @@ const PAGE_DOCUMENTS = 1000;
  * @property {boolean} [deleted]
  * @property {bigint | string | null} [base] the clientVersion of what was edited; null: the document is new; undefined: the higher
  *	clientVersion wins
+ * @property {bigint | string} [seen] another clientVersion that it may be based on
  * @property {bigint} [version] by default the time in milliseconds, or base plus one if that is higher
  *
  * @typedef {object} RemoteDocument
@@ -160,12 +161,14 @@ export class Remote {
 		const { result: { outcome, clientVersion, error }, winner } = answer;
 
 		if (outcome === 'conflict' || outcome === 'discarded') {
-			// This store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
-			if (winner?.clientId === clientId && isSame(sent, winner)) {
+			// Or this store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
+			const isSeen = winner && (winner.clientId === clientId || winner.clientVersion === sent.seen);
+
+			if (isSeen && isSame(sent, winner)) {
 				outcomes.set(sent.id, { outcome: 'unchanged', clientVersion: winner.clientVersion, winner: null, error: null });
 				return null;
 			}
-			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
+			if (isSeen) return based(sent, winner.clientVersion);
 			// Purged since: it is sent as a new document. If that isn't applied either, there is one that we may not see.
 			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
 			if (!winner) {
@@ -236,13 +239,14 @@ export class Patience {
  * @returns {any[]}
  */
 export function toSend(edits, outcomes) {
-	return edits.flatMap(({ id, body, deleted = false, base, version }) => {
+	return edits.flatMap(({ id, body, deleted = false, base, seen, version }) => {
 		try {
 			checkId(id);
 			const baseVersion = base === undefined || base === null ? base : BigInt(base);
 
 			return [{
 				id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
+				seen: seen === undefined ? undefined : BigInt(seen),
 			}];
 		} catch (error) {
 			outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));

@@ -11,6 +11,8 @@
 //   collection, is sent again when it is edited, and is replaced when somebody else writes that document.
 // - Ids that every object has a property of, such as "constructor", aren't taken: RxDB looks documents up in plain objects, and would
 //   stop at one. It doesn't send them, either.
+// - With a storage that validates, what doesn't fit the schema isn't stored: replication.error$ says so, and it doesn't come again
+//   before it is changed.
 // - Numbers beyond 2^53 in bodies become what JSON.parse makes of them. Attachments aren't sent.
 
 // @ts-ignore: an optional peer
@@ -32,7 +34,7 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 	const remote = new Remote(name, { url, token, timeout, fetch, onRefused, clientId: collection.database.storageToken });
 	const ends = new Ends(collection, remote);
 	const replication = replicateRxCollection({
-		replicationIdentifier: `docsync ${url} ${name}`, collection, live, ...options,
+		replicationIdentifier: `docsync ${url} ${name}`, collection, live, ...options, deletedField: '_deleted',
 		pull: { batchSize: BATCH, handler: (checkpoint, batchSize) => ends.pull(checkpoint?.cursor ?? null, batchSize) },
 		push: {
 			batchSize: BATCH,
@@ -77,7 +79,6 @@ class Ends {
 
 	/** What others have changed: as many documents as RxDB asks for, or all. RxDB takes a page with fewer for the last one. */
 	async pull(cursor, batchSize) {
-		const owed = await this.#stillOwed();
 		const latest = new Map(cursor === null ? await this.#lostHere() : []);
 		let documents = [];
 
@@ -95,7 +96,8 @@ class Ends {
 			this.#given.add(id);
 			if (this.#sending.has(id) || this.#owed.has(id)) this.#owe(id, document);
 		}
-		documents.unshift(...owed);
+		// Last, since an edit may have been refused meanwhile.
+		documents.unshift(...await this.#stillOwed());
 		this.#wasLast = documents.length < batchSize;
 		return { documents, checkpoint: { cursor } };
 	}
@@ -113,7 +115,8 @@ class Ends {
 			const outcomes = await this.#remote.push(rows.map(({ newDocumentState, assumedMasterState }, i) => {
 				const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
 
-				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null };
+				// RxDB forgets what it has received when the url changes, and when it couldn't store a part of it.
+				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null, seen: clientVersion };
 			}));
 
 			for (const [i, { newDocumentState }] of rows.entries()) {
