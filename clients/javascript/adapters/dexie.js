@@ -69,21 +69,26 @@ class DexieStore extends IndexedDbStore {
 	#begin(db, table, collection) {
 		return db.transaction('rw!', [RECORDS, VALUES, table], async ({ idbtrans }) => {
 			const { prefix } = this.#client(idbtrans, collection).local;
+			const stored = new IndexedDbTransaction(idbtrans, RECORDS, VALUES);
+			const mark = `was bound: ${encodeURIComponent(table)}`;
+			const edits = [];
 
-			if (await new IndexedDbTransaction(idbtrans, RECORDS, VALUES).read(`${prefix}state`)) return;
-			const rows = await db.table(table).toArray();
-
-			await this.#edit(idbtrans, collection, rows.flatMap((row) => {
+			// Rows of another collection, perhaps somebody else's, aren't sent to this one.
+			if (await stored.read(mark)) return;
+			for (const row of await db.table(table).toArray()) {
 				const id = row[db.table(table).schema.primKey.keyPath];
 
 				try {
 					checkId(id);
-					return [[id, toJson(row)]];
+					// An upgrade of the database may have edited some.
+					if (!await stored.get(prefix + id)) edits.push([id, toJson(row)]);
 				} catch (error) {
+					if (!(error instanceof TypeError)) throw error;
 					console.warn(`docsync: row "${id}" of ${table} isn't sent: ${error}`);
-					return [];
 				}
-			}));
+			}
+			await this.#edit(idbtrans, collection, edits);
+			await stored.write(mark, collection);
 		});
 	}
 

@@ -164,11 +164,11 @@ async function openEmpty(name) {
 	await page.evaluate(async (options) => {
 		const { Dexie } = await import('/test/adapters/node_modules/dexie/dist/dexie.mjs');
 		const { docsync, docsyncTables } = await import('/adapters/dexie.js');
-		const bind = (key) => {
+		const bind = (key, collection = options.name) => {
 			const db = new Dexie(options.name);
 
-			db.version(2).stores({ items: key, ...docsyncTables });
-			return { db, items: docsync(db, { items: options.name }, options).items };
+			db.version(2).stores({ items: key, ...docsyncTables }).upgrade(({ items }) => items.update('z', { text: 'upgraded' }));
+			return { db, items: docsync(db, { items: collection }, options).items };
 		};
 
 		Object.assign(globalThis, { Dexie, bind });
@@ -187,13 +187,13 @@ test('rows from before a table was bound are sent, too, once', needsService, asy
 		const before = new globalThis.Dexie(store);
 
 		before.version(1).stores({ items: 'id' });
-		await before.items.bulkPut([{ id: 'x', text: 'x' }, { id: 'y', text: 'y' }, { id: 7, text: 'no id' }]);
+		await before.items.bulkPut([{ id: 'x', text: 'x' }, { id: 'y', text: 'y' }, { id: 'z', text: 'z' }, { id: 7, text: 'no id' }]);
 		before.close();
 		Object.assign(globalThis, globalThis.bind('id'));
 		await globalThis.items.sync();
 	}, name);
 	await other.sync();
-	assert.deepEqual((await other.list()).map(({ id, body }) => [id, body.text]), [['x', 'x'], ['y', 'y']]);
+	assert.deepEqual((await other.list()).map(({ id, body }) => [id, body.text]), [['x', 'x'], ['y', 'y'], ['z', 'upgraded']]);
 	await other.put('x', { id: 'x', text: 'theirs' });
 	await other.sync();
 	const texts = await page.evaluate(async () => {
@@ -203,7 +203,14 @@ test('rows from before a table was bound are sent, too, once', needsService, asy
 		return (await globalThis.db.items.toArray()).map(({ text }) => text);
 	});
 
-	assert.deepEqual(texts, ['no id', 'theirs', 'y']);
+	assert.deepEqual(texts, ['no id', 'theirs', 'y', 'upgraded']);
+	const unsent = await page.evaluate(async (collection) => {
+		globalThis.db.close();
+		Object.assign(globalThis, globalThis.bind('id', collection));
+		return (await globalThis.items.unsent()).length;
+	}, anyName());
+
+	assert.equal(unsent, 0, 'bound to another collection');
 	await page.close();
 });
 
