@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { Collection as SignalCollection } from '@signaldb/core';
 import { Collection, memoryStore } from 'docsync-client';
 import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
-import { HttpTransport } from '../../src/transport.js';
+import { VersionsExhausted } from '../../src/errors.js';
 import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
 import { play } from './scenarios.js';
 
@@ -105,23 +105,6 @@ test("what can't be stored is told, and keeps nothing else from being stored", n
 	assert(errors[0] instanceof TypeError);
 });
 
-test("... nor does one with the highest version", needsService, async () => {
-	const name = anyName();
-	const { documents, notes, errors } = await openCollection({ name });
-
-	await new HttpTransport(name, { url: URL_OF_SERVICE, token: TOKEN }).upload('another', [
-		{ id: 'last', clientVersion: 2n ** 63n - 1n, deleted: false, body: '{}', unsent: 0 }]);
-	await documents.sync();
-	await until(() => notes.findOne({ id: 'last' }, { reactive: false }));
-	notes.batch(() => {
-		notes.updateOne({ id: 'last' }, { $set: { text: 'edited' } });
-		notes.insert({ id: 'good', text: 'good' });
-	});
-	await until(() => errors.length);
-	assert.equal(errors[0].name, 'VersionsExhausted');
-	assert.deepEqual(await documents.get('good'), { id: 'good', text: 'good' });
-});
-
 test("with the libraries' types, of all adapters", needsService, () => {
 	const pathTo = (path) => fileURLToPath(new URL(path, import.meta.url));
 	const { status, stdout } = spawnSync(process.execPath, [pathTo('../../node_modules/typescript/bin/tsc'), '--noEmit', '--strict',
@@ -132,7 +115,7 @@ test("with the libraries' types, of all adapters", needsService, () => {
 });
 
 /** A persistence adapter of a collection that does nothing by itself, and what it does to it and shows. */
-async function openByHand() {
+async function openByHand(check = (id) => {}) {
 	const done = [];
 	let tell;
 	const documents = {
@@ -141,7 +124,10 @@ async function openByHand() {
 			return () => {};
 		},
 		list: async () => [],
-		putAll: async (edits) => { done.push(...edits.map(([id, { text }]) => `put ${id} ${text}`)); },
+		putAll: async (edits) => {
+			for (const [id] of edits) check(id);
+			done.push(...edits.map(([id, { text }]) => `put ${id} ${text}`));
+		},
 		delete: async (id) => { done.push(`delete ${id}`); },
 	};
 	const adapter = docsyncPersistence({ documents });
@@ -177,4 +163,12 @@ test('removed, and inserted again, in one save; removed, and somebody else has c
 	await adapter.save([], changes({ added: [{ id: 'y', text: 'short' }], removed: [{ id: 'y' }] }));
 	tell('y', undefined);
 	assert.deepEqual(done, ['put x again', 'show x theirs', 'delete x', 'hide x', 'delete y']);
+});
+
+test("an item with the highest version doesn't keep the others from being stored", async () => {
+	const { adapter, done } = await openByHand((id) => { if (id === 'last') throw new VersionsExhausted(id); });
+	const items = [{ id: 'last', text: 'edited' }, { id: 'good', text: 'good' }];
+
+	await assert.rejects(adapter.save(items, changes({ modified: items })), VersionsExhausted);
+	assert.deepEqual(done, ['put good good']);
 });
