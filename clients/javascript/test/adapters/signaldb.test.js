@@ -5,9 +5,8 @@ import { spawnSync } from 'node:child_process';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Collection as SignalCollection } from '@signaldb/core';
-import { Collection, memoryStore } from 'docsync-client';
+import { Collection, VersionsExhausted, memoryStore } from 'docsync-client';
 import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
-import { VersionsExhausted } from '../../src/errors.js';
 import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
 import { play } from './scenarios.js';
 
