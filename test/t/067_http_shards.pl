@@ -254,6 +254,7 @@ sub start_router
 	$text =~ s/127\.0\.0\.1:8090/127.0.0.1:$port/;
 	$text =~ s/127\.0\.0\.1:808$_/127.0.0.1:$shards[$_ - 1]{port}/ for 1, 2;
 	$main =~ s/include docsync\.conf/include router.conf/;
+	$main =~ s/access_log access\.log\K[^;]+//;
 	append_to_file("$dir/router.conf", $text);
 	append_to_file("$dir/nginx.conf", $main);
 	append_to_file("$dir/tenants.map", slurp_file("$EXAMPLES/tenants.map"));

@@ -5,8 +5,9 @@
 // ask onConflict: they do all that the client does, since they are the client. Each document is kept twice, as the row, and as the
 // text that is sent.
 //
-// Call docsync() before the database is opened. Rows are objects; their primary keys are texts of 1 to 500 bytes, given by the app.
-// put() refuses a row that can't be sent, with a TypeError.
+// Call docsync() before the database is opened. Rows are objects; their primary key is a property, a text of 1 to 500 bytes that the
+// app gives. put() refuses a row that can't be sent, with a TypeError. Rows that are there when a table is bound for the first time
+// are sent like edits made then.
 //
 // What can't be done:
 //
@@ -33,6 +34,11 @@ export const docsyncTables = { [RECORDS]: 'key, *entries', [VALUES]: '' };
  * @returns {Record<string, Collection>} by table
  */
 export function docsync(db, tables, options) {
+	for (const table of Object.keys(tables)) {
+		const { keyPath } = db.table(table).schema.primKey;
+
+		if (typeof keyPath !== 'string' || !/^[^.]+$/.test(keyPath)) throw new TypeError(`the primary key of ${table} is no property of its rows`);
+	}
 	const store = new DexieStore(db, tables, options);
 
 	return Object.fromEntries(Object.entries(tables).map(([table, name]) => [table, new Collection(name, { ...options, store })]));
@@ -54,6 +60,36 @@ class DexieStore extends IndexedDbStore {
 		this.#tables = tables;
 		this.#options = options;
 		db.use({ stack: 'dbcore', name: 'docsync', create: (core) => this.#between(core) });
+		db.on('ready', async (opened) => {
+			for (const [table, collection] of Object.entries(tables)) await this.#begin(opened, table, collection);
+		}, true);
+	}
+
+	/** Marks the rows that are there when the table is bound for the first time. */
+	#begin(db, table, collection) {
+		return db.transaction('rw!', [RECORDS, VALUES, table], async ({ idbtrans }) => {
+			const { prefix } = this.#client(idbtrans, collection).local;
+			const stored = new IndexedDbTransaction(idbtrans, RECORDS, VALUES);
+			const mark = `was bound: ${encodeURIComponent(table)}`;
+			const edits = [];
+
+			// Rows of another collection, perhaps somebody else's, aren't sent to this one.
+			if (await stored.read(mark)) return;
+			for (const row of await db.table(table).toArray()) {
+				const id = row[db.table(table).schema.primKey.keyPath];
+
+				try {
+					checkId(id);
+					// An upgrade of the database may have edited some.
+					if (!await stored.get(prefix + id)) edits.push([id, toJson(row)]);
+				} catch (error) {
+					if (!(error instanceof TypeError)) throw error;
+					console.warn(`docsync: row "${id}" of ${table} isn't sent: ${error}`);
+				}
+			}
+			await this.#edit(idbtrans, collection, edits);
+			await stored.write(mark, collection);
+		});
 	}
 
 	/** A transaction of its own, even when called inside one of the app's. */
@@ -111,20 +147,25 @@ class DexieStore extends IndexedDbStore {
 		});
 	}
 
-	/** Marks what was written, in the transaction that wrote it. */
-	async #edit(trans, collection, edits) {
+	/** A client that works in this transaction. */
+	#client(trans, collection) {
 		const { clientId, onConflict = null, clock = Date.now, random = Math.random, waits } = this.#options;
-		const client = new Client(collection, {
+
+		return new Client(collection, {
 			transport: null, clientId, onConflict, clock, random, waits: { ...WAITS, ...waits }, changed() {},
 			store: /** @type {any} */ ({ transaction: (work) => work(new IndexedDbTransaction(trans, RECORDS, VALUES)) }),
 		});
+	}
 
+	/** Marks what was written, in the transaction that wrote it. */
+	async #edit(trans, collection, edits) {
 		try {
-			await client.edit(edits);
+			await this.#client(trans, collection).edit(edits);
 		} catch (error) {
 			trans.abort();
 			throw error;
 		}
+		if (!edits.length) return;
 		trans.addEventListener('complete', () => {
 			const message = { changed: collection, ids: edits.map(([id]) => id), edited: true };
 

@@ -1,9 +1,10 @@
 // legend-state.js - synchronises an observable of Legend-State, by its syncedCrud. README.md has an example.
 //
 // With `persist` and its retrySync, edits are kept while the page is closed. syncState(notes$).sync(), from '@legendapp/state',
-// fetches what others have changed: call it now and then. Legend-State's lastSync holds the clientId and the cursor, so they are
-// made with what is persisted, and lost with it. The adapter retries by itself, with growing waits. Don't set syncedCrud's `retry`:
-// of several edits of one document that wait to be retried it drops some (3.0.0-beta.48), even deletions.
+// fetches what others have changed: call it now and then. Legend-State sends nothing before it has succeeded once. Legend-State's
+// lastSync holds the clientId and the cursor, so they are made with what is persisted, and lost with it. The adapter retries by
+// itself, with growing waits. Don't set syncedCrud's `retry`: of several edits of one document that wait to be retried it drops
+// some (3.0.0-beta.48), even deletions.
 //
 // What Legend-State can't do:
 //
@@ -18,7 +19,7 @@ import { newClientId } from '../src/local.js';
 import { Queue } from '../src/stores/store.js';
 import { Patience, Remote } from './protocol.js';
 
-const DELETED = '_deleted';
+const DELETED = 'deleted by docsync';		// no field of a body
 const FIRST_AGAIN = 250;
 const LAST_AGAIN = 30_000;
 

@@ -12,11 +12,12 @@
 // tombstones were purged while it was away) downloads everything again, so it gets what the service has; but what the service has
 // lost isn't sent again, and what was deleted long ago stays.
 
-import { BadAnswer, NoAnswer } from '../src/errors.js';
+import { BadAnswer, NoAnswer, reasonOf } from '../src/errors.js';
 import { checkId, isPage, toJson } from '../src/jsontext.js';
 import { Schedule } from '../src/schedule.js';
 import { Sending, UNKNOWN, fetchAll } from '../src/send.js';
 import { HttpTransport } from '../src/transport.js';
+import { BATCH_BYTES } from '../src/upload.js';
 
 const PAGE_DOCUMENTS = 1000;
 
@@ -34,6 +35,7 @@ const PAGE_DOCUMENTS = 1000;
  * @property {boolean} [deleted]
  * @property {bigint | string | null} [base] the clientVersion of what was edited; null: the document is new; undefined: the higher
  *	clientVersion wins
+ * @property {bigint | string} [seen] another clientVersion that it may be based on
  * @property {bigint} [version] by default the time in milliseconds, or base plus one if that is higher
  *
  * @typedef {object} RemoteDocument
@@ -83,10 +85,14 @@ export class Remote {
 
 			for (let documents = toSend(edits, outcomes); documents.length;) {
 				const answers = new Push(this.#transport, clientId);
+				const batch = firstOf(documents);
 
-				await answers.send(documents);
+				await answers.send(batch);
 				if (!answers.results.size) throw new BadAnswer('none of the documents was tried');
-				documents = documents.flatMap((sent) => this.#answered(sent, answers.results.get(sent.id), clientId, outcomes) ?? []);
+				documents = [
+					...batch.flatMap((sent) => this.#answered(sent, answers.results.get(sent.id), clientId, outcomes) ?? []),
+					...documents.slice(batch.length),
+				];
 			}
 			for (const [id, { error }] of outcomes) if (error) this.#onRefused({ id, error });
 			return outcomes;
@@ -114,13 +120,35 @@ export class Remote {
 	}
 
 	/**
+	 * What the service has from this clientId itself: for a library that may lose its documents, but not the clientId.
+	 * @returns {Promise<RemoteDocument[]>}
+	 */
+	own() {
+		return this.#patience.ask(async () => {
+			const clientId = await this.#clientId;
+			/** @type {Map<string, RemoteDocument>} */
+			const documents = new Map();
+
+			for (let cursor = null, more = true; more;) {
+				const answer = await this.#transport.pull(clientId, cursor, PAGE_DOCUMENTS, null, false, false, 'own');
+
+				if (answer.behind) throw new NoAnswer('the server lags');
+				if (!isPage(answer, cursor)) throw new BadAnswer('documents, and a cursor to go on from, were expected');
+				for (const document of answer.documents) documents.set(document.id, read(document));
+				({ cursor, more } = answer);
+			}
+			return [...documents.values()];
+		});
+	}
+
+	/**
 	 * Documents as the service has them now, also deleted ones; those that it doesn't have are left out.
 	 * @param {string[]} ids
 	 * @returns {Promise<RemoteDocument[]>}
 	 */
 	get(ids) {
 		return this.#patience.ask(async () => {
-			const documents = await fetchAll(this.#transport, await this.#clientId, null, ids);
+			const documents = await fetchAll(this.#transport, await this.#clientId, null, ids.filter(isId));
 
 			if (!documents) throw new NoAnswer('the server lags');
 			return documents.map(read);
@@ -133,12 +161,14 @@ export class Remote {
 		const { result: { outcome, clientVersion, error }, winner } = answer;
 
 		if (outcome === 'conflict' || outcome === 'discarded') {
-			// This store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
-			if (winner?.clientId === clientId && isSame(sent, winner)) {
+			// Or this store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
+			const isSeen = winner && (winner.clientId === clientId || winner.clientVersion === sent.seen);
+
+			if (isSeen && isSame(sent, winner)) {
 				outcomes.set(sent.id, { outcome: 'unchanged', clientVersion: winner.clientVersion, winner: null, error: null });
 				return null;
 			}
-			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
+			if (isSeen) return based(sent, winner.clientVersion);
 			// Purged since: it is sent as a new document. If that isn't applied either, there is one that we may not see.
 			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
 			if (!winner) {
@@ -191,7 +221,8 @@ export class Patience {
 		if (performance.now() < this.#notBefore) throw this.#refusal;
 		try {
 			return await work();
-		} catch (error) {
+		} catch (rejection) {
+			const error = reasonOf(rejection);
 			const { retryAfter } = /** @type {{ retryAfter?: number }} */ (error);
 
 			this.#refusal = error;
@@ -208,19 +239,38 @@ export class Patience {
  * @returns {any[]}
  */
 export function toSend(edits, outcomes) {
-	return edits.flatMap(({ id, body, deleted = false, base, version }) => {
+	return edits.flatMap(({ id, body, deleted = false, base, seen, version }) => {
 		try {
 			checkId(id);
 			const baseVersion = base === undefined || base === null ? base : BigInt(base);
 
 			return [{
 				id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
+				seen: seen === undefined ? undefined : BigInt(seen),
 			}];
 		} catch (error) {
 			outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
 			return [];
 		}
 	});
+}
+
+/** As many as one request should have: a slow line must get it through before the timeout. */
+function firstOf(documents) {
+	let size = 0;
+	const last = documents.findIndex(({ body }) => (size += body?.length ?? 0) >= BATCH_BYTES);
+
+	return last < 0 ? documents : documents.slice(0, last + 1);
+}
+
+/** Whether the service can have a document with this id. */
+function isId(id) {
+	try {
+		checkId(id);
+		return true;
+	} catch {
+		return false;
+	}
 }
 
 /** A document of the service's answer, with its body parsed. */

@@ -9,6 +9,10 @@
 //   service has, even a deletion: the device that sends later loses its edit, unless the handler merges the two.
 // - onRefused is called once with a document that the service refuses, and RxDB doesn't mark it: it counts as sent. It stays in the
 //   collection, is sent again when it is edited, and is replaced when somebody else writes that document.
+// - Ids that every object has a property of, such as "constructor", aren't taken: RxDB looks documents up in plain objects, and would
+//   stop at one. It doesn't send them, either.
+// - With a storage that validates, what doesn't fit the schema isn't stored: replication.error$ says so, and it doesn't come again
+//   before it is changed.
 // - Numbers beyond 2^53 in bodies become what JSON.parse makes of them. Attachments aren't sent.
 
 // @ts-ignore: an optional peer
@@ -30,7 +34,7 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 	const remote = new Remote(name, { url, token, timeout, fetch, onRefused, clientId: collection.database.storageToken });
 	const ends = new Ends(collection, remote);
 	const replication = replicateRxCollection({
-		replicationIdentifier: `docsync ${url} ${name}`, collection, live, ...options,
+		replicationIdentifier: `docsync ${url} ${name}`, collection, live, ...options, deletedField: '_deleted',
 		pull: { batchSize: BATCH, handler: (checkpoint, batchSize) => ends.pull(checkpoint?.cursor ?? null, batchSize) },
 		push: {
 			batchSize: BATCH,
@@ -60,6 +64,8 @@ class Ends {
 	 * @type {Map<string, any>}
 	 */
 	#owed = new Map();
+	/** Those of them that were sent from here */
+	#echoes = new WeakSet();
 	#sending = new Set();
 	/** What RxDB was given since it was last up to date, and may not have stored yet. */
 	#given = new Set();
@@ -73,8 +79,7 @@ class Ends {
 
 	/** What others have changed: as many documents as RxDB asks for, or all. RxDB takes a page with fewer for the last one. */
 	async pull(cursor, batchSize) {
-		const owed = await this.#stillOwed();
-		const latest = new Map();
+		const latest = new Map(cursor === null ? await this.#lostHere() : []);
 		let documents = [];
 
 		if (this.#wasLast) this.#given.clear();
@@ -91,7 +96,8 @@ class Ends {
 			this.#given.add(id);
 			if (this.#sending.has(id) || this.#owed.has(id)) this.#owe(id, document);
 		}
-		documents.unshift(...owed);
+		// Last, since an edit may have been refused meanwhile.
+		documents.unshift(...await this.#stillOwed());
 		this.#wasLast = documents.length < batchSize;
 		return { documents, checkpoint: { cursor } };
 	}
@@ -109,7 +115,8 @@ class Ends {
 			const outcomes = await this.#remote.push(rows.map(({ newDocumentState, assumedMasterState }, i) => {
 				const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
 
-				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null };
+				// RxDB forgets what it has received when the url changes, and when it couldn't store a part of it.
+				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null, seen: clientVersion };
 			}));
 
 			for (const [i, { newDocumentState }] of rows.entries()) {
@@ -117,8 +124,13 @@ class Ends {
 				const { deleted, body = newDocumentState } = winner ?? { deleted: newDocumentState._deleted };
 				const document = this.#toRx({ id: ids[i], clientVersion, deleted, body });
 
-				if (outcome === 'refused') continue;
+				if (outcome === 'refused') {
+					// What was sent before would replace the edit, which counts as sent.
+					if (this.#echoes.has(this.#owed.get(ids[i]))) this.#owed.delete(ids[i]);
+					continue;
+				}
 				if (outcome === 'conflict') conflicts.push(document);
+				if (!winner) this.#echoes.add(document);
 				this.#owe(ids[i], document);
 			}
 		} finally {
@@ -141,8 +153,8 @@ class Ends {
 			if (ids.every((id) => before.has(id) || !this.#given.has(id))) break;
 			await new Promise((resolve) => { setTimeout(resolve, 10); });
 		}
-		return documents.filter(({ id, deleted }) => !deleted || before.has(id)).map((document) => {
-			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body;
+		return documents.filter(({ id, deleted }) => !(id in Object.prototype) && (!deleted || before.has(id))).map((document) => {
+			const { _meta, _rev, _attachments, ...body } = before.get(document.id) ?? document.body ?? {};
 
 			return this.#toRx({ ...document, body });
 		});
@@ -155,16 +167,24 @@ class Ends {
 		return new Map(documents.map((document) => [document[this.#key], document]));
 	}
 
+	/** What was sent from here, and isn't here: the collection was removed and made again, and the clientId is the database's. */
+	async #lostHere() {
+		const own = await this.#remote.own();
+		const stored = await this.#stored(own.map(({ id }) => id));
+
+		return own.filter(({ id }) => !stored.has(id)).map((document) => [document.id, document]);
+	}
+
 	#owe(id, document) {
 		if (!isLater(this.#owed.get(id), document)) this.#owed.set(id, document);
 	}
 
-	/** What RxDB hasn't stored yet. */
+	/** What RxDB hasn't stored yet. Not what is being sent again: if that is refused, it stays. */
 	async #stillOwed() {
 		for (const [id, document] of await this.#stored([...this.#owed.keys()])) {
 			if (!isLater(this.#owed.get(id), document)) this.#owed.delete(id);
 		}
-		return [...this.#owed.values()];
+		return [...this.#owed].filter(([id]) => !this.#sending.has(id)).map(([, document]) => document);
 	}
 }
 

@@ -9,7 +9,7 @@ const PAGE_DOCUMENTS = 1000;
 
 /**
  * @typedef {object} Pulled what was changed in a collection
- * @property {Map<string, import('./protocol.js').RemoteDocument>} documents by id, each as it is now
+ * @property {Map<string, import('./protocol.js').RemoteDocument>} documents by id, each as it is now, in the order of their stamps
  * @property {string | null} cursor to continue from
  * @property {'purged' | 'lost' | null} missed why the whole collection was downloaded again: tombstones were purged, or the service
  *	has lost something in a restore or a failover
@@ -44,7 +44,10 @@ export async function pullSeveral(transport, clientId, cursors) {
 				more = true;
 			} else {
 				if (!isPage(page, begun.cursor)) throw new BadAnswer('documents, and a cursor to go on from, were expected');
-				for (const document of page.documents) begun.documents.set(document.id, read(document));
+				for (const document of page.documents) {
+					begun.documents.delete(document.id);		// its place is that of its last stamp
+					begun.documents.set(document.id, read(document));
+				}
 				begun.cursor = page.cursor;
 				more ||= page.more;
 			}

@@ -11,11 +11,13 @@
 //   event persistence.error.
 // - Numbers beyond 2^53 in items become what JSON.parse makes of them.
 
+import { VersionsExhausted } from '../src/errors.js';
 import { View } from './view.js';
 
 /**
  * A persistence adapter.
  * @param {{ documents: import('../src/collection.js').Collection }} options
+ * @returns {any} a PersistenceAdapter of any items
  */
 export function docsyncPersistence({ documents }) {
 	/** @type {View} */
@@ -65,7 +67,7 @@ async function store(documents, edits) {
 	try {
 		await documents.putAll(puts);
 	} catch (error) {
-		if (!(error instanceof TypeError)) throw error;
+		if (!(error instanceof TypeError || error instanceof VersionsExhausted)) throw error;
 		for (const put of puts) await documents.putAll([put]).catch((of) => { problem = of; });
 	}
 	if (problem) throw problem;

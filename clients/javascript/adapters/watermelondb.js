@@ -12,7 +12,7 @@
 // - If a record to be sent was changed elsewhere since the pull, nothing is sent, and synchronize() throws ChangedSincePull: call it
 //   again, as WatermelonDB's manual says.
 // - onRefused is called with what the service refuses. It stays marked as unsent, and is sent again with each synchronize().
-// - There are only columns: whatever else a body has is kept by the service, and isn't here. Ids with ' " \ / or $ aren't taken.
+// - There are only columns: whatever else a body has, or has in another type, is kept by the service, and isn't here. Ids with ' " \ / or $ aren't taken.
 // - A device that was away until tombstones were purged downloads the whole table again, and drops what isn't in it. When the
 //   service was restored, records that it lost completely are sent again; where it has an older version of a record, that is taken.
 
@@ -73,6 +73,14 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 		return Object.fromEntries(known.map((name) => [name, from[name]]));
 	}
 
+	/** The fields to be sent: where the service has the record, those that were edited, since what doesn't fit its column isn't here. */
+	function editedOf(table, raw, stored) {
+		const fields = Object.entries(columnsOf(table, raw));
+		const edited = raw._status === 'updated' && stored && !stored.deleted ? raw._changed.split(',') : null;
+
+		return Object.fromEntries(fields.filter(([name]) => !edited || edited.includes(name)));
+	}
+
 	/** Sends again what the service has lost completely: records that it had, and that the download didn't have. */
 	async function sendLost(remote, table, documents) {
 		const records = await database.get(table).query().fetch();
@@ -131,7 +139,7 @@ export function docsync({ database, tables, onRefused = warn, ...options }) {
 				return { collection: name, cursor: cursors[table] ?? null, documents: toSend([
 					// Fields without a column are kept.
 					...[...created, ...updated].map((raw) => ({
-						id: raw.id, base: baseOf(raw.id), body: { ...stored.get(raw.id)?.body, id: raw.id, ...columnsOf(table, raw) },
+						id: raw.id, base: baseOf(raw.id), body: { ...stored.get(raw.id)?.body, id: raw.id, ...editedOf(table, raw, stored.get(raw.id)) },
 					})),
 					...deleted.map((id) => ({ id, base: baseOf(id), deleted: true })),
 				], outcomes[table]) };

@@ -63,11 +63,15 @@ export class HttpTransport {
 		return this.#post('/Docs?atomic=false', ['results'], { clientId }, documents);
 	}
 
-	/** A page, by GET, which a standby may answer, or by POST, which goes to the primary. */
-	pull(clientId, cursor, maxDocuments, digest = null, tombstones = true, primary = false) {
+	/**
+	 * A page, by GET, which a standby may answer, or by POST, which goes to the primary.
+	 * @param {string | null} [origin] "own": documents of this client
+	 */
+	pull(clientId, cursor, maxDocuments, digest = null, tombstones = true, primary = false, origin = null) {
 		const keys = ['documents', 'cursor', 'more'];
 		const asked = { clientId, maxDocuments, reconcile: true };
 
+		if (origin !== null) asked.origin = origin;
 		if (cursor !== null) asked.cursor = cursor;
 		if (digest !== null) asked.state = digest;
 		if (!tombstones) asked.tombstones = false;

@@ -87,6 +87,34 @@ test('a winner that a server which lags has not: later', async () => {
 	await assert.rejects(notes.push([{ id: 'x', body: 1, base: null }]), NoAnswer);
 });
 
+test('large edits are sent in several requests', async () => {
+	const body = 'x'.repeat(3_000_000);
+	const ids = ['a', 'b', 'c', 'd'];
+	const { remote: notes, asked } = remote(results(...['a', 'b', 'c'].map((id) => stored(id, 1))), results(stored('d', 1)));
+
+	assert.deepEqual([...(await notes.push(ids.map((id) => ({ id, body })))).keys()], ids);
+	assert.deepEqual(asked.map(({ documents }) => documents.length), [3, 1]);
+});
+
+test("what can't be an id isn't looked for", async () => {
+	const { remote: notes, asked } = remote({ documents: [{ ...winner('another') }], more: false });
+
+	assert.deepEqual((await notes.get(['', 'x', 'half \ud800', 'x'.repeat(501)])).map(({ id }) => id), ['x']);
+	assert.deepEqual(asked[0].ids, ['x']);
+	assert.deepEqual(await notes.get(['\0']), []);
+	assert.equal(asked.length, 1);
+});
+
+test('what this clientId has written, page by page', async () => {
+	const page = (cursor, more, ...documents) => ({ documents, cursor, more });
+	const { remote: notes, asked } = remote(page('1', true, winner('me')), page('2', true), page('3', false, winner('me', 8)));
+
+	assert.deepEqual((await notes.own()).map(({ id, clientVersion }) => [id, clientVersion]), [['x', 8n]]);
+	assert.deepEqual(asked.map(({ path }) => /origin=own/.test(path) && /cursor=(\d)/.exec(path)?.[1]), [undefined, '1', '2']);
+	await assert.rejects(remote({ ...page('1', false), behind: true }).remote.own(), NoAnswer);
+	await assert.rejects(remote({ ...page('1', false), documents: [{}] }).remote.own(), BadAnswer);
+});
+
 test("what can't be sent isn't, and is told; the others are", async () => {
 	const { remote: notes, asked, refused } = remote(results(stored('x', 1)));
 	const outcomes = await notes.push([{ id: '', body: 1 }, { id: 'u', body: '\0' }, { id: 'x', body: 1 }, { id: 'n', body: NaN }]);
@@ -119,6 +147,12 @@ test('Retry-After: nothing is asked before', async () => {
 	assert.equal(asked.length, 1);
 	await new Promise((resolve) => { setTimeout(resolve, 1010); });
 	assert.equal((await notes.pull(null)).cursor, 'c');
+});
+
+test('a token function that rejects without a reason', async () => {
+	const notes = new Remote('c', { url: 'http://x', clientId: 'me', token: () => Promise.reject(undefined) });
+
+	await assert.rejects(notes.pull(null), { message: 'rejected without a reason' });
 });
 
 test('a page of a server that lags: the cursor stays', async () => {

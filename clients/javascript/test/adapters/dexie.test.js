@@ -156,3 +156,74 @@ test("what comes isn't taken for an edit", needsService, async () => {
 	assert.equal(requests.length, 1, 'no second sync follows');
 	await page.close();
 });
+
+/** Dexie and the adapter in an empty tab: globalThis.bind() opens an app's database with a table items, and binds it. */
+async function openEmpty(name) {
+	const page = await browser.open();
+
+	await page.evaluate(async (options) => {
+		const { Dexie } = await import('/test/adapters/node_modules/dexie/dist/dexie.mjs');
+		const { docsync, docsyncTables } = await import('/adapters/dexie.js');
+		const bind = (key, collection = options.name) => {
+			const db = new Dexie(options.name);
+
+			db.version(2).stores({ items: key, ...docsyncTables }).upgrade(({ items }) => items.update('z', { text: 'upgraded' }));
+			return { db, items: docsync(db, { items: collection }, options).items };
+		};
+
+		Object.assign(globalThis, { Dexie, bind });
+	}, { name, url: URL_OF_SERVICE, token: TOKEN });
+	return page;
+}
+
+test('rows from before a table was bound are sent, too, once', needsService, async () => {
+	const name = anyName();
+	const page = await openEmpty(name);
+	const other = openReference(name);
+
+	await other.put('x', { id: 'x', text: 'theirs, earlier' });
+	await other.sync();
+	await page.evaluate(async (store) => {
+		const before = new globalThis.Dexie(store);
+
+		before.version(1).stores({ items: 'id' });
+		await before.items.bulkPut([{ id: 'x', text: 'x' }, { id: 'y', text: 'y' }, { id: 'z', text: 'z' }, { id: 7, text: 'no id' }]);
+		before.close();
+		Object.assign(globalThis, globalThis.bind('id'));
+		await globalThis.items.sync();
+	}, name);
+	await other.sync();
+	assert.deepEqual((await other.list()).map(({ id, body }) => [id, body.text]), [['x', 'x'], ['y', 'y'], ['z', 'upgraded']]);
+	await other.put('x', { id: 'x', text: 'theirs' });
+	await other.sync();
+	const texts = await page.evaluate(async () => {
+		globalThis.db.close();
+		Object.assign(globalThis, globalThis.bind('id'));
+		await globalThis.items.sync();
+		return (await globalThis.db.items.toArray()).map(({ text }) => text);
+	});
+
+	assert.deepEqual(texts, ['no id', 'theirs', 'y', 'upgraded']);
+	const unsent = await page.evaluate(async (collection) => {
+		globalThis.db.close();
+		Object.assign(globalThis, globalThis.bind('id', collection));
+		return (await globalThis.items.unsent()).length;
+	}, anyName());
+
+	assert.equal(unsent, 0, 'bound to another collection');
+	await page.close();
+});
+
+test("a table whose primary key isn't a property can't be bound", needsService, async () => {
+	const page = await openEmpty(anyName());
+	const names = await page.evaluate(() => ['', '++', '[a+b]', 'a.b'].map((key) => {
+		try {
+			return globalThis.bind(key);
+		} catch ({ name }) {
+			return name;
+		}
+	}));
+
+	assert.deepEqual(names, Array(4).fill('TypeError'));
+	await page.close();
+});

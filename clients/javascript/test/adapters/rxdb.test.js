@@ -9,7 +9,7 @@ import { replicateDocsync } from 'docsync-client/adapters/rxdb';
 import { createRxDatabase } from 'rxdb';
 import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
 import { HttpTransport } from '../../src/transport.js';
-import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
+import { BadLine, TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
 import { play } from './scenarios.js';
 
 const text = { type: 'string' };
@@ -19,12 +19,12 @@ const schema = {
 };
 
 /** A replicated collection. The memory storage keeps a database after it was closed; store is its name. */
-async function openCollection({ url = URL_OF_SERVICE, token = TOKEN, name, store = randomUUID(), fetch, ...options }) {
+async function openCollection({ url = URL_OF_SERVICE, token = TOKEN, name, store = randomUUID(), fetch, replication: more, ...options }) {
 	const refused = [];
 	const database = await createRxDatabase({ name: store, storage: getRxStorageMemory(), multiInstance: false });
 	const { notes } = await database.addCollections({ notes: { schema, ...options } });
 	const replication = replicateDocsync({
-		collection: notes, name, url, token, fetch, retryTime: 20, onRefused: ({ id }) => refused.push(id),
+		collection: notes, name, url, token, fetch, retryTime: 20, onRefused: ({ id }) => refused.push(id), ...more,
 	});
 
 	return { database, notes, replication, refused, store };
@@ -146,6 +146,93 @@ test('changed elsewhere while the answer to an edit is on its way', needsService
 	holds = false;
 	await until(async () => (await c.notes.findOne('x').exec()).text === 'other');
 	await c.database.close();
+});
+
+test('a collection that was removed and made again gets its own documents back', needsService, async () => {
+	const name = anyName();
+	const a = await openCollection({ name });
+
+	await a.notes.insert({ id: 'x', text: 'own' });
+	await a.notes.insert({ id: 'y', text: 'deleted' });
+	await a.replication.awaitInSync();
+	await (await a.notes.findOne('y').exec()).remove();
+	await a.replication.awaitInSync();
+	await a.notes.remove();
+	const { notes } = await a.database.addCollections({ notes: { schema } });
+	const replication = replicateDocsync({ collection: notes, name, url: URL_OF_SERVICE, token: TOKEN });
+
+	await replication.awaitInitialReplication();
+	assert.deepEqual((await notes.find().exec()).map(({ id, text }) => [id, text]), [['x', 'own']]);
+	await a.database.close();
+});
+
+test('an edit that is refused just after another was stored stays', needsService, async () => {
+	const a = await openCollection({ name: anyName() });
+
+	await a.replication.awaitInSync();
+	for (let n = 0; n < 5; n++) {
+		await a.notes.incrementalUpsert({ id: 'x', text: `good ${n}` });
+		await pause(n * 4);
+		await a.notes.incrementalUpsert({ id: 'x', text: `bad ${n}`, refuse: 'check' });
+		await until(() => a.refused.length > n);
+		a.replication.reSync();
+		await a.replication.awaitInSync();
+		assert.equal((await a.notes.findOne('x').exec()).text, `bad ${n}`);
+	}
+	await a.database.close();
+});
+
+test('unsent edits when the service gets another url', needsService, async () => {
+	const name = anyName();
+	const line = await BadLine.start();
+	const other = open(name);
+	const a = await openCollection({ name, url: line.url });
+
+	for (const id of ['x', 'y', 'z']) await other.put(id, { id, text: 'theirs' });
+	await other.sync();
+	await a.replication.awaitInitialReplication();
+	a.replication.reSync();
+	await until(() => a.notes.findOne('z').exec());
+	await line.down();
+	await (await a.notes.findOne('x').exec()).patch({ text: 'mine' });
+	await (await a.notes.findOne('y').exec()).remove();
+	await a.database.close();
+	const stampOf = async (id) => (await new HttpTransport(name, { url: URL_OF_SERVICE, token: TOKEN }).get('reader', null, [id])).documents[0].LastUpdateUtc;
+	const stamp = await stampOf('z');
+	const b = await openCollection({ name, store: a.store });
+
+	await b.replication.awaitInSync();
+	await other.sync();
+	assert.deepEqual((await other.list()).map(({ id, body }) => [id, body.text]), [['x', 'mine'], ['z', 'theirs']]);
+	assert.equal(await stampOf('z'), stamp, "what wasn't edited isn't sent again");
+	await b.database.close();
+});
+
+test("a deletedField of the app's", needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const a = await openCollection({ name, replication: { deletedField: 'isGone' } });
+
+	await a.notes.insert({ id: 'x', text: 'x' });
+	await a.replication.awaitInSync();
+	await (await a.notes.findOne('x').exec()).remove();
+	await a.replication.awaitInSync();
+	await other.sync();
+	assert.deepEqual(await other.list(), []);
+	await a.database.close();
+});
+
+test('an id that every object has a property of stops nothing', needsService, async () => {
+	const name = anyName();
+	const a = await openCollection({ name });
+	const other = open(name);
+
+	for (const id of ['constructor', '__proto__', 'toString', 'x']) await other.put(id, { id, text: 'theirs' });
+	await other.sync();
+	a.replication.reSync();
+	await until(() => a.notes.findOne('x').exec());
+	assert.deepEqual((await a.notes.find().exec()).map(({ id }) => id), ['x']);
+	await a.database.close();
 });
 
 test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {

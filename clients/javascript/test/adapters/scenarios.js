@@ -107,8 +107,8 @@ class Played {
 	/** As another kind of client would. */
 	async upload(documents) {
 		const transport = new HttpTransport(this.name, { url: URL_OF_SERVICE, token: TOKEN });
-		const { results } = await transport.upload('another', documents.map((document) =>
-			({ deleted: false, ...document, body: JSON.stringify({ id: document.id, text: document.text }) })));
+		const { results } = await transport.upload('another', documents.map(({ id, clientVersion, text, body = { id, text } }) =>
+			({ id, clientVersion, deleted: false, unsent: 0, body: JSON.stringify(body) })));
 
 		assert(results.every(({ outcome }) => outcome === 'created' || outcome === 'updated'), 'uploaded');
 	}
@@ -401,11 +401,28 @@ const SCENARIOS = {
 		await played.meet({ x: '3', missed: '2' });
 	},
 
+	async "bodies that are no objects don't stop the others"(played) {
+		await played.upload([null, 'text', [1], 1].map((body, n) => ({ id: `no object ${n}`, clientVersion: 1n, body })));
+		await played.upload([{ id: 'good', clientVersion: 1n, text: 'good' }]);
+		const a = await played.device();
+
+		for (const end = Date.now() + 40_000; (await a.device.content()).good !== 'good'; await pause(20)) {
+			assert(Date.now() < end, 'it comes');
+			await a.sync();
+		}
+		await a.device.put('no object 0', 'mine');
+		for (const end = Date.now() + 40_000; JSON.parse((await played.stored('no object 0')).body)?.text !== 'mine'; await pause(20)) {
+			assert(Date.now() < end, 'it is sent');
+			await a.sync();
+		}
+	},
+
 	async "what can't be stored doesn't stop the others"(played) {
 		const a = await played.device();
 
 		// Where the edit itself is refused, the better.
 		await Promise.resolve(a.device.put('bad', 'U+0000: \0')).catch(() => {});
+		await Promise.resolve(a.device.put('bad \0', 'U+0000 in the id')).catch(() => {});
 		await a.device.put('good', 'good');
 		const b = await played.device();
 

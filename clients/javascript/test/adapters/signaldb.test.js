@@ -1,9 +1,11 @@
 // SignalDB: the scenarios; and edits that meet others' while they are stored.
 
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import test from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { Collection as SignalCollection } from '@signaldb/core';
-import { Collection, memoryStore } from 'docsync-client';
+import { Collection, VersionsExhausted, memoryStore } from 'docsync-client';
 import { docsyncPersistence } from 'docsync-client/adapters/signaldb';
 import { TOKEN, URL_OF_SERVICE, anyName, needsService, open, pause, until } from '../service.js';
 import { play } from './scenarios.js';
@@ -102,8 +104,17 @@ test("what can't be stored is told, and keeps nothing else from being stored", n
 	assert(errors[0] instanceof TypeError);
 });
 
+test("with the libraries' types, of all adapters", needsService, () => {
+	const pathTo = (path) => fileURLToPath(new URL(path, import.meta.url));
+	const { status, stdout } = spawnSync(process.execPath, [pathTo('../../node_modules/typescript/bin/tsc'), '--noEmit', '--strict',
+		'--noImplicitAny', 'false', '--skipLibCheck', '--allowJs', '--target', 'es2022', '--module', 'esnext', '--moduleResolution', 'bundler',
+		'--lib', 'es2023,dom', pathTo('types.ts')], { cwd: pathTo('.'), encoding: 'utf8' });
+
+	assert.equal(status, 0, stdout);
+});
+
 /** A persistence adapter of a collection that does nothing by itself, and what it does to it and shows. */
-async function openByHand() {
+async function openByHand(check = (id) => {}) {
 	const done = [];
 	let tell;
 	const documents = {
@@ -112,7 +123,10 @@ async function openByHand() {
 			return () => {};
 		},
 		list: async () => [],
-		putAll: async (edits) => { done.push(...edits.map(([id, { text }]) => `put ${id} ${text}`)); },
+		putAll: async (edits) => {
+			for (const [id] of edits) check(id);
+			done.push(...edits.map(([id, { text }]) => `put ${id} ${text}`));
+		},
 		delete: async (id) => { done.push(`delete ${id}`); },
 	};
 	const adapter = docsyncPersistence({ documents });
@@ -148,4 +162,12 @@ test('removed, and inserted again, in one save; removed, and somebody else has c
 	await adapter.save([], changes({ added: [{ id: 'y', text: 'short' }], removed: [{ id: 'y' }] }));
 	tell('y', undefined);
 	assert.deepEqual(done, ['put x again', 'show x theirs', 'delete x', 'hide x', 'delete y']);
+});
+
+test("an item with the highest version doesn't keep the others from being stored", async () => {
+	const { adapter, done } = await openByHand((id) => { if (id === 'last') throw new VersionsExhausted(id); });
+	const items = [{ id: 'last', text: 'edited' }, { id: 'good', text: 'good' }];
+
+	await assert.rejects(adapter.save(items, changes({ modified: items })), VersionsExhausted);
+	assert.deepEqual(done, ['put good good']);
 });

@@ -169,6 +169,17 @@ must('pull 2 and 5: a consistent view, though others write while it is read', as
 	assert.deepEqual([ids(changes.projects.updated), tasks.size, tasks.get('of p'), tasks.get('t0')], [['p'], 1501, 'new', 'new']);
 });
 
+must('push 5: what came twice, since it was changed while it was read, was not changed since', async ({ pull, push, write, stored, hooks }) => {
+	await write('tasks', ...Array.from({ length: 1500 }, (_, n) => [`t${n}`, { name: 'old' }]));
+	let requests = 0;
+
+	hooks.before = async () => { if (++requests === 2) await write('tasks', ['t0', { name: 'new' }]); };
+	const { timestamp } = await pull();
+
+	await push(timestamp, { tasks: changed({ updated: [{ id: 't0', name: 'mine', _status: 'updated', _changed: 'name' }] }) });
+	assert.deepEqual(await stored('tasks', 't0'), { id: 't0', name: 'mine' });
+});
+
 must('pull 6: after a migration, what its tables and columns are about', async ({ pull, write }) => {
 	await write('projects', ['p', { name: 'one', stars: 3 }]);
 	await write('tasks', ['t', { name: 'a' }]);
@@ -285,4 +296,18 @@ must('what a body has besides the columns is kept', async ({ pull, push, write, 
 
 	await push(timestamp, { projects: changed({ updated: [{ id: 'p', name: 'two', stars: 0 }] }) });
 	assert.deepEqual(await stored('projects', 'p'), { id: 'p', name: 'two', stars: 0, later: 2 });
+});
+
+must("what doesn't fit its column is kept, unless it is edited", async ({ write, stored, database, open }) => {
+	await write('projects', ['p', { name: 'one', stars: 'many' }]);
+	const sync = () => synchronize({ database, ...open(database) });
+	const edit = (change) => database.write(async () => (await database.get('projects').find('p')).update(change));
+
+	await sync();
+	await edit((project) => project._setRaw('name', 'two'));
+	await sync();
+	assert.deepEqual(await stored('projects', 'p'), { id: 'p', name: 'two', stars: 'many' });
+	await edit((project) => project._setRaw('stars', 7));
+	await sync();
+	assert.deepEqual(await stored('projects', 'p'), { id: 'p', name: 'two', stars: 7 });
 });
