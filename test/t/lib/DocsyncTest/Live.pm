@@ -33,7 +33,7 @@ sub start_live
 
 	$node = new_node('primary', allows_streaming => 1, conf => "docsync.announce = on\nrestart_after_crash = on");
 	$http = DocsyncTest::Http->new($node, layer => 'gateway', %env);
-	$http->{client} = HTTP::Tiny->new(timeout => 20);		# a stream that is not refused doesn't end
+	$http->{client} = HTTP::Tiny->new(timeout => 15);		# shorter than between signs of life: a stream that is not refused doesn't end
 	is(upload('anna', 'first')->{status}, 200, 'a document');
 	return;
 }
