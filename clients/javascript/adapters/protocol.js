@@ -97,13 +97,14 @@ export class Remote {
 	 * What others have changed since.
 	 * @param {string | null} cursor the last one received; null at first
 	 * @param {number} [limit] about how many documents
+	 * @param {boolean} [tombstones] whether also deleted ones. A store that is empty needs none: what was sent before the answer came
+	 *	may have been deleted by others since
 	 * @returns {Promise<{ documents: RemoteDocument[], cursor: string | null, more: boolean }>}
 	 */
-	pull(cursor, limit = PAGE_DOCUMENTS) {
+	pull(cursor, limit = PAGE_DOCUMENTS, tombstones = true) {
 		return this.#patience.ask(async () => {
 			const clientId = await this.#clientId;
-			// A first download needs no tombstones.
-			let answer = await this.#transport.pull(clientId, cursor, limit, null, cursor !== null);
+			let answer = await this.#transport.pull(clientId, cursor, limit, null, tombstones);
 
 			if (answer.reconcile && cursor !== null) answer = await this.#transport.pull(clientId, null, limit);
 			// The server lags.

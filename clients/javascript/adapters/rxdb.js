@@ -12,6 +12,8 @@
 // - Numbers beyond 2^53 in bodies become what JSON.parse makes of them. Attachments aren't sent.
 
 // @ts-ignore: an optional peer
+import { getChangedDocumentsSince } from 'rxdb';
+// @ts-ignore
 import { replicateRxCollection } from 'rxdb/plugins/replication';
 import { Remote, poll } from './protocol.js';
 
@@ -79,7 +81,7 @@ class Ends {
 
 		if (this.#wasLast) this.#given.clear();
 		for (let more = true; more && documents.length < batchSize;) {
-			const page = await this.#remote.pull(cursor, batchSize);
+			const page = await this.#page(cursor, batchSize);
 
 			for (const document of page.documents) latest.set(document.id, document);
 			documents = await this.#allToRx([...latest.values()]);
@@ -94,6 +96,23 @@ class Ends {
 		documents.unshift(...owed);
 		this.#wasLast = documents.length < batchSize;
 		return { documents, checkpoint: { cursor } };
+	}
+
+	/** A page. A first download needs no tombstones, unless something was sent before it was answered. */
+	async #page(cursor, limit) {
+		if (cursor === null && await this.#isEmpty()) {
+			const page = await this.#remote.pull(cursor, limit, false);
+
+			if (await this.#isEmpty()) return page;
+		}
+		return this.#remote.pull(cursor, limit);
+	}
+
+	/** Whether RxDB has nothing, not even something deleted. */
+	async #isEmpty() {
+		const { documents } = await getChangedDocumentsSince(this.#collection.storageInstance, 1);
+
+		return documents.length === 0;
 	}
 
 	/** Sends edits. Returns the service's versions of those that were in conflict. */

@@ -148,6 +148,40 @@ test('changed elsewhere while the answer to an edit is on its way', needsService
 	await c.database.close();
 });
 
+test('sent, and deleted elsewhere, before the first download is answered', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const [downloads, tombstones] = [[], []];
+	let isHeld = true;
+	const c = await openCollection({
+		name,
+		fetch: async (url, options) => {
+			if (options.method === 'GET') {
+				downloads.push(url);
+				if (!url.includes('tombstones=false')) tombstones.push(url);
+				await until(() => !isHeld);
+			}
+			return fetch(url, options);
+		},
+	});
+
+	await until(() => downloads.length);
+	assert.deepEqual(tombstones, [], 'a store that is empty needs none');
+	await c.notes.insert({ id: 'x', text: 'c' });
+	await until(async () => {
+		await other.sync();
+		return other.get('x');
+	});
+	await other.delete('x');
+	await other.sync();
+	isHeld = false;
+	await until(async () => {
+		c.replication.reSync();
+		return !await c.notes.findOne('x').exec();
+	});
+	await c.database.close();
+});
+
 test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {
 	const mocha = fileURLToPath(new URL('bin/mocha.js', import.meta.resolve('mocha/package.json')));
 	const { status, stdout, stderr } = spawnSync(process.execPath, [mocha, '--exit', '--timeout', '40000', '--reporter', 'tap', 'rxdb_suite.js'], {
