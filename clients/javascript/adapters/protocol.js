@@ -236,8 +236,8 @@ function later(base) {
 	return base === undefined || base === null || base < now ? now : base + 1n;
 }
 
-/** Whether a document is the same as the stored one, apart from its version. */
-function isSame(sent, stored) {
+/** Whether a document is the same as the stored one, apart from its version. Bodies are JSON. */
+export function isSame(sent, stored) {
 	return sent.deleted === stored.deleted && (sent.deleted || sorted(sent.body) === sorted(stored.body));
 }
 

@@ -15,7 +15,7 @@
 import { getChangedDocumentsSince } from 'rxdb';
 // @ts-ignore
 import { replicateRxCollection } from 'rxdb/plugins/replication';
-import { Remote, poll } from './protocol.js';
+import { Remote, isSame, poll } from './protocol.js';
 
 const BATCH = 1000;
 const NONE = -(2n ** 63n) - 1n;		// below all versions
@@ -45,14 +45,23 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 		},
 	});
 
-	ends.isStopped = () => replication.isStopped();
+	ends.replication = replication;
+	collection.preSave(base, false);
+	collection.preInsert(async (document) => base(document, await ends.replaced(document)), false);
 	if (live) replication.onCancel.push(poll(() => replication.reSync(), every));
 	return replication;
 }
 
+/** An edit is based on what is stored. RxDB may not have noted yet that the service has that. */
+function base(document, stored) {
+	delete document.clientVersion;
+	if (stored?.clientVersion !== undefined) document.clientVersion = stored.clientVersion;
+}
+
 /** The two handlers of a replication, between RxDB and the service. */
 class Ends {
-	isStopped = () => false;
+	/** @type {any} */
+	replication;
 	#collection;
 	#remote;
 	#key;
@@ -75,7 +84,7 @@ class Ends {
 
 	/** What others have changed: as many documents as RxDB asks for, or all. RxDB takes a page with fewer for the last one. */
 	async pull(cursor, batchSize) {
-		const owed = await this.#stillOwed();
+		await this.#forgetStored();
 		const latest = new Map();
 		let documents = [];
 
@@ -93,7 +102,8 @@ class Ends {
 			this.#given.add(id);
 			if (this.#sending.has(id) || this.#owed.has(id)) this.#owe(id, document);
 		}
-		documents.unshift(...owed);
+		// Behind the page, which may be older than what was sent meanwhile: RxDB takes the last one of a document.
+		documents.push(...this.#owed.values());
 		this.#wasLast = documents.length < batchSize;
 		return { documents, checkpoint: { cursor } };
 	}
@@ -117,18 +127,17 @@ class Ends {
 
 	/** Sends edits. Returns the service's versions of those that were in conflict. */
 	async push(all) {
-		// Where a conflict was decided for the service's version, there is nothing to send.
-		const rows = all.filter(({ newDocumentState, assumedMasterState }) =>
-			JSON.stringify(newDocumentState) !== JSON.stringify(assumedMasterState));
+		const rows = await this.#edits(all);
 		const ids = rows.map(({ newDocumentState }) => newDocumentState[this.#key]);
 		const conflicts = [];
+		const renewed = [];
 
 		for (const id of ids) this.#sending.add(id);
 		try {
 			const outcomes = await this.#remote.push(rows.map(({ newDocumentState, assumedMasterState }, i) => {
 				const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
 
-				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null };
+				return { id: ids[i], body, deleted, base: isUnnoted(rows[i]) ? clientVersion : assumedMasterState?.clientVersion ?? null };
 			}));
 
 			for (const [i, { newDocumentState }] of rows.entries()) {
@@ -138,12 +147,50 @@ class Ends {
 
 				if (outcome === 'refused') continue;
 				if (outcome === 'conflict') conflicts.push(document);
+				else if (isUnnoted(rows[i])) renewed.push(document);
 				this.#owe(ids[i], document);
 			}
+			await this.#renew(renewed);
 		} finally {
 			for (const id of ids) this.#sending.delete(id);
 		}
 		return conflicts;
+	}
+
+	/**
+	 * The edits among the rows. Where a conflict was decided for the service's version, there is nothing to send; nor is there for
+	 * what RxDB has stored, but not noted as the service's: that may have been edited since, or not.
+	 */
+	async #edits(rows) {
+		const unnoted = rows.filter(isUnnoted).map(({ newDocumentState }) => newDocumentState[this.#key]);
+		const stored = new Map((unnoted.length ? await this.#remote.get(unnoted) : []).map((document) => [document.id, this.#toRx(document)]));
+
+		return rows.filter(({ newDocumentState: state, assumedMasterState }) => {
+			const there = stored.get(state[this.#key]);
+
+			return JSON.stringify(state) !== JSON.stringify(assumedMasterState) && !(there && there.clientVersion === state.clientVersion
+				&& isSame({ deleted: state._deleted, body: JSON.stringify(state) }, { deleted: there._deleted, body: JSON.stringify(there) }));
+		});
+	}
+
+	/**
+	 * Stores the new version of what was sent. RxDB may have noted meanwhile what that was based on; then it can't note that it was
+	 * sent, and takes it for unsent until it changes.
+	 */
+	async #renew(sent) {
+		const stored = await this.#stored(sent.map((document) => document[this.#key]));
+		const rows = sent.flatMap(({ [this.#key]: id, clientVersion }) => {
+			const previous = stored.get(id);
+
+			return isLater({ clientVersion }, previous) ? [{ previous, document: { ...previous, clientVersion } }] : [];
+		});
+
+		if (rows.length) await this.#collection.storageInstance.bulkWrite(rows, 'docsync');
+	}
+
+	/** The deleted document in whose place another is inserted, if it may be of a download that RxDB hasn't noted yet. */
+	async replaced({ [this.#key]: id }) {
+		return this.#given.has(id) ? (await this.#stored([id])).get(id) : undefined;
 	}
 
 	#toRx({ id, clientVersion, deleted, body }) {
@@ -155,7 +202,7 @@ class Ends {
 		const ids = documents.filter(({ deleted }) => deleted).map(({ id }) => id);
 		let before = new Map();
 
-		while (ids.length && !this.isStopped()) {
+		while (ids.length && !this.replication.isStopped()) {
 			before = await this.#stored(ids);
 			if (ids.every((id) => before.has(id) || !this.#given.has(id))) break;
 			await new Promise((resolve) => { setTimeout(resolve, 10); });
@@ -178,13 +225,17 @@ class Ends {
 		if (!isLater(this.#owed.get(id), document)) this.#owed.set(id, document);
 	}
 
-	/** What RxDB hasn't stored yet. */
-	async #stillOwed() {
+	/** What RxDB has stored is owed no longer. */
+	async #forgetStored() {
 		for (const [id, document] of await this.#stored([...this.#owed.keys()])) {
 			if (!isLater(this.#owed.get(id), document)) this.#owed.delete(id);
 		}
-		return [...this.#owed.values()];
 	}
+}
+
+/** Whether RxDB hasn't noted yet that the service has what this is based on. */
+function isUnnoted({ newDocumentState, assumedMasterState }) {
+	return isLater(newDocumentState, assumedMasterState);
 }
 
 /** Whether this one has a later version than the other. Either may be missing, or have no version. */
