@@ -27,7 +27,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test test-versions test-package test-cassert bench dist indent typedefs check-symbols
+.PHONY: demo demo-stop test test-adapters test-versions test-package test-cassert bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -36,6 +36,8 @@ demo-stop:
 	@scripts/demo stop
 test:
 	@scripts/test
+test-adapters:
+	@scripts/test adapters
 test-versions:
 	@scripts/versions
 test-package:
