@@ -166,6 +166,37 @@ test('a collection that was removed and made again gets its own documents back',
 	await a.database.close();
 });
 
+test('its own documents, deleted elsewhere while it gets them back', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const a = await openCollection({ name });
+	let asked = 0;
+
+	await a.notes.insert({ id: 'x', text: 'own' });
+	await a.replication.awaitInSync();
+	await other.sync();
+	await a.notes.remove();
+	const { notes } = await a.database.addCollections({ notes: { schema } });
+	const replication = replicateDocsync({
+		collection: notes, name, url: URL_OF_SERVICE, token: TOKEN,
+		fetch: async (url, options) => {
+			// Between the two requests of a first download
+			if (options.method === 'GET' && ++asked === 2) {
+				await other.delete('x');
+				await other.sync();
+			}
+			return fetch(url, options);
+		},
+	});
+
+	await replication.awaitInitialReplication();
+	replication.reSync();
+	await until(() => asked > 2);
+	await replication.awaitInSync();
+	assert.equal(await notes.findOne('x').exec(), null);
+	await a.database.close();
+});
+
 test('an edit that is refused just after another was stored stays', needsService, async () => {
 	const a = await openCollection({ name: anyName() });
 
