@@ -38,6 +38,7 @@ $node->command_ok([ 'psql', '-X', '-q', '-d', $node->connstr('store'), '-f', "$E
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $log = "$PostgreSQL::Test::Utils::log_path/exporter.log";
 my @started = start_exporter();
+my $uploads = 0;
 
 wait_for('the exporter', sub { defined metrics() });
 healthy();
@@ -198,44 +199,58 @@ sub dashboard_is_in_order
 	return;
 }
 
-# Each expression gives a number in Prometheus, configured as README.md says. There is what it takes: statistics, a standby, and
-# something that needs attention.
+# Each expression gives numbers in Prometheus, configured as README.md says, with the labels that are shown. There is what it
+# takes: statistics, a standby, and something that needs attention.
 sub dashboard_has_data
 {
-	my ($http, $admin_port, $standby);
-	my @expressions = map { my $panel = $_; map { [ $panel->{title}, $_->{expr} ] } @{ $panel->{targets} } } @{ $DASHBOARD->{panels} };
+	my ($http, $admin_port);
 
 	if ($HAS_GATEWAY)
 	{
 		$admin_port = PostgreSQL::Test::Cluster::get_free_port();
 		$http = DocsyncTest::Http->new($node, DOCSYNC_ADMIN_LISTEN => "127.0.0.1:$admin_port");
 	}
-	$standby = start_standby();
+	my $standby = start_standby();
 	$admin->do('ANALYZE docsync.document', q{SELECT api.docsync_grant('tenant')});
 	my $url = start_prometheus($admin_port // PostgreSQL::Test::Cluster::get_free_port());
-	my $version = 0;
 
-	for my $expression (@expressions)
+	for my $panel (@{ $DASHBOARD->{panels} })
 	{
-		my ($title, $expr) = @$expression;
-		my $last = '';
+		my @fields = map { @{ $_->{options}{include}{names} } } @{ $panel->{transformations} // [] };
 
-	  SKIP:
+		for my $target (@{ $panel->{targets} })
 		{
-			skip "$title: without the gateway", 1 if !$HAS_GATEWAY && $expr =~ /docsync_(?:http|documents)_/;
-			my $has_data = eval {
-				wait_for($title, sub {
-					$http->post('/Docs?clientId=c1', [ { id => 'a', clientVersion => ++$version, body => 1 } ]) if $http;
-					my @values = evaluate($url, $expr =~ s/\$__rate_interval/10s/gr, \$last);
-					return grep { $_ ne 'NaN' } @values;
-				});
-			};
-			ok($has_data, "$title: $expr gives numbers") or diag($last);
+		  SKIP:
+			{
+				skip "$panel->{title}: without the gateway", 2 if !$HAS_GATEWAY && $target->{expr} =~ /docsync_(?:http|documents)_/;
+				my $labels = labels_of($url, $target->{expr}, $http);
+				ok($labels, "$panel->{title}: $target->{expr} gives numbers");
+				is(join(' ', grep { !defined $labels->{$_} } @fields, $target->{legendFormat} =~ /\{\{(\w+)\}\}/g), '', '... with the labels that are shown');
+			}
 		}
 	}
 	$standby->stop;
 	$admin->do('DROP OWNED BY tenant');
 	return;
+}
+
+# The labels of an expression's series, as soon as there is one that has a number; uploads go on meanwhile. Undef: there is none.
+sub labels_of
+{
+	my ($url, $expr, $http) = @_;
+	my $client = HTTP::Tiny->new(timeout => 10);
+	my $query = $client->www_form_urlencode({ query => $expr =~ s/\$__rate_interval/10s/gr });
+	my ($answer, $labels);
+
+	eval {
+		wait_for($expr, sub {
+			$http->post('/Docs?clientId=c1', [ { id => 'a', clientVersion => ++$uploads, body => 1 } ]) if $http;
+			$answer = $client->get("$url/api/v1/query?$query")->{content};
+			my ($series) = grep { $_->{value}[1] ne 'NaN' } @{ JSON::PP->new->utf8->decode($answer)->{data}{result} // [] };
+			return $labels = $series && $series->{metric};
+		});
+	} or diag("$@$answer");
+	return $labels;
 }
 
 sub start_standby
@@ -264,15 +279,4 @@ sub start_prometheus
 	push @started, IPC::Run::start([ $ENV{DOCSYNC_PROMETHEUS}, "--config.file=$dir/prometheus.yml", "--storage.tsdb.path=$dir/data", "--web.listen-address=$address" ], '>&', $out);
 	wait_for('Prometheus', sub { HTTP::Tiny->new(timeout => 10)->get("http://$address/-/ready")->{success} });
 	return "http://$address";
-}
-
-# The values of an expression's series, and the answer
-sub evaluate
-{
-	my ($url, $expr, $answer) = @_;
-	my $client = HTTP::Tiny->new(timeout => 10);
-
-	$$answer = $client->get("$url/api/v1/query?" . $client->www_form_urlencode({ query => $expr }))->{content};
-	my $result = JSON::PP->new->utf8->decode($$answer);
-	return map { $_->{value}[1] } @{ $result->{data}{result} // [] };
 }
