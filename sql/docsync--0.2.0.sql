@@ -657,7 +657,7 @@ BEGIN
 	-- From here on nothing of it changes. The clock is read behind that: whatever was given out here is not above it.
 	EXECUTE format('SELECT %s.docsync_move_wait($1)', functions) USING collection;
 	EXECUTE format('SELECT * FROM %s.docsync_move_sum($1)', functions) INTO has USING collection;
-	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, NULL)', functions) INTO point USING collection;
+	EXECUTE format('SELECT * FROM %s.docsync_move_begin($1, ''-infinity'')', functions) INTO point USING collection;
 
 	-- What has happened to it: elsewhere, and here since it came
 	SELECT jsonb_agg(e.epoch ORDER BY e.part, e.number) AS epochs, jsonb_agg(e.survived ORDER BY e.part, e.number) AS survived,
@@ -949,6 +949,32 @@ Only for the login role of an HTTP layer: it does nothing that this role could n
 Returns the answer, and in two more lines the headers and the status that were set for it.';
 
 ------------------------------------------------------------------------------
+-- announcements
+------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.docsync_listen_key(collection pg_catalog.text DEFAULT 'default')
+	RETURNS pg_catalog.text
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_listen_key(pg_catalog.text) IS
+'What a collection is called in the announcements on channel docsync; NULL for a caller who sees no document of it.
+It stays the same until the server is restarted.';
+
+CREATE FUNCTION @extschema@.docsync_announce_stop()
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_announce_stop() IS
+'Ends the announcer of this database, until docsync_announce_start() or a restart of the server. For the owner of the database.';
+
+CREATE FUNCTION @extschema@.docsync_announce_start()
+	RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME'
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.docsync_announce_start() IS
+'Lets uploads start the announcer again. For the owner of the database.';
+
+------------------------------------------------------------------------------
 -- for operators
 ------------------------------------------------------------------------------
 
@@ -986,12 +1012,12 @@ BEGIN
 		SELECT CASE WHEN m.of_all THEN 'all collections' ELSE 'a collection' END, m.collection,
 			   m.pid, p.gid, coalesce(a.usename, p.owner), a.application_name, a.client_addr, current_database(),
 			   coalesce(a.state, CASE WHEN m.pid IS NULL THEN 'prepared' END), coalesce(a.xact_start, p.prepared), a.query
-		  FROM %s.docsync_marks($1) AS m
+		  FROM %1$s.docsync_marks($1) AS m
 		  LEFT JOIN pg_stat_activity AS a ON a.pid = m.pid
 		  LEFT JOIN pg_prepared_xacts AS p ON m.pid IS NULL AND p.transaction = m.transaction
 		UNION ALL
-		-- Readers on a standby wait for all older transactions, of all databases. The oldest
-		-- holds them back the most.
+		-- Readers on a standby wait for all older transactions, of all databases, or where changes are
+		-- announced, for those that have written to some collection. The oldest holds them back the most.
 		(SELECT 'standbys', NULL, o.pid, o.gid, o.usename, o.application_name, o.client_addr, o.datname, o.state, o.since, o.query
 		   FROM (SELECT a.pid, NULL, a.usename, a.application_name, a.client_addr, a.datname, a.state, a.xact_start, a.query, a.backend_xid
 				   FROM pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
@@ -999,6 +1025,8 @@ BEGIN
 				 SELECT NULL, p.gid, p.owner, NULL, NULL, p.database, 'prepared', p.prepared, NULL, p.transaction
 				   FROM pg_prepared_xacts AS p)
 				AS o (pid, gid, usename, application_name, client_addr, datname, state, since, query, xid)
+		  WHERE NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.backend_type = 'docsync announcer' AND a.datname = current_database())
+			 OR o.xid IN (SELECT m.transaction FROM %1$s.docsync_marks() AS m)
 		  ORDER BY age(o.xid) DESC LIMIT 1)
 		$query$, (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'docsync')) USING exact;
 END

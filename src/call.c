@@ -45,6 +45,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -82,13 +83,15 @@ static const Target targets[] = {
 		{TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, BOOLOID, TEXTOID, BOOLOID},
 	{NULL, NULL, NULL, NULL, "1000", "false", NULL, "true"}},
 	{"docsync_docs_reconcile", false, 1, {BYTEAOID}, {NULL}},
-	{"docsync_docs_get", false, 1, {BYTEAOID}, {NULL}}
+	{"docsync_docs_get", false, 1, {BYTEAOID}, {NULL}},
+	{"docsync_listen_key", false, 1, {TEXTOID}, {NULL}}
 };
 
 static const Target *find_target(const char *name);
 static bool is_set(const char *setting);
 static void set_role(const char *role);
-static Datum call_target(const Target *target, Oid namespace, Datum body);
+static text *call_target(const Target *target, Oid namespace, Datum body);
+static text *text_of_body(const bytea *body);
 static text *put_together(text *answer);
 static const char *get_line(const char *setting);
 
@@ -96,11 +99,12 @@ static const char *get_line(const char *setting);
  * docsync_call(function text, role text, claims text, method text,
  *				headers text, body bytea) RETURNS text
  *
- * Calls one of the functions for whole HTTP requests, as the role, with the
- * claims of a token and the headers of a request (both JSON, names in lower
- * case).  Returns the function's answer, and in two more lines the headers and
- * the status that were set for it, in the form that PostgREST reads; a line is
- * empty if nothing was set.  (For a row with columns the executor would make a
+ * Calls one of the functions for whole HTTP requests, or docsync_listen_key(),
+ * whose argument is the body, as the role, with the claims of a token and the
+ * headers of a request (both JSON, names in lower case).  Returns the
+ * function's answer, and in two more lines the headers and the status that
+ * were set for it, in the form that PostgREST reads; a line is empty if nothing
+ * was set.  If the answer is NULL, so is the result.  (For a row with columns the executor would make a
  * description for each request, which takes as long as everything else done
  * here.)
  *
@@ -112,6 +116,7 @@ docsync_call(PG_FUNCTION_ARGS)
 {
 	const Target *target;
 	const char *method;
+	text	   *answer;
 	Oid			namespace = get_func_namespace(fcinfo->flinfo->fn_oid);
 
 	for (int i = 0; i < PG_NARGS(); i++)
@@ -156,8 +161,10 @@ docsync_call(PG_FUNCTION_ARGS)
 		strcmp(method, "HEAD") == 0)
 		docsync_answer_set("transaction_read_only", "on");
 
-	PG_RETURN_TEXT_P(put_together(DatumGetTextPP(call_target(target, namespace,
-															 PG_GETARG_DATUM(5)))));
+	answer = call_target(target, namespace, PG_GETARG_DATUM(5));
+	if (answer == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(put_together(answer));
 }
 
 /*
@@ -204,9 +211,10 @@ set_role(const char *role)
 }
 
 /*
- * Calls a function in docsync's own schema, namespace.
+ * Calls a function in docsync's own schema, namespace.  Returns NULL if it
+ * does.
  */
-static Datum
+static text *
 call_target(const Target *target, Oid namespace, Datum body)
 {
 	LOCAL_FCINFO(call, TARGET_MAX_ARGS);
@@ -225,6 +233,11 @@ call_target(const Target *target, Oid namespace, Datum body)
 		call->args[i].isnull = value == NULL && target->argtypes[i] != BYTEAOID;
 		if (target->argtypes[i] == BYTEAOID)
 			call->args[i].value = body;
+		else if (target->nargs == 1)
+		{
+			call->args[i].isnull = false;
+			call->args[i].value = PointerGetDatum(text_of_body(DatumGetByteaPP(body)));
+		}
 		else if (value == NULL)
 			call->args[i].value = (Datum) 0;
 		else if (target->argtypes[i] == INT4OID)
@@ -236,9 +249,19 @@ call_target(const Target *target, Oid namespace, Datum body)
 	}
 
 	answer = FunctionCallInvoke(call);
-	if (call->isnull)
-		elog(ERROR, "%s() returned NULL", target->name);
-	return answer;
+	return call->isnull ? NULL : DatumGetTextPP(answer);
+}
+
+/*
+ * A body that is a text in UTF-8
+ */
+static text *
+text_of_body(const bytea *body)
+{
+	int			len = VARSIZE_ANY_EXHDR(body);
+
+	return cstring_to_text(pg_any_to_server(pnstrdup(VARDATA_ANY(body), len),
+											len, PG_UTF8));
 }
 
 /*

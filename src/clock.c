@@ -22,6 +22,15 @@
  * 4. In WAL is_called is false.  So a page that comes from recovery can be
  *	  recognized, until epoch.c has noted the start and sets is_called in the
  *	  page, which isn't logged.
+ * 5. In WAL log_cnt is zero, or negative: then last_value + log_cnt is the
+ *	  watermark.  Each transaction that commits a stamp up to there, in any
+ *	  collection, has its commit record before the record with the watermark.
+ *	  In the primary's own page log_cnt isn't negative once the clock has moved.
+ *
+ * Invariant 5 holds because the announcer (announce.c) logs a watermark after
+ * all such transactions have ended (docsync_settle_find_frontier()).  A transaction that brings an older stamp along takes the watermark
+ * back in WAL after it has its mark, and the announcer logs none if the clock
+ * has been logged since before it looked for marks.
  *
  * Nobody needs a privilege on the sequence, and only this file advances it.
  *
@@ -67,6 +76,9 @@ typedef struct ClockPage
 
 static void clock_open(ClockPage *clock, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
+static XLogRecPtr clock_log_again(ClockPage *clock, int64 watermark);
+static int64 clock_logged(const ClockPage *clock);
+static void clock_log(ClockPage *clock, int64 logged, int64 watermark);
 static void clock_close(ClockPage *clock);
 
 /*
@@ -137,12 +149,24 @@ docsync_clock_read(void)
 TimestampTz
 docsync_clock_read_fence(FullTransactionId *fence)
 {
+	XLogRecPtr	logged_at;
+
+	return docsync_clock_read_frontier(fence, &logged_at);
+}
+
+/*
+ * The same, and where in WAL the clock was logged last.
+ */
+TimestampTz
+docsync_clock_read_frontier(FullTransactionId *fence, XLogRecPtr *logged_at)
+{
 	ClockPage	clock;
 	int64		value;
 
 	clock_open(&clock, BUFFER_LOCK_SHARE);
 	value = Min(clock.data->last_value, CLOCK_END);
 	*fence = ReadNextFullTransactionId();
+	*logged_at = PageGetLSN(BufferGetPage(clock.buffer));
 	clock_close(&clock);
 
 	return value - DOCSYNC_UNIX_OFFSET;
@@ -197,6 +221,88 @@ docsync_clock_forget_logged(void)
 	clock.data->log_cnt = 0;
 	MarkBufferDirtyHint(clock.buffer, true);
 	clock_close(&clock);
+}
+
+/*
+ * Logs a watermark, which the caller has read with logged_at by
+ * docsync_clock_read_frontier(), and then found settled.  Returns where; or
+ * InvalidXLogRecPtr if somebody has logged the clock since: then the caller
+ * has to look once more, since that may have been one who took the watermark
+ * back.
+ */
+XLogRecPtr
+docsync_clock_log_watermark(TimestampTz watermark, XLogRecPtr logged_at)
+{
+	ClockPage	clock;
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	if (PageGetLSN(BufferGetPage(clock.buffer)) == logged_at)
+		logged_at = clock_log_again(&clock, watermark + DOCSYNC_UNIX_OFFSET);
+	else
+		logged_at = InvalidXLogRecPtr;
+	clock_close(&clock);
+
+	return logged_at;
+}
+
+/*
+ * Takes the watermark back, for a transaction that has its mark and brings an
+ * older stamp along.  Until it has ended nobody logs another.
+ */
+void
+docsync_clock_withdraw_watermark(void)
+{
+	ClockPage	clock;
+
+	if (!XLogStandbyInfoActive())
+		return;
+
+	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
+	clock_log_again(&clock, PG_INT64_MAX);
+	clock_close(&clock);
+}
+
+/*
+ * Has the watermark that was logged there become out of date?  That is so if
+ * something has been stamped since, if the clock has been logged since, and
+ * after a checkpoint: a standby that is made from a backup since then hasn't
+ * seen it.
+ */
+bool
+docsync_clock_needs_watermark(TimestampTz watermark, XLogRecPtr logged_at)
+{
+	ClockPage	clock;
+	bool		needs;
+
+	if (!XLogStandbyInfoActive())
+		return false;
+
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	needs = clock.data->last_value != watermark + DOCSYNC_UNIX_OFFSET ||
+		PageGetLSN(BufferGetPage(clock.buffer)) != logged_at ||
+		logged_at <= GetRedoRecPtr();
+	clock_close(&clock);
+
+	return needs;
+}
+
+/*
+ * The watermark: on a standby, for snapshots that are taken later.  DT_NOBEGIN
+ * if there is none.
+ */
+TimestampTz
+docsync_clock_read_watermark(void)
+{
+	ClockPage	clock;
+	TimestampTz watermark = DT_NOBEGIN;
+
+	clock_open(&clock, BUFFER_LOCK_SHARE);
+	if (clock.data->log_cnt < 0)
+		watermark = clock.data->last_value + clock.data->log_cnt -
+			DOCSYNC_UNIX_OFFSET;
+	clock_close(&clock);
+
+	return watermark;
 }
 
 /*
@@ -263,8 +369,7 @@ clock_move(ClockPage *clock, int64 value)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("docsync's clock has reached the end of time")));
 
-	/* Somebody's setval() may have gone beyond the end. */
-	logged = Min(clock->data->last_value, CLOCK_END) + clock->data->log_cnt;
+	logged = clock_logged(clock);
 
 	/*
 	 * This comes before we look at where the last checkpoint begins.  A
@@ -288,32 +393,75 @@ clock_move(ClockPage *clock, int64 value)
 	START_CRIT_SECTION();
 
 	if (log_it)
-	{
-		xl_seq_rec	record;
-		XLogRecPtr	end;
-
-		/*
-		 * Replay must find the value ahead, and is_called false (invariant
-		 * 4).
-		 */
-		clock->data->last_value = logged;
-		clock->data->log_cnt = 0;
-		clock->data->is_called = false;
-
-		record.locator = clock->rel->rd_locator;
-
-		XLogBeginInsert();
-		XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);
-		XLogRegisterData((char *) &record, sizeof(record));
-		XLogRegisterData((char *) clock->tuple.t_data, clock->tuple.t_len);
-		end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
-
-		PageSetLSN(page, end);
-	}
-
+		clock_log(clock, logged, logged);
 	clock->data->last_value = value;
 	clock->data->log_cnt = logged - value;
 	clock->data->is_called = is_called;
 
 	END_CRIT_SECTION();
+}
+
+/*
+ * Logs the clock, which stays as it is, with a watermark; returns where.
+ */
+static XLogRecPtr
+clock_log_again(ClockPage *clock, int64 watermark)
+{
+	int64		value = clock->data->last_value;
+	bool		is_called = clock->data->is_called;
+	int64		logged = Max(clock_logged(clock),
+							 Min(value, CLOCK_END) + CLOCK_LOG_AHEAD);
+
+	if (RelationNeedsWAL(clock->rel))
+	{
+		MarkBufferDirty(clock->buffer);
+
+		START_CRIT_SECTION();
+		clock_log(clock, logged, Min(watermark, logged));
+		clock->data->last_value = value;
+		clock->data->log_cnt = logged - value;
+		clock->data->is_called = is_called;
+		END_CRIT_SECTION();
+	}
+
+	return PageGetLSN(BufferGetPage(clock->buffer));
+}
+
+/*
+ * How far WAL covers the clock, in microseconds since 1970.
+ */
+static int64
+clock_logged(const ClockPage *clock)
+{
+	/* Somebody's setval() may have gone beyond the end. */
+	return Min(clock->data->last_value, CLOCK_END) +
+		Max(clock->data->log_cnt, 0);
+}
+
+/*
+ * Logs the clock: what replay will find.  watermark: the same as logged for
+ * none.  In a critical section; the caller has marked the buffer dirty, and
+ * puts into the page what it is to have here.
+ */
+static void
+clock_log(ClockPage *clock, int64 logged, int64 watermark)
+{
+	Page		page = BufferGetPage(clock->buffer);
+	xl_seq_rec	record;
+	XLogRecPtr	end;
+
+	/* Invariants 4 and 5 */
+	clock->data->last_value = logged;
+	clock->data->log_cnt = watermark - logged;
+	clock->data->is_called = false;
+
+	record.locator = clock->rel->rd_locator;
+
+	XLogBeginInsert();
+	XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);
+	XLogRegisterData((char *) &record, sizeof(record));
+	XLogRegisterData((char *) clock->tuple.t_data, clock->tuple.t_len);
+	end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
+
+	PageSetLSN(page, end);
 }

@@ -69,6 +69,9 @@
 	parse, query_string, cursor_options, params
 #define DSM_INIT_PARAMETERS		void *segment
 
+/* DROP DATABASE doesn't end background workers, but WITH (FORCE) does. */
+#define BGWORKER_INTERRUPTIBLE	0
+
 /* Each process names the tranches that it uses. */
 #define LWLockNewTrancheId(name) \
 	LWLockNewTrancheId()
@@ -147,6 +150,7 @@ compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 #if PG_VERSION_NUM >= 170000
 
 #define MyLocalTransactionId	(MyProc->vxid.lxid)
+#define compat_wait_event(name)	WaitEventExtensionNew(name)
 #if PG_VERSION_NUM < 190000
 #define GetNamedDSMSegment(name, size, init_callback, found, arg) \
 	GetNamedDSMSegment(name, size, init_callback, found)
@@ -155,6 +159,7 @@ compat_push_jsonb(JsonbInState *state, JsonbIteratorToken token,
 #else
 
 #define MyLocalTransactionId	(MyProc->lxid)
+#define compat_wait_event(name)	PG_WAIT_EXTENSION
 #define LockHeldByMe(tag, mode, orstronger) \
 	LockHeldByMe(tag, mode)
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
@@ -174,7 +179,7 @@ RestrictSearchPath(void)
 
 /*
  * Allocates from the server's spare shared memory, 100 kB.  If that is used
- * up, each process has a segment of its own.
+ * up, returns NULL.
  */
 static inline void *
 GetNamedDSMSegment(const char *name, size_t size,
@@ -202,12 +207,7 @@ GetNamedDSMSegment(const char *name, size_t size,
 	}
 	PG_END_TRY();
 
-	if (segment == NULL)
-	{
-		segment = MemoryContextAlloc(TopMemoryContext, size);
-		*found = false;
-	}
-	if (!*found)
+	if (segment != NULL && !*found)
 		init_callback(segment);
 	LWLockRelease(AddinShmemInitLock);
 

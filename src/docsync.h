@@ -54,6 +54,7 @@
 #define DOCSYNC_LOCK_MAKE		0xD0C7	/* creation of the store */
 #define DOCSYNC_LOCK_HISTORY	0xD0C8	/* writing of docsync.history */
 #define DOCSYNC_LOCK_STATE		0xD0C9	/* summing up a collection: 0 or 1 */
+#define DOCSYNC_LOCK_ANY		0xD0CA	/* there are marks: transaction id */
 #define DOCSYNC_LOCK_MOVE		0xD0CB	/* copying documents: hash of
 										 * collection */
 
@@ -65,6 +66,8 @@ extern int	docsync_max_document_size;	/* bytes of a body, as JSON */
 extern int	docsync_max_depth;	/* nesting of arrays and objects */
 extern int	docsync_max_version_lead;	/* milliseconds; -1: no limit */
 extern int	docsync_max_page_size;	/* bytes of documents in an answer */
+extern bool docsync_announce;
+extern int	docsync_announce_interval;	/* milliseconds */
 
 extern void docsync_settings_init(void);
 
@@ -523,6 +526,42 @@ extern TimestampTz docsync_clock_read_fence(FullTransactionId *fence);
 extern bool docsync_clock_is_recovered(void);
 extern void docsync_clock_set_noted(void);
 extern void docsync_clock_forget_logged(void);
+extern TimestampTz docsync_clock_read_frontier(FullTransactionId *fence,
+											   XLogRecPtr *logged_at);
+extern XLogRecPtr docsync_clock_log_watermark(TimestampTz watermark,
+											  XLogRecPtr logged_at);
+extern void docsync_clock_withdraw_watermark(void);
+extern bool docsync_clock_needs_watermark(TimestampTz watermark,
+										  XLogRecPtr logged_at);
+extern TimestampTz docsync_clock_read_watermark(void);
+
+/*
+ * changes.c: what writers leave for the announcer
+ */
+#define DOCSYNC_ANNOUNCE_KEY_LEN	16	/* bytes */
+
+/* Collections that are told apart: of a transaction, and of all together */
+#define DOCSYNC_CHANGES_NOTED	64
+#define DOCSYNC_CHANGES_MAX		256
+
+/* A collection that has changed */
+typedef struct Change
+{
+	bool		is_used;		/* in shared memory: this place */
+	uint32		hash;			/* of its mark */
+	uint8		key[DOCSYNC_ANNOUNCE_KEY_LEN];	/* what it is called outside */
+} Change;
+
+extern void docsync_changes_init(void);
+extern bool docsync_changes_attach(Oid database);
+extern void docsync_changes_key(const text *collection, uint8 *key);
+extern void docsync_changes_note(const text *collection, uint32 hash);
+extern bool docsync_changes_may_connect(void);
+extern bool docsync_changes_enter(void);
+extern void docsync_changes_exit(bool has_failed);
+extern int	docsync_changes_take(Change *changes, bool *all);
+extern bool docsync_changes_go_on(void);
+extern int	docsync_changes_stop(bool stop);
 
 /*
  * stamp.c: the writer's side
@@ -538,8 +577,10 @@ extern void docsync_stamp_take_reserved(const text *collection,
 extern bool docsync_stamp_is_reserved(const text *collection);
 extern TimestampTz docsync_stamp_take_lost(const text *collection, int count);
 extern void docsync_stamp_mark(const text *collection);
+extern void docsync_stamp_mark_brought(const text *collection);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
+extern bool docsync_stamp_is_marked_any(TransactionId xid);
 extern uint32 docsync_stamp_hash(const text *collection);
 
 /*
@@ -699,6 +740,7 @@ typedef struct SettleScan
 	Snapshot	snapshot;
 	const History *history;
 	uint32		collection_hash;
+	TimestampTz watermark;		/* on a standby: stamps up to here are settled */
 	FullTransactionId next;		/* transaction ids from here on are younger
 								 * than the snapshot */
 	FullTransactionId known;	/* fences up to here are settled */
@@ -710,11 +752,25 @@ typedef struct SettleScan
 	FullTransactionId unended;	/* none from here on had ended */
 } SettleScan;
 
+/* Up to where is it settled? */
+typedef struct Frontier
+{
+	TimestampTz stamp;
+	XLogRecPtr	logged_at;		/* where in WAL the clock was logged last */
+	TransactionId *marked;		/* these may have earlier stamps, somewhere */
+	int			nmarked;
+} Frontier;
+
+extern TimestampTz docsync_settle_push_snapshot(void);
 extern void docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 								 const History *history,
-								 const text *collection);
+								 const text *collection,
+								 TimestampTz watermark);
 extern bool docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 								FullTransactionId fence);
+extern void docsync_settle_find_frontier(Frontier *frontier);
+extern bool docsync_settle_is_frontier(const Frontier *frontier,
+									   uint32 collection_hash);
 
 /*
  * statement.c: running statements

@@ -24,6 +24,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -37,17 +38,34 @@
 PG_FUNCTION_INFO_V1(docsync_move_begin);
 PG_FUNCTION_INFO_V1(docsync_move_wait);
 
+/* The collection and those below it, by one look into the index for each */
+static Statement its_collections = {
+	"WITH RECURSIVE each(name) AS ("
+	" SELECT $1 COLLATE pg_catalog.\"C\""
+	" UNION ALL SELECT (SELECT pg_catalog.min(collection) FROM docsync.document"
+	"  WHERE collection OPERATOR(pg_catalog.>) each.name"
+	"    AND collection OPERATOR(pg_catalog.>=) ($1 OPERATOR(pg_catalog.||) '/')"
+	"    AND collection OPERATOR(pg_catalog.<) ($1 OPERATOR(pg_catalog.||) '0'))"
+	"  FROM each WHERE name IS NOT NULL)"
+	" SELECT name FROM each",
+	1, {TEXTOID}, 0, NULL
+};
+
 static const Store *open_owned(const char *function);
+static void note_changes(text *collection);
+static bool note_change(TupleTableSlot *slot, void *arg);
 static TransactionId *find_marked(int *count);
 
 /*
  * docsync_move_begin(collection text, after timestamptz, OUT epoch bigint,
  *					  OUT clock timestamptz, OUT next_xid xid8)
  *
- * For who is about to write a row of docsync.moved: notes where the store is,
- * and moves the clock up to a stamp, or not, where that is null.  Gives the id
- * for an epoch, and the clock with the next transaction id, a fence for all
- * that was stamped before.
+ * For who is about to write a row of docsync.moved: notes where the store is.
+ * Gives the id for an epoch, and the clock with the next transaction id, a
+ * fence for all that was stamped before.
+ *
+ * If after isn't null, from this transaction on the collection is elsewhere, or
+ * here: the clock is moved up to that stamp, and listeners are told.
  */
 Datum
 docsync_move_begin(PG_FUNCTION_ARGS)
@@ -68,8 +86,12 @@ docsync_move_begin(PG_FUNCTION_ARGS)
 				 errmsg("collections are moved at isolation level READ COMMITTED")));
 
 	docsync_epoch_notice();
-	if (!PG_ARGISNULL(1) && !TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(1)))
-		docsync_clock_advance(PG_GETARG_TIMESTAMPTZ(1));
+	if (!PG_ARGISNULL(1))
+	{
+		if (!TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(1)))
+			docsync_clock_advance(PG_GETARG_TIMESTAMPTZ(1));
+		note_changes(PG_GETARG_TEXT_PP(0));
+	}
 
 	values[0] = Int64GetDatum((int64) docsync_epoch_make_id());
 	values[1] = TimestampTzGetDatum(docsync_clock_read_fence(&next));
@@ -121,6 +143,33 @@ docsync_move_wait(PG_FUNCTION_ARGS)
 	}
 
 	PG_RETURN_VOID();
+}
+
+/*
+ * Has all that has moved announced: who listens asks, and gets it, or learns
+ * that it is elsewhere.  Only collections that have documents: of others nobody
+ * has the key.
+ */
+static void
+note_changes(text *collection)
+{
+	Datum		arg = PointerGetDatum(collection);
+
+	if (docsync_announce)
+		docsync_statement_run(&its_collections, &arg, note_change, NULL);
+}
+
+/* RowCallback: notes a collection. */
+static bool
+note_change(TupleTableSlot *slot, void *arg)
+{
+	text	   *name;
+
+	if (slot->tts_isnull[0])
+		return false;
+	name = DatumGetTextPP(slot->tts_values[0]);
+	docsync_changes_note(name, docsync_stamp_hash(name));
+	return true;
 }
 
 /*

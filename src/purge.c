@@ -439,7 +439,7 @@ collect(const PurgeScan *scan, Step *step)
 	docsync_settle_begin(&step->settle, GetActiveSnapshot(),
 						 docsync_moved_line(moved,
 											docsync_history_read(GetActiveSnapshot())),
-						 scan->collection);
+						 scan->collection, DT_NOBEGIN);
 	docsync_statement_run(&old_ones, args, put_old, step);
 }
 

@@ -144,6 +144,7 @@ void
 docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 {
 	XLogRecPtr	lsn;
+	TimestampTz watermark;
 	const History *history;
 
 	docsync_schema_open(use);
@@ -155,7 +156,7 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 	 */
 	lsn = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
 		InvalidXLogRecPtr;
-	docsync_schema_push_snapshot();
+	watermark = docsync_settle_push_snapshot();
 	if (lsn == InvalidXLogRecPtr)
 		lsn = GetXLogInsertRecPtr();
 	history = docsync_history_read(GetActiveSnapshot());
@@ -170,7 +171,8 @@ docsync_query_begin_all(Download **downloads, int count, StoreUse use)
 		download->history = docsync_moved_line(download->moved, history);
 		download->has_horizon = false;
 		docsync_settle_begin(&download->settle, GetActiveSnapshot(),
-							 download->history, download->collection);
+							 download->history, download->collection,
+							 watermark);
 
 		download->since = download->position.stamp;
 		download->next = download->position;

@@ -18,6 +18,8 @@ int			docsync_max_document_size;
 int			docsync_max_depth;
 int			docsync_max_version_lead;
 int			docsync_max_page_size;
+bool		docsync_announce;
+int			docsync_announce_interval;
 
 /*
  * Declares the settings, and reserves the prefix: any other setting with it is
@@ -64,6 +66,22 @@ docsync_settings_init(void)
 							&docsync_max_page_size,
 							64 * 1024 * 1024, 1, 512 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("docsync.announce",
+							 "Announces by NOTIFY which collections have changed.",
+							 "A background worker does so; the first upload starts it.",
+							 &docsync_announce,
+							 false,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("docsync.announce_interval",
+							"Sets the time between two announcements.",
+							NULL,
+							&docsync_announce_interval,
+							20, 1, 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("docsync");

@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/procarray.h"
@@ -37,16 +38,39 @@ static void look_who_runs(SettleScan *scan);
 static bool is_ignorable(const SettleScan *scan, TransactionId xid);
 
 /*
+ * Pushes an active snapshot, as docsync_schema_push_snapshot() does, and
+ * returns the watermark for it: stamps up to there are settled.  DT_NOBEGIN if
+ * there is none, as on a primary.
+ *
+ * What the watermark speaks of has been replayed when it can be read, so a
+ * snapshot that is taken afterwards sees it; an older one may not.  Without
+ * this order t/031_watermark.pl fails.
+ */
+TimestampTz
+docsync_settle_push_snapshot(void)
+{
+	TimestampTz watermark = DT_NOBEGIN;
+
+	if (RecoveryInProgress() && !IsolationUsesXactSnapshot())
+		watermark = docsync_clock_read_watermark();
+	docsync_schema_push_snapshot();
+
+	return watermark;
+}
+
+/*
  * Begins a scan of a collection under a snapshot, which the caller keeps
- * alive.
+ * alive.  watermark is that of the snapshot.
  */
 void
 docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
-					 const History *history, const text *collection)
+					 const History *history, const text *collection,
+					 TimestampTz watermark)
 {
 	scan->snapshot = snapshot;
 	scan->history = history;
 	scan->collection_hash = docsync_stamp_hash(collection);
+	scan->watermark = watermark;
 	scan->next = ReadNextFullTransactionId();
 	scan->known = widen(snapshot->xmin, scan->next);
 	scan->has_running = false;
@@ -70,6 +94,10 @@ docsync_settle_test(SettleScan *scan, TimestampTz stamp,
 
 	/* The fast path, and nearly always the only one */
 	if (FullTransactionIdPrecedesOrEquals(fence, scan->known))
+		return true;
+
+	/* On a standby, as the primary has said */
+	if (stamp <= scan->watermark)
 		return true;
 
 	/*
@@ -217,6 +245,64 @@ is_ignorable(const SettleScan *scan, TransactionId xid)
 		return !marked;
 
 	return !TransactionIdDidCommit(xid);
+}
+
+/*
+ * Finds the frontier: the last stamp issued, and the running transactions that
+ * may have stamps up to there.
+ *
+ * Let T be a transaction that has such a stamp.  It took it before the clock is
+ * read, so its id is below the next one as it was under the same latch, and it
+ * had its mark by then.  If it isn't found running after that, it has ended.
+ * If it is, and has no mark any more, it has ended as well, since it had its
+ * mark until it had left the running set.
+ *
+ * So if there is no such transaction with a mark, all that have stamps up to
+ * the frontier have ended, and the commit records of those that have committed
+ * are in WAL; snapshots see them from now on.  This doesn't hold for documents
+ * that bring their own stamps.
+ *
+ * Memory: the list is allocated in the current context.
+ */
+void
+docsync_settle_find_frontier(Frontier *frontier)
+{
+	RunningTransactions look;
+	FullTransactionId next;
+
+	frontier->stamp = docsync_clock_read_frontier(&next,
+												  &frontier->logged_at);
+
+	look = GetRunningTransactionData();
+	LWLockRelease(XidGenLock);
+	LWLockRelease(ProcArrayLock);
+
+	frontier->marked = palloc(sizeof(TransactionId) * look->xcnt);
+	frontier->nmarked = 0;
+	for (int i = 0; i < look->xcnt; i++)
+	{
+		TransactionId xid = look->xids[i];
+
+		if (TransactionIdPrecedes(xid, XidFromFullTransactionId(next)) &&
+			docsync_stamp_is_marked_any(xid))
+			frontier->marked[frontier->nmarked++] = xid;
+	}
+}
+
+/*
+ * Have all transactions ended that have stamps up to the frontier in a
+ * collection, given by its hash?
+ */
+bool
+docsync_settle_is_frontier(const Frontier *frontier, uint32 collection_hash)
+{
+	for (int i = 0; i < frontier->nmarked; i++)
+	{
+		if (docsync_stamp_is_marked(frontier->marked[i], collection_hash))
+			return false;
+	}
+
+	return true;
 }
 
 /*

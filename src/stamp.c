@@ -54,17 +54,22 @@ static Reservation reservation;
 /* Documents the caller is about to write to one collection; 0: not known */
 static int	expected = 0;
 
+/* This transaction has taken the watermark back. */
+static bool has_withdrawn = false;
+
 /*
  * The marks that are held: for each, the subtransaction in which it was taken.
  * Later subtransactions have higher ids, including those nested in a
  * subtransaction: when one rolls back, the marks to be dropped are at the end.
  */
 static int	marks = 0;
-static SubTransactionId marked_in[MARKS_MAX + 1];	/* and the mark of all */
+static SubTransactionId marked_in[MARKS_MAX + 2];	/* and those of any and of
+													 * all */
 
 static TimestampTz issue(const text *collection, int count,
 						 FullTransactionId *fence);
-static void mark(TransactionId xid, uint32 collection_hash);
+static void mark(TransactionId xid, const text *collection);
+static void take(const LOCKTAG *tag);
 static void mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
 					 uint16 class);
 static bool is_held(const LOCKTAG *tag);
@@ -156,12 +161,28 @@ docsync_stamp_take_lost(const text *collection, int count)
 }
 
 /*
- * Takes the mark of a collection for a document that brings its own stamp.
+ * Takes the mark of a collection, for a transaction that is about to stamp
+ * documents of it.
  */
 void
 docsync_stamp_mark(const text *collection)
 {
-	mark(GetTopTransactionId(), docsync_stamp_hash(collection));
+	mark(GetTopTransactionId(), collection);
+}
+
+/*
+ * The same for a document that brings its own stamp.  That may be below the
+ * watermark, which must have gone from WAL before the document is there.
+ */
+void
+docsync_stamp_mark_brought(const text *collection)
+{
+	mark(GetTopTransactionId(), collection);
+	if (!has_withdrawn)
+	{
+		docsync_clock_withdraw_watermark();
+		has_withdrawn = true;
+	}
 }
 
 /*
@@ -203,6 +224,18 @@ docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash)
 }
 
 /*
+ * Does another transaction hold a mark of some collection?
+ */
+bool
+docsync_stamp_is_marked_any(TransactionId xid)
+{
+	LOCKTAG		tag;
+
+	mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ANY);
+	return is_held(&tag);
+}
+
+/*
  * Issues count consecutive stamps of a collection, and returns the first.
  */
 static TimestampTz
@@ -220,7 +253,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	 * running set, after which locks are released.  Without it spec
 	 * mark-before-stamp fails.
 	 */
-	mark(xid, docsync_stamp_hash(collection));
+	mark(xid, collection);
 	docsync_moved_check(collection);
 
 	return docsync_clock_tick(count, fence);
@@ -229,16 +262,38 @@ issue(const text *collection, int count, FullTransactionId *fence)
 /*
  * Takes the mark of a collection, unless it is held; or the mark of all
  * collections, if MARKS_MAX others are held.
+ *
+ * Before the first of its marks a transaction takes one more lock, which says
+ * that it has marks: for those who ask about all collections together.  It is
+ * held as long as any of the others, since no other is older.
  */
 static void
-mark(TransactionId xid, uint32 collection_hash)
+mark(TransactionId xid, const text *collection)
 {
-	ResourceOwner owner = CurrentResourceOwner;
+	uint32		hash = docsync_stamp_hash(collection);
 	LOCKTAG		tag;
 
-	mark_tag(&tag, xid, collection_hash, DOCSYNC_LOCK_COLLECTION);
-	if (marks >= MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock, false))
+	if (marks == 0)
+	{
+		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ANY);
+		take(&tag);
+	}
+
+	mark_tag(&tag, xid, hash, DOCSYNC_LOCK_COLLECTION);
+	if (marks > MARKS_MAX && !LockHeldByMe(&tag, ExclusiveLock, false))
 		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
+
+	take(&tag);
+	docsync_changes_note(collection, hash);
+}
+
+/*
+ * Takes a lock until the end of the transaction, unless it is held.
+ */
+static void
+take(const LOCKTAG *tag)
+{
+	ResourceOwner owner = CurrentResourceOwner;
 
 	/*
 	 * The (sub)transaction must own the lock, as it owns its id, not the
@@ -247,7 +302,7 @@ mark(TransactionId xid, uint32 collection_hash)
 	 * cursor-fails.
 	 */
 	CurrentResourceOwner = CurTransactionResourceOwner;
-	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+	if (LockAcquire(tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
 	{
 		Assert(marks < (int) lengthof(marked_in));
 		marked_in[marks++] = GetCurrentSubTransactionId();
@@ -257,7 +312,7 @@ mark(TransactionId xid, uint32 collection_hash)
 
 /*
  * Sets the tag of the lock that is a mark.  class is DOCSYNC_LOCK_COLLECTION,
- * or DOCSYNC_LOCK_ALL with 0 for the hash.
+ * or DOCSYNC_LOCK_ALL or DOCSYNC_LOCK_ANY with 0 for the hash.
  */
 static void
 mark_tag(LOCKTAG *tag, TransactionId xid, uint32 collection_hash,
@@ -299,6 +354,7 @@ at_xact(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			docsync_stamp_forget();
 			marks = 0;
+			has_withdrawn = false;
 			break;
 		default:
 			break;
@@ -319,6 +375,7 @@ at_subxact(SubXactEvent event, SubTransactionId my_subid,
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		docsync_stamp_forget();
+		has_withdrawn = false;
 		while (marks > 0 && marked_in[marks - 1] >= my_subid)
 			marks--;
 	}

@@ -123,6 +123,7 @@ static bool sees_all_or_nothing(void);
 static bool looks_beyond(Node *node, void *collection);
 static void open_cache(void);
 static void init_cache(DSM_INIT_PARAMETERS);
+static void empty_cache(Cache *new);
 static bool find_cached(const Download *download, Digest *digest);
 static void keep_cached(const Download *download, const Digest *digest);
 static Oid	get_document(void);
@@ -152,6 +153,7 @@ docsync_digest(PG_FUNCTION_ARGS)
 	Digest	   *digest = palloc(sizeof(Digest));
 	char		hex[DOCSYNC_DIGEST_LEN];
 	const Moved *moved;
+	TimestampTz watermark;
 	TupleDesc	desc;
 	Datum		values[3];
 	bool		nulls[3] = {false};
@@ -161,14 +163,14 @@ docsync_digest(PG_FUNCTION_ARGS)
 		elog(ERROR, "docsync_digest() doesn't return a row");
 
 	docsync_schema_open(STORE_READ);
-	docsync_schema_push_snapshot();
+	watermark = docsync_settle_push_snapshot();
 	moved = docsync_moved_find(GetActiveSnapshot(), collection);
 	if (docsync_moved_is_closed(moved))
 		docsync_moved_refuse(moved);
 	make_digest(collection, digest);
 	docsync_settle_begin(&newest.settle, GetActiveSnapshot(),
 						 docsync_moved_line(moved, docsync_history_read(GetActiveSnapshot())),
-						 collection);
+						 collection, watermark);
 	docsync_store_scan_back(collection, DT_NOEND, note_settled, &newest);
 	PopActiveSnapshot();
 
@@ -354,17 +356,29 @@ open_cache(void)
 
 	cache = GetNamedDSMSegment(CACHE_NAME, sizeof(Cache), init_cache, &found,
 							   NULL);
+
+	/* If no shared memory is left, each session has its own sums. */
+	if (cache == NULL)
+	{
+		cache = MemoryContextAlloc(TopMemoryContext, sizeof(Cache));
+		empty_cache(cache);
+	}
 	compat_name_tranche(cache->lock.tranche, TRANCHE_NAME);
 }
 
 /*
- * GetNamedDSMSegment()'s callback: nothing is summed up yet.
+ * GetNamedDSMSegment()'s callback
  */
 static void
 init_cache(DSM_INIT_PARAMETERS)
 {
-	Cache	   *new = (Cache *) segment;
+	empty_cache((Cache *) segment);
+}
 
+/* Nothing is summed up yet. */
+static void
+empty_cache(Cache *new)
+{
 	memset(new, 0, sizeof(Cache));
 	LWLockInitialize(&new->lock, LWLockNewTrancheId(TRANCHE_NAME));
 	ConditionVariableInit(&new->summed_up);

@@ -98,6 +98,7 @@ typedef struct Overview
 	ReturnSetInfo *rsinfo;
 	const Store *store;
 	const History *history;
+	TimestampTz watermark;		/* of the snapshot */
 	bool		exact;
 	Sample		sample;
 	MemoryContext context;		/* reset after each collection */
@@ -218,7 +219,7 @@ docsync_collections(PG_FUNCTION_ARGS)
 	if (!overview.exact)
 		take_sample(overview.store, &overview.sample);
 
-	docsync_schema_push_snapshot();
+	overview.watermark = docsync_settle_push_snapshot();
 	overview.history = docsync_history_read(GetActiveSnapshot());
 	walk_names(overview.store, INT_MAX, put_collection, &overview);
 	PopActiveSnapshot();
@@ -402,7 +403,7 @@ find_frontier(const Overview *overview, text *name,
 	docsync_settle_begin(&settle, GetActiveSnapshot(),
 						 docsync_moved_line(docsync_moved_find(GetActiveSnapshot(), name),
 											overview->history),
-						 name);
+						 name, overview->watermark);
 	if (docsync_settle_test(&settle, newest->stamp, newest->fence))
 		return newest->stamp;
 

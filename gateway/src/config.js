@@ -22,6 +22,9 @@ const SETTINGS = [
 	['POOL_WAIT', '10', 'how long other requests wait for a connection, in seconds', seconds],
 	['ANSWER_WAIT', '60', 'how long to wait for PostgreSQL\'s answer, in seconds: longer than the statement_timeout of the login role, which roles.sql sets', seconds],
 	['MAX_BODY_MB', '8', 'the size of the largest request body', positive],
+	['LIVE_STREAMS', '10000', 'streams of /Docs/Live at the same time, in each process: each is a connection', positive],
+	['LIVE_STREAMS_PER_CLIENT', '100', '... of one client: of tokens with the same claims, except for their times', positive],
+	['LIVE_CHECK', '3600', 'how long a client may hear of a collection before it is asked again whether it may, in seconds: at most an hour', hour],
 	['MAX_BUFFERED_MB', '512', 'memory for requests that are arriving or running', positive],
 	['PROCESSES', '1', 'how many processes share the work; each has its own pool and memory for requests', positive],
 	['LOG_REQUESTS', 'false', 'true: log each request; false: only those that failed here or in PostgreSQL', boolean],
@@ -74,6 +77,13 @@ function seconds(text) {
 	const number = positive(text);
 
 	if (number > 86_400) throw new Error('is more than a day');
+	return number;
+}
+
+function hour(text) {
+	const number = positive(text);
+
+	if (number > 3600) throw new Error('is more than an hour');
 	return number;
 }
 

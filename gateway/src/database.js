@@ -94,7 +94,7 @@ class Call {
 class SilenceError extends Error {}
 
 // A promise's result, or a SilenceError if it takes too long
-async function within(ms, promise) {
+export async function within(ms, promise) {
 	let timer;
 	const silence = new Promise((_, reject) => {
 		timer = setTimeout(() => reject(new SilenceError(`no answer in ${ms / 1000} seconds`)), ms);
@@ -118,8 +118,10 @@ export class Database {
 		this.connectMs = config.poolWait * 1000;
 		this.answerMs = config.answerWait * 1000;
 		this.turnstile = new Turnstile(config.pool, config.poolPerCollection, this.connectMs);
+		this.Client = clientOf(this);
+		this.mustWrite = isChecked;
 		this.pool = new pg.Pool({
-			Client: clientOf(this),
+			Client: this.Client,
 			application_name: 'docsync-gateway',
 			max: config.pool + 2,		// one for isReady(), one for askHealth()
 			maxLifetimeSeconds: LIFETIME,
@@ -167,14 +169,32 @@ export class Database {
 			return answer;
 		} catch (error) {
 			client.release(mustReconnect(error));
-			if (error instanceof SilenceError) this.#leave(client.at, error);
+			this.leave(client.at, error);
 			throw error;
 		}
 	}
 
-	// Leaves a server that doesn't answer for the next one. The connection is destroyed, since nobody would confirm that it ends, and so are
+	// Connects outside the pool: for a connection that is kept. Throws the error if that isn't possible; next time the next server is tried.
+	async connectAlone() {
+		const client = new this.Client({ application_name: 'docsync-gateway live', connectionTimeoutMillis: this.connectMs, keepAlive: true });
+
+		client.on('error', () => {});
+		try {
+			await within(this.connectMs, client.connect());
+			if (this.mustWrite) await within(this.connectMs, refuseReadOnly(client));
+			return client;
+		} catch (error) {
+			client.connection.stream.destroy();
+			this.#warn(client.at, error);
+			this.#advance(client.at);
+			throw error;
+		}
+	}
+
+	// Leaves a server for the next one if the error is that it doesn't answer. The connection is destroyed, since nobody would confirm that it ends, and so are
 	// idle ones, which would be as silent. Those in use have limits of their own.
-	#leave(at, error) {
+	leave(at, error) {
+		if (!(error instanceof SilenceError)) return;
 		this.#warn(at, error);
 		this.#advance(at);
 		for (const [other, isInUse] of this.connections) {

@@ -26,6 +26,7 @@ const WORDS = {
 	414: ['request line too long', 'At most 8 kB are accepted.', 'Send the cursor unchanged; clientId and collection have at most 200 bytes.'],
 	415: ['compressed request', null, 'Send it without Content-Encoding.'],
 	431: ['header too long', 'At most 8 kB are accepted in each, including the token.', 'Leave out unnecessary headers, or put less into the token.'],
+	429: ['too many streams of this client', null, 'One stream is enough for several collections.'],
 	500: ['request failed', null, null],
 	503: ['service too busy', null, 'Try again later.'],
 };
@@ -60,6 +61,18 @@ export const GONE = new Refusal(499, '', {});
 export function refuseToken(message) {
 	return postgrest(401, { code: 'PGRST301', message },
 		{ 'WWW-Authenticate': `Bearer error="invalid_token", error_description=${JSON.stringify(message)}` });
+}
+
+// A query string with something wrong in it, in the words of docsync (src/url.c).
+export function refuseParameter(message, details, hint) {
+	return postgrest(400, { code: '22023', message, details, hint });
+}
+
+// Nothing is announced.
+export function refuseLive(details) {
+	const refusal = postgrest(503, { code: 'PT503', message: 'nothing is announced here', details, hint: 'Poll.' }, { 'Retry-After': '300' });
+
+	return Object.assign(refusal, { isOff: true, why: details });
 }
 
 // No connection to PostgreSQL is available. (PostgREST adds where it looked for it.)

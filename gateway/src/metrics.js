@@ -11,6 +11,13 @@ export class Metrics {
 	constructor(databases, server) {
 		const registers = [this.registry = new Registry()];
 		const gauge = (name, help, collect) => new Gauge({ name, help, registers, collect() { this.set(collect()); } });
+		const counter = (name, help, count) => new Counter({
+			name, help, registers,
+			collect() {
+				this.reset();
+				this.inc(count());
+			},
+		});
 		const pool = (name, help, count) => new Gauge({
 			name, help, labelNames: ['server'], registers,
 			collect() {
@@ -31,6 +38,9 @@ export class Metrics {
 		pool('docsync_pool_connections', 'Connections to PostgreSQL', ({ pool: { totalCount } }) => totalCount);
 		pool('docsync_pool_busy', 'Requests running in PostgreSQL', ({ turnstile }) => turnstile.running);
 		pool('docsync_pool_waiting', 'Requests waiting for a connection', ({ turnstile }) => turnstile.waiting.size);
+		gauge('docsync_live_streams', 'Open streams of /Docs/Live', () => server.live.count);
+		counter('docsync_live_announcements_total', 'Announcements heard from PostgreSQL', () => server.live.announcements);
+		counter('docsync_live_messages_total', 'Messages to streams because of announcements', () => server.live.messages);
 		gauge('docsync_buffered_bytes', 'Bytes of bodies of requests that are arriving or running', () => server.buffered);
 		this.children = new Map();
 		if (cluster.isWorker) {		// processes.js collects and adds up

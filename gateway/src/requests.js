@@ -2,12 +2,13 @@
 // examples/postgrest/docsync.conf would, so that a request means the same to both.
 
 import { isUtf8 } from 'node:buffer';
-import { refuse, refuseTooLarge } from './errors.js';
+import { refuse, refuseParameter, refuseTooLarge } from './errors.js';
 
 const LINE_MAX = 8192;			// bytes of the request line, and of each header
 const HEADERS_MAX = 4 * LINE_MAX;
 const MB = 1024 * 1024;
 const IGNORED_BODY_MAX = 64 * 1024;
+const COLLECTIONS_MAX = 60;
 
 const POST = { methods: ['POST'], allow: 'POST', bodyMax: Infinity };
 export const ROUTES = new Map([
@@ -18,6 +19,7 @@ export const ROUTES = new Map([
 	['/Docs/Get', { ...POST, name: 'docsync_docs_get', isRead: true, takesBody: true }],
 	['/Docs/Pull', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: Infinity, name: 'docsync_pull', isRead: true }],
 	['/Docs/Health', { methods: ['GET', 'HEAD'], allow: 'GET, HEAD', bodyMax: Infinity, name: 'docsync_health', isHealth: true }],
+	['/Docs/Live', { methods: ['GET'], allow: 'GET', bodyMax: IGNORED_BODY_MAX, name: 'docsync_listen_key', isStream: true }],
 ]);
 
 // Headers that may occur only once
@@ -106,6 +108,37 @@ function split(url) {
 		}
 	}
 	return { path: `/${parts.join('/')}${/^\.{0,2}$/.test(segments.at(-1)) && parts.length > 0 ? '/' : ''}`, args };
+}
+
+// The collections in the query string of a stream, each in a parameter of its own, without which it is `otherwise'. Anything else is refused
+// as src/url.c does.
+export function readCollections(args, otherwise) {
+	const collections = new Set();
+
+	for (const pair of args.split('&')) {
+		const [name, value] = [/^[^=]*/.exec(pair)[0], pair.slice(pair.indexOf('=') + 1 || pair.length)].map(decode);
+
+		if (pair === '') continue;
+		if (name !== 'collection') {
+			throw refuseParameter('unknown parameter in the query string', `It has "${name.slice(0, 40)}".`, 'The parameter is collection, once for each collection; names are case-sensitive.');
+		}
+		if (collections.has(value)) throw refuseParameter('a collection occurs twice in the query string', null, 'Name it once.');
+		if (value !== '' && value !== 'null') collections.add(value);
+	}
+	if (collections.size > COLLECTIONS_MAX) throw refuse(413);
+	return collections.size > 0 ? [...collections] : [otherwise];
+}
+
+// Decodes a name or value of a query string, each byte of which is a character.
+function decode(text) {
+	try {
+		const decoded = decodeURIComponent(Buffer.from(text.replaceAll('+', ' '), 'latin1').toString());
+
+		if (!decoded.includes('\0')) return decoded;
+	} catch {
+		// the same as for a NUL
+	}
+	throw refuseParameter('the query string is not valid', 'A name or value isn\'t percent-encoded UTF-8.', 'Percent-encode it.');
 }
 
 // The value of the first header with a name, each byte as a character

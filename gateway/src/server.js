@@ -10,6 +10,7 @@ import { gzip } from 'node:zlib';
 import { promisify } from 'node:util';
 import { Database } from './database.js';
 import { GONE, Refusal, isStatus, refuse, refuseDatabase, refuseForNow, refuseHealth, refuseSetting, refuseTooLarge } from './errors.js';
+import { HEADERS as STREAM_HEADERS, Live } from './live.js';
 import { log } from './log.js';
 import { Metrics } from './metrics.js';
 import { listen, makeOperatorServer } from './operators.js';
@@ -53,6 +54,7 @@ class Gateway {
 		Object.assign(this, { config, verify, buffered: 0, bufferedOfStrangers: 0, stopping: false, sockets: new Set() });
 		this.database = new Database(config, config.databaseUri, true);
 		this.standby = config.standbyUri ? new Database(config, config.standbyUri, false) : undefined;
+		this.live = new Live(config, this.database, verify);
 		this.metrics = new Metrics({ primary: this.database, standby: this.standby }, this);
 		this.server = http.createServer({
 			maxHeaderSize: HEADERS_SIZE, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, keepAliveTimeout: KEEP_ALIVE_MS,
@@ -85,6 +87,7 @@ class Gateway {
 		const timer = setTimeout(() => this.server.closeAllConnections(), STOP_MS);
 
 		this.stopping = true;
+		this.live.stop();
 		this.admin.closeAllConnections();
 		for (const socket of this.sockets) {
 			if (socket[before] === undefined) socket.destroySoon();		// no request is running on it
@@ -119,19 +122,28 @@ class Gateway {
 				log('error', 'a request failed here', { function: call.name, error: error.stack });
 				this.send(call, refuse(500));
 			}
+			if (call.stream !== undefined) {
+				this.note(call, begun);
+				await call.stream.ended;
+			}
 		})();
 		await call.done;
 		if (socket[before] === call) socket[before] = undefined;
 		socket[waiting]--;
 		this.buffered -= call.buffered;
 		if (call.isStranger) this.bufferedOfStrangers -= call.buffered;
+		if (call.stream === undefined) this.note(call, begun);
+	}
+
+	// Counts an answered request, and logs it if it failed, or if all are logged. A stream is answered when it begins.
+	note(call, begun) {
 		if (call.status === 0) return;
 
 		const seconds = (performance.now() - begun) / 1000;
 		this.metrics.note(call.name, call.status, seconds, call.exchange);
 		if (this.config.logRequests || call.status >= 500) {
 			log(call.status >= 500 ? 'warning' : 'info', 'request', {
-				function: call.name, method: request.method, status: call.status, code: call.code, ms: Math.round(seconds * 1e6) / 1000,
+				function: call.name, method: call.request.method, status: call.status, code: call.code, ms: Math.round(seconds * 1e6) / 1000,
 				received: call.buffered, sent: call.size, exchange: call.exchange,
 			});
 		}
@@ -150,6 +162,10 @@ class Gateway {
 			const who = verified instanceof Promise ? await verified : verified;
 
 			call.isStranger = who.role === this.config.anonRole;
+			if (asked.route.isStream) {
+				call.stream = await this.live.open(call.request.headers.authorization, who, asked.args);
+				return { status: 200, body: '', headers: STREAM_HEADERS };
+			}
 			const body = hasBody(call.request) ? await this.readBody(call, asked.route) : NO_BODY;
 
 			return await this.respond(call, await this.run(call, asked, who, body));
@@ -253,15 +269,19 @@ class Gateway {
 
 		call.status = status;
 		call.size = typeof body === 'string' ? Buffer.byteLength(body) : body.length;
-		if (response.destroyed) return;
+		if (response.destroyed) {
+			call.stream?.begin(response);
+			return;
+		}
 		for (const name in headers) {
 			if (FRAMING.test(name)) continue;
 			for (const value of [].concat(headers[name])) all.push(name, value);
 		}
-		if (status !== 204 && status !== 304) all.push('Content-Length', String(call.size));
-		if (this.stopping) all.push('Connection', 'close');
+		if (call.stream === undefined && status !== 204 && status !== 304) all.push('Content-Length', String(call.size));
+		if (this.stopping || call.stream !== undefined) all.push('Connection', 'close');
 		response.writeHead(status, http.STATUS_CODES[status] ?? '', all);
-		response.end(body);
+		if (call.stream === undefined) response.end(body);
+		else call.stream.begin(response);
 
 		if (!request.complete) {
 			const timer = setTimeout(() => request.socket.destroy(), LINGER_MS);

@@ -8,14 +8,16 @@ const SYMMETRIC = ['HS256', 'HS384', 'HS512'];
 const ASYMMETRIC = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'];
 const SKEW = 30;				// seconds that clocks may differ, as in PostgREST
 const KEPT_MS = 600_000;		// then a token is verified again: its key may have been withdrawn
+const NOT_OF_CLIENT = { exp: undefined, nbf: undefined, iat: undefined, jti: undefined };		// these differ between a client's tokens
 const KEPT_SIZE = 16_000_000;	// characters of tokens and claims in total
 
-// Returns a function that takes the header Authorization and returns, or promises, { role, claims, collection }: the role that a
-// request runs as, the claims as text, and the collection that they name. Throws, or rejects, with a refusal.
+// Returns a function that takes the header Authorization and returns, or promises, { role, claims, collection, client, expires }: the role
+// that a request runs as, the claims as text, the collection that they name, what is the same for all tokens of a client, and when the
+// token is no longer good, in milliseconds. Throws, or rejects, with a refusal.
 export async function makeVerifier(config) {
 	const { key, algorithms } = readKeys(config);
 	const path = config.jwtRoleClaim.replace(/^\./, '').split('.');
-	const anonymous = { role: config.anonRole, claims: JSON.stringify({ role: config.anonRole }), collection: undefined };
+	const anonymous = { role: config.anonRole, claims: JSON.stringify({ role: config.anonRole }), collection: undefined, client: '', expires: Infinity };
 	const kept = new Map();		// by token, oldest first
 	let size = 0;
 
@@ -32,10 +34,13 @@ export async function makeVerifier(config) {
 			role,
 			claims: payload.role === role ? text : JSON.stringify({ ...payload, role }),
 			collection: typeof payload.collection === 'string' ? payload.collection : undefined,
-			until: Math.min(now + KEPT_MS, ((payload.exp ?? Infinity) + SKEW) * 1000),
+			client: JSON.stringify({ ...payload, ...NOT_OF_CLIENT }),
+			expires: ((payload.exp ?? Infinity) + SKEW) * 1000,
 			size: token.length + text.length,
 		};
 
+		who.until = Math.min(now + KEPT_MS, who.expires);
+		who.size += who.client.length;
 		if (kept.has(token)) forget(token);
 		kept.set(token, who);
 		size += who.size;

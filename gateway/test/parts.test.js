@@ -10,7 +10,7 @@ import { HELP, readConfig } from '../src/config.js';
 import { Turnstile, mustReconnect } from '../src/database.js';
 import { refuseDatabase } from '../src/errors.js';
 import { readHosts } from '../src/hosts.js';
-import { readRequest } from '../src/requests.js';
+import { readCollections, readRequest } from '../src/requests.js';
 
 const SECRET = 'a secret of 32 characters or more, for tests';
 
@@ -28,6 +28,7 @@ test('settings come from the environment and a file, and the environment wins', 
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL: '0' }, /^DOCSYNC_POOL is not a positive integer$/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_POOL_WAIT: '2147484' }, /^DOCSYNC_POOL_WAIT is more than a day$/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_ANSWER_WAIT: '86401' }, /^DOCSYNC_ANSWER_WAIT is more than a day$/],
+		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LIVE_CHECK: '3601' }, /^DOCSYNC_LIVE_CHECK is more than an hour$/],
 		[{ DOCSYNC_JWT_SECRET: SECRET, DOCSYNC_LOG_REQUESTS: 'yes' }, /^DOCSYNC_LOG_REQUESTS is neither/],
 	]) assert.throws(() => readConfig(env), { message });
 	writeFileSync(file, 'DOCSYNC_POOLS=7\n');
@@ -146,4 +147,16 @@ test('a connection string with several hosts becomes one for each, as libpq read
 	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=standby', true), /target_session_attrs=standby isn't supported/);
 	assert.throws(() => readHosts('postgresql://a,b/d?target_session_attrs=read-write', false), /isn't supported/);
 	for (const uri of ['postgresql:///d?host=a,b,c&port=1,2', 'postgresql://a/d?port=1,2', 'postgresql://a:1,b:2/d?host=c']) assert.throws(() => readHosts(uri, true), /number of ports/, uri);
+});
+
+test('the collections of a stream', () => {
+	for (const [args, expected] of [
+		['', ['mine']], ['collection=', ['mine']], ['collection=null', ['mine']], ['collection', ['mine']], ['&&', ['mine']],
+		['collection=a', ['a']], ['collection=a&collection=b%2Fc', ['a', 'b/c']], ['collection=a+b%2B', ['a b+']], ['collection=a=b', ['a=b']],
+		['collection=%C3%A4', ['\u00e4']], ['collection=\xc3\xa4', ['\u00e4']], ['%63ollection=a', ['a']],
+	]) assert.deepEqual(readCollections(args, 'mine'), expected, args);
+	for (const args of ['collection=a&collection=a', 'collection=a&collection=%61', 'Collection=a', 'collection=a&clientId=b', '=a', 'collection=%', 'collection=%ff', 'collection=%00', '%zz=1']) {
+		assert.throws(() => readCollections(args, 'mine'), { status: 400 }, args);
+	}
+	assert.throws(() => readCollections(Array.from({ length: 61 }, (_, n) => `collection=${n}`).join('&'), 'mine'), { status: 413 });
 });

@@ -226,3 +226,16 @@ test('when keys can\'t be fetched, tokens aren\'t to blame', async () => {
 	await assert.rejects(async () => verify(`Bearer ${token}`), { status: 503 });
 	await refused(verify, 'a.b.c', /^JWSError/);
 });
+
+test('until when a token is good, and which tokens are of the same client', async () => {
+	const verify = await makeVerifier(config);
+	const claims = { role: 'docsync_user', sub: 'anna', exp: now() + 100 };
+	const of = (more) => verify(`Bearer ${hs256({ ...claims, ...more })}`);
+	const one = await of({});
+
+	assert.equal(one.expires, (claims.exp + 30) * 1000, 'with 30 seconds of grace');
+	assert.equal((await of({ exp: undefined })).expires, Infinity);
+	assert.equal((await of({ exp: now() + 200, iat: now(), jti: 'x', nbf: now() })).client, one.client);
+	assert.notEqual((await of({ sub: 'bert' })).client, one.client);
+	assert.deepEqual([verify(undefined).client, verify(undefined).expires], ['', Infinity], 'who has none');
+});

@@ -15,6 +15,10 @@
  * 4. a lock first taken after a savepoint is released by rolling back to it;
  * 5. the running set and the highest id that has ended are read in one step.
  *
+ * With WATERMARK there is an announcer, too, and the reader is on a standby: what
+ * is announced as settled through a stamp must be all there will ever be up to it.
+ * The standby replays WAL in its order: so the watermark, too, is there at once.
+ *
  * There is one collection: a transaction that writes only to others has an id
  * and no mark.  There is one reader: readers don't affect each other.  The ids
  * of subtransactions are left out (spec subtransactions), as are readers that
@@ -31,6 +35,15 @@
 #define STAMPS			3	/* of all transactions together */
 #endif
 
+#if defined FRONTIER_WITHOUT_MARKS || defined FRONTIER_CLOCK_LATER || \
+	defined FRONTIER_FENCE_EARLIER || defined FRONTIER_RUNNING_EARLIER || \
+	defined WATERMARK_AFTER_SNAPSHOT || defined WATERMARK_OLD_SNAPSHOT
+#define WATERMARK
+#endif
+#if defined WATERMARK && !defined STANDBY
+#define STANDBY
+#endif
+
 /* The server.  Ids and stamps begin at 1. */
 byte next = 1;							/* the next transaction id */
 bool running[TRANSACTIONS + 1];
@@ -38,6 +51,9 @@ bool committed[TRANSACTIONS + 1];		/* else rolled back, or not ended */
 bool mark[TRANSACTIONS + 1];
 byte clock;								/* the last stamp issued */
 bool latch;
+#ifdef WATERMARK
+byte watermark;							/* up to this stamp all is settled */
+#endif
 
 /* The collection, by stamp */
 byte owner[STAMPS + 1];					/* who wrote the document; 0: none */
@@ -239,6 +255,8 @@ over:
 #define is_settled(s)	true
 #elif defined STANDBY_FOREIGN
 #define is_settled(s)	(fence[s] <= known || fence[s] > known_next)
+#elif defined WATERMARK
+#define is_settled(s)	(fence[s] <= known || s <= known_watermark)
 #else
 #define is_settled(s)	(fence[s] <= known)
 #endif
@@ -391,9 +409,27 @@ active proctype reader()
 	byte unended;						/* no id from here on had ended; 0: it hasn't looked */
 	bool looking;						/* checking the id `known', in a scan */
 	bool has_mark, runs;
+#ifdef WATERMARK
+	byte known_watermark;
+#endif
 	byte i;
 
 	do
+#ifdef WATERMARK
+	/* With a new snapshot it reads the watermark first; with an old one it doesn't. */
+#ifdef WATERMARK_AFTER_SNAPSHOT
+	:: d_step { take_snapshot(); check() }
+		d_step { known_watermark = watermark; begin_scan(); scan(); known_watermark = 0 }
+#else
+	:: d_step { known_watermark = watermark; printf("the reader reads the watermark %d\n", watermark) }
+		d_step { take_snapshot(); check(); begin_scan(); scan(); known_watermark = 0 }
+#endif
+#ifdef WATERMARK_OLD_SNAPSHOT
+	:: d_step { xmax > 0 -> known_watermark = watermark; begin_scan(); scan(); known_watermark = 0 }
+#else
+	:: d_step { xmax > 0 -> begin_scan(); scan() }
+#endif
+#else
 	/* A poll, with a new snapshot or again with the old one */
 #ifdef LOOK_BEFORE_SNAPSHOT
 	:: d_step { !looking && !has_looked -> look_who_runs() }
@@ -412,5 +448,106 @@ active proctype reader()
 	:: d_step { looking -> look_if_running() }
 		d_step { look_for_mark(); judge() }
 #endif
+#endif
 	od
 }
+
+#ifdef WATERMARK
+
+/*
+ * The announcer.  It reads the clock and the next id under the latch, then looks
+ * who runs, and if none of these with a lower id has a mark, it logs the clock
+ * that it has read as the watermark.
+ */
+#define is_there(s)		(owner[s] != 0 && committed[owner[s]] && !running[owner[s]])
+
+inline read_frontier()
+{
+#ifndef FRONTIER_FENCE_EARLIER
+	below = next;
+#endif
+	frontier = clock;
+	id = 1
+}
+
+inline list_running()
+{
+	for (i : 1 .. TRANSACTIONS) {
+		ran[i] = running[i]
+	}
+	i = 0;
+	printf("the announcer looks who runs, the clock is %d\n", frontier)
+}
+
+/* Nothing has come up to the stamp that was announced last. */
+inline check_announced()
+{
+	for (i : 1 .. announced) {
+		assert(!is_there(i) || seen[i])
+	}
+	i = 0
+}
+
+inline announce()
+{
+	watermark = frontier;
+	announced = frontier;
+	for (i : 1 .. announced) {
+		seen[i] = is_there(i)
+	}
+	i = 0;
+	printf("the announcer logs the watermark %d\n", watermark)
+}
+
+inline begin_anew()
+{
+	id = 0; below = 0; frontier = 0;
+	for (i : 1 .. TRANSACTIONS) {
+		ran[i] = false
+	}
+	i = 0
+}
+
+#ifdef FRONTIER_WITHOUT_MARKS
+#define has_stamps(id)		false
+#else
+#define has_stamps(id)		mark[id]
+#endif
+
+active proctype announcer()
+{
+	byte frontier, below;				/* the clock, and the next id */
+	bool ran[TRANSACTIONS + 1];			/* was found running */
+	byte id;							/* being looked at */
+	byte announced;						/* what was announced last */
+	bool seen[STAMPS + 1];				/* what was there then */
+	byte i;
+
+	do
+	::
+#ifdef FRONTIER_FENCE_EARLIER
+		below = next;
+#endif
+#ifdef FRONTIER_RUNNING_EARLIER
+		d_step { list_running() };
+		d_step { !latch -> read_frontier() };
+#else
+		d_step { !latch -> read_frontier() };
+		d_step { list_running() };
+#endif
+		do
+		:: d_step { id > 0 && id < below && !ran[id] -> id++ }
+		:: d_step { id > 0 && id < below && ran[id] && !has_stamps(id) -> id++ }
+		:: d_step { id > 0 && id < below && ran[id] && has_stamps(id) -> check_announced(); begin_anew() }
+		:: d_step { id > 0 && id >= below ->
+			check_announced();
+#ifdef FRONTIER_CLOCK_LATER
+			frontier = clock;
+#endif
+			announce(); begin_anew() }
+		:: id == 0 -> break
+		od
+	od
+}
+
+#endif

@@ -66,6 +66,11 @@ export function notes(page, name) {
 	}));
 }
 
+/** Whether it hears of changes as they happen. */
+export function isLive(page, name) {
+	return device(page, name).evaluate((section) => section.classList.contains('live'));
+}
+
 /** And says. */
 export function status(page, name) {
 	return device(page, name).locator('.status .said').textContent();

@@ -8,7 +8,7 @@ DROP EXTENSION IF EXISTS docsync;
 CREATE SCHEMA "Sync; Api";
 CREATE EXTENSION docsync SCHEMA "Sync; Api";
 DO $$ BEGIN PERFORM "Sync; Api".docsync_create_store(); END $$;
-SELECT plan(72);
+SELECT plan(77);
 
 CREATE ROLE regress_docsync_layer LOGIN NOINHERIT;
 CREATE ROLE regress_docsync_user;
@@ -82,6 +82,15 @@ SELECT is(pg_temp.request('docsync_docs_reconcile', '{}'),
 	'"after":null,"more":false,"purgedThrough":null,"serverUtc":"NOW"}', 'a comparison');
 SELECT is(pg_temp.request('docsync_docs_get', '{"ids": ["b"]}'),
 	'{"documents":[{"id":"b","clientVersion":1,"clientId":"phone","LastUpdateUtc":"NOW","deleted":true,"body":null}],"more":false,"serverUtc":"NOW"}', 'documents by id');
+
+-- A listener's question
+SET LOCAL docsync.announce = on;
+SELECT is(pg_temp.request('docsync_listen_key', 'anna', method => 'GET'), "Sync; Api".docsync_listen_key('anna'), 'what a collection is called in announcements');
+SELECT isnt(pg_temp.request('docsync_listen_key', 'anna', method => 'GET'), 'null', '... by which who sees it hears of it');
+SELECT is(pg_temp.request('docsync_listen_key', 'bert', method => 'GET', what => $$coalesce(called, 'nothing')$$), 'nothing', 'who sees none of its documents is told nothing');
+SELECT is(pg_temp.request('docsync_listen_key', '', method => 'GET'), '22023 collection is empty', 'a collection without a name');
+SELECT is(pg_temp.run('regress_docsync_layer', $$SELECT "Sync; Api".docsync_call('docsync_listen_key', 'regress_docsync_user', '{}', 'GET', '{}', '\xff')$$),
+	'22021 invalid byte sequence for encoding "UTF8": 0xff', '... or with one that is no text');
 
 -- The arguments that it passes are the defaults of the script
 SELECT is(pg_get_expr(proargdefaults, 0), expected, proname || ' has the defaults that docsync_call passes')

@@ -27,6 +27,7 @@ SELECT functions_are('api', ARRAY['docsync_upsert', 'docsync_query_since', 'docs
 	'docsync_sync', 'docsync_pull', 'docsync_docs', 'docsync_docs_sync', 'docsync_docs_query', 'docsync_docs_reconcile', 'docsync_docs_get', 'docsync_call',
 	'docsync_new_epoch', 'docsync_hand_over', 'docsync_take_over', 'docsync_move_begin', 'docsync_move_wait', 'docsync_move_sum',
 	'docsync_move_out', 'docsync_move_hand_over', 'docsync_move_in', 'docsync_move_take_over', 'docsync_move_back', 'docsync_move_keep', 'docsync_moves', 'docsync_create_store', 'docsync_check_store', 'docsync_check_store_owner', 'docsync_guard', 'docsync_unset_stamp', 'docsync_unset_fence',
+	'docsync_listen_key', 'docsync_announce_start', 'docsync_announce_stop',
 	'docsync_marks', 'docsync_holders', 'docsync_collections', 'docsync_status', 'docsync_facts', 'docsync_digest', 'docsync_health',
 	'docsync_keep_changed', 'docsync_restore', 'docsync_restamp', 'docsync_rebase', 'docsync_erase'],
 	'its schema has the functions');
@@ -48,7 +49,9 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C", pg_get_function_result(oid) COLLATE "C"
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_call'::name COLLATE "C", 'function text, role text, claims text, method text, headers text, body bytea' COLLATE "C", 'text' COLLATE "C"),
+	('docsync_announce_start'::name COLLATE "C", '' COLLATE "C", 'void' COLLATE "C"),
+	('docsync_announce_stop', '', 'void'),
+	('docsync_call', 'function text, role text, claims text, method text, headers text, body bytea', 'text'),
 	('docsync_check_store', '', 'void'),
 	('docsync_check_store_owner', '', 'void'),
 	('docsync_collections', 'exact boolean DEFAULT false', 'TABLE(collection text, last_update_utc timestamp with time zone, client_id text, '
@@ -72,6 +75,7 @@ SELECT results_eq($$
 	('docsync_holders', 'exact boolean DEFAULT false', 'TABLE(holds_back text, collection text, pid integer, gid text, username name, application text, '
 		'client_addr inet, database name, state text, since timestamp with time zone, query text)'),
 	('docsync_keep_changed', '', 'trigger'),
+	('docsync_listen_key', 'collection text DEFAULT ''default''::text', 'text'),
 	('docsync_marks', 'exact boolean DEFAULT false', 'TABLE(transaction xid, pid integer, of_all boolean, collection text)'),
 	('docsync_move_back', 'collection text', 'void'),
 	('docsync_move_begin', 'collection text, after timestamp with time zone, OUT epoch bigint, OUT clock timestamp with time zone, OUT next_xid xid8', 'record'),
@@ -111,7 +115,9 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", provolatile, proparallel, proisstrict, prosecdef, proleakproof
 	  FROM pg_proc WHERE pronamespace = 'api'::regnamespace ORDER BY 1$$,
 	$$VALUES
-	('docsync_call'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
+	('docsync_announce_start'::name COLLATE "C", 'v'::"char", 'u'::"char", false, false, false),
+	('docsync_announce_stop', 'v', 'u', false, false, false),
+	('docsync_call', 'v', 'u', false, false, false),
 	('docsync_check_store', 'v', 'u', false, false, false),
 	('docsync_check_store_owner', 'v', 'u', false, false, false),
 	('docsync_collections', 's', 'r', false, false, false),
@@ -130,6 +136,7 @@ SELECT results_eq($$
 	('docsync_health', 's', 'r', false, false, false),
 	('docsync_holders', 'v', 'r', false, false, false),
 	('docsync_keep_changed', 'v', 'u', false, false, false),
+	('docsync_listen_key', 'v', 'u', false, false, false),
 	('docsync_marks', 'v', 'r', false, false, false),
 	('docsync_move_back', 'v', 'u', false, false, false),
 	('docsync_move_begin', 'v', 'u', false, false, false),
@@ -159,8 +166,8 @@ SELECT results_eq($$
 	SELECT proname COLLATE "C", prosrc COLLATE "C" FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang
 	 WHERE pronamespace = 'api'::regnamespace AND lanname = 'c' ORDER BY 1$$,
 	$$SELECT name::name COLLATE "C", name COLLATE "C"
-	  FROM unnest('{docsync_call,docsync_check_store,docsync_check_store_owner,docsync_collections,docsync_digest,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_erase,docsync_facts,'
-		'docsync_guard,docsync_hand_over,docsync_health,docsync_keep_changed,docsync_marks,docsync_move_begin,docsync_move_wait,docsync_moves,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_restamp,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
+	  FROM unnest('{docsync_announce_start,docsync_announce_stop,docsync_call,docsync_check_store,docsync_check_store_owner,docsync_collections,docsync_digest,docsync_docs,docsync_docs_get,docsync_docs_query,docsync_docs_reconcile,docsync_docs_sync,docsync_erase,docsync_facts,'
+		'docsync_guard,docsync_hand_over,docsync_health,docsync_keep_changed,docsync_listen_key,docsync_marks,docsync_move_begin,docsync_move_wait,docsync_moves,docsync_new_epoch,docsync_pull,docsync_purge,docsync_query_since,docsync_restamp,docsync_sync,docsync_take_over,docsync_upsert}'::text[]) AS name$$,
 	'the name in SQL is the name in C');
 SELECT is((SELECT string_agg(proname || ': ' || proconfig::text, ', ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'api'::regnamespace AND proconfig IS NOT NULL),
 	'docsync_create_store: {"search_path=pg_catalog, pg_temp",client_min_messages=warning}, docsync_grant: {"search_path=pg_catalog, pg_temp"}, '

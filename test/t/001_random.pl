@@ -52,7 +52,7 @@ my @READERS = (
 	{ name => 'several collections, origin other, paged', pause => 0.001, collections => [qw(hot cool other)], client_id => 'w1', origin => 'other',
 		max_documents => 5 });
 
-my $node = new_node('random');
+my $node = new_node('random', conf => "docsync.announce = on\n");
 add_jitter($node) if $ENV{DOCSYNC_RANDOM_JITTER};
 my $admin = connect_to($node);
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -112,6 +112,7 @@ my %pids;
 $pids{"writer $_"} = start_writer($_) for 1 .. $WRITERS;
 $pids{"brisk writer $_"} = start_brisk_writer($_) for 1 .. $BRISK_WRITERS;
 $pids{"reader $_"} = start_reader($_) for 0 .. $#READERS;
+$pids{'reader of announcements'} = start_listener();
 $pids{idler} = in_child(\&idle);
 $pids{jolter} = in_child(\&jolt);
 
@@ -140,6 +141,10 @@ for my $n (0 .. $#READERS)
 	is_deeply($result->{faults}, [], "reader \"$READERS[$n]{name}\" has lost nothing");
 	cmp_ok($result->{compared}, '>', 0, "reader \"$READERS[$n]{name}\" had documents to compare");
 }
+
+my $heard = retrieve("$dir/listener");
+is_deeply($heard->{faults}, [], 'what was announced is true, and all was announced');
+cmp_ok($heard->{told}, '>', $SECONDS, 'there were announcements');
 
 is($admin->value('SELECT count(*) FROM (SELECT FROM docsync.document
 					GROUP BY collection, last_update_utc HAVING count(*) > 1) AS twice'),
@@ -684,6 +689,24 @@ sub start_reader
 		});
 }
 
+# Takes each announcement at its word.
+sub start_listener
+{
+	return in_child(
+		sub {
+			my $listener = DocsyncTest::Listener->new($node, qw(brisk hot cool other many-70));
+
+			until (-e $stop)
+			{
+				$listener->take or sleep 0.001;
+				touch($lost) if @{ $listener->{faults} };
+			}
+			sleep 0.01 until -e $settled;
+			$listener->finish(1.5);
+			nstore({ faults => $listener->{faults}, told => $listener->{told} }, "$dir/listener");
+		});
+}
+
 # About a second of reading, in the reader's kind of transactions
 sub read_for_a_while
 {
@@ -759,10 +782,10 @@ sub jolt
 		if (time > $next_look)
 		{
 			my $pids = "SELECT pid FROM pg_stat_activity
-						 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+						 WHERE backend_type IN ('client backend', 'docsync announcer') AND pid <> pg_backend_pid()";
 
 			@all = $session->column($pids);
-			@brisk = $session->column("$pids AND application_name = 'brisk'");
+			@brisk = $session->column("$pids AND (application_name = 'brisk' OR backend_type = 'docsync announcer')");
 			$next_look = time + 1;
 		}
 		my $victim = rand() < 0.7 && @brisk ? $brisk[ rand @brisk ] : $all[ rand @all ];
@@ -793,6 +816,7 @@ sub report
 	diag '  kinds: ' . join ', ', map { "$_ $kinds{$_}" } sort keys %kinds;
 	diag '  refused: ' . join ', ', map { "$_ $refused{$_}" } sort keys %refused;
 
+	diag sprintf '  %d announcements', retrieve("$dir/listener")->{told};
 	for my $n (0 .. $#READERS)
 	{
 		my $result = retrieve("$dir/reader$n");

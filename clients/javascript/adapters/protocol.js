@@ -35,7 +35,6 @@ const PAGE_DOCUMENTS = 1000;
  * @property {boolean} [deleted]
  * @property {bigint | string | null} [base] the clientVersion of what was edited; null: the document is new; undefined: the higher
  *	clientVersion wins
- * @property {bigint | string} [seen] another clientVersion that it may be based on
  * @property {bigint} [version] by default the time in milliseconds, or base plus one if that is higher
  *
  * @typedef {object} RemoteDocument
@@ -103,13 +102,14 @@ export class Remote {
 	 * What others have changed since.
 	 * @param {string | null} cursor the last one received; null at first
 	 * @param {number} [limit] about how many documents
+	 * @param {boolean} [tombstones] whether also deleted ones. A store that is empty needs none: what was sent before the answer came
+	 *	may have been deleted by others since
 	 * @returns {Promise<{ documents: RemoteDocument[], cursor: string | null, more: boolean }>}
 	 */
-	pull(cursor, limit = PAGE_DOCUMENTS) {
+	pull(cursor, limit = PAGE_DOCUMENTS, tombstones = true) {
 		return this.#patience.ask(async () => {
 			const clientId = await this.#clientId;
-			// A first download needs no tombstones.
-			let answer = await this.#transport.pull(clientId, cursor, limit, null, cursor !== null);
+			let answer = await this.#transport.pull(clientId, cursor, limit, null, tombstones);
 
 			if (answer.reconcile && cursor !== null) answer = await this.#transport.pull(clientId, null, limit);
 			// The server lags.
@@ -161,14 +161,12 @@ export class Remote {
 		const { result: { outcome, clientVersion, error }, winner } = answer;
 
 		if (outcome === 'conflict' || outcome === 'discarded') {
-			// Or this store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
-			const isSeen = winner && (winner.clientId === clientId || winner.clientVersion === sent.seen);
-
-			if (isSeen && isSame(sent, winner)) {
+			// This store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.
+			if (winner?.clientId === clientId && isSame(sent, winner)) {
 				outcomes.set(sent.id, { outcome: 'unchanged', clientVersion: winner.clientVersion, winner: null, error: null });
 				return null;
 			}
-			if (isSeen) return based(sent, winner.clientVersion);
+			if (winner?.clientId === clientId) return based(sent, winner.clientVersion);
 			// Purged since: it is sent as a new document. If that isn't applied either, there is one that we may not see.
 			if (!winner && (sent.baseVersion ?? null) !== null) return based(sent, null);
 			if (!winner) {
@@ -239,14 +237,13 @@ export class Patience {
  * @returns {any[]}
  */
 export function toSend(edits, outcomes) {
-	return edits.flatMap(({ id, body, deleted = false, base, seen, version }) => {
+	return edits.flatMap(({ id, body, deleted = false, base, version }) => {
 		try {
 			checkId(id);
 			const baseVersion = base === undefined || base === null ? base : BigInt(base);
 
 			return [{
 				id, clientVersion: version ?? later(baseVersion), deleted, body: deleted ? null : toJson(body), baseVersion,
-				seen: seen === undefined ? undefined : BigInt(seen),
 			}];
 		} catch (error) {
 			outcomes.set(id, refused('22P05', /** @type {Error} */ (error).message));
@@ -285,8 +282,8 @@ function later(base) {
 	return base === undefined || base === null || base < now ? now : base + 1n;
 }
 
-/** Whether a document is the same as the stored one, apart from its version. */
-function isSame(sent, stored) {
+/** Whether a document is the same as the stored one, apart from its version. Bodies are JSON. */
+export function isSame(sent, stored) {
 	return sent.deleted === stored.deleted && (sent.deleted || sorted(sent.body) === sorted(stored.body));
 }
 

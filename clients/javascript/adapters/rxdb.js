@@ -16,8 +16,10 @@
 // - Numbers beyond 2^53 in bodies become what JSON.parse makes of them. Attachments aren't sent.
 
 // @ts-ignore: an optional peer
+import { getChangedDocumentsSince } from 'rxdb';
+// @ts-ignore
 import { replicateRxCollection } from 'rxdb/plugins/replication';
-import { Remote, poll } from './protocol.js';
+import { Remote, isSame, poll } from './protocol.js';
 
 const BATCH = 1000;
 const NONE = -(2n ** 63n) - 1n;		// below all versions
@@ -48,19 +50,40 @@ export function replicateDocsync({ collection, name, url, token, timeout, fetch,
 	});
 
 	ends.isStopped = () => replication.isStopped();
+	collection.preSave(base, false);
+	collection.preInsert(async (document) => base(document, await ends.replaced(document)), false);
 	if (live) replication.onCancel.push(poll(() => replication.reSync(), every));
 	return replication;
 }
 
-/** The two handlers of a replication, between RxDB and the service. */
+/** An edit is based on what is stored. RxDB may not have noted yet that the service has that. */
+function base(document, stored) {
+	delete document.clientVersion;
+	if (stored?.clientVersion !== undefined) document.clientVersion = stored.clientVersion;
+}
+
+/**
+ * The two handlers of a replication, between RxDB and the service.
+ *
+ * RxDB stores what it is given with a download, and then notes, apart from the documents, that the service has it. A document that
+ * differs from the note counts as unsent: RxDB sends it, and skips what it is given of it. Notes come late, or are lost, as when the
+ * url changes. So each document has in clientVersion which version of the service it is, or is an edit of:
+ *
+ * - An edit keeps the clientVersion of what it replaces. It is sent as based on that, or on what RxDB has noted if that is later: a
+ *   conflict, which the app's handler decided.
+ * - Where RxDB hasn't noted what a document is based on, the service is asked for it. If it has the same, there is nothing to send.
+ * - What was sent gets its new version with a download. That, and what arrived meanwhile, RxDB is given until it has stored it. Only
+ *   where RxDB hadn't noted what the edit was based on, the new version is stored at once: RxDB might skip it.
+ * - An edit that was refused stays: what was sent of that document before isn't given any more.
+ */
 class Ends {
 	isStopped = () => false;
 	#collection;
 	#remote;
 	#key;
 	/**
-	 * What the service has, by id. RxDB is given it with each download until it has stored it: what was sent, with its new version;
-	 * and what arrived meanwhile, since RxDB skips changes to a document that it considers unsent.
+	 * What the service has, by id, and RxDB is given until it has stored it: what was sent, with its new version; and what arrived
+	 * meanwhile.
 	 * @type {Map<string, any>}
 	 */
 	#owed = new Map();
@@ -79,44 +102,69 @@ class Ends {
 
 	/** What others have changed: as many documents as RxDB asks for, or all. RxDB takes a page with fewer for the last one. */
 	async pull(cursor, batchSize) {
-		const latest = new Map(cursor === null ? await this.#lostHere() : []);
+		const latest = new Map();
 		let documents = [];
 
 		if (this.#wasLast) this.#given.clear();
 		for (let more = true; more && documents.length < batchSize;) {
-			const page = await this.#remote.pull(cursor, batchSize);
+			const page = await this.#page(cursor, batchSize);
 
 			for (const document of page.documents) latest.set(document.id, document);
 			documents = await this.#allToRx([...latest.values()]);
 			({ cursor, more } = page);
 		}
+		await this.#forgetStored();
 		for (const document of documents) {
 			const id = document[this.#key];
 
 			this.#given.add(id);
 			if (this.#sending.has(id) || this.#owed.has(id)) this.#owe(id, document);
 		}
-		// Last, since an edit may have been refused meanwhile.
-		documents.unshift(...await this.#stillOwed());
+		// Behind the page, which may be older than what was sent meanwhile: RxDB takes the last one of a document. Not what is being
+		// sent again: if that is refused, it stays.
+		for (const [id, document] of this.#owed) if (!this.#sending.has(id)) documents.push(document);
 		this.#wasLast = documents.length < batchSize;
 		return { documents, checkpoint: { cursor } };
 	}
 
+	/** A page. The first one has also what was sent from here, and needs no tombstones, unless something was sent meanwhile. */
+	async #page(cursor, limit) {
+		if (cursor !== null) return this.#remote.pull(cursor, limit);
+		const wasEmpty = await this.#isEmpty();
+		let page = await this.#remote.pull(null, limit, !wasEmpty);
+
+		if (wasEmpty && !await this.#isEmpty()) page = await this.#remote.pull(null, limit);
+		return { ...page, documents: [...page.documents, ...await this.#lostHere()] };
+	}
+
+	/** Whether RxDB has nothing, not even something deleted. */
+	async #isEmpty() {
+		const { documents } = await getChangedDocumentsSince(this.#collection.storageInstance, 1);
+
+		return documents.length === 0;
+	}
+
+	/** What was sent from here, and isn't here: the collection was removed and made again, and the clientId is the database's. */
+	async #lostHere() {
+		const own = await this.#remote.own();
+		const stored = await this.#stored(own.map(({ id }) => id));
+
+		return own.filter(({ id }) => !stored.has(id));
+	}
+
 	/** Sends edits. Returns the service's versions of those that were in conflict. */
 	async push(all) {
-		// Where a conflict was decided for the service's version, there is nothing to send.
-		const rows = all.filter(({ newDocumentState, assumedMasterState }) =>
-			JSON.stringify(newDocumentState) !== JSON.stringify(assumedMasterState));
+		const rows = await this.#edits(all);
 		const ids = rows.map(({ newDocumentState }) => newDocumentState[this.#key]);
 		const conflicts = [];
+		const renewed = [];
 
 		for (const id of ids) this.#sending.add(id);
 		try {
 			const outcomes = await this.#remote.push(rows.map(({ newDocumentState, assumedMasterState }, i) => {
 				const { _deleted: deleted, clientVersion, ...body } = newDocumentState;
 
-				// RxDB forgets what it has received when the url changes, and when it couldn't store a part of it.
-				return { id: ids[i], body, deleted, base: assumedMasterState?.clientVersion ?? null, seen: clientVersion };
+				return { id: ids[i], body, deleted, base: isUnnoted(rows[i]) ? clientVersion : assumedMasterState?.clientVersion ?? null };
 			}));
 
 			for (const [i, { newDocumentState }] of rows.entries()) {
@@ -130,13 +178,49 @@ class Ends {
 					continue;
 				}
 				if (outcome === 'conflict') conflicts.push(document);
+				else if (isUnnoted(rows[i])) renewed.push(document);
 				if (!winner) this.#echoes.add(document);
 				this.#owe(ids[i], document);
 			}
+			await this.#renew(renewed);
 		} finally {
 			for (const id of ids) this.#sending.delete(id);
 		}
 		return conflicts;
+	}
+
+	/**
+	 * The edits among the rows. Where a conflict was decided for the service's version, there is nothing to send; nor is there for
+	 * what RxDB has stored, but not noted as the service's: that may have been edited since, or not.
+	 */
+	async #edits(rows) {
+		const unnoted = rows.filter(isUnnoted).map(({ newDocumentState }) => newDocumentState[this.#key]);
+		const stored = unnoted.length ? await this.#remote.get(unnoted) : [];
+		const there = new Map(stored.map((document) => [document.id, this.#toRx(document)]));
+
+		return rows.filter(({ newDocumentState, assumedMasterState }) =>
+			JSON.stringify(newDocumentState) !== JSON.stringify(assumedMasterState)
+			&& !isSameVersion(newDocumentState, there.get(newDocumentState[this.#key])));
+	}
+
+	/**
+	 * Stores the new version of what was sent. RxDB may have noted meanwhile what that was based on; then it can't note that it was
+	 * sent, and takes it for unsent until it changes.
+	 */
+	async #renew(sent) {
+		const stored = await this.#stored(sent.map((document) => document[this.#key]));
+		const rows = sent.flatMap(({ [this.#key]: id, clientVersion }) => {
+			const previous = stored.get(id);
+
+			return isLater({ clientVersion }, previous) ? [{ previous, document: { ...previous, clientVersion } }] : [];
+		});
+
+		if (rows.length) await this.#collection.storageInstance.bulkWrite(rows, 'docsync');
+	}
+
+	/** The deleted document in whose place another is inserted, if it may be of a download that RxDB hasn't noted yet. */
+	async replaced({ [this.#key]: id }) {
+		return this.#given.has(id) ? (await this.#stored([id])).get(id) : undefined;
 	}
 
 	#toRx({ id, clientVersion, deleted, body }) {
@@ -167,25 +251,27 @@ class Ends {
 		return new Map(documents.map((document) => [document[this.#key], document]));
 	}
 
-	/** What was sent from here, and isn't here: the collection was removed and made again, and the clientId is the database's. */
-	async #lostHere() {
-		const own = await this.#remote.own();
-		const stored = await this.#stored(own.map(({ id }) => id));
-
-		return own.filter(({ id }) => !stored.has(id)).map((document) => [document.id, document]);
-	}
-
 	#owe(id, document) {
 		if (!isLater(this.#owed.get(id), document)) this.#owed.set(id, document);
 	}
 
-	/** What RxDB hasn't stored yet. Not what is being sent again: if that is refused, it stays. */
-	async #stillOwed() {
+	/** What RxDB has stored is owed no longer. */
+	async #forgetStored() {
 		for (const [id, document] of await this.#stored([...this.#owed.keys()])) {
 			if (!isLater(this.#owed.get(id), document)) this.#owed.delete(id);
 		}
-		return [...this.#owed].filter(([id]) => !this.#sending.has(id)).map(([, document]) => document);
 	}
+}
+
+/** Whether RxDB hasn't noted yet that the service has what this is based on. */
+function isUnnoted({ newDocumentState, assumedMasterState }) {
+	return isLater(newDocumentState, assumedMasterState);
+}
+
+/** Whether the service has just this. */
+function isSameVersion(state, there) {
+	return there !== undefined && there.clientVersion === state.clientVersion
+		&& isSame({ deleted: state._deleted, body: JSON.stringify(state) }, { deleted: there._deleted, body: JSON.stringify(there) });
 }
 
 /** Whether this one has a later version than the other. Either may be missing, or have no version. */

@@ -58,6 +58,8 @@ export class Client {
 		this.waits = waits;
 		this.onConflict = onConflict;
 		this.isBound = clientId !== undefined;
+		/** The last stamps seen: of downloads, which are complete up to there; and of any document */
+		this.reached = { complete: '', known: '' };
 		this.local = new Local(store, collection, {
 			clientId, clock, firstCompare: () => this.within(waits.compare), keepsConflicts: () => this.onConflict !== null, changed,
 		});
@@ -66,6 +68,14 @@ export class Client {
 	/** A random time from now on, at most this far ahead. */
 	within(wait) {
 		return this.clock() + Math.floor(this.random() * wait);
+	}
+
+	/** Notes the stamp of a document, of a download or not. */
+	noteStamp(stamp, isDownloaded) {
+		const { reached } = this;
+
+		if (stamp > reached.known) reached.known = stamp;
+		if (isDownloaded && stamp > reached.complete) reached.complete = stamp;
 	}
 
 	/** What is known about the service. */

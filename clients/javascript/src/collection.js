@@ -4,6 +4,7 @@ import { Client, WAITS } from './client.js';
 import { EDIT, order } from './document.js';
 import { fromMessage, reasonOf, toMessage } from './errors.js';
 import { checkId, toJson } from './jsontext.js';
+import { Listening } from './listen.js';
 import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { HttpTransport } from './transport.js';
 
@@ -19,6 +20,7 @@ import { HttpTransport } from './transport.js';
  * @property {string} [clientId] only if the service's tokens name the client (claim client_id); otherwise one is made with the
  *	store
  * @property {number} [every] milliseconds between two syncs of start(); by default a minute
+ * @property {boolean} [live] whether start() listens for changes, where the service has that (/Docs/Live); by default it does
  * @property {Partial<import('./client.js').Waits>} [waits]
  * @property {number} [timeout] milliseconds for a request
  * @property {typeof fetch} [fetch]
@@ -45,6 +47,7 @@ import { HttpTransport } from './transport.js';
  * @property {number} unsent how many documents the service doesn't have in this version yet
  * @property {number} setAside how many it refuses: problems() lists them
  * @property {boolean} syncing
+ * @property {boolean} live start() hears of changes elsewhere as they happen, here; otherwise it asks every minute
  * @property {number | null} syncedAt when a sync last went through, here or in another tab, in milliseconds
  * @property {any} error why the last sync failed: Refused, NoAnswer, BadAnswer, or an error of the store; null if it didn't
  * @property {number | null} equalAt when it was last found to be the same as the service's
@@ -60,6 +63,8 @@ export class Collection {
 	#store;
 	/** @type {Promise<Client>} */
 	#client;
+	/** @type {Client | null} */
+	#opened = null;
 	#schedule;
 	/** @type {Set<(change: Change) => void>} */
 	#watchers = new Set();
@@ -74,29 +79,34 @@ export class Collection {
 	/** When the last known sync ended: tabs tell each other */
 	#endedAt = 0;
 	/** @type {Status} */
-	#status = { clientId: '', unsent: 0, setAside: 0, syncing: false, syncedAt: null, error: null, equalAt: null, twin: null };
+	#status = { clientId: '', unsent: 0, setAside: 0, syncing: false, live: false, syncedAt: null, error: null, equalAt: null, twin: null };
 	#endHearing = () => {};
 
 	/**
 	 * @param {string} name of the collection, as the service knows it
 	 * @param {Options} options
 	 */
-	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every, clock = Date.now, random = Math.random }) {
+	constructor(name, { store, url, token, timeout, fetch, transport, clientId, onConflict, waits, every, live = true, clock = Date.now, random = Math.random }) {
 		if (!url && !transport) throw new TypeError('a collection needs the url of a service');
 		if (!store) throw new TypeError('a collection needs a store');
 		this.#name = name;
 		this.#store = Promise.resolve(store);
-		this.#schedule = new Schedule({ sync: () => this.#syncs.run(), store: this.#store, name: `start ${name}`, every, random });
+		const reach = transport ?? new HttpTransport(name, { url, token, timeout, fetch });
+
+		this.#schedule = new Schedule({
+			sync: () => this.#syncs.run(), store: this.#store, name: `start ${name}`, every, random,
+			listening: live ? listeningOf(reach, new Map([[name, this]]), random) : null,
+		});
 		this.#client = this.#store.then((opened) => {
 			this.#endHearing = opened.hear?.((message) => this.#heard(message)) ?? this.#endHearing;
 			opened.tell?.({ asked: name });
 			return new Client(name, {
-				transport: transport ?? new HttpTransport(name, { url, token, timeout, fetch }),
+				transport: reach,
 				store: opened, clientId, clock, random, waits: { ...WAITS, ...waits }, onConflict: onConflict ?? null,
 				changed: (documents) => this.#changed(opened, documents),
 			});
 		});
-		this.#client.catch(() => {});		// whoever uses it gets the error
+		this.#client.then((client) => { this.#opened = client; }, () => {});		// whoever uses it gets the error
 	}
 
 	static {
@@ -105,6 +115,11 @@ export class Collection {
 			began: (collection) => collection.#began(),
 			ended: (collection, error) => collection.#ended(error),
 			follow: (collection, schedule) => { collection.#schedule = schedule; },
+			heardChanged: (collection) => {
+				collection.#schedule.heardChanged();
+				collection.#tellStatus();
+			},
+			reached: (collection) => collection.#opened?.reached ?? { complete: '', known: '' },
 		};
 	}
 
@@ -244,6 +259,7 @@ export class Collection {
 			unsent: await transaction.count('u') + await transaction.count('c'),
 			setAside: await transaction.count('e'),
 			syncing: this.#syncing,
+			live: this.#schedule.listening?.isLive ?? false,
 			syncedAt: this.#syncedAt,
 			error: this.#error,
 			equalAt: transaction.state.equalAt,
@@ -318,7 +334,8 @@ export class Collection {
 	}
 
 	/**
-	 * Synchronises by itself from now on: soon after edits, when the page comes online or to the front, every minute. Failures
+	 * Synchronises by itself from now on: soon after edits, when the page comes online or to the front, when the
+	 * service says that something has changed, every minute. Failures
 	 * are in status(), and retried at growing intervals.
 	 */
 	start() {
@@ -393,7 +410,23 @@ export class Collection {
  * @property {(collection: Collection) => void} began that a sync of it began
  * @property {(collection: Collection, error: unknown) => void} ended with null, or the error
  * @property {(collection: Collection, schedule: Schedule) => void} follow when it synchronises by itself, from now on
+ * @property {(collection: Collection) => void} heardChanged whether changes are heard, by its schedule
+ * @property {(collection: Collection) => Client['reached']} reached
  */
+
+/**
+ * What listens for some collections that have the same schedule.
+ * @param {any} transport
+ * @param {Map<string, Collection>} collections
+ * @param {() => number} [random]
+ */
+export function listeningOf(transport, collections, random = Math.random) {
+	return new Listening({
+		transport, random, names: [...collections.keys()],
+		reached: (name) => inside.reached(/** @type {Collection} */ (collections.get(name))),
+		changed: () => { for (const collection of collections.values()) inside.heardChanged(collection); },
+	});
+}
 
 /** An error thrown by a listener is the app's: it is reported like any uncaught error, and doesn't affect others. */
 function call(listener, argument) {

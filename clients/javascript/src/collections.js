@@ -1,6 +1,6 @@
 // collections.js - several collections of an app, synchronised together, in one request.
 
-import { Collection, inside } from './collection.js';
+import { Collection, inside, listeningOf } from './collection.js';
 import { reasonOf } from './errors.js';
 import { OneAtATime, Schedule, byHand } from './schedule.js';
 import { Several } from './several.js';
@@ -21,17 +21,18 @@ export class Collections {
 	 * @param {import('./collection.js').Options} options of each of them
 	 */
 	constructor(names, options) {
-		const { store, every, random } = options;
+		const { store, every, random, live = true } = options;
 
 		if (!options.url && !options.transport) throw new TypeError('collections need the url of a service');
 		if (!store) throw new TypeError('collections need a store');
 		this.#transport = options.transport ?? new HttpTransport('', options);
 		this.#store = Promise.resolve(store);
 		for (const name of new Set(names)) {
-			this.#collections.set(name, new Collection(name, { ...options, store: this.#store, transport: this.#transport.on(name) }));
+			this.#collections.set(name, new Collection(name, { ...options, live: false, store: this.#store, transport: this.#transport.on(name) }));
 		}
 		this.#schedule = new Schedule({
 			sync: () => this.#syncAll(), store: this.#store, name: `start ${JSON.stringify(this.#names())}`, every, random,
+			listening: live ? listeningOf(this.#transport, this.#collections, random) : null,
 		});
 		for (const collection of this.#collections.values()) inside.follow(collection, this.#schedule);
 	}

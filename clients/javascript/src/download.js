@@ -73,6 +73,7 @@ export class Download {
 
 			if (clientId === asked.clientId && cursor === asked.cursor) await this.#apply(transaction, asked, answer);
 		});
+		for (const { LastUpdateUtc } of answer.documents ?? []) this.client.noteStamp(LastUpdateUtc, true);
 		this.reachedEnd = !(answer.more || answer.behind);
 	}
 

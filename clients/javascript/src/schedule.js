@@ -1,7 +1,9 @@
-// schedule.js - when it synchronises by itself: soon after edits, when the page comes online or to the front, and every minute;
+// schedule.js - when it synchronises by itself: soon after edits, when the page comes online or to the front, when the service
+// says that something has changed, and every minute, or where the service says so, every five minutes;
 // after a failure later and later, with a random part, and never before the service's Retry-After.
 
 const EVERY = 60_000;
+const SELDOM = 5;				// times as long, while changes are heard
 const SOON = 100;				// milliseconds after an edit, so that several go together
 const FIRST_AGAIN = 1000;
 const LAST_AGAIN = 300_000;
@@ -67,13 +69,15 @@ export class Schedule {
 	 * @param {() => Promise<void>} options.sync
 	 * @param {Promise<import('./stores/store.js').Store>} options.store
 	 * @param {string} options.name
+	 * @param {import('./listen.js').Listening | null} [options.listening]
 	 * @param {number} [options.every] milliseconds
 	 * @param {() => number} [options.random]
 	 */
-	constructor({ sync, store, name, every = EVERY, random = Math.random }) {
+	constructor({ sync, store, name, listening = null, every = EVERY, random = Math.random }) {
 		this.sync = sync;
 		this.store = store;
 		this.name = name;
+		this.listening = listening;
 		this.every = every;
 		this.random = random;
 	}
@@ -113,6 +117,7 @@ export class Schedule {
 	wake() {
 		if (globalThis.document?.visibilityState === 'hidden') return;
 		this.due();
+		this.listening?.retry();
 		this.store.then((store) => store.tell?.({ wake: this.name }), () => {});
 	}
 
@@ -134,6 +139,7 @@ export class Schedule {
 	}
 
 	async #work(signal) {
+		this.listening?.run(signal, (wait) => this.#due(wait));
 		while (!signal.aborted) {
 			this.#dueAt = Infinity;
 			const wait = await this.#once();
@@ -153,11 +159,21 @@ export class Schedule {
 		}
 	}
 
+	/** The time between two syncs. */
+	#pause() {
+		return this.every * (this.listening?.isLive ? SELDOM : 1) * (0.8 + 0.4 * this.random());
+	}
+
+	/** Changes are heard from now on, or not any more: then it must not be long until the next sync. */
+	heardChanged() {
+		if (!this.listening?.isLive) this.#due(this.#pause());
+	}
+
 	/** The wait after a sync that ended like this. */
 	#waitAfter(error) {
 		if (error === null) {
 			this.#failures = this.#notBefore = 0;
-			return this.every * (0.8 + 0.4 * this.random());
+			return Math.min(this.#pause(), this.listening?.synced() ?? Infinity);
 		}
 		const { retryAfter = 0 } = /** @type {{ retryAfter?: number }} */ (error);
 		const wait = Math.min(FIRST_AGAIN * 2 ** Math.min(this.#failures++, 20), LAST_AGAIN) * (0.5 + 0.5 * this.random());

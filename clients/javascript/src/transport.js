@@ -2,6 +2,9 @@
 
 import { BadAnswer, NoAnswer, Refused } from './errors.js';
 import { documentsText, readAnswer } from './jsontext.js';
+import { readStream } from './listen.js';
+
+const SILENCE = 60_000;		// a stream that says nothing for so long is broken: the service gives a sign of life every 20 seconds
 
 /**
  * @typedef {string | ((why: { refused: boolean }) => string | Promise<string>)} Token what is sent as "Authorization: Bearer";
@@ -93,6 +96,46 @@ export class HttpTransport {
 		return this.#post('/Docs/Get', ['documents', 'more'], { clientId, cursor, ids });
 	}
 
+	/**
+	 * Listens for collections, until the stream ends or breaks, or the signal aborts it.
+	 * @param {string[]} names
+	 * @param {(event: { name: string, data: any }) => void} hear
+	 * @param {AbortSignal} signal
+	 * @param {boolean} wasRefused the token
+	 */
+	async listen(names, hear, signal, wasRefused) {
+		const path = `/Docs/Live?${names.map((name) => `collection=${encodeURIComponent(name)}`).join('&')}`;
+		const stop = new AbortController();
+		const abort = () => stop.abort();
+		/** @type {ReturnType<typeof setTimeout> | undefined} */
+		let timer;
+		const alive = (wait = SILENCE) => {
+			clearTimeout(timer);
+			timer = setTimeout(abort, wait);
+		};
+
+		signal.addEventListener('abort', abort);
+		try {
+			alive(this.#timeout);
+			let response = await this.#send('GET', path, undefined, await this.#currentToken(wasRefused), stop.signal);
+
+			if (response.status === 401 && typeof this.#token === 'function') {
+				response = await this.#send('GET', path, undefined, await this.#currentToken(true), stop.signal);
+			}
+			if (response.status !== 200) throw refused(response, await response.text());
+			if (!response.body || !/^text\/event-stream/i.test(response.headers.get('Content-Type') ?? '')) {
+				throw new BadAnswer('a stream of events was expected');
+			}
+			return await readStream(response.body, hear, alive);
+		} catch (error) {
+			throw error instanceof Refused || error instanceof BadAnswer ? error : new NoAnswer(error);
+		} finally {
+			clearTimeout(timer);
+			signal.removeEventListener('abort', abort);
+			stop.abort();
+		}
+	}
+
 	#post(path, keys, asked, documents) {
 		const body = { collection: this.#collection, ...asked };
 
@@ -112,22 +155,31 @@ export class HttpTransport {
 
 	/** @returns {Promise<[Response, string]>} */
 	async #exchange(method, path, body, wasRefused) {
-		const token = typeof this.#token === 'function' ? await this.#token({ refused: wasRefused }) : this.#token;
-		/** @type {Record<string, string>} */
-		const headers = {};
+		const token = await this.#currentToken(wasRefused);
 
-		if (token) headers.Authorization = `Bearer ${token}`;
-		if (body !== undefined) headers['Content-Type'] = 'application/json';
 		try {
-			// Called as a plain function: a browser's fetch can't be called as a method.
-			const send = this.#fetch;
-			const response = await send(this.#url + path,
-				{ method, headers, body, cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(this.#timeout) });
+			const response = await this.#send(method, path, body, token, AbortSignal.timeout(this.#timeout));
 
 			return [response, await response.text()];
 		} catch (error) {
 			throw new NoAnswer(error);
 		}
+	}
+
+	#currentToken(wasRefused) {
+		return typeof this.#token === 'function' ? this.#token({ refused: wasRefused }) : this.#token;
+	}
+
+	/** @returns {Promise<Response>} */
+	#send(method, path, body, token, signal) {
+		/** @type {Record<string, string>} */
+		const headers = {};
+		// Called as a plain function: a browser's fetch can't be called as a method.
+		const send = this.#fetch;
+
+		if (token) headers.Authorization = `Bearer ${token}`;
+		if (body !== undefined) headers['Content-Type'] = 'application/json';
+		return send(this.#url + path, { method, headers, body, cache: 'no-store', credentials: 'omit', signal });
 	}
 }
 

@@ -88,6 +88,7 @@ export class Upload extends Sending {
 				await this.#answered(transaction, sent, results[i], winners.get(sent.id) ?? null);
 			}
 		});
+		for (const { LastUpdateUtc } of results) if (LastUpdateUtc) this.client.noteStamp(LastUpdateUtc, false);
 		for (const { outcome } of results) if (outcome !== 'untried') this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
 	}
 

@@ -151,7 +151,7 @@ test('several collections in two tabs: one request for all, by one of the tabs',
 			globalThis.all = new Collections(options.names, { url: options.url, token: options.token, store: indexedDbStore(options.names[0]) });
 			globalThis.all.start();
 		}, { names, url: URL_OF_SERVICE, token: TOKEN });
-		page.on('request', (request) => requests[i].push(request.postData()));
+		page.on('request', (request) => { if (request.method() === 'POST') requests[i].push(request.postData()); });
 	}
 	const unsent = (page) => page.evaluate(async (both) => (await Promise.all(both.map((name) => globalThis.all.get(name).unsent()))).flat().length, names);
 

@@ -6,7 +6,7 @@ import { Note } from './note.js';
 import { describe } from './words.js';
 
 export const COLLECTION = 'anna/notes';
-const EVERY = 1000;				// milliseconds between two syncs; an app asks less often
+const EVERY = 2000;				// milliseconds between two syncs, where the service doesn't say when to ask; an app asks less often
 const TIMEOUT = 10_000;
 const QUIET = 1000;				// how long a status must stand before it is read out
 
@@ -156,6 +156,7 @@ export class Device {
 		const line = this.#find('.status');
 
 		this.#status = status;
+		this.section.classList.toggle('live', Boolean(status.live));
 		line.dataset.state = state;
 		line.querySelector('.said').textContent = text;
 		this.#find('.again').hidden = state !== 'trouble';

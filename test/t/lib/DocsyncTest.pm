@@ -22,6 +22,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use DocsyncTest::CollectionsReplica;
+use DocsyncTest::Listener;
 use DocsyncTest::Load;
 use DocsyncTest::Replica;
 use DocsyncTest::CursorReplica;
@@ -137,6 +138,10 @@ sub add_build
 		"-I$include", '-o', $library, glob test_dir() . '/../src/*.c');
 	$node->safe_psql('postgres',
 		"UPDATE pg_proc SET probin = '$library' WHERE probin = '\$libdir/docsync'");
+
+	# The announcer has it by its name.
+	$node->append_conf('postgresql.conf', "dynamic_library_path = '" . dirname($library) . ":\$libdir'\n");
+	$node->reload;
 	return;
 }
 

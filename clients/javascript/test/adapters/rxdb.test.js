@@ -166,6 +166,37 @@ test('a collection that was removed and made again gets its own documents back',
 	await a.database.close();
 });
 
+test('its own documents, deleted elsewhere while it gets them back', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const a = await openCollection({ name });
+	let asked = 0;
+
+	await a.notes.insert({ id: 'x', text: 'own' });
+	await a.replication.awaitInSync();
+	await other.sync();
+	await a.notes.remove();
+	const { notes } = await a.database.addCollections({ notes: { schema } });
+	const replication = replicateDocsync({
+		collection: notes, name, url: URL_OF_SERVICE, token: TOKEN,
+		fetch: async (url, options) => {
+			// Between the two requests of a first download
+			if (options.method === 'GET' && ++asked === 2) {
+				await other.delete('x');
+				await other.sync();
+			}
+			return fetch(url, options);
+		},
+	});
+
+	await replication.awaitInitialReplication();
+	replication.reSync();
+	await until(() => asked > 2);
+	await replication.awaitInSync();
+	assert.equal(await notes.findOne('x').exec(), null);
+	await a.database.close();
+});
+
 test('an edit that is refused just after another was stored stays', needsService, async () => {
 	const a = await openCollection({ name: anyName() });
 
@@ -233,6 +264,186 @@ test('an id that every object has a property of stops nothing', needsService, as
 	await until(() => a.notes.findOne('x').exec());
 	assert.deepEqual((await a.notes.find().exec()).map(({ id }) => id), ['x']);
 	await a.database.close();
+});
+
+test('sent, and deleted elsewhere, before the first download is answered', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const [downloads, tombstones] = [[], []];
+	let isHeld = true;
+	const c = await openCollection({
+		name,
+		fetch: async (url, options) => {
+			if (options.method === 'GET') {
+				downloads.push(url);
+				if (!url.includes('tombstones=false')) tombstones.push(url);
+				await until(() => !isHeld);
+			}
+			return fetch(url, options);
+		},
+	});
+
+	await until(() => downloads.length);
+	assert.deepEqual(tombstones, [], 'a store that is empty needs none');
+	await c.notes.insert({ id: 'x', text: 'c' });
+	await until(async () => {
+		await other.sync();
+		return other.get('x');
+	});
+	await other.delete('x');
+	await other.sync();
+	isHeld = false;
+	await until(async () => {
+		c.replication.reSync();
+		return !await c.notes.findOne('x').exec();
+	});
+	await c.database.close();
+});
+
+/** As other storages than the memory's do: what a replication notes about documents comes later than these. */
+function noteSlowly({ metaInstance }) {
+	const { bulkWrite } = metaInstance;
+
+	metaInstance.bulkWrite = async (rows, context) => {
+		await pause(context === 'replication-down-write-meta' ? 100 : 0);
+		return bulkWrite.call(metaInstance, rows, context);
+	};
+}
+
+/** What an app does as soon as it is told of what others did; null: they deleted it. */
+const AT_ONCE = {
+	deleted: { others: ['theirs', 'theirs again'], edit: ({ notes }) => notes.findOne('x').incrementalRemove() },
+	patched: { others: ['theirs', 'theirs again'], edit: ({ notes }) => notes.findOne('x').incrementalPatch({ text: 'mine' }), mine: 'mine' },
+	replaced: { others: ['theirs', 'theirs again'], edit: ({ notes }) => notes.incrementalUpsert({ id: 'x', text: 'mine' }), mine: 'mine' },
+	'inserted again': { others: ['first', null], edit: ({ notes }) => notes.insert({ id: 'x', text: 'mine' }), mine: 'mine' },
+};
+
+for (const [how, { others, edit, mine }] of Object.entries(AT_ONCE)) for (const delay of [0, 150]) {
+	test(`${how} as soon as it comes, answered after ${delay} ms`, needsService, async () => {
+		const name = anyName();
+		const other = open(name);
+		const c = await openCollection({
+			name,
+			fetch: async (url, options) => {
+				const answer = await fetch(url, options);
+
+				if (options.method === 'POST') await pause(delay);
+				return answer;
+			},
+		});
+		const left = others.filter((text) => text !== 'first');
+		const edited = [];
+		const meet = (expected) => until(async () => {
+			c.replication.reSync();
+			await other.sync();
+			return [(await other.get('x'))?.text, (await c.notes.findOne('x').exec())?.text].every((text) => text === expected);
+		}, 10_000);
+
+		await c.replication.awaitInSync();
+		noteSlowly(c.replication);
+		c.notes.$.subscribe(({ operation, documentData }) => {
+			if (!left.length || (operation === 'DELETE' ? null : documentData.text) !== left[0]) return;
+			left.shift();
+			edited.push(edit(c));
+		});
+		for (const text of others) {
+			await (text === null ? other.delete('x') : other.put('x', { id: 'x', text }));
+			await other.sync();
+			if (text === 'first') {
+				await meet('first');
+			} else {
+				c.replication.reSync();
+				await until(() => edited.length);
+				await edited.pop();
+				await meet(mine);
+			}
+		}
+		// RxDB doesn't take it for unsent.
+		await other.put('x', { id: 'x', text: 'last' });
+		await meet('last');
+		await c.database.close();
+	});
+}
+
+test('what is being stored is not sent', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	const sent = [];
+	const held = { GET: false, POST: false };
+	let asked = 0;
+	const c = await openCollection({
+		name,
+		fetch: async (url, options) => {
+			const { method } = options;
+			const answer = await fetch(url, options);
+
+			if (method === 'POST') sent.push(...JSON.parse(options.body).documents?.map(({ id }) => id) ?? []);
+			else asked++;
+			await until(() => !held[method]);
+			return answer;
+		},
+	});
+
+	await c.replication.awaitInSync();
+	noteSlowly(c.replication);
+	await other.put('x', { id: 'x', text: 'theirs' });
+	await other.sync();
+	held.GET = held.POST = true;
+	asked = 0;
+	c.replication.reSync();
+	await until(() => asked);
+	await c.notes.insert({ id: 'y', text: 'mine' });
+	await until(() => sent.length);
+	held.GET = false;
+	await until(() => c.notes.findOne('x').exec());
+	// RxDB looks for edits again when y is answered, while it stores x.
+	held.POST = false;
+	await c.replication.awaitInSync();
+	assert.deepEqual(sent, ['y']);
+	await c.database.close();
+});
+
+test('a download that is older than what was sent meanwhile', needsService, async () => {
+	const name = anyName();
+	const other = open(name);
+	let isCompared = false;
+	let answered = 0;
+	let isHeld = true;
+	const c = await openCollection({
+		name,
+		fetch: async (url, options) => {
+			const answer = await fetch(url, options);
+
+			if (!isCompared || options.method !== 'GET') return answer;
+			// It is told to compare, and the download of everything takes its time.
+			if (answered++ === 0) return Response.json({ ...await answer.json(), reconcile: true, lostAfter: null });
+			await until(() => !isHeld);
+			return answer;
+		},
+	});
+
+	await other.put('x', { id: 'x', text: 'theirs' });
+	await other.sync();
+	c.replication.reSync();
+	await until(() => c.notes.findOne('x').exec());
+	await c.replication.awaitInSync();
+	isCompared = true;
+	c.replication.reSync();
+	await until(() => answered === 2);
+	await c.notes.findOne('x').incrementalRemove();
+	await until(async () => {
+		await other.sync();
+		return !await other.get('x');
+	});
+	await pause(100);
+	const shown = [];
+
+	c.notes.$.subscribe(({ operation }) => { shown.push(operation); });
+	isHeld = false;
+	await until(() => answered > 2);
+	await c.replication.awaitInSync();
+	assert(!shown.includes('INSERT') && !await c.notes.findOne('x').exec(), `x is back: ${shown}`);
+	await c.database.close();
 });
 
 test("runReplicationBaseTestSuite of RxDB's own", needsService, () => {

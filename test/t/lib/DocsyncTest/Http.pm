@@ -52,16 +52,18 @@ sub set_version_lead
 
 # Starts it.  The database is made by roles.sql if it isn't there.  env: more
 # settings for PostgREST or the gateway; and layer, which of them it is, if not
-# the one that DOCSYNC_HTTP says; start: false, not yet.
+# the one that DOCSYNC_HTTP says; start: false, not yet; live, the port of a
+# gateway beside PostgREST.
 sub new
 {
 	my ($class, $node, %env) = @_;
-	my $layer = delete $env{layer};
+	my ($layer, $live) = delete @env{qw(layer live)};
 	my $start = delete $env{start} // 1;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $self = bless {
 		is_gateway => defined $layer ? $layer eq 'gateway' : $IS_GATEWAY,
 		node => $node,
+		live => $live,
 		dir => $dir,
 		rest_port => PostgreSQL::Test::Cluster::get_free_port(),
 		port => PostgreSQL::Test::Cluster::get_free_port(),
@@ -99,9 +101,15 @@ sub configure_nginx
 	my $dir = $self->{dir};
 
 	make_path("$dir/temp");
-	for my $name (qw(nginx.conf docsync.conf postgrest.conf))
+	for my $name (qw(nginx.conf docsync.conf live.conf postgrest.conf))
 	{
 		my $text = slurp_file("$EXAMPLES/$name");
+
+		if ($self->{live})
+		{
+			$text =~ s/#(include live.conf)/$1/;
+			$text =~ s/127\.0\.0\.1:8082/127.0.0.1:$self->{live}/g;
+		}
 
 		$text =~ s/127\.0\.0\.1:3000/127.0.0.1:$self->{rest_port}/;
 		$text =~ s/127\.0\.0\.1:8080/127.0.0.1:$self->{port}/;

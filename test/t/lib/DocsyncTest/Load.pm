@@ -218,7 +218,7 @@ sub upload_by_savepoint
 sub upload_prepared
 {
 	my ($writer) = @_;
-	my $name = "$writer->{client_id}-$writer->{transactions}";
+	my $name = "$writer->{collection} $writer->{client_id} $writer->{transactions}";
 
 	$writer->{session}->do('BEGIN');
 	put($writer, 1 + rand 3);
