@@ -247,13 +247,13 @@ gateway()
 	export GATEWAY_PROGRAM=$NODE_PROGRAM/docsync-gateway.js
 }
 
-# Sets EXPORTER and PROMTOOL to programs of Debian's packages, which are unpacked and not installed: they would bring servers of
-# their own.
+# Sets EXPORTER, PROMETHEUS and PROMTOOL to programs of Debian's packages, which are unpacked and not installed: they would
+# bring servers of their own.
 monitoring()
 {
 	local dir=$WORK/monitoring packages=(prometheus prometheus-postgres-exporter) deb
 
-	export EXPORTER=$dir/usr/bin/prometheus-postgres-exporter PROMTOOL=$dir/usr/bin/promtool
+	export EXPORTER=$dir/usr/bin/prometheus-postgres-exporter PROMETHEUS=$dir/usr/bin/prometheus PROMTOOL=$dir/usr/bin/promtool
 	(
 		flock 9
 		if ! [ -x "$EXPORTER" ] || ! [ -x "$PROMTOOL" ]; then

@@ -1,5 +1,6 @@
 # examples/monitoring: the exporter with a server, and what it says in health and of each fault; the alerts, with and without
-# their causes.
+# their causes; the dashboard, whose expressions Prometheus evaluates. Those of the gateway's metrics need the gateway: they are
+# tested where DOCSYNC_HTTP says so.
 
 use strict;
 use warnings;
@@ -8,19 +9,25 @@ use lib 'test/t/lib';
 
 use HTTP::Tiny;
 use IPC::Run ();
+use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use DocsyncTest;
+use DocsyncTest::Http;
 
-plan skip_all => 'DOCSYNC_EXPORTER and DOCSYNC_PROMTOOL name no programs' if !$ENV{DOCSYNC_EXPORTER} || !$ENV{DOCSYNC_PROMTOOL};
+plan skip_all => 'DOCSYNC_EXPORTER, DOCSYNC_PROMTOOL and DOCSYNC_PROMETHEUS name no programs'
+	if grep { !$ENV{$_} } qw(DOCSYNC_EXPORTER DOCSYNC_PROMTOOL DOCSYNC_PROMETHEUS);
 
 my $EXAMPLE = "$ENV{TESTDIR}/examples/monitoring";
 my $RULES = slurp_file("$EXAMPLE/rules.yml");
 my $README = slurp_file("$EXAMPLE/README.md");
+my $DASHBOARD = JSON::PP->new->utf8->decode(slurp_file("$EXAMPLE/dashboard.json"));
+my $HAS_GATEWAY = ($ENV{DOCSYNC_HTTP} // '') eq 'gateway';
 
 alerts();
+dashboard_is_in_order();
 
 my $node = new_node('main');
 connect_to($node)->do('CREATE DATABASE store');
@@ -30,15 +37,21 @@ $node->command_ok([ 'psql', '-X', '-q', '-d', $node->connstr('store'), '-f', "$E
 
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $log = "$PostgreSQL::Test::Utils::log_path/exporter.log";
-my $exporter = start_exporter();
+my @started = start_exporter();
+my $uploads = 0;
 
 wait_for('the exporter', sub { defined metrics() });
 healthy();
 faults();
 used_metrics_exist();
-$exporter->signal('TERM');
-$exporter->finish;
+dashboard_has_data();
 done_testing();
+
+END
+{
+	local $?;
+	$_->kill_kill for @started;
+}
 
 #-----------------------------------------------------------------------------
 
@@ -160,4 +173,110 @@ sub used_metrics_exist
 	}
 	$admin->do('ALTER TABLE docsync.document ENABLE TRIGGER zz_docsync_guard');
 	return;
+}
+
+# What Grafana needs, and people who look at it: panels side by side, units, what to do.
+sub dashboard_is_in_order
+{
+	my @panels = @{ $DASHBOARD->{panels} };
+	my (%ids, %taken);
+
+	is(join(' ', map { "$_->{type} $_->{name}" } @{ $DASHBOARD->{templating}{list} }), 'datasource datasource', 'the dashboard asks for its data source');
+	for my $panel (@panels)
+	{
+		my $title = $panel->{title};
+		my ($x, $y, $w, $h) = @{ $panel->{gridPos} }{qw(x y w h)};
+		my %references;
+
+		is(scalar(grep { $_->{uid} ne '${datasource}' } $panel->{datasource}, map { $_->{datasource} } @{ $panel->{targets} }), 0, "$title: it is of that");
+		ok(!$ids{ $panel->{id} }++, '... its id is its own');
+		ok($w > 0 && $h > 0 && $x >= 0 && $x + $w <= 24, '... it is as wide as there is room for');
+		is(scalar(grep { $taken{$_}++ } map { my $column = $_; map { "$column $_" } $y .. $y + $h - 1 } $x .. $x + $w - 1), 0, '... and where no other is');
+		is(scalar(grep { $references{ $_->{refId} }++ } @{ $panel->{targets} }), 0, '... its queries have names of their own');
+		ok($panel->{fieldConfig}{defaults}{unit}, '... it has a unit');
+		cmp_ok(length($panel->{description} // ''), '>', 80, '... and says what to do');
+	}
+	return;
+}
+
+# Each expression gives numbers in Prometheus, configured as README.md says, with the labels that are shown. There is what it
+# takes: statistics, a standby, and something that needs attention.
+sub dashboard_has_data
+{
+	my ($http, $admin_port);
+
+	if ($HAS_GATEWAY)
+	{
+		$admin_port = PostgreSQL::Test::Cluster::get_free_port();
+		$http = DocsyncTest::Http->new($node, DOCSYNC_ADMIN_LISTEN => "127.0.0.1:$admin_port");
+	}
+	my $standby = start_standby();
+	$admin->do('ANALYZE docsync.document', q{SELECT api.docsync_grant('tenant')});
+	my $url = start_prometheus($admin_port // PostgreSQL::Test::Cluster::get_free_port());
+
+	for my $panel (@{ $DASHBOARD->{panels} })
+	{
+		my @fields = map { @{ $_->{options}{include}{names} } } @{ $panel->{transformations} // [] };
+
+		for my $target (@{ $panel->{targets} })
+		{
+		  SKIP:
+			{
+				skip "$panel->{title}: without the gateway", 2 if !$HAS_GATEWAY && $target->{expr} =~ /docsync_(?:http|documents)_/;
+				my $labels = labels_of($url, $target->{expr}, $http);
+				ok($labels, "$panel->{title}: $target->{expr} gives numbers");
+				is(join(' ', grep { !defined $labels->{$_} } @fields, $target->{legendFormat} =~ /\{\{(\w+)\}\}/g), '', '... with the labels that are shown');
+			}
+		}
+	}
+	$standby->stop;
+	$admin->do('DROP OWNED BY tenant');
+	return;
+}
+
+# The labels of an expression's series, as soon as there is one that has a number; uploads go on meanwhile. Undef: there is none.
+sub labels_of
+{
+	my ($url, $expr, $http) = @_;
+	my $client = HTTP::Tiny->new(timeout => 10);
+	my $query = $client->www_form_urlencode({ query => $expr =~ s/\$__rate_interval/10s/gr });
+	my ($answer, $labels);
+
+	eval {
+		wait_for($expr, sub {
+			$http->post('/Docs?clientId=c1', [ { id => 'a', clientVersion => ++$uploads, body => 1 } ]) if $http;
+			$answer = $client->get("$url/api/v1/query?$query")->{content};
+			my ($series) = grep { $_->{value}[1] ne 'NaN' } @{ JSON::PP->new->utf8->decode($answer)->{data}{result} // [] };
+			return $labels = $series && $series->{metric};
+		});
+	} or diag("$@$answer");
+	return $labels;
+}
+
+sub start_standby
+{
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+
+	$node->backup('standby');
+	$standby->init_from_backup($node, 'standby', has_streaming => 1);
+	$standby->start;
+	return $standby;
+}
+
+# Starts Prometheus with the configuration in README.md, but for the ports, and that it scrapes each second. Returns its address.
+sub start_prometheus
+{
+	my ($admin_port) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $address = '127.0.0.1:' . PostgreSQL::Test::Cluster::get_free_port();
+	my ($config) = $README =~ /```yaml\n(.*?)```/s;
+
+	$config =~ s/localhost:9187/127.0.0.1:$port/;
+	$config =~ s/localhost:8081/127.0.0.1:$admin_port/;
+	append_to_file("$dir/prometheus.yml", "global:\n  scrape_interval: 1s\n$config");
+	append_to_file("$dir/docsync-rules.yml", $RULES);
+	open(my $out, '>', "$PostgreSQL::Test::Utils::log_path/prometheus.log") || die "prometheus.log: $!";
+	push @started, IPC::Run::start([ $ENV{DOCSYNC_PROMETHEUS}, "--config.file=$dir/prometheus.yml", "--storage.tsdb.path=$dir/data", "--web.listen-address=$address" ], '>&', $out);
+	wait_for('Prometheus', sub { HTTP::Tiny->new(timeout => 10)->get("http://$address/-/ready")->{success} });
+	return "http://$address";
 }
