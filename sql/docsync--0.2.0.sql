@@ -433,6 +433,11 @@ DECLARE
 	now int8 := (date_part('epoch', now()) * 1000)::int8;
 	restored int8;
 BEGIN
+	IF collection IS NULL OR id IS NULL OR version IS NULL THEN
+		RAISE null_value_not_allowed USING
+			MESSAGE = format('%s is null', CASE WHEN collection IS NULL THEN 'collection' WHEN id IS NULL THEN 'id' ELSE 'version' END);
+	END IF;
+
 	SELECT r.client_version, r.deleted, r.body INTO lost FROM docsync.record AS r
 	 WHERE (r.collection, r.id, r.client_version) = (docsync_restore.collection, docsync_restore.id, version)
 	 ORDER BY r.recorded_utc DESC LIMIT 1;
@@ -492,6 +497,10 @@ AS $$
 DECLARE
 	rebased int8;
 BEGIN
+	IF collection IS NULL OR id IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = format('%s is null', CASE WHEN collection IS NULL THEN 'collection' ELSE 'id' END);
+	END IF;
+
 	UPDATE docsync.document AS d
 	   SET client_version = coalesce(version, (date_part('epoch', now()) * 1000)::int8), client_id = 'server'
 	 WHERE (d.collection, d.id) = (docsync_rebase.collection, docsync_rebase.id)
@@ -588,7 +597,7 @@ BEGIN
 					  LEFT JOIN LATERAL (SELECT * FROM docsync.keep AS k
 										  WHERE docsync_move_keep.collection || each.name LIKE k.pattern
 											AND k.pattern <> its_pattern || each.rest
-										  ORDER BY length(k.pattern) DESC, k.pattern LIMIT 1) AS k ON true));
+										  ORDER BY octet_length(k.pattern) DESC, k.pattern LIMIT 1) AS k ON true));
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_move_keep(pg_catalog.text) IS
