@@ -365,7 +365,7 @@ sub is_watched
 	like($attention->($s), qr/^Closed since \S+ \S+ \(01:00:.*"nora".*docsync_move_back\('nora'\)/m, 'closed for long where it leaves: what to do');
 	like($attention->($t), qr/^Awaited from another server since \S+ \S+ \(01:00:.*"nora".*docsync_move_back\('nora'\)/m, '... and where it arrives');
 	is(move($here, $there, 'nora'), 0, 'run again it moves');
-	like($attention->($s), qr/^Moved to another server since .*here: .*(?:"nora"| and \d+ more)\. When that server has been backed up, delete them: examples\/shards\/move -e /m, 'what is left of it is named') or diag $attention->($s);
+	like($attention->($s), qr/^Moved to another server since .*here: .*(?:"nora"| and \d+ more)\. When they are open at that server, whose docsync\.moved then says "here", and it has been backed up, delete them: examples\/shards\/move -e /m, 'what is left of it is named') or diag $attention->($s);
 	$s->do('CREATE ROLE watcher LOGIN IN ROLE pg_monitor', 'SET ROLE watcher');
 	like($attention->($s), qr/^Moved to another server since/m, '... to who monitors, too');
 	is($s->value(q{SELECT state FROM docsync_moves() WHERE collection = 'nora' AND has_documents}), 'gone', '... one by one');
