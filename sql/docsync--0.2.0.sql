@@ -763,6 +763,12 @@ BEGIN
 	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = name;
 	IF present.move = ticket ->> 'move' AND present.state IN ('here', 'leaving') THEN
 		RETURN;
+	-- What has happened to it since it came with this ticket is in the one with which it went on. It would be open twice.
+	ELSIF (present.ticket -> 'epochs') @> (ticket -> 'epochs') AND jsonb_array_length(present.ticket -> 'epochs') > jsonb_array_length(ticket -> 'epochs') THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = format('collection "%s" has come here with this ticket before, and has gone on from here', name),
+			DETAIL = 'It may be open elsewhere, and what it was then is not what it is now.',
+			HINT = 'Move it from where it is open.';
 	ELSIF present.state IS DISTINCT FROM 'arriving' THEN
 		RAISE object_not_in_prerequisite_state USING
 			MESSAGE = 'the collection is not awaited here',

@@ -40,6 +40,7 @@ moves_back();
 is_lost_elsewhere();
 is_restored();
 moves_on();
+has_gone_on();
 rights();
 as_owner();
 what_lost();
@@ -238,6 +239,35 @@ sub moves_on
 	is(run_move('fay', $here->connstr('postgres'), $there->connstr('postgres')), 0, 'it moves all the same');
 	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '', 'it is opened once');
 	is($t->value(q{SELECT count(*) FROM docsync.document WHERE collection = 'fay'}), 30, '... and whole');
+	return;
+}
+
+# A move that is run again when the collection has gone on from there to a third server doesn't open it twice.
+sub has_gone_on
+{
+	$there->safe_psql('postgres', 'CREATE DATABASE third');
+	$there->safe_psql('third', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
+	my $third = connect_to($there, 'third');
+	my @places = ($here->connstr('postgres'), $there->connstr('postgres'), $there->connstr('third'));
+	my $states = sub { join ' ', map { $_->value(q{SELECT state FROM docsync.moved WHERE collection = 'otto'}) } $s, $t, $third };
+
+	fill($s, 'otto');
+	is(run_move('otto', @places[ 0, 1 ]), 0, 'otto moves');
+	$t->do(q{UPDATE docsync.document SET body = '"new"' WHERE (collection, id) = ('otto', 'd1')});
+	is(run_move('otto', @places[ 1, 2 ]), 0, '... and on');
+	my $ticket = $s->value(q{SELECT docsync_move_hand_over('otto')});
+	isnt(run_move('otto', @places[ 0, 1 ]), 0, 'the first move, run again, is refused');
+	is($states->(), 'gone gone here', '... nothing is opened');
+	is($t->value(q{SELECT body FROM docsync.document WHERE (collection, id) = ('otto', 'd1')}), '"new"', '... nor deleted');
+	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'nor does its ticket open it');
+	like($t->errstr, qr/collection "otto" has come here with this ticket before/, '... for which there is a reason');
+	$t->do(q{SELECT docsync_move_in('otto')});
+	like($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')") . $t->errstr, qr/55000.*with this ticket before/s, '... where it is awaited, too');
+	$t->do(q{SELECT docsync_move_back('otto')});
+	is(run_move('otto', @places[ 2, 1 ]), 0, 'it moves back from where it is');
+	is(run_move('otto', @places[ 1, 0 ]), 0, '... and back again');
+	is($states->(), 'here gone gone', '... to where it was');
+	$third->close;
 	return;
 }
 
