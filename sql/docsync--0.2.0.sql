@@ -433,6 +433,11 @@ DECLARE
 	now int8 := (date_part('epoch', now()) * 1000)::int8;
 	restored int8;
 BEGIN
+	IF collection IS NULL OR id IS NULL OR version IS NULL THEN
+		RAISE null_value_not_allowed USING
+			MESSAGE = format('%s is null', CASE WHEN collection IS NULL THEN 'collection' WHEN id IS NULL THEN 'id' ELSE 'version' END);
+	END IF;
+
 	SELECT r.client_version, r.deleted, r.body INTO lost FROM docsync.record AS r
 	 WHERE (r.collection, r.id, r.client_version) = (docsync_restore.collection, docsync_restore.id, version)
 	 ORDER BY r.recorded_utc DESC LIMIT 1;
@@ -492,6 +497,10 @@ AS $$
 DECLARE
 	rebased int8;
 BEGIN
+	IF collection IS NULL OR id IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = format('%s is null', CASE WHEN collection IS NULL THEN 'collection' ELSE 'id' END);
+	END IF;
+
 	UPDATE docsync.document AS d
 	   SET client_version = coalesce(version, (date_part('epoch', now()) * 1000)::int8), client_id = 'server'
 	 WHERE (d.collection, d.id) = (docsync_rebase.collection, docsync_rebase.id)
@@ -588,7 +597,7 @@ BEGIN
 					  LEFT JOIN LATERAL (SELECT * FROM docsync.keep AS k
 										  WHERE docsync_move_keep.collection || each.name LIKE k.pattern
 											AND k.pattern <> its_pattern || each.rest
-										  ORDER BY length(k.pattern) DESC, k.pattern LIMIT 1) AS k ON true));
+										  ORDER BY octet_length(k.pattern) DESC, k.pattern LIMIT 1) AS k ON true));
 END
 $$;
 COMMENT ON FUNCTION @extschema@.docsync_move_keep(pg_catalog.text) IS
@@ -754,6 +763,12 @@ BEGIN
 	SELECT * INTO present FROM docsync.moved AS m WHERE m.collection = name;
 	IF present.move = ticket ->> 'move' AND present.state IN ('here', 'leaving') THEN
 		RETURN;
+	-- What has happened to it since it came with this ticket is in the one with which it went on. It would be open twice.
+	ELSIF (present.ticket -> 'epochs') @> (ticket -> 'epochs') AND jsonb_array_length(present.ticket -> 'epochs') > jsonb_array_length(ticket -> 'epochs') THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = format('collection "%s" has come here with this ticket before, and has gone on from here', name),
+			DETAIL = 'It may be open elsewhere, and what it was then is not what it is now.',
+			HINT = 'Move it from where it is open.';
 	ELSIF present.state IS DISTINCT FROM 'arriving' THEN
 		RAISE object_not_in_prerequisite_state USING
 			MESSAGE = 'the collection is not awaited here',
@@ -1188,11 +1203,11 @@ BEGIN
 	IF EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now - interval '10 seconds') OR
 	   EXISTS (SELECT FROM pg_prepared_xacts WHERE prepared < now - interval '10 seconds') THEN
 		FOR seen IN EXECUTE format($query$
-			SELECT holds_back, pid, gid, username, state, since, count(*) AS count, count(collection) AS named,
+			SELECT holds_back, pid, gid, username, database, state, since, count(*) AS count, count(collection) AS named,
 				   string_agg('"' || collection || '"', ', ' ORDER BY collection) FILTER (WHERE n <= 3) AS names
 			  FROM (SELECT *, row_number() OVER (PARTITION BY holds_back, pid, gid ORDER BY collection) AS n FROM %s.docsync_holders($2)) AS h
 			 WHERE since < $1 - interval '10 seconds'
-			 GROUP BY holds_back, pid, gid, username, state, since ORDER BY since, holds_back$query$, functions) USING now, exact
+			 GROUP BY holds_back, pid, gid, username, database, state, since ORDER BY since, holds_back$query$, functions) USING now, exact
 		LOOP
 			CONTINUE WHEN seen.holds_back = 'standbys' AND NOT EXISTS (SELECT FROM pg_stat_replication);
 			whose := CASE WHEN seen.holds_back = 'standbys' THEN 'on standbys'
@@ -1200,8 +1215,9 @@ BEGIN
 				WHEN seen.named = 0 THEN format('of %s that docsync_holders(true) names', CASE seen.count WHEN 1 THEN 'a collection' ELSE seen.count || ' collections' END)
 				ELSE concat_ws(' and ', 'of ' || seen.names, nullif(seen.count - least(seen.named, 3), 0) || ' more') END;
 			attention := attention || CASE WHEN seen.gid IS NOT NULL
-				THEN format('Readers %s are held back by the prepared transaction %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser.',
-							whose, seen.gid, date_trunc('second', seen.since), seen.username)
+				THEN format('Readers %s are held back by the prepared transaction %L since %s: COMMIT PREPARED or ROLLBACK PREPARED it, as %s or a superuser%s.',
+							whose, seen.gid, date_trunc('second', seen.since), seen.username,
+							CASE WHEN seen.database <> current_database() THEN format(', in the database "%s"', seen.database) END)
 				ELSE format('Readers %s are held back by process %s (%s) since %s. If it should have ended, SELECT pg_terminate_backend(%s).',
 							whose, seen.pid, concat_ws(', ', seen.username, seen.state), date_trunc('second', seen.since), seen.pid) END;
 		END LOOP;
@@ -1250,7 +1266,7 @@ BEGIN
 									   date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, functions, seen.first)
 			WHEN 'arriving' THEN format('Awaited from another server since %s (%s), and closed here: %s. If the move has broken off run it again, or as long as the other server does not say "gone", SELECT %s.docsync_move_back(%L).',
 										date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, functions, seen.first)
-			ELSE format('Moved to another server since %s (%s), and their documents are still here: %s. When that server has been backed up, delete them: examples/shards/move -e %s.',
+			ELSE format('Moved to another server since %s (%s), and their documents are still here: %s. When they are open at that server, whose docsync.moved then says "here", and it has been backed up, delete them: examples/shards/move -e %s.',
 						date_trunc('second', seen.since), date_trunc('second', now - seen.since), seen.what, quote_literal(seen.first)) END;
 	END LOOP;
 
@@ -1269,11 +1285,12 @@ BEGIN
 			fact.ahead_id, fact.ahead_collection, fact.ahead_version, fact.ahead_count, functions, fact.ahead_collection, fact.ahead_id);
 	ELSIF fact.ahead_version IS NOT NULL THEN
 		attention := attention || format('There are documents with a clientVersion far ahead of the time in milliseconds, up to %s, and no edit wins against them until then. '
-			'SELECT * FROM %s.docsync_status(true) reads all documents and names one.', fact.ahead_version, functions);
+			'SELECT * FROM %s.docsync_status(true) reads all documents and names one. If it names none, they have gone since the last ANALYZE docsync.document: run it again.', fact.ahead_version, functions);
 	END IF;
 
 	-- The table, as any table
-	SELECT s.n_dead_tup, s.n_live_tup, c.reltuples, t.tombstones, max(age(r.relfrozenxid)) AS xids, max(mxid_age(r.relminmxid)) AS multixacts INTO seen
+	SELECT s.n_dead_tup, s.n_live_tup, c.reltuples, t.tombstones, max(age(r.relfrozenxid)) AS xids, max(mxid_age(r.relminmxid)) AS multixacts,
+		   (array_agg(CASE r.oid WHEN c.reltoastrelid THEN c.oid ELSE r.oid END::regclass ORDER BY greatest(age(r.relfrozenxid), mxid_age(r.relminmxid)) DESC, r.oid))[1] AS oldest INTO seen
 	  FROM pg_class AS c
 	  LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
 	  LEFT JOIN LATERAL (SELECT max(i.reltuples) FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid
@@ -1294,14 +1311,14 @@ BEGIN
 	IF seen.xids > 1.5 * current_setting('autovacuum_freeze_max_age')::int8 OR
 	   seen.multixacts > 1.5 * current_setting('autovacuum_multixact_freeze_max_age')::int8 THEN
 		attention := attention || format('The store has rows that are %s transactions old and not frozen; at two billion the server refuses to write. '
-			'Something keeps autovacuum from freezing them: end old transactions and prepared ones, drop replication slots that nobody uses, then VACUUM (FREEZE) docsync.document.',
-			greatest(seen.xids, seen.multixacts));
+			'Something keeps autovacuum from freezing them: end old transactions and prepared ones, drop replication slots that nobody uses, then VACUUM (FREEZE) %s.',
+			greatest(seen.xids, seen.multixacts), seen.oldest);
 	END IF;
 	IF NOT fact.has_statistics AND bytes > 10000000 OR seen.tombstones < 0 AND fact.has_statistics THEN
 		attention := attention || 'docsync.document, or its index on tombstones, has no statistics, so plans may be bad: ANALYZE docsync.document.'::text;
 	END IF;
 	IF pg_total_relation_size(kept) > greatest(25 * bytes, 100000000) THEN
-		attention := attention || format('docsync.record has %s, docsync.document %s. Keep fewer versions, or those of fewer collections (docsync.keep), or purge earlier, for example CALL %s.docsync_purge(''30 days'').',
+		attention := attention || format('docsync.record has %s, docsync.document %s. Keep fewer versions, or those of fewer collections (docsync.keep), or purge earlier, for example CALL %s.docsync_purge(''30 days''); then VACUUM FULL docsync.record, during which uploads that would write to it wait.',
 			pg_size_pretty(pg_total_relation_size(kept)), pg_size_pretty(bytes), functions);
 	END IF;
 
@@ -1311,13 +1328,16 @@ BEGIN
 	LOOP
 		attention := attention || format('Index %s is not valid, so it takes time and is not used: REINDEX INDEX CONCURRENTLY %1$s, or DROP INDEX %1$s.', seen.index);
 	END LOOP;
-	FOR seen IN SELECT of, predicate FROM (VALUES ('downloads', NULL), ('purges', 'deleted')) AS needed (of, predicate)
+	FOR seen IN SELECT of, predicate, other.oid::regclass AS other
+				  FROM (VALUES ('downloads', 'document_stamp', NULL), ('purges', 'document_tombstone', 'deleted')) AS needed (of, name, predicate)
+				  LEFT JOIN pg_class AS other ON other.relnamespace = 'docsync'::regnamespace AND other.relname = needed.name
 				 WHERE NOT EXISTS (SELECT FROM pg_index
 									WHERE indrelid = document AND indisvalid AND pg_get_expr(indpred, indrelid) IS NOT DISTINCT FROM predicate
 									  AND pg_get_indexdef(indexrelid, 1, true) = 'collection' AND pg_get_indexdef(indexrelid, 2, true) = 'last_update_utc')
 	LOOP
-		attention := attention || format('The index that %s need, on (collection, last_update_utc)%s, is missing: SELECT %s.docsync_create_store() makes it; uploads wait meanwhile.',
-			seen.of, ' WHERE ' || seen.predicate, functions);
+		attention := attention || format('The index that %s need, on (collection, last_update_utc)%s, is missing: %sSELECT %s.docsync_create_store() makes it; uploads wait meanwhile.',
+			seen.of, ' WHERE ' || seen.predicate,
+			CASE WHEN seen.other IS NOT NULL THEN format('%s has its name and is another, or not valid: DROP INDEX %1$s, then ', seen.other) END, functions);
 	END LOOP;
 
 	RETURN NEXT;

@@ -361,8 +361,10 @@ bury_some(Erase *erase)
 }
 
 /*
- * Leaves a tombstone that is newer than those that are removed.  If nothing
- * else is there, the tombstone of an earlier call stays as it is.
+ * Leaves a tombstone that is newer than those that are removed: later ones
+ * aren't, or another call, that has given it another stamp, would lose it.
+ * Spec erase-twice.  If nothing else is there, the tombstone of an earlier call
+ * stays as it is.
  */
 static void
 mark(Erase *erase)
@@ -376,7 +378,7 @@ mark(Erase *erase)
 		return;
 	if (docsync_statement_run(&find_other, args, NULL, NULL) > 0)
 		docsync_statement_run(&put_mark, args, put_stamp,
-							  &erase->tombstones.keep[0]);
+							  &erase->tombstones.before);
 	else
 		erase->phase = ERASE_TOMBSTONES;
 }

@@ -46,7 +46,7 @@ static void stamp_insert(Row *new);
 static void clamp_fence(Row *new, FullTransactionId fence);
 static bool guard_update(const Row *old, Row *new);
 static void keep_replaced(const Row *old, const Row *new);
-static void check_not_highest(int64 version);
+static void check_not_highest(const Row *row, int64 version);
 static bool guard_delete(const Row *old);
 static void restamp(Row *new, RestampEdit edit, int64 server_version);
 static void open_store(Relation rel);
@@ -222,7 +222,7 @@ stamp_insert(Row *new)
 		return;
 	}
 
-	check_not_highest(deleted_version);
+	check_not_highest(new, deleted_version);
 	restamp(new, RESTAMP_EDIT, deleted_version + 1);
 }
 
@@ -294,7 +294,7 @@ guard_update(const Row *old, Row *new)
 				RESTAMP_CLIENT : RESTAMP_ONLY, 0);
 	else
 	{
-		check_not_highest(old_version);
+		check_not_highest(old, old_version);
 		now = (GetCurrentTransactionStartTimestamp() - SetEpochTimestamp()) / 1000;
 		restamp(new, RESTAMP_EDIT, Max(old_version + 1, now));
 	}
@@ -332,15 +332,19 @@ keep_replaced(const Row *old, const Row *new)
 }
 
 /*
- * Makes sure that there is a version above the stored one.
+ * Makes sure that there is a version above the stored one of a row's document.
+ * The error names it, since the statement may be for many.
  */
 static void
-check_not_highest(int64 version)
+check_not_highest(const Row *row, int64 version)
 {
 	if (version == PG_INT64_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("the document's client_version is the highest there is"),
+				 errdetail("It is document \"%s\" of collection \"%s\".",
+						   text_to_cstring(docsync_row_text(row, DOCUMENT_ID)),
+						   text_to_cstring(docsync_row_text(row, DOCUMENT_COLLECTION))),
 				 errhint("docsync_rebase() gives it a lower one.")));
 }
 

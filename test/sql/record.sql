@@ -131,6 +131,16 @@ SELECT docsync_restore('a/notes', 'd', 6) > 6 AS above;
 SELECT client_id, deleted, body FROM docsync.document WHERE collection = 'a/notes' AND id = 'd';
 SELECT docsync_restore('nowhere', 'd', 6);
 SELECT docsync_restore('a/notes', NULL, 6);
+SELECT docsync_restore(NULL, 'd', 6);
+SELECT docsync_restore('a/notes', 'd', NULL);
+
+-- Where several patterns match, the one with the most bytes counts; and so it does when a collection moves.
+BEGIN;
+INSERT INTO docsync.keep VALUES ('%x', 'none', 10), ('ä%', 'replaced', 7);
+SELECT outcome FROM unnest('{1,2}'::int[]) AS i, docsync_upsert('bob', pg_temp.doc('bytes', i, to_jsonb(i)), 'äx');
+SELECT * FROM pg_temp.record('bytes');
+SELECT docsync_move_keep('äx') #> '{broader,0}' AS rule;
+ROLLBACK;
 
 -- The record is purged with the tombstones: of one collection, of all.
 SELECT count(*) > 0 AS some FROM docsync.record WHERE collection = 'b';

@@ -49,6 +49,8 @@ SELECT outcome, client_version FROM docsync_upsert('ann', pg_temp.doc('m', 8, '"
 -- The body stayed, so nothing was lost by it.
 SELECT why, client_version, client_id FROM docsync.record WHERE id = 'm';
 SELECT docsync_rebase('shared', 'nothing');
+SELECT docsync_rebase('shared', NULL);
+SELECT docsync_rebase(NULL, 'm');
 -- Where there is a limit, answers say which.
 SELECT docsync_pull('bob')::jsonb ? 'maxVersion' AS limited;
 SET docsync.max_version_lead = '1d';

@@ -249,7 +249,10 @@ sub status_of_the_store
 	is_named($session, 'an index that is not valid', [q{UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docsync.document_stamp'::regclass}, 'CREATE INDEX another ON docsync.document (collection, last_update_utc)'],
 		'Index docsync.document_stamp is not valid', ['REINDEX INDEX CONCURRENTLY docsync.document_stamp']);
 	is_named($session, 'no index', ['DROP INDEX docsync.document_tombstone'], 'The index that purges need, on \(collection, last_update_utc\) WHERE deleted, is missing', ['SELECT docsync_create_store()']);
-	is_named($session, 'another', [ 'DROP INDEX docsync.document_stamp', 'DROP INDEX docsync.another' ], 'The index that downloads need, on \(collection, last_update_utc\), is missing', ['SELECT docsync_create_store()']);
+	is_named($session, 'another index of its name', [ 'DROP INDEX docsync.another', 'DROP INDEX docsync.document_stamp', 'CREATE INDEX document_stamp ON docsync.document (client_id)' ],
+		'The index that downloads need, on \(collection, last_update_utc\), is missing: docsync.document_stamp has its name and is another, or not valid: DROP INDEX docsync.document_stamp, then SELECT public.docsync_create_store\(\)',
+		[ 'DROP INDEX docsync.document_stamp', 'SELECT docsync_create_store()' ]);
+	is_named($session, 'another', [ 'DROP INDEX docsync.document_stamp' ], 'The index that downloads need, on \(collection, last_update_utc\), is missing: SELECT public.docsync_create_store\(\)', ['SELECT docsync_create_store()']);
 
 	$session->do(q{CREATE SUBSCRIPTION s CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)});
 	is_named($session, 'a subscription', [q{INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 'docsync.document'::regclass, 'r' FROM pg_subscription}], 'A subscription fills',
@@ -284,6 +287,11 @@ sub status_of_documents
 		'ANALYZE docsync.document');
 	like(attention($session), qr/^There are documents with a clientVersion far ahead of the time in milliseconds, up to 9000000000000000, [^\n]*\z/, 'many documents, some of them poisoned');
 	like(attention($session, 1), qr/^Document "\d+" of collection "many" has the clientVersion 9000000000000000, [^\n]*\(documents like this: 600\)[^\n]*\z/, '... one of which is named');
+	$session->do(q{UPDATE docsync.document SET client_version = id::bigint WHERE collection = 'many' AND client_version = 9e15});
+	like(attention($session), qr/If it names none, they have gone since the last ANALYZE docsync.document: run it again/, '... and when they have gone');
+	is(attention($session, 1), '', '... it names none');
+	$session->do('ANALYZE docsync.document');
+	is(attention($session), '', '... nor are there any after an ANALYZE');
 	$session->do('UPDATE docsync.document SET client_version = 9e15', 'ANALYZE docsync.document');
 	unlike(attention($session, $_), qr/clientVersion/, 'versions that are no milliseconds') for 0, 1;
 
@@ -310,7 +318,7 @@ sub status_of_the_record
 
 	$rows =~ s/300 days/30 days/;
 	$session->do('ALTER TABLE docsync.record ALTER body SET STORAGE external');
-	is_named($session, 'a large record', [ sprintf $rows, 400, 9_000 ], 'docsync.record has 1\d\d MB, docsync.document \d+ kB. Keep fewer',
+	is_named($session, 'a large record', [ sprintf $rows, 400, 9_000 ], 'docsync.record has 1\d\d MB, docsync.document \d+ kB. Keep fewer.*docsync_purge.*; then VACUUM FULL docsync.record',
 		[ q{CALL docsync_purge('1 day')}, 'VACUUM FULL docsync.record' ]);
 	return;
 }
@@ -360,10 +368,12 @@ sub status_of_the_table
 	$session->do('VACUUM docsync.record');
 	wait_for('statistics of a vacuum', sub { attention($session) eq '' });
 
-	for my $age (qw(relfrozenxid relminmxid)) {
-		$session->do('BEGIN', "UPDATE pg_class SET $age = (4294967296 + $age\::text\::bigint - 700000000)\::text\::xid WHERE oid = 'docsync.document'\::regclass");
-		like(attention($session), qr/^The store has rows that are 7\d{8} transactions old and not frozen[^\n]*\z/, $age);
-		$session->do('ROLLBACK');
+	for my $table (qw(docsync.document docsync.record)) {
+		for my $age (qw(relfrozenxid relminmxid)) {
+			$session->do('BEGIN', "UPDATE pg_class SET $age = (4294967296 + $age\::text\::bigint - 700000000)\::text\::xid WHERE oid = '$table'\::regclass");
+			like(attention($session), qr/^The store has rows that are 7\d{8} transactions old and not frozen[^\n]*then VACUUM \(FREEZE\) $table\.\z/, "$age of $table");
+			$session->do('ROLLBACK');
+		}
 	}
 	return;
 }
@@ -400,6 +410,8 @@ sub status_of_holders
 	is_deeply($reader->rows('SELECT collection, last_update_utc, documents FROM docsync_collections()'), $watcher->rows('SELECT collection, last_update_utc, documents FROM docsync_collections()'), 'on a standby the collections are the same');
 	is(attention($reader), '', '... whose own status knows nothing of the primary\'s transactions');
 	$_->do('ROLLBACK') for $other, $idle, $last;
+	is(attention(connect_to($node, 'policies')) =~ /^Readers on standbys are held back by the prepared transaction 'it''s lost' since [^\n]*, in the database "postgres"\.$/m, 1,
+		'a prepared transaction of another database, which has to be ended there');
 	$idle->do(q{ROLLBACK PREPARED 'it''s lost'});
 	is(attention($watcher), '', 'they have ended');
 	$standby->stop;

@@ -40,6 +40,7 @@ moves_back();
 is_lost_elsewhere();
 is_restored();
 moves_on();
+has_gone_on();
 rights();
 as_owner();
 what_lost();
@@ -241,6 +242,35 @@ sub moves_on
 	return;
 }
 
+# A move that is run again when the collection has gone on from there to a third server doesn't open it twice.
+sub has_gone_on
+{
+	$there->safe_psql('postgres', 'CREATE DATABASE third');
+	$there->safe_psql('third', 'CREATE EXTENSION docsync; SELECT docsync_create_store()');
+	my $third = connect_to($there, 'third');
+	my @places = ($here->connstr('postgres'), $there->connstr('postgres'), $there->connstr('third'));
+	my $states = sub { join ' ', map { $_->value(q{SELECT state FROM docsync.moved WHERE collection = 'otto'}) } $s, $t, $third };
+
+	fill($s, 'otto');
+	is(run_move('otto', @places[ 0, 1 ]), 0, 'otto moves');
+	$t->do(q{UPDATE docsync.document SET body = '"new"' WHERE (collection, id) = ('otto', 'd1')});
+	is(run_move('otto', @places[ 1, 2 ]), 0, '... and on');
+	my $ticket = $s->value(q{SELECT docsync_move_hand_over('otto')});
+	isnt(run_move('otto', @places[ 0, 1 ]), 0, 'the first move, run again, is refused');
+	is($states->(), 'gone gone here', '... nothing is opened');
+	is($t->value(q{SELECT body FROM docsync.document WHERE (collection, id) = ('otto', 'd1')}), '"new"', '... nor deleted');
+	is($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')"), '55000', 'nor does its ticket open it');
+	like($t->errstr, qr/collection "otto" has come here with this ticket before/, '... for which there is a reason');
+	$t->do(q{SELECT docsync_move_in('otto')});
+	like($t->sqlstate_of("SELECT docsync_move_take_over('$ticket')") . $t->errstr, qr/55000.*with this ticket before/s, '... where it is awaited, too');
+	$t->do(q{SELECT docsync_move_back('otto')});
+	is(run_move('otto', @places[ 2, 1 ]), 0, 'it moves back from where it is');
+	is(run_move('otto', @places[ 1, 0 ]), 0, '... and back again');
+	is($states->(), 'here gone gone', '... to where it was');
+	$third->close;
+	return;
+}
+
 sub rights
 {
 	$s->do('CREATE ROLE user_of_store LOGIN', q{SELECT docsync_grant('user_of_store')}, 'SET ROLE user_of_store');
@@ -365,7 +395,7 @@ sub is_watched
 	like($attention->($s), qr/^Closed since \S+ \S+ \(01:00:.*"nora".*docsync_move_back\('nora'\)/m, 'closed for long where it leaves: what to do');
 	like($attention->($t), qr/^Awaited from another server since \S+ \S+ \(01:00:.*"nora".*docsync_move_back\('nora'\)/m, '... and where it arrives');
 	is(move($here, $there, 'nora'), 0, 'run again it moves');
-	like($attention->($s), qr/^Moved to another server since .*here: .*(?:"nora"| and \d+ more)\. When that server has been backed up, delete them: examples\/shards\/move -e /m, 'what is left of it is named') or diag $attention->($s);
+	like($attention->($s), qr/^Moved to another server since .*here: .*(?:"nora"| and \d+ more)\. When they are open at that server, whose docsync\.moved then says "here", and it has been backed up, delete them: examples\/shards\/move -e /m, 'what is left of it is named') or diag $attention->($s);
 	$s->do('CREATE ROLE watcher LOGIN IN ROLE pg_monitor', 'SET ROLE watcher');
 	like($attention->($s), qr/^Moved to another server since/m, '... to who monitors, too');
 	is($s->value(q{SELECT state FROM docsync_moves() WHERE collection = 'nora' AND has_documents}), 'gone', '... one by one');
