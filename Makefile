@@ -2,6 +2,8 @@
 #
 #   make demo		on a fresh machine: set everything up, play the protocol (GATEWAY=1: over the gateway)
 #   make test		on a fresh machine: set everything up, run all tests
+#   make test-adapters	the JavaScript client's adapters, with the libraries they are for
+#   make test-gateway	what is asked by PostgREST, once more by the gateway
 #   make test-versions	the same on each PostgreSQL that docsync is built for
 #   make test-package	the Debian package, built and tried out
 #   make test-day-one	doc/operations.md's first day, walked in a minimal system
@@ -28,7 +30,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 
 # The commands for a fresh machine come before the server's makefiles, which
 # are not there yet.
-.PHONY: demo demo-stop test test-adapters test-versions test-package test-day-one test-cassert bench dist indent typedefs check-symbols
+.PHONY: demo demo-stop test test-adapters test-gateway test-versions test-package test-day-one test-cassert bench dist indent typedefs check-symbols
 all:
 
 demo:
@@ -39,6 +41,8 @@ test:
 	@scripts/test
 test-adapters:
 	@scripts/test adapters
+test-gateway:
+	@scripts/test over-gateway
 test-versions:
 	@scripts/versions
 test-package:
