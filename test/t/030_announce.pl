@@ -203,7 +203,8 @@ sub prepared
 
 	$other->do('BEGIN');
 	upload($other, 'prepared alone', 'a');
-	$other->do("PREPARE TRANSACTION 'p'", "COMMIT PREPARED 'p'");
+	$other->do("PREPARE TRANSACTION 'p'");
+	$watcher->do("COMMIT PREPARED 'p'");
 	is_announced('prepared alone', 'COMMIT PREPARED is announced');
 	return;
 }
