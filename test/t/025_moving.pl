@@ -304,7 +304,13 @@ sub as_owner
 	my ($from, $to) = map { connect_to($_, 'owned') } @databases;
 	$from->upload('c', $name, document('d', 1, q{"x\\ny\\t'"}), document(q{a' \\\\ b}, 1, 'null'));
 	$from->do(q{UPDATE docsync.document SET "a tag" = E'tab\there'});
-	is(run_move($name, map { $_->connstr('owned') . ' user=owner' } $here, $there), 0, 'it moves as the owner, whatever is to be quoted');
+	my @owned = map { $_->connstr('owned') . ' user=owner' } $here, $there;
+	$here->safe_psql('owned', 'REVOKE EXECUTE ON FUNCTION docsync_move_hand_over FROM PUBLIC');
+	isnt(run_move($name, @owned), 0, 'what cannot be handed over does not move');
+	is_deeply([ map { $_->value('SELECT count(*) FROM docsync.moved') } $from, $to ], [ 0, 0 ], '... and is open as before');
+	$here->safe_psql('owned', 'GRANT EXECUTE ON FUNCTION docsync_move_hand_over TO PUBLIC');
+	$here->safe_psql('postgres', "ALTER DATABASE owned SET $_") for q{datestyle = 'SQL, DMY'}, 'intervalstyle = sql_standard', 'standard_conforming_strings = off';
+	is(run_move($name, @owned), 0, 'it moves as the owner, whatever is to be quoted, and set');
 	is_deeply($to->rows('SELECT * FROM docsync.document ORDER BY id'), $from->rows('SELECT * FROM docsync.document ORDER BY id'), '... and all is there as it was');
 	is($to->value('SELECT count(*) FROM docsync.document'), 2, '... both of them');
 	$_->close for $from, $to;
