@@ -175,9 +175,10 @@ docsync_stamp_mark(const text *collection)
  * watermark, which must have gone from WAL before the document is there.
  */
 void
-docsync_stamp_mark_brought(const text *collection)
+docsync_stamp_mark_brought(const text *collection, TimestampTz stamp)
 {
 	mark(GetTopTransactionId(), collection);
+	docsync_changes_note(collection, stamp);
 	if (!has_withdrawn)
 	{
 		docsync_clock_withdraw_watermark();
@@ -242,6 +243,7 @@ static TimestampTz
 issue(const text *collection, int count, FullTransactionId *fence)
 {
 	TransactionId xid = GetTopTransactionId();
+	TimestampTz first;
 
 	docsync_text_check_name(collection, "collection",
 							DOCSYNC_COLLECTION_LEN);
@@ -256,7 +258,9 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	mark(xid, collection);
 	docsync_moved_check(collection);
 
-	return docsync_clock_tick(count, fence);
+	first = docsync_clock_tick(count, fence);
+	docsync_changes_note(collection, first + count - 1);
+	return first;
 }
 
 /*
@@ -284,7 +288,7 @@ mark(TransactionId xid, const text *collection)
 		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 
 	take(&tag);
-	docsync_changes_note(collection, hash);
+	docsync_changes_note(collection, DT_NOBEGIN);
 }
 
 /*
