@@ -214,8 +214,8 @@ docsync_changes_key(const text *collection, uint8 *key)
 
 /*
  * Notes that the transaction is about to stamp documents of a collection, with
- * DT_NOBEGIN, or that it has, up to a stamp.  Starts the announcer if none is
- * running.
+ * DT_NOBEGIN, or that it gives a document of it a stamp.  Starts the announcer
+ * if none is running.
  */
 void
 docsync_changes_note(const text *collection, TimestampTz stamp)

@@ -108,6 +108,7 @@ docsync_stamp_take(const text *collection, TimestampTz *stamp,
 				   FullTransactionId *fence)
 {
 	*stamp = issue(collection, 1, fence);
+	docsync_changes_note(collection, *stamp);
 }
 
 /*
@@ -132,6 +133,7 @@ docsync_stamp_take_reserved(const text *collection, TimestampTz *stamp,
 	*stamp = reservation.next++;
 	*fence = reservation.fence;
 	reservation.count--;
+	docsync_changes_note(collection, *stamp);
 }
 
 /*
@@ -243,7 +245,6 @@ static TimestampTz
 issue(const text *collection, int count, FullTransactionId *fence)
 {
 	TransactionId xid = GetTopTransactionId();
-	TimestampTz first;
 
 	docsync_text_check_name(collection, "collection",
 							DOCSYNC_COLLECTION_LEN);
@@ -258,9 +259,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 	mark(xid, collection);
 	docsync_moved_check(collection);
 
-	first = docsync_clock_tick(count, fence);
-	docsync_changes_note(collection, first + count - 1);
-	return first;
+	return docsync_clock_tick(count, fence);
 }
 
 /*
