@@ -294,6 +294,8 @@ collect(void)
 			all = true;
 		else
 		{
+			if (at < pending.count)
+				changes[i].stamp = Max(changes[i].stamp, pending.changes[at].stamp);
 			pending.changes[at] = changes[i];
 			pending.count = Max(pending.count, at + 1);
 		}
@@ -368,6 +370,11 @@ announce_settled(void)
 /*
  * Announces what is settled of what is pending, up to a frontier.  Returns
  * whether all is.
+ *
+ * A collection is settled up to the frontier, but is announced up to its own
+ * last stamp.  The frontier would tell who listens to it that something else
+ * has been stamped since, perhaps in a collection that they don't see; and no
+ * reader would ever get that far.
  */
 static bool
 announce_pending(const Frontier *frontier)
@@ -380,7 +387,7 @@ announce_pending(const Frontier *frontier)
 		const Change *change = &pending.changes[i];
 
 		if (docsync_settle_is_frontier(frontier, change->hash))
-			notify(change, frontier->stamp);
+			notify(change, Min(change->stamp, frontier->stamp));
 		else
 			pending.changes[left++] = *change;
 	}

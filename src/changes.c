@@ -36,7 +36,7 @@
  * The number must change with the structs below: after an update, until the
  * server is restarted, older sessions still use the old library.
  */
-#define SHARED_NAME			"docsync announcer 1, database %u"
+#define SHARED_NAME			"docsync announcer 2, database %u"
 
 /* How often a session tries to start an announcer, in milliseconds */
 #define START_INTERVAL		1000
@@ -84,7 +84,7 @@ static char last_collection[DOCSYNC_COLLECTION_LEN];
 
 static bool attach_in_upload(void);
 static void init_shared(DSM_INIT_PARAMETERS);
-static void find_key(const text *collection, uint32 hash);
+static void find_key(const text *collection);
 static void start(void);
 static void leave(bool has_changed);
 static void leave_one(const Change *change);
@@ -213,24 +213,33 @@ docsync_changes_key(const text *collection, uint8 *key)
 }
 
 /*
- * Notes that the transaction is about to stamp documents of a collection, and
- * starts the announcer if none is running.
+ * Notes that the transaction is about to stamp documents of a collection, with
+ * DT_NOBEGIN, or that it gives a document of it a stamp.  Starts the announcer
+ * if none is running.
  */
 void
-docsync_changes_note(const text *collection, uint32 hash)
+docsync_changes_note(const text *collection, TimestampTz stamp)
 {
 	if (!docsync_announce || all_noted || !attach_in_upload())
 		return;
 
 	start();
 
-	find_key(collection, hash);
+	find_key(collection);
 	for (int i = nnoted - 1; i >= 0; i--)
+	{
 		if (memcmp(noted[i].key, last.key, sizeof(last.key)) == 0)
+		{
+			noted[i].stamp = Max(noted[i].stamp, stamp);
 			return;
+		}
+	}
 
 	if (nnoted < DOCSYNC_CHANGES_NOTED)
-		noted[nnoted++] = last;
+	{
+		noted[nnoted] = last;
+		noted[nnoted++].stamp = stamp;
+	}
 	else
 		all_noted = true;
 }
@@ -240,7 +249,7 @@ docsync_changes_note(const text *collection, uint32 hash)
  * always the same as before.
  */
 static void
-find_key(const text *collection, uint32 hash)
+find_key(const text *collection)
 {
 	int			len = VARSIZE_ANY_EXHDR(collection);
 
@@ -250,7 +259,7 @@ find_key(const text *collection, uint32 hash)
 
 	last_len = -1;
 	docsync_changes_key(collection, last.key);
-	last.hash = hash;
+	last.hash = docsync_stamp_hash(collection);
 	memcpy(last_collection, VARDATA_ANY(collection), len);
 	last_len = len;
 }
@@ -482,7 +491,7 @@ leave(bool has_changed)
 		SetLatch(latch);
 }
 
-/* Puts a change into shared memory, unless it is there already. */
+/* Puts a change into shared memory, together with those of its collection. */
 static void
 leave_one(const Change *change)
 {
@@ -499,7 +508,10 @@ leave_one(const Change *change)
 			return;
 		}
 		if (memcmp(place->key, change->key, sizeof(place->key)) == 0)
+		{
+			place->stamp = Max(place->stamp, change->stamp);
 			return;
+		}
 	}
 
 	announcer->all = true;

@@ -550,12 +550,13 @@ typedef struct Change
 	bool		is_used;		/* in shared memory: this place */
 	uint32		hash;			/* of its mark */
 	uint8		key[DOCSYNC_ANNOUNCE_KEY_LEN];	/* what it is called outside */
+	TimestampTz stamp;			/* the last one; DT_NOBEGIN: not known */
 } Change;
 
 extern void docsync_changes_init(void);
 extern bool docsync_changes_attach(Oid database);
 extern void docsync_changes_key(const text *collection, uint8 *key);
-extern void docsync_changes_note(const text *collection, uint32 hash);
+extern void docsync_changes_note(const text *collection, TimestampTz stamp);
 extern bool docsync_changes_may_connect(void);
 extern bool docsync_changes_enter(void);
 extern void docsync_changes_exit(bool has_failed);
@@ -577,7 +578,8 @@ extern void docsync_stamp_take_reserved(const text *collection,
 extern bool docsync_stamp_is_reserved(const text *collection);
 extern TimestampTz docsync_stamp_take_lost(const text *collection, int count);
 extern void docsync_stamp_mark(const text *collection);
-extern void docsync_stamp_mark_brought(const text *collection);
+extern void docsync_stamp_mark_brought(const text *collection,
+									   TimestampTz stamp);
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
 extern bool docsync_stamp_is_marked_any(TransactionId xid);

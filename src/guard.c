@@ -192,7 +192,8 @@ guard_insert(Row *new)
 	 */
 	if (!docsync_moved_enter(docsync_row_text(new, DOCUMENT_COLLECTION), true))
 	{
-		docsync_stamp_mark_brought(docsync_row_text(new, DOCUMENT_COLLECTION));
+		docsync_stamp_mark_brought(docsync_row_text(new, DOCUMENT_COLLECTION),
+								   last_update_utc);
 		docsync_moved_check(docsync_row_text(new, DOCUMENT_COLLECTION));
 		docsync_clock_advance(last_update_utc);
 	}

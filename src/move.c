@@ -168,7 +168,7 @@ note_change(TupleTableSlot *slot, void *arg)
 	if (slot->tts_isnull[0])
 		return false;
 	name = DatumGetTextPP(slot->tts_values[0]);
-	docsync_changes_note(name, docsync_stamp_hash(name));
+	docsync_changes_note(name, DT_NOBEGIN);
 	return true;
 }
 

@@ -108,6 +108,7 @@ docsync_stamp_take(const text *collection, TimestampTz *stamp,
 				   FullTransactionId *fence)
 {
 	*stamp = issue(collection, 1, fence);
+	docsync_changes_note(collection, *stamp);
 }
 
 /*
@@ -132,6 +133,7 @@ docsync_stamp_take_reserved(const text *collection, TimestampTz *stamp,
 	*stamp = reservation.next++;
 	*fence = reservation.fence;
 	reservation.count--;
+	docsync_changes_note(collection, *stamp);
 }
 
 /*
@@ -175,9 +177,10 @@ docsync_stamp_mark(const text *collection)
  * watermark, which must have gone from WAL before the document is there.
  */
 void
-docsync_stamp_mark_brought(const text *collection)
+docsync_stamp_mark_brought(const text *collection, TimestampTz stamp)
 {
 	mark(GetTopTransactionId(), collection);
+	docsync_changes_note(collection, stamp);
 	if (!has_withdrawn)
 	{
 		docsync_clock_withdraw_watermark();
@@ -284,7 +287,7 @@ mark(TransactionId xid, const text *collection)
 		mark_tag(&tag, xid, 0, DOCSYNC_LOCK_ALL);
 
 	take(&tag);
-	docsync_changes_note(collection, hash);
+	docsync_changes_note(collection, DT_NOBEGIN);
 }
 
 /*

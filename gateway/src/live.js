@@ -304,7 +304,7 @@ class Stream {
 	#schedule() {
 		clearTimeout(this.#timer);
 		if (this.#response.destroyed) return;
-		const due = Math.min(this.#beatAt, this.#isAsking ? Infinity : this.#askAt, this.#until);
+		const due = this.#response.writableEnded ? this.#beatAt : Math.min(this.#beatAt, this.#isAsking ? Infinity : this.#askAt, this.#until);
 
 		this.#timer = setTimeout(() => this.#tick(), Math.max(0, due - Date.now()));
 	}
@@ -312,6 +312,10 @@ class Stream {
 	#tick() {
 		const now = Date.now();
 
+		if (this.#response.writableEnded) {
+			this.#response.destroy();
+			return;
+		}
 		if (now >= this.#until) {
 			this.end('token');
 			return;
@@ -353,11 +357,16 @@ class Stream {
 		}
 	}
 
-	// Ends it, and says why.
+	// Ends it, and says why. A client that hasn't taken that when the next sign of life would be due is left.
 	end(reason) {
 		if (this.#response.destroyed || this.#response.writableEnded) return;
-		if (this.#isFull || this.#isBeating) this.#response.destroy();
-		else this.#response.end(`${retry()}${event('end', { reason })}`);
+		if (this.#isFull || this.#isBeating) {
+			this.#response.destroy();
+			return;
+		}
+		this.#response.end(`${retry()}${event('end', { reason })}`);
+		this.#beatAt = Date.now() + BEAT_MS;
+		this.#schedule();
 	}
 
 	#close() {

@@ -24,6 +24,7 @@ $listener->do('LISTEN docsync');
 keys_are_for_those_who_see();
 commits();
 held_back();
+says_nothing_of_others();
 rolled_back();
 prepared();
 many_collections();
@@ -169,6 +170,18 @@ sub held_back
 	is(announced('held', 0.3), undef, 'but its own');
 	$other->do('COMMIT');
 	is_announced('held', 'until it has committed');
+	return;
+}
+
+# Who hears of a collection doesn't learn whether something else has been stamped meanwhile.
+sub says_nothing_of_others
+{
+	$other->do('BEGIN');
+	upload($other, 'own', 'a', 'b');
+	upload($writer, 'foreign', 'a');
+	$other->do('COMMIT');
+	ok($watcher->value('SELECT ?::timestamptz = ?', announced('own'), last_stamp('own')),
+		'a collection is announced up to its own last stamp, though others are later');
 	return;
 }
 
