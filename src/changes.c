@@ -259,7 +259,7 @@ find_key(const text *collection)
 
 	last_len = -1;
 	docsync_changes_key(collection, last.key);
-	last.hash = docsync_stamp_hash(collection);
+	last.hash = docsync_text_hash(collection);
 	memcpy(last_collection, VARDATA_ANY(collection), len);
 	last_len = len;
 }

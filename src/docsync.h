@@ -294,6 +294,7 @@ extern bool docsync_utc_parse(const char *from, TimestampTz *time);
 extern int	docsync_text_compare(const char *a, int a_len,
 								 const char *b, int b_len);
 extern bool docsync_text_is_same(const text *a, const text *b);
+extern uint32 docsync_text_hash(const text *collection);
 extern void docsync_text_check_name(const text *value, const char *name,
 									int max_len);
 
@@ -583,7 +584,6 @@ extern void docsync_stamp_mark_brought(const text *collection,
 extern void docsync_stamp_forget(void);
 extern bool docsync_stamp_is_marked(TransactionId xid, uint32 collection_hash);
 extern bool docsync_stamp_is_marked_any(TransactionId xid);
-extern uint32 docsync_stamp_hash(const text *collection);
 
 /*
  * digest.c: hashes that clients compute as well

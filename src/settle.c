@@ -69,7 +69,7 @@ docsync_settle_begin(SettleScan *scan, Snapshot snapshot,
 {
 	scan->snapshot = snapshot;
 	scan->history = history;
-	scan->collection_hash = docsync_stamp_hash(collection);
+	scan->collection_hash = docsync_text_hash(collection);
 	scan->watermark = watermark;
 	scan->next = ReadNextFullTransactionId();
 	scan->known = widen(snapshot->xmin, scan->next);

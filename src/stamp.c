@@ -26,7 +26,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/resowner.h"
@@ -199,17 +198,6 @@ docsync_stamp_forget(void)
 }
 
 /*
- * The hash of a collection, for its mark.  Two collections may have the same
- * hash: then readers of one wait for writers of the other, too.
- */
-uint32
-docsync_stamp_hash(const text *collection)
-{
-	return hash_bytes((const unsigned char *) VARDATA_ANY(collection),
-					  VARSIZE_ANY_EXHDR(collection));
-}
-
-/*
  * Does another transaction, given by its top-level id, hold the mark of a
  * collection?  The answer may be out of date as soon as it is given.
  */
@@ -273,7 +261,7 @@ issue(const text *collection, int count, FullTransactionId *fence)
 static void
 mark(TransactionId xid, const text *collection)
 {
-	uint32		hash = docsync_stamp_hash(collection);
+	uint32		hash = docsync_text_hash(collection);
 	LOCKTAG		tag;
 
 	if (marks == 0)

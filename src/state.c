@@ -527,7 +527,7 @@ wait_for_turn(const Download *download, bool share, Digest *digest,
 static bool
 try_lock(const Download *download, bool share, LOCKTAG *tag)
 {
-	int			own = docsync_stamp_hash(download->collection) % SESSIONS;
+	int			own = docsync_text_hash(download->collection) % SESSIONS;
 
 	for (int i = 0; i < SESSIONS; i++)
 	{

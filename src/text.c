@@ -1,11 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * text.c
- *	  Names and ids: compared by their bytes, and bounded in length.
+ *	  Names and ids: compared by their bytes, hashed, and bounded in length.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include "common/hashfn.h"
 
 #include "docsync.h"
 
@@ -50,4 +52,15 @@ docsync_text_check_name(const text *value, const char *name, int max_len)
 				 errmsg(len == 0 ? "%s is empty" : "%s is too long", name),
 				 errdetail("It has %d bytes.", len),
 				 errhint("Give a text of 1 to %d bytes.", max_len)));
+}
+
+/*
+ * The hash of a collection, for its mark.  Two collections may have the same
+ * hash: then readers of one wait for writers of the other, too.
+ */
+uint32
+docsync_text_hash(const text *collection)
+{
+	return hash_bytes((const unsigned char *) VARDATA_ANY(collection),
+					  VARSIZE_ANY_EXHDR(collection));
 }

@@ -300,7 +300,7 @@ static bool
 put_marks_of(text *name, void *arg)
 {
 	Marks	   *marks = (Marks *) arg;
-	uint32		hash = docsync_stamp_hash(name);
+	uint32		hash = docsync_text_hash(name);
 
 	for (int i = 0; i < marks->count; i++)
 	{

@@ -36,6 +36,11 @@ function operations() {
 	return Object.entries(api.paths).flatMap(([path, item]) => Object.entries(item).map(([method, operation]) => [path, method.toUpperCase(), operation]));
 }
 
+// Those that are answered in JSON: not those with a stream
+function ordinary() {
+	return operations().filter(([, , { responses }]) => follow(responses['200'])?.content?.['text/event-stream'] === undefined);
+}
+
 // What is said of the body of a request or an answer
 function bodyOf(holder) {
 	return follow(holder)?.content?.['application/json'] ?? {};
@@ -43,7 +48,7 @@ function bodyOf(holder) {
 
 // An example of a request and that of its answer have the same name. Parameters' examples are sent where there is no body.
 function printRequests() {
-	const requests = operations().flatMap(([path, method, { parameters, requestBody, responses }]) => {
+	const requests = ordinary().flatMap(([path, method, { parameters, requestBody, responses }]) => {
 		const query = parameters.map(follow).filter(({ example }) => example !== undefined).map(({ name, example }) => `${name}=${encodeURIComponent(example)}`).join('&');
 		const answers = Object.entries(responses).flatMap(([status, response]) => Object.entries(bodyOf(response).examples ?? {})
 			.map(([name, { value }]) => [name, { status, answer: value }]));
@@ -62,7 +67,7 @@ function printRequests() {
 function printArguments() {
 	const known = {};
 
-	for (const [path, , { parameters, requestBody }] of operations()) {
+	for (const [path, , { parameters, requestBody }] of ordinary()) {
 		const request = path.replace(/.*\//, '');
 		const note = (name, where) => { (known[name] ??= {})[request] = where; };
 		const keysOf = (schema) => Object.keys(schema?.properties ?? {});

@@ -244,7 +244,7 @@ sub answer_as
 
 	# A cursor ends with the server's WAL position, which autovacuum advances, too, and a hash of what it belongs to,
 	# including the collection's name.
-	return join "\n", map { $_->{status} . $_->{content} =~ s/"serverUtc":"[^"]*"//r =~ s/("cursor":"[^"]*)[.][0-9a-f]+[.][0-9a-f]{8}"/$1"/r } @answers;
+	return join "\n", map { $_->{status} . $_->{content} =~ s/"serverUtc":"[^"]*"//r =~ s/"maxVersion":\d+//r =~ s/("cursor":"[^"]*)[.][0-9a-f]+[.][0-9a-f]{8}"/$1"/r } @answers;
 }
 
 # How many documents are returned, each way

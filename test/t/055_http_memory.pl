@@ -17,7 +17,7 @@ use DocsyncTest;
 use DocsyncTest::Http;
 
 my $MB = 1024 * 1024;
-my $SIZE = ($ENV{DOCSYNC_MEMORY_MB} // 8) * $MB;
+my $SIZE = ($ENV{DOCSYNC_MEMORY_MB} // 7) * $MB;    # nginx accepts 8
 my $DOCUMENT = 64 * 1024;
 
 my $node = new_node('main', conf => <<'END');

@@ -209,8 +209,9 @@ class Ends {
 	 */
 	async #renew(sent) {
 		const stored = await this.#stored(sent.map((document) => document[this.#key]));
-		const rows = sent.flatMap(({ [this.#key]: id, clientVersion }) => {
-			const previous = stored.get(id);
+		const rows = sent.flatMap((/** @type {any} */ document) => {
+			const { clientVersion } = document;
+			const previous = stored.get(document[this.#key]);
 
 			return isLater({ clientVersion }, previous) ? [{ previous, document: { ...previous, clientVersion } }] : [];
 		});
@@ -219,7 +220,9 @@ class Ends {
 	}
 
 	/** The deleted document in whose place another is inserted, if it may be of a download that RxDB hasn't noted yet. */
-	async replaced({ [this.#key]: id }) {
+	async replaced(/** @type {any} */ document) {
+		const id = document[this.#key];
+
 		return this.#given.has(id) ? (await this.#stored([id])).get(id) : undefined;
 	}
 
