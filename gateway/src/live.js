@@ -122,11 +122,12 @@ export class Live {
 		this.#streams.delete(stream);
 	}
 
-	// How long clients shall wait at random, in milliseconds, if so many are told at once; or all of them are.
+	// How long clients shall wait at random, in milliseconds, if so many are told at once; or all of them are. Roughly, so that nobody can
+	// count other tenants' streams.
 	waitFor(count = this.#streams.size) {
 		const all = count * this.#config.processes;
 
-		return all > FEW ? Math.min(all, WAIT_MAX) : 0;
+		return all > FEW ? Math.min(2 ** Math.ceil(Math.log2(all)), WAIT_MAX) : 0;
 	}
 
 	// An announcement: of a collection, or of all of them.
@@ -351,6 +352,8 @@ class Stream {
 			if (status === 401) this.end('token');
 			else if (status < 500) this.end('rights');
 			else if (Date.now() - this.#askedAt > this.#checkMs) this.end('unknown');
+			// It hears of nothing now, so its client has to poll.
+			else if (this.#keys.size === 0) this.#tellListening();
 		} finally {
 			this.#isAsking = false;
 			this.#schedule();
