@@ -266,7 +266,7 @@ def play(tarball, directory, url, token, token_of_anna, token_of_rehearsal):
     progress.end('queries', transports[2].bytes_received, 'JSON')
     for name, foreign in (('no token', HttpTransport(url)), ("Anna's token", HttpTransport(url, token_of_anna, COLLECTION))):
         try:
-            result, = foreign.upload('somebody', [{'id': ids[0], 'clientVersion': 2**62, 'body': '"overwritten"'}])['results']
+            result, = foreign.upload('somebody', [{'id': ids[0], 'clientVersion': int(time.time() + 3600) * 1000, 'body': '"overwritten"'}])['results']
             code = result.get('error', {}).get('code')
         except Refused as refusal:
             code = refusal.code
