@@ -32,6 +32,17 @@ class RefusedEdit extends Error {
 }
 
 /**
+ * Whether an edit that waits to be sent deletes the document, or changes nothing in the row that others have made of it. Legend-State
+ * must not see this row: it would take the edit as sent, and show what others make of the document next, which the edit then replaces
+ * at the service. What others have changed in other fields comes when the edit has been sent.
+ */
+function isSaidBy(edit, row) {
+	if (!edit) return false;
+	return edit.fields === null
+		|| Object.entries(edit.fields).every(([field, value]) => JSON.stringify(value) === JSON.stringify(row[field]));
+}
+
+/**
  * Options for syncedCrud.
  * @param {Omit<import('./protocol.js').RemoteOptions, 'clientId'> & { name: string }} options name: the collection's name at
  *	the service
@@ -130,7 +141,7 @@ export function docsync({ name, ...options }) {
 				}
 			}
 			updateLastSync(`${clientId} ${cursor}`);
-			return [...rows.values()];
+			return [...rows.values()].filter((row) => !isSaidBy(edits.get(row.id), row));
 		}),
 		create: (row, params) => edit(row.id, row, params),
 		update: (row, params) => edit(row.id, row, params),

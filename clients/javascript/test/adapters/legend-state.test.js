@@ -1,8 +1,9 @@
 // Legend-State, in localStorage in Chromium: the scenarios. A page for each device, since Legend-State's retries of a document are
 // those of the whole page.
 
+import assert from 'node:assert/strict';
 import test, { after, before } from 'node:test';
-import { TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause, until } from '../service.js';
+import { BadLine, TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause, until } from '../service.js';
 import { openPage } from '../chromium.js';
 import { play } from './scenarios.js';
 
@@ -85,3 +86,49 @@ test('edited while an edit is on its way: that is sent, too', needsService, asyn
 	});
 	await close();
 });
+
+// Legend-State takes an edit as sent when it downloads the same.
+for (const [what, edit, same] of [
+	['deletion', (device) => device.delete('x'), (other) => other.delete('x')],
+	['edit', (device) => device.put('x', 'same'), (other) => other.put('x', { id: 'x', text: 'same' })],
+]) {
+	test(`others make the same ${what}, and then another, before it is sent: the device has what the service has`, needsService, async () => {
+		const line = await BadLine.start();
+		const name = anyName();
+		const { page, content, sync, close, ...device } = await library.open({ url: line.url, token: TOKEN, name });
+		const other = openReference(name);
+		const downloaded = async () => {
+			await other.sync();
+			const lastSync = () => page.evaluate(() => globalThis.state$.lastSync.peek());
+			const before = await lastSync();
+
+			await until(async () => {
+				await sync();
+				return await lastSync() !== before;
+			});
+		};
+
+		await other.put('x', { id: 'x', text: 'first' });
+		await other.sync();
+		await until(async () => {
+			await sync();
+			return (await content()).x === 'first';
+		});
+		await pause(200);
+		line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
+		await edit(device);
+		await same(other);
+		await downloaded();
+		await other.put('x', { id: 'x', text: 'another' });
+		await downloaded();
+		line.fault = () => undefined;
+		await until(async () => {
+			await other.sync();
+			return (await other.get('x'))?.text !== 'another';
+		});
+		await pause(200);
+		assert.deepEqual(await content(), Object.fromEntries((await other.list()).map(({ id, body }) => [id, body.text])));
+		await close();
+		await line.down();
+	});
+}
