@@ -194,6 +194,7 @@ typedef struct Store
 
 extern void docsync_schema_init(void);
 extern const Store *docsync_schema_open(StoreUse use);
+extern const Store *docsync_schema_open_owned(const char *function);
 extern bool docsync_schema_is_checked(void);
 extern void docsync_schema_push_snapshot(void);
 extern void docsync_schema_check_readable(void);
@@ -1029,6 +1030,17 @@ extern Horizon docsync_horizon_find(Snapshot snapshot, const text *collection,
 extern void docsync_horizon_raise(text *collection,
 								  TimestampTz last_update_utc,
 								  text *client_id, TimestampTz others_utc);
+
+/*
+ * steps.c: procedures that commit after each step
+ */
+
+/* Does a step; returns false if all is done. */
+typedef bool (*StepCallback) (void *arg);
+
+extern Datum docsync_steps_run(FunctionCallInfo fcinfo, MemoryContext parent,
+							   StepCallback step, void *arg,
+							   const int64 *done);
 
 /*
  * purge.c: removing tombstones

@@ -325,20 +325,15 @@ docsync_epoch_make_id(void)
 }
 
 /*
- * Opens the store for a function that only its owner may call, and that
- * writes.  What was found to be noted is checked again: since then the owner
- * may have deleted rows, or brought in others.
+ * Opens the store for a function that only its owner may call.  What was found
+ * to be noted is checked again: since then the owner may have deleted rows, or
+ * brought in others.
  */
 static const Store *
 open_owned(const char *function)
 {
-	const Store *store = docsync_schema_open(STORE_READ);
+	const Store *store = docsync_schema_open_owned(function);
 
-	if (!object_ownercheck(RelationRelationId, store->relations[STORE_DOCUMENT],
-						   GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
-	PreventCommandIfReadOnly(function);
-	PreventCommandDuringRecovery(function);
 	noted_version = 0;
 	return store;
 }

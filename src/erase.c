@@ -30,10 +30,7 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "funcapi.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -66,7 +63,6 @@ typedef enum ErasePhase
 typedef struct Erase
 {
 	MemoryContext context;		/* outlives transactions */
-	MemoryContext step_context; /* emptied after each step */
 	text	   *pattern;
 	bool		forget;			/* horizons, too */
 	TimestampTz until;			/* stamps of documents that were there */
@@ -141,7 +137,7 @@ static Statement forget_horizon = {
 };
 
 static void check_caller(void);
-static bool take_step(Erase *erase);
+static bool take_step(void *arg);
 static void check_is_here(const text *collection);
 static bool do_some(Erase *erase);
 static bool bury_some(Erase *erase);
@@ -169,23 +165,14 @@ static int	compare_ids(const void *a, const void *b);
 Datum
 docsync_erase(PG_FUNCTION_ARGS)
 {
-	bool		atomic = fcinfo->context == NULL ||
-	!IsA(fcinfo->context, CallContext) ||
-	castNode(CallContext, fcinfo->context)->atomic;
 	Erase		erase = {
 		.context = AllocSetContextCreate(PortalContext, "docsync erase",
 										 ALLOCSET_SMALL_SIZES)
 	};
 	MemoryContext oldcontext = MemoryContextSwitchTo(erase.context);
-	TupleDesc	desc;
-	HeapTuple	tuple;
 	Datum		result;
-	bool		isnull = false;
-	bool		more;
 
 	docsync_schema_open(STORE_READ);
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "docsync_erase() doesn't return a row");
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -196,27 +183,12 @@ docsync_erase(PG_FUNCTION_ARGS)
 	check_caller();
 	erase.until = docsync_clock_read();
 
-	erase.step_context = AllocSetContextCreate(erase.context, "docsync erase step",
-											   ALLOCSET_DEFAULT_SIZES);
-	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	for (more = true; more;)
-	{
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(erase.step_context);
-		more = take_step(&erase);
-		MemoryContextReset(erase.step_context);
-		if (more && !atomic)
-			SPI_commit();
-	}
-	SPI_finish();
-	report_held(&erase);
-
 	MemoryContextSwitchTo(oldcontext);
-	result = Int64GetDatum(erase.erased);
-	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
+	result = docsync_steps_run(fcinfo, erase.context, take_step, &erase,
+							   &erase.erased);
+	report_held(&erase);
 	MemoryContextDelete(erase.context);
-	return HeapTupleGetDatum(tuple);
+	return result;
 }
 
 /*
@@ -241,11 +213,12 @@ check_caller(void)
 }
 
 /*
- * Does one step, under a snapshot of its own.  Returns false if all is done.
+ * StepCallback: does one step, under a snapshot of its own.  Returns false if all is done.
  */
 static bool
-take_step(Erase *erase)
+take_step(void *arg)
 {
+	Erase	   *erase = arg;
 	bool		more;
 
 	check_caller();

@@ -51,7 +51,6 @@ static Statement its_collections = {
 	1, {TEXTOID}, 0, NULL
 };
 
-static const Store *open_owned(const char *function);
 static void note_changes(text *collection);
 static bool note_change(TupleTableSlot *slot, void *arg);
 static TransactionId *find_marked(int *count);
@@ -75,7 +74,7 @@ docsync_move_begin(PG_FUNCTION_ARGS)
 	Datum		values[3];
 	bool		isnull[3] = {false};
 
-	open_owned("docsync_move_begin()");
+	docsync_schema_open_owned("docsync_move_begin()");
 	docsync_text_check_name(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0),
 							"collection", DOCSYNC_COLLECTION_LEN);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -115,7 +114,7 @@ docsync_move_begin(PG_FUNCTION_ARGS)
 Datum
 docsync_move_wait(PG_FUNCTION_ARGS)
 {
-	const Store *store = open_owned("docsync_move_wait()");
+	const Store *store = docsync_schema_open_owned("docsync_move_wait()");
 	text	   *collection = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
 	const Moved *moved;
 	TransactionId *xids;
@@ -170,22 +169,6 @@ note_change(TupleTableSlot *slot, void *arg)
 	name = DatumGetTextPP(slot->tts_values[0]);
 	docsync_changes_note(name, DT_NOBEGIN);
 	return true;
-}
-
-/*
- * Opens the store for a function that is its owner's, and writes.
- */
-static const Store *
-open_owned(const char *function)
-{
-	const Store *store = docsync_schema_open(STORE_READ);
-
-	if (!object_ownercheck(RelationRelationId, store->relations[STORE_DOCUMENT],
-						   GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
-	PreventCommandIfReadOnly(function);
-	PreventCommandDuringRecovery(function);
-	return store;
 }
 
 /*

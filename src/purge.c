@@ -26,10 +26,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "funcapi.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -51,7 +48,6 @@ PG_FUNCTION_INFO_V1(docsync_purge);
 typedef struct Purge
 {
 	MemoryContext context;
-	MemoryContext step_context; /* reset after each step */
 	text	   *only;			/* the only collection; NULL: all */
 	bool		is_at_records;	/* the tombstones are done */
 	PurgeScan	scan;			/* its collection is NULL: none yet */
@@ -121,7 +117,7 @@ static Statement delete_tombstone = {
 };
 
 static TimestampTz parse_keep(Interval *keep);
-static bool take_step(Purge *purge);
+static bool take_step(void *arg);
 static int64 remove_step(Step *step);
 static bool remove_tombstone(text *collection, const Tombstone *tombstone);
 static int	compare_tombstones(const void *a, const void *b);
@@ -150,27 +146,18 @@ static bool put_text(TupleTableSlot *slot, void *arg);
 Datum
 docsync_purge(PG_FUNCTION_ARGS)
 {
-	bool		atomic = fcinfo->context == NULL ||
-	!IsA(fcinfo->context, CallContext) ||
-	castNode(CallContext, fcinfo->context)->atomic;
 	Purge		purge = {
 		.context = AllocSetContextCreate(PortalContext, "docsync purge",
 										 ALLOCSET_SMALL_SIZES)
 	};
 	MemoryContext oldcontext = MemoryContextSwitchTo(purge.context);
-	TupleDesc	desc;
-	HeapTuple	tuple;
 	Datum		result;
-	bool		isnull = false;
-	bool		more;
 
 	/*
 	 * This comes first: 0.1 had a function here, and gets an error that says
 	 * what to do.
 	 */
 	docsync_schema_open(STORE_READ);
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "docsync_purge() doesn't return a row");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -186,27 +173,11 @@ docsync_purge(PG_FUNCTION_ARGS)
 	purge.records.only = purge.only;
 	PreventCommandIfReadOnly("docsync_purge()");
 
-	purge.step_context = AllocSetContextCreate(purge.context, "docsync purge step",
-											   ALLOCSET_DEFAULT_SIZES);
-	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-
-	for (more = true; more;)
-	{
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(purge.step_context);
-		more = take_step(&purge);
-		MemoryContextReset(purge.step_context);
-		if (more && !atomic)
-			SPI_commit();
-	}
-	SPI_finish();
-
 	MemoryContextSwitchTo(oldcontext);
-	result = Int64GetDatum(purge.scan.removed);
-	tuple = heap_form_tuple(BlessTupleDesc(desc), &result, &isnull);
+	result = docsync_steps_run(fcinfo, purge.context, take_step, &purge,
+							   &purge.scan.removed);
 	MemoryContextDelete(purge.context);
-	return HeapTupleGetDatum(tuple);
+	return result;
 }
 
 /*
@@ -249,12 +220,13 @@ docsync_purge_check_rights(void)
 }
 
 /*
- * Removes what can be removed in one step, under a snapshot of its own;
+ * StepCallback: removes what can be removed in one step, under a snapshot of its own;
  * returns false if everything has been done.
  */
 static bool
-take_step(Purge *purge)
+take_step(void *arg)
 {
+	Purge	   *purge = arg;
 	bool		more = true;
 
 	docsync_purge_check_rights();

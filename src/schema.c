@@ -215,6 +215,24 @@ docsync_schema_open(StoreUse use)
 }
 
 /*
+ * The same for a function, given by its name, that only the store's owner may
+ * call, and that writes.
+ */
+const Store *
+docsync_schema_open_owned(const char *function)
+{
+	const Store *found = docsync_schema_open(STORE_READ);
+
+	if (!object_ownercheck(RelationRelationId, found->relations[STORE_DOCUMENT],
+						   GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, "docsync.document");
+	PreventCommandIfReadOnly(function);
+	PreventCommandDuringRecovery(function);
+
+	return found;
+}
+
+/*
  * Has the store been checked, without an invalidation since?  Raises no error.
  */
 bool

@@ -9,7 +9,6 @@ use lib 'test/t/lib';
 use HTTP::Tiny;
 use IO::Select;
 use IO::Socket::INET;
-use IO::Socket::UNIX;
 use JSON::PP;
 use POSIX ();
 use PostgreSQL::Test::Utils;
@@ -265,16 +264,7 @@ sub answer_to
 	return $came;
 }
 
-sub admin
-{
-	my ($path) = @_;
-	my $socket = IO::Socket::UNIX->new($http->{env}{DOCSYNC_ADMIN_LISTEN}) // return '';
-
-	print $socket "GET $path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-	$socket->flush;
-	local $/;
-	return scalar <$socket> // '';
-}
+sub admin { return $http->ask_admin($_[0]) }
 
 # Makes a request in a separate process, whose status can be read when it has ended
 sub background

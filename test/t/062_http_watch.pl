@@ -7,7 +7,6 @@ use warnings;
 
 use lib 'test/t/lib';
 
-use IO::Socket::UNIX;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -66,11 +65,8 @@ sub log_of
 sub outcomes_are_counted
 {
 	my ($http) = @_;
-	my $socket = IO::Socket::UNIX->new($http->{env}{DOCSYNC_ADMIN_LISTEN}) // die "connect: $!";
+	my $metrics = $http->ask_admin('/metrics');
 
-	print $socket "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-	$socket->flush;
-	my $metrics = do { local $/; <$socket> };
 	like($metrics, qr/^docsync_documents_received_total\{outcome="$_"\} 1$/m, "/metrics counts what was $_") for qw(created discarded);
 	like($metrics, qr/^docsync_documents_received_total\{outcome="$_"\} 0$/m, "... and begins at 0 for what was $_") for qw(updated refused);
 	like($metrics, qr/^docsync_documents_sent_total [2-4]$/m, '... and what was given');

@@ -8,7 +8,6 @@ use warnings;
 use lib 'test/t/lib';
 
 use HTTP::Tiny;
-use IO::Socket::UNIX;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -176,12 +175,8 @@ sub count_in_log
 sub metric
 {
 	my ($pattern) = @_;
-	my $socket = IO::Socket::UNIX->new($http->{env}{DOCSYNC_ADMIN_LISTEN}) // return '';
 
-	print $socket "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-	$socket->flush;
-	local $/;
-	return scalar <$socket> =~ /^$pattern (.*)$/m ? $1 : '';
+	return $http->ask_admin('/metrics') =~ /^$pattern (.*)$/m ? $1 : '';
 }
 
 # Uploads one document after the other until a file exists, and notes the result of each

@@ -9,7 +9,6 @@ use lib 'test/t/lib';
 
 use HTTP::Tiny;
 use IO::Socket::INET;
-use IO::Socket::UNIX;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -169,10 +168,6 @@ sub read_from_standby
 sub metric
 {
 	my ($name) = @_;
-	my $socket = IO::Socket::UNIX->new($http->{env}{DOCSYNC_ADMIN_LISTEN}) // return '';
 
-	print $socket "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-	$socket->flush;
-	local $/;
-	return scalar <$socket> =~ /^\Q$name\E (.*)$/m ? $1 : '';
+	return $http->ask_admin('/metrics') =~ /^\Q$name\E (.*)$/m ? $1 : '';
 }

@@ -19,6 +19,7 @@ use Fcntl qw(:flock);
 use File::Path qw(make_path);
 use HTTP::Tiny;
 use IO::Socket::INET;
+use IO::Socket::UNIX;
 use JSON::PP;
 use MIME::Base64 qw(encode_base64url);
 use POSIX ();
@@ -331,6 +332,18 @@ sub raw
 	$socket->flush;
 	local $/;
 	return scalar <$socket>;
+}
+
+# What the gateway answers to its operators, head and body; '' if it isn't there.
+sub ask_admin
+{
+	my ($self, $path) = @_;
+	my $socket = IO::Socket::UNIX->new($self->{env}{DOCSYNC_ADMIN_LISTEN}) // return '';
+
+	print $socket "GET $path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+	$socket->flush;
+	local $/;
+	return scalar <$socket> // '';
 }
 
 # A text that changes when a document is written

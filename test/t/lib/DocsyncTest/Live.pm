@@ -8,7 +8,6 @@ use warnings;
 
 use Exporter 'import';
 use HTTP::Tiny;
-use IO::Socket::UNIX;
 use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use Test::More;
@@ -84,12 +83,8 @@ sub hears
 sub metric
 {
 	my ($name) = @_;
-	my $socket = IO::Socket::UNIX->new($http->{env}{DOCSYNC_ADMIN_LISTEN}) // return '';
 
-	print $socket "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-	$socket->flush;
-	local $/;
-	return scalar <$socket> =~ /^\Q$name\E (.*)$/m ? $1 : '';
+	return $http->ask_admin('/metrics') =~ /^\Q$name\E (.*)$/m ? $1 : '';
 }
 
 # A session of the superuser's
