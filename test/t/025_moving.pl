@@ -310,7 +310,7 @@ sub as_owner
 	is_deeply([ map { $_->value('SELECT count(*) FROM docsync.moved') } $from, $to ], [ 0, 0 ], '... and is open as before');
 	$here->safe_psql('owned', 'GRANT EXECUTE ON FUNCTION docsync_move_hand_over TO PUBLIC');
 	# PostgreSQL 19 has no other strings any more.
-	$here->safe_psql('postgres', "ALTER DATABASE owned SET $_") for q{datestyle = 'SQL, DMY'}, 'intervalstyle = sql_standard', $here->pg_version < 19 ? 'standard_conforming_strings = off' : ();
+	$here->safe_psql('postgres', "ALTER DATABASE owned SET $_") for q{datestyle = 'SQL, DMY'}, 'intervalstyle = sql_standard', $here->pg_version->major < 19 ? 'standard_conforming_strings = off' : ();
 	is(run_move($name, @owned), 0, 'it moves as the owner, whatever is to be quoted, and set');
 	is_deeply($to->rows('SELECT * FROM docsync.document ORDER BY id'), $from->rows('SELECT * FROM docsync.document ORDER BY id'), '... and all is there as it was');
 	is($to->value('SELECT count(*) FROM docsync.document'), 2, '... both of them');
