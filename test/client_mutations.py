@@ -79,6 +79,7 @@ MUTATIONS = {
     'first-winner-only': ('client.py', 'missing = missing[done:]', 'missing = []'),
     'winner-is-not-taken': ('client.py', 'forever.\n                self.take(winner, listed=True)', 'forever.'),
     'gone-winner-sets-aside': ('client.py', 'if sent.baseVersion is None:', 'if True:'),
+    'lost-winner-sets-aside': ('client.py', "elif winner is None and result.get('winnerOmitted'):", 'elif False:'),
     'hidden-winner-for-ever': ('client.py', 'if sent.baseVersion is None:', 'if False:'),
     'refused-is-not-set-aside': ('client.py', "if result['outcome'] == 'refused':", 'if False:'),
     'refused-is-unanswered': ('client.py', "        document.unanswered = 0\n        if result['outcome'] in ('refused', 'untried'):\n            self.store.save(document)",

@@ -367,6 +367,8 @@ class Client:
             self._acknowledged(document, sent, result)
             if winner:
                 self.take(winner, listed=True)      # what was stored differs from what was sent
+        elif winner is None and result.get('winnerOmitted'):
+            self.store.save(document)       # it was there, and is lost: this one is sent again
         elif winner is None:
             self._winner_is_gone(document, sent, result)
         else:

@@ -403,6 +403,24 @@ class ClientTest(Case):
         self.assertEqual(self.a.get('x'), 'finished')
         self.assertSame()
 
+    def test_winner_that_is_lost_before_it_is_fetched(self):
+        self.b.put('x', 'newer')
+        self.b.sync()
+        self.service.winner_budget = 0
+        get = self.service.get
+
+        def lose(*args):
+            del self.service.line.rows['x']
+            self.service.get = get
+            return get(*args)
+
+        self.service.get = lose
+        self.a.clock = lambda: 1
+        self.a.put('x', 'older')
+        self.assertEqual(self.a.upload(), {'discarded': 1})
+        self.assertEqual(self.a.problems(), [])
+        self.assertEqual(self.a.upload(), {'created': 1})
+
     def test_newer_document_solves_the_problem(self):
         self.a.put('x', 'poison')
         self.a.sync()

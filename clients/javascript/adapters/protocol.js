@@ -158,7 +158,10 @@ export class Remote {
 	/** Notes the outcome of a document; or returns the document in the form in which it has to be sent again. */
 	#answered(sent, answer, clientId, outcomes) {
 		if (!answer || answer.result.outcome === 'untried') return sent;
-		const { result: { outcome, clientVersion, error }, winner } = answer;
+		const { result: { outcome, clientVersion, error, winnerOmitted }, winner } = answer;
+
+		// There was one that won, and it is lost.
+		if (!winner && winnerOmitted && outcome !== 'modified') return sent;
 
 		if (outcome === 'conflict' || outcome === 'discarded') {
 			// This store sent it before, and the answer was lost: the same edit, or an earlier one, which this one has seen.

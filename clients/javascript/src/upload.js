@@ -106,6 +106,8 @@ export class Upload extends Sending {
 		} else if (outcome !== 'discarded' && outcome !== 'conflict') {
 			await acknowledged(transaction, document, sent, result);
 			if (winner) await take(transaction, winner, true);		// what was stored differs from what was sent
+		} else if (winner === null && result.winnerOmitted) {
+			await transaction.save(document);		// it was there, and is lost: this one is sent again
 		} else if (winner === null) {
 			// It is sent again, as a new document. If that isn't applied either, there is one that we may not see.
 			document.rebase(null);

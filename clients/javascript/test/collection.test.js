@@ -244,6 +244,23 @@ test('winners that are left out are fetched', needsService, async () => {
 	assert.deepEqual(await unsentIds(one), []);
 });
 
+test('a winner that is lost before it is fetched: the edit is sent again', needsService, async () => {
+	const name = anyName();
+	const [one, other] = [overLine(name, { clock: () => 1000 }), open(name)];
+
+	await other.put('x', 'theirs');
+	await other.sync();
+	await one.put('x', 'mine');
+	line.fault = ({ path }) => path.startsWith('/Docs?') ? {
+		change: (answer) => ({ ...answer, results: answer.results.map((result) => ({ ...result, winner: null, winnerOmitted: true })) }),
+	} : path.startsWith('/Docs/Get') ? { change: (answer) => ({ ...answer, documents: [] }) } : path.startsWith('/Docs/Pull') ? 'lost' : undefined;
+	await assert.rejects(one.sync(), NoAnswer);
+	assert.deepEqual([await unsentIds(one), await one.problems()], [['x'], []]);
+	line.fault = undefined;
+	await one.sync();
+	assert.deepEqual(await contentOf(one), { x: 'theirs' });
+});
+
 test('a store that is full: an edit is refused, a page comes later', needsService, async () => {
 	const name = anyName();
 	const store = memoryStore();

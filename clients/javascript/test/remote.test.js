@@ -81,6 +81,14 @@ test('in conflict with what it may not see: refused, and told', async () => {
 	assert.deepEqual(refused.map(({ id, error }) => [id, error.code]), [['x', '42501']]);
 });
 
+test('a winner that is lost before it is fetched: the edit is sent again', async () => {
+	const { remote: notes, asked, refused } = remote(
+		results({ ...lost('conflict'), winnerOmitted: true }), { documents: [], more: false }, results({ ...stored('x', 8), outcome: 'created' }));
+
+	assert.equal((await notes.push([{ id: 'x', body: 1, base: null }])).get('x').outcome, 'created');
+	assert.deepEqual([asked.length, refused], [3, []]);
+});
+
 test('a winner that a server which lags has not: later', async () => {
 	const { remote: notes } = remote(results({ ...lost('conflict'), winnerOmitted: true }), { documents: [], more: false, behind: true });
 
