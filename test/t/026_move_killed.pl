@@ -92,12 +92,12 @@ sub is_broken_off
 		{
 			local @ENV{ 'PATH', 'STEP', $variable } = ("$dir/bin:$ENV{PATH}", $steps, ref $value ? $value->() : $value);
 
-			unlink "$dir/step";
+			unlink "$dir/step", "$dir/restarted";
 			move();
 		};
 		my $last = slurp_file("$dir/step") < $steps;
 
-		$_->poll_query_until('postgres', 'SELECT true') for @nodes;
+		wait_for('the restart', sub { -e "$dir/restarted" }) if !$last && $variable eq 'CRASH';
 		$both++ if is_open(0) && is_open(1);
 		for (my $tries = 0; $status != 0 && $tries < 3; $tries++)
 		{
@@ -201,6 +201,7 @@ sub run_client
 		sleep 0.03;
 	}
 
+	die 'the test has ended' if getppid() == 1;
 	wait_for('the last upload', sub { sync(\%self) && !%{ $self{unsent} } });
 	touch("$dir/sent $n");
 	wait_for('the others', sub { !grep { !-e "$dir/sent $_->[1]" } @clients });
@@ -306,7 +307,7 @@ exec 9>$dir/lock; flock 9
 step=\$((\$(cat $dir/step 2>/dev/null || echo 0) + 1)); echo \$step >$dir/step
 exec 9>&-
 [ "\$step" = "\$STEP" ] || exec $psql "\$\@"
-[ -z "\$CRASH" ] || pg_ctl -D "\$CRASH" -l $dir/crash.log -m immediate restart >/dev/null 2>&1 </dev/null &
+[ -z "\$CRASH" ] || { pg_ctl -D "\$CRASH" -l $dir/crash.log -m immediate restart >/dev/null 2>&1 </dev/null && touch $dir/restarted; } &
 case \$KILL in
 	during) kill -9 "\$MOVER"; exec $psql "\$\@" ;;
 	after) $psql "\$\@"; kill -9 "\$MOVER" ;;

@@ -34,8 +34,10 @@ docsync.max_batch = 20
 docsync.max_document_size = 4kB
 END
 my %http = map { $_ => DocsyncTest::Http->new($node, layer => $_) } qw(postgrest gateway);
-# Each has its own collection, with a name as long as COLLECTION, the placeholder for it
+# Each has its own collections, with names as long as COLLECTION and BERTS-NOTE,
+# the placeholders for them
 my %collection = (postgrest => 'anna/layer', gateway => 'anna/other');
+my %of_bert = (postgrest => 'bert/layer', gateway => 'bert/other');
 my $session = $http{gateway}->session;
 
 note "seed $SEED, $REQUESTS requests";
@@ -47,8 +49,8 @@ srand $SEED;
 
 # For each layer: the claim "collection" is its own.  Times count from the
 # request, so that none of them passes in between.
-sub claims { return (
-	good => {}, bound => { client_id => 'c1' }, 'of bert' => { tenant => 'bert', collection => 'bert' }, anonymous => { role => 'docsync_anon' },
+sub claims { my ($layer) = @_; return (
+	good => {}, bound => { client_id => 'c1' }, 'of bert' => { tenant => 'bert', collection => $of_bert{$layer} }, anonymous => { role => 'docsync_anon' },
 	'a strange role' => { role => 'postgres' }, 'no such role' => { role => "no'body\n" }, 'role a number' => { role => 7 },
 	'role null' => { role => undef }, expired => { exp => time - 120 }, 'just expired' => { exp => time - 10 }, 'not yet' => { nbf => time + 3600 },
 	soon => { nbf => time + 60 }, 'from the future' => { iat => time + 3600 }, 'exp a text' => { exp => 'x' }, 'a fraction' => { exp => time + 1000.5 },
@@ -65,7 +67,7 @@ for my $layer (qw(postgrest gateway))
 	};
 
 	$token{$layer} = {
-		(map { my $name = $_; $name => sub { DocsyncTest::Http::token(DocsyncTest::Http::claims(%own, %{ {claims()}->{$name} })) } } keys %{ {claims()} }),
+		(map { my $name = $_; $name => sub { DocsyncTest::Http::token(DocsyncTest::Http::claims(%own, %{ {claims($layer)}->{$name} })) } } keys %{ {claims($layer)} }),
 		forged => DocsyncTest::Http::token(DocsyncTest::Http::claims(%own), 'another secret of 32 characters or more'),
 		(map { my ($name, $header) = @$_; $name => DocsyncTest::Http::token(DocsyncTest::Http::claims(%own), undef, $header) }
 			[ none => { alg => 'none' } ], [ confused => { alg => 'RS256' } ], [ 'without typ' => { alg => 'HS256' } ], [ 'with kid' => { alg => 'HS256', kid => 'x' } ],
@@ -84,7 +86,7 @@ my @good_paths = qw(/Docs /Docs/Sync /Docs/Query /Docs/Pull /Docs/Reconcile /Doc
 my @paths = (qw(/ /docs /Docs/ //Docs /Docs//Sync /./Docs /x/../Docs /../Docs /Docs/.. /Docs/. /%44ocs /Docs%2fPull /Docs%2FSync/%2e%2e/Get /Docs%00 /Docs%0a /Docs%0d%0aX /Docs%zz /Docs%
 	  /Docs%3fx /Docs%23 /Docs;x http://other/Docs /rpc/docsync_docs /rpc/docsync_call /favicon.ico * Docs /Docs/Pull/x /Docs/Pull%20), '/Docs#x', '/Docs/' . 'x' x 300);
 my @arguments = ('collection=COLLECTION', 'clientId=c1', 'clientId=c2', 'clientId=', 'clientId=null', 'clientId=%C3%A9', 'clientId=%ff', 'clientId=%', 'clientId=a%00', 'clientId=a+b',
-	'clientId=%0d%0aX:y', ('collection=bert') x 3, 'collection=', 'origin=any', 'origin=own', 'origin=x', 'sinceUtc=1970-01-01T00:00:00Z', 'sinceUtc=yesterday', 'sinceUtc=2999-01-01T00:00:00Z',
+	'clientId=%0d%0aX:y', ('collection=BERTS-NOTE') x 3, 'collection=', 'origin=any', 'origin=own', 'origin=x', 'sinceUtc=1970-01-01T00:00:00Z', 'sinceUtc=yesterday', 'sinceUtc=2999-01-01T00:00:00Z',
 	'maxDocuments=2', 'maxDocuments=0', 'maxDocuments=x', 'cursor=x', 'cursor=0000000000000001.1', 'reconcile=true', 'reconcile=1', 'state=true', 'tombstones=false', 'atomic=false',
 	'limit=0', 'select=x', 'x', '=', '&&', '?', '#x', 'after=a', 'clientId=' . 'x' x 300, 'cursor=' . 'x' x 9000);
 my @headers = ('X-Client-Id: c3', 'X-Client-Id: c3', 'X-Client-Id:', "X-Client-Id: \xc3\xa9", "X-Client-Id: \xff", 'X-Query-String: clientId=forged', 'Prefer: tx=rollback', 'Range: 0-0',
@@ -94,10 +96,10 @@ my @headers = ('X-Client-Id: c3', 'X-Client-Id: c3', 'X-Client-Id:', "X-Client-I
 my $version = 1;
 my @bodies = (
 	sub { $JSON->encode([ map { random_document() } 1 .. 1 + int rand 4 ]) }, sub { $JSON->encode([ map { random_document() } 1 .. 1 + int rand 4 ]) },
-	sub { $JSON->encode({ documents => [ random_document() ], one(clientId => 'c1', 5, ''), one(collection => 'COLLECTION', 'bert', ''), one(atomic => JSON::PP::false, 'x') }) },
+	sub { $JSON->encode({ documents => [ random_document() ], one(clientId => 'c1', 5, ''), one(collection => 'COLLECTION', 'BERTS-NOTE', ''), one(atomic => JSON::PP::false, 'x') }) },
 	sub { $JSON->encode({ one(clientId => 'c1', undef), one(cursor => undef, 'x', '0000000000000001.1'), one(maxDocuments => 1, 0, '5'), one(reconcile => JSON::PP::true), one(state => JSON::PP::true, 'x'),
 		one(origin => 'any', 'x'), one(documents => [ random_document() ], {}) }) },
-	sub { $JSON->encode({ clientId => 'c1', collections => [ map { { collection => $_, one(documents => [ random_document() ]) } } 'COLLECTION', 'bert' ] }) },
+	sub { $JSON->encode({ clientId => 'c1', collections => [ map { { collection => $_, one(documents => [ random_document() ]) } } 'COLLECTION', 'BERTS-NOTE' ] }) },
 	sub { $JSON->encode({ ids => [ map { "d$_" } 1 .. 3 ], one(clientId => 'c1') }) }, sub { $JSON->encode({ buckets => [ 1, 2, int rand 300 ] }) },
 	sub { '' }, sub { 'null' }, sub { '[' }, sub { '{}' }, sub { '[]' }, sub { "\xef\xbb\xbf[]" }, sub { "\xff" }, sub { '[{"id":"a\u0000","clientVersion":1,"body":1}]' }, sub { 'id=1' },
 	sub { $JSON->encode([ map { random_document() } 1 .. 21 ]) }, sub { $JSON->encode([ { %{ random_document() }, body => 'x' x 5000 } ]) }, sub { '[' . ' ' x 70_000 . ']' });
@@ -113,7 +115,7 @@ sub any { return $_[ rand @_ ] }
 
 sub token { my $token = $token{ $_[0] }{ $_[1] }; return ref $token ? $token->() : $token }
 
-# A request as bytes; COLLECTION is replaced by the layer's own
+# A request as bytes; the placeholders are replaced by the layer's own
 sub make_request
 {
 	my $path = rand() < 0.85 ? any(@good_paths) : any(@paths);
@@ -146,8 +148,7 @@ sub bytes_for
 	my ($layer, $head, $body) = @_;
 
 	# The name is as long as COLLECTION, because a chunked body contains lengths.
-	$body =~ s/COLLECTION/$collection{$layer}/g;
-	$head =~ s/COLLECTION/$collection{$layer}/g;
+	s/COLLECTION/$collection{$layer}/g, s/BERTS-NOTE/$of_bert{$layer}/g for $head, $body;
 	$head =~ s/TOKEN\((.*?)\)/token($layer, $1)/eg;
 	$head =~ s/LENGTH/length $body/e;
 	return "$head\r\n\r\n$body";
@@ -206,7 +207,7 @@ sub shown
 	$body =~ s{20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z}{TIME}g;
 	$body =~ s{("maxVersion":)\d+}{$1LIMIT}g;
 	$body =~ s{[0-9a-f]{16}\.\d+\.\d+\.[0-9a-f]+\.[0-9a-f]{8}}{CURSOR}g;
-	$body =~ s{anna/(layer|other)}{COLLECTION}g;
+	$body =~ s{(anna|bert)/(layer|other)}{COLLECTION}g;
 	$body =~ s{"(digest|sums)":("[0-9a-f]+"|\[[^]]*\])}{"$1":DIGEST}g;
 	return "$status $body";
 }

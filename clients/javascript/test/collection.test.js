@@ -256,7 +256,7 @@ test('a winner that is lost before it is fetched: the edit is sent again', needs
 	} : path.startsWith('/Docs/Get') ? { change: (answer) => ({ ...answer, documents: [] }) } : path.startsWith('/Docs/Pull') ? 'lost' : undefined;
 	await assert.rejects(one.sync(), NoAnswer);
 	assert.deepEqual([await unsentIds(one), await one.problems()], [['x'], []]);
-	line.fault = undefined;
+	line.fault = () => undefined;
 	await one.sync();
 	assert.deepEqual(await contentOf(one), { x: 'theirs' });
 });
