@@ -25,10 +25,10 @@ copied();
 put_elsewhere();
 failed();
 stopped();
-dropped_at_once();
 dropped_by_its_owner();
 hooks_of_others();
 none_begins_again();
+dropped_at_once();
 done_testing();
 
 #-----------------------------------------------------------------------------
@@ -166,22 +166,6 @@ sub stopped
 	return;
 }
 
-# The announcer has been started, and may not have connected yet.
-sub dropped_at_once
-{
-	my @failed;
-
-	for my $n (1 .. 5)
-	{
-		$admin->do("CREATE DATABASE hasty TEMPLATE app");
-		upload('hasty');
-		push @failed, "$n: " . $admin->errstr if $admin->sqlstate_of('DROP DATABASE hasty') ne '';
-	}
-	is_deeply(\@failed, [], 'a database whose announcer is just being started is dropped');
-	begins('app', 'the one that it was copied from has one again');
-	return;
-}
-
 # Without the hook only a superuser could: the announcer is a superuser's process.
 sub dropped_by_its_owner
 {
@@ -207,5 +191,21 @@ sub none_begins_again
 	sleep 2.5;
 	unlike(slurp_file($node->logfile), qr/FATAL: +database (?:\d+|"\w+") does not exist/, 'no announcer is started for a database that has gone')
 	  if $node->pg_version < 19;
+	return;
+}
+
+# The announcer has been started, and may not have connected yet.
+sub dropped_at_once
+{
+	my @failed;
+
+	for my $n (1 .. 5)
+	{
+		$admin->do("CREATE DATABASE hasty TEMPLATE app");
+		upload('hasty');
+		push @failed, "$n: " . $admin->errstr if $admin->sqlstate_of('DROP DATABASE hasty') ne '';
+	}
+	is_deeply(\@failed, [], 'a database whose announcer is just being started is dropped');
+	begins('app', 'the one that it was copied from has one again');
 	return;
 }
