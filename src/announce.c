@@ -50,6 +50,7 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -94,6 +95,7 @@ static XLogRecPtr watermark_at = InvalidXLogRecPtr;
 static int	patience = LOOK_INTERVAL;
 
 static void at_exit(int code, Datum arg);
+static void trim_queue(void);
 static void wait_for_work(void);
 static void collect(void);
 static bool announce(void);
@@ -225,6 +227,7 @@ docsync_announcer_main(Datum arg)
 	/* Nobody needs an announcement after a crash. */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
+	trim_queue();
 	while (!ShutdownRequestPending)
 	{
 		if (ConfigReloadPending)
@@ -248,6 +251,20 @@ static void
 at_exit(int code, Datum arg)
 {
 	docsync_changes_exit(code != 0);
+}
+
+/*
+ * Removes from the queue of NOTIFY what everybody has read.
+ *
+ * PostgreSQL does so when somebody adds to the queue, which nobody can while it
+ * is full.  It also does so before it says how full the queue is, so whoever
+ * asks makes room.  An announcer that has failed for lack of it comes here once
+ * a second.
+ */
+static void
+trim_queue(void)
+{
+	(void) OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE);
 }
 
 /*
