@@ -246,11 +246,16 @@ docsync_announcer_main(Datum arg)
 	proc_exit(0);
 }
 
-/* before_shmem_exit callback: nobody is to wake us any more. */
+/*
+ * before_shmem_exit callback: nobody is to wake us any more.
+ *
+ * What fails, fails in a transaction.  Somebody who ends us finds us waiting,
+ * and the server may not start us anew: DROP DATABASE from PostgreSQL 19 on.
+ */
 static void
 at_exit(int code, Datum arg)
 {
-	docsync_changes_exit(code != 0);
+	docsync_changes_exit(IsTransactionOrTransactionBlock());
 }
 
 /*

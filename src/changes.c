@@ -39,9 +39,9 @@
 #define SHARED_NAME			"docsync announcer 2, database %u"
 
 /*
- * How long one that has failed may take to be running again, in milliseconds.
- * The server starts it after RESTART_TIME seconds; nobody is to start a second
- * one meanwhile, which would fail as well, and stay, too.
+ * How often a session tries to start an announcer, in milliseconds.  One that
+ * has failed is started by the server, after RESTART_TIME seconds: nobody is to
+ * start a second one meanwhile, which would fail as well, and stay, too.
  */
 #define START_INTERVAL		3000
 #define RESTART_TIME		1
@@ -363,7 +363,7 @@ docsync_changes_enter(void)
 
 /*
  * The announcer ends.  If it has failed, the server starts it anew; otherwise
- * the next who uploads or listens may start another at once.
+ * the next who uploads or listens may do so at once.
  */
 void
 docsync_changes_exit(bool has_failed)
