@@ -17,6 +17,7 @@ log_line_prefix = '%m [%p] %b '
 shared_preload_libraries = 'pg_stat_statements, docsync'
 END
 my $admin = connect_to($node);
+my $is_docsyncs_task = $admin->value('SHOW server_version_num') < 190000;    # from 19 on the server does it
 my $count = 0;
 
 $admin->do('CREATE ROLE stranger LOGIN CREATEDB', 'CREATE ROLE tenant LOGIN CREATEDB', 'CREATE EXTENSION pg_stat_statements');
@@ -170,10 +171,10 @@ sub stopped
 	return;
 }
 
-# Without the hook only a superuser could: the announcer is a superuser's process.
+# The announcer is a superuser's process, which FORCE by another role leaves alone: it has to end before.
 sub dropped_by_its_owner
 {
-	for my $command ('DROP DATABASE own', 'DROP DATABASE own WITH (FORCE)')
+	for my $command ('DROP DATABASE own', $is_docsyncs_task ? 'DROP DATABASE own WITH (FORCE)' : ())
 	{
 		make_database('own');
 		$admin->do('ALTER DATABASE own OWNER TO tenant', 'SET ROLE tenant');
@@ -185,8 +186,7 @@ sub dropped_by_its_owner
 
 sub hooks_of_others
 {
-	cmp_ok($admin->value("SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE 'DROP DATABASE copy%' OR query ILIKE 'DROP DATABASE own%'"),
-		'>=', 2, 'other hooks are called');
+	cmp_ok($admin->value("SELECT sum(calls) FROM pg_stat_statements WHERE query = 'DROP DATABASE own'"), '>=', 1, 'other hooks are called');
 	return;
 }
 
@@ -194,7 +194,7 @@ sub none_begins_again
 {
 	sleep 2.5;
 	unlike(slurp_file($node->logfile), qr/docsync announcer FATAL/, 'no announcer is started for a database that has gone')
-	  if $node->pg_version < 19;
+	  if $is_docsyncs_task;
 	return;
 }
 
