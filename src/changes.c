@@ -47,9 +47,6 @@
  */
 #define STARTS_MAX			3
 
-/* Places in which a change is looked for */
-#define PROBES				8
-
 /* The length of the secret, in bytes */
 #define SECRET_LEN			32
 
@@ -491,11 +488,15 @@ leave(bool has_changed)
 		SetLatch(latch);
 }
 
-/* Puts a change into shared memory, together with those of its collection. */
+/*
+ * Puts a change into shared memory, together with those of its collection.
+ * When all places are used, it doesn't look for one: that would take too long
+ * under a spinlock.
+ */
 static void
 leave_one(const Change *change)
 {
-	for (int i = 0; i < PROBES; i++)
+	for (int i = 0; announcer->count < DOCSYNC_CHANGES_MAX; i++)
 	{
 		Change	   *place = &announcer->changes[(change->hash + i) %
 												DOCSYNC_CHANGES_MAX];

@@ -238,6 +238,29 @@ sub many_collections
 	}
 	is_deeply([ sort keys %heard ], [ sort map { key_of($_) } @collections[ 0 .. 49 ] ], 'fifty collections of one transaction are announced');
 
+	# In one round: the announcer is stopped meanwhile.
+	my $pid = worker();
+	my %keys;
+	kill 'STOP', $pid;
+	for my $n (0 .. 4)
+	{
+		my @some = @collections[ map { 50 * $n + $_ } 0 .. 49 ];
+
+		$writer->do('BEGIN');
+		upload($writer, $_, 'b') for @some;
+		$writer->do('COMMIT');
+		$keys{ key_of($_) } = 1 for @some;
+	}
+	kill 'CONT', $pid;
+	%heard = ();
+	$end = time + $PATIENCE;
+	while (keys %heard < 250 && time < $end)
+	{
+		$heard{ $_->{collection} // 'all' } = 1 for heard();
+		sleep 0.01;
+	}
+	is_deeply([ sort keys %heard ], [ sort keys %keys ], 'so are 250 collections of one round');
+
 	$writer->do('BEGIN');
 	upload($writer, $_, 'a') for @collections;
 	$writer->do('COMMIT');
