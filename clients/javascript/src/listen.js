@@ -7,6 +7,7 @@ import { BadAnswer, Refused } from './errors.js';
 
 const FIRST_AGAIN = 1000;			// milliseconds, after a stream that could not be had; doubled each time
 const LAST_AGAIN = 300_000;
+const STEADY = 60_000;				// a stream that lasts longer is no failure: it has had signs of life
 const NONE_AGAIN = 3_600_000;		// where the service has none: it may have some day
 const LAGS_AGAIN = [1000, 4000];	// after a sync that didn't bring what was announced
 const MAX_STREAMS = globalThis.process?.versions?.node ? Infinity : 3;		// a browser may have six connections to a host
@@ -61,6 +62,7 @@ export class Listening {
 			} else {
 				const stream = new AbortController();
 				const end = () => stream.abort();
+				const begun = performance.now();
 
 				streams++;
 				this.#stream = stream;
@@ -69,10 +71,11 @@ export class Listening {
 					const { reason, retry } = await this.transport.listen(this.names, (event) => this.#hear(event, due), stream.signal, refused);
 
 					refused = reason === 'token';
-					wait = reason === 'rights' || reason === 'off' ? LAST_AGAIN : retry;
+					if (reason === 'rights' || reason === 'off') wait = LAST_AGAIN;
+					else wait = reason ? retry : Math.max(retry, this.#waitAfterBreak(begun));
 				} catch (error) {
 					refused = false;
-					wait = this.#waitAfter(error);
+					wait = stream.signal.aborted ? FIRST_AGAIN : this.#waitAfterBreak(begun, error);
 				} finally {
 					streams--;
 					this.#stream = null;
@@ -109,7 +112,6 @@ export class Listening {
 
 	#hear({ name, data }, due) {
 		if (name === 'listening') {
-			this.#failures = 0;
 			this.#unheard = new Map(this.names.filter((one) => !data.collections.includes(one)).map((one) => [one, this.reached(one).known]));
 			this.#becomes(!this.#unheard.size);
 			due(0);
@@ -133,6 +135,16 @@ export class Listening {
 		this.changed();
 	}
 
+	/**
+	 * After a stream that something in between has cut: if it cut all of them soon, each would cost the service a sync, too.
+	 * @param {number} begun
+	 * @param {any} error
+	 */
+	#waitAfterBreak(begun, error = {}) {
+		if (performance.now() - begun > STEADY) this.#failures = 0;
+		return this.#waitAfter(error);
+	}
+
 	#waitAfter(error) {
 		if (error instanceof BadAnswer || error instanceof Refused && (error.status === 404 || error.status === 405)) return NONE_AGAIN;
 		const wait = Math.min(FIRST_AGAIN * 2 ** Math.min(this.#failures++, 20), LAST_AGAIN);
@@ -148,7 +160,7 @@ export class Listening {
 				this.#retry = null;
 				resolve(undefined);
 			};
-			const timer = setTimeout(end, milliseconds);
+			const timer = setTimeout(end, Math.min(milliseconds, 2 ** 31 - 1));
 
 			signal.addEventListener('abort', end);
 			this.#retry = end;

@@ -157,6 +157,33 @@ test('a stream that breaks is opened again, and nothing is missed', async (t) =>
 	await until(async () => await notes.get('x') === 1, 2 * SECOND);
 });
 
+for (const [how, cut] of [['ends', (service) => service.stream.end()], ['breaks', (service) => service.break()]]) {
+	test(`streams that something ${how} at once are opened later and later`, async (t) => {
+		const service = await makeUp(t);
+		const notes = await start(t, service);
+		const begun = performance.now();
+
+		for (let n = 1; n <= 3; n++) {
+			await until(() => service.opened.length === n && service.stream && !service.stream.destroyed, 5 * SECOND);
+			service.say('listening', { collections: ['a b'] });
+			await until(async () => (await notes.status()).live);
+			cut(service);
+			await until(async () => !(await notes.status()).live);
+		}
+		assert(performance.now() - begun > 2.9 * SECOND, 'after one second, and two');
+		await pause(3 * SECOND);
+		assert.equal(service.opened.length, 3, '... and four');
+	});
+}
+
+test('a Retry-After that is longer than timers can be is a wait, too', async (t) => {
+	const service = Object.assign(await makeUp(t), { refuse: [503, { 'Retry-After': '3000000' }] });
+
+	await start(t, service);
+	await pause(SECOND);
+	assert.equal(service.opened.length, 1);
+});
+
 test('when its token ends it gets another', async (t) => {
 	const service = await makeUp(t);
 	const tokens = [];
