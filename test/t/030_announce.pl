@@ -193,6 +193,16 @@ sub rolled_back
 	is(announced('rolled back', 0.2), undef, 'a transaction holds its collection back');
 	$other->do('ROLLBACK');
 	is_announced('rolled back', 'until it has been rolled back');
+
+	# One that takes its mark after the announcement, though it is older: it holds back whoever asks now.
+	$other->do('BEGIN', 'SELECT pg_current_xact_id()');
+	upload($writer, 'later', 'a');
+	is_announced('later', 'a transaction without a mark holds back no announcement');
+	upload($other, 'later', 'b');
+	is_deeply([ $watcher->settled('later') ], [], 'with one it holds back readers');
+	$other->do('ROLLBACK');
+	is(announced('later'), '-infinity', 'who are told, without its stamps, when it has been rolled back');
+	is_deeply([ $watcher->settled('later') ], ['a'], 'and then are given the document');
 	return;
 }
 
