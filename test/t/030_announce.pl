@@ -438,6 +438,16 @@ sub ended_and_stopped
 	upload($writer, 'after', 'a');
 	is_announced('after', 'an announcer that was ended is started again');
 
+	$other->do('BEGIN', 'LOCK docsync.document IN ACCESS EXCLUSIVE MODE');
+	wait_for('the announcer to wait', sub { $watcher->value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE backend_type = 'docsync announcer'") });
+	$watcher->do("SET statement_timeout = '300ms'");
+	is($watcher->sqlstate_of('SELECT docsync_announce_stop()'), '57014', 'docsync_announce_stop() waits for it, and can be cancelled');
+	$watcher->do('RESET statement_timeout');
+	$other->do('COMMIT');
+	sleep 1.2;
+	upload($writer, 'after', 'cancelled');
+	is_announced('after', 'then all goes on');
+
 	$watcher->do('SELECT docsync_announce_stop()');
 	is(worker(), undef, 'docsync_announce_stop() has ended it when it returns');
 	upload($writer, 'after', 'b');
