@@ -10,7 +10,7 @@ const LAST_AGAIN = 300_000;
 const STEADY = 60_000;				// a stream that lasts longer is no failure: it has had signs of life
 const NONE_AGAIN = 3_600_000;		// where the service has none: it may have some day
 const LAGS_AGAIN = [1000, 4000];	// after a sync that didn't bring what was announced
-const MAX_STREAMS = globalThis.process?.versions?.node ? Infinity : 3;		// a browser may have six connections to a host
+const MAX_STREAMS = 3;				// a browser, with all its tabs, may have six connections to a host
 
 let streams = 0;					// of this page
 
@@ -56,15 +56,19 @@ export class Listening {
 		if (!this.transport.listen) return;
 		while (!signal.aborted) {
 			let wait;
+			const leave = await takePlace();
 
-			if (streams >= MAX_STREAMS) {
+			if (signal.aborted) {
+				leave?.();
+				return;
+			}
+			if (!leave) {
 				wait = LAST_AGAIN;
 			} else {
 				const stream = new AbortController();
 				const end = () => stream.abort();
 				const begun = performance.now();
 
-				streams++;
 				this.#stream = stream;
 				signal.addEventListener('abort', end);
 				try {
@@ -77,7 +81,7 @@ export class Listening {
 					refused = false;
 					wait = stream.signal.aborted ? FIRST_AGAIN : this.#waitAfterBreak(begun, error);
 				} finally {
-					streams--;
+					leave();
 					this.#stream = null;
 					this.#unheard.clear();
 					signal.removeEventListener('abort', end);
@@ -166,6 +170,25 @@ export class Listening {
 			this.#retry = end;
 		});
 	}
+}
+
+/**
+ * Takes one of the places for streams, of which the tabs of a browser have a few together, so that connections are left for requests.
+ * @returns {Promise<(() => void) | null>} what gives it back; null: there is none
+ */
+async function takePlace() {
+	const locks = globalThis.navigator?.locks;
+
+	if (globalThis.process?.versions?.node) return () => {};
+	if (!locks) return streams < MAX_STREAMS && ++streams ? () => { streams--; } : null;
+	for (let n = 1; n <= MAX_STREAMS; n++) {
+		const leave = await new Promise((resolve) => {
+			locks.request(`docsync stream ${n}`, { ifAvailable: true }, (lock) => lock ? new Promise(resolve) : resolve(null)).catch(() => resolve(null));
+		});
+
+		if (leave) return leave;
+	}
+	return null;
 }
 
 /**

@@ -311,3 +311,32 @@ test('with a gateway: two browsers side by side, an edit in one appears in the o
 		t.diagnostic(`${Math.round(performance.now() - begun)} ms`);
 	}
 });
+
+test('with a gateway: many tabs with a collection each leave connections for requests', needsLive, async (t) => {
+	const browser = await openPage();
+	const pages = [];
+
+	t.after(() => browser.close());
+	for (let n = 0; n < 7; n++) {
+		const page = await browser.open();
+
+		pages.push(page);
+		await page.evaluate(async (options) => {
+			const { Collection: Notes, indexedDbStore } = await import('/src/index.js');
+
+			globalThis.notes = new Notes(options.name, { url: options.url, token: options.token, store: indexedDbStore('app') });
+			await globalThis.notes.put('first', 0);
+			globalThis.notes.start();
+		}, { name: anyName(), url: URL_OF_SERVICE, token: TOKEN });
+	}
+	for (const page of pages) {
+		await page.evaluate(() => globalThis.notes.put('second', 0));
+		await until(() => page.evaluate(async () => (await globalThis.notes.status()).unsent === 0), 10 * SECOND);
+	}
+	const live = await Promise.all(pages.map((page) => page.evaluate(async () => (await globalThis.notes.status()).live)));
+
+	t.diagnostic(`${live.filter((one) => one).length} are live`);
+	await pages[live.indexOf(true)].evaluate(() => globalThis.notes.stop());
+	await pages[live.indexOf(false)].evaluate(() => { globalThis.notes.stop(); globalThis.notes.start(); });
+	await until(() => pages[live.indexOf(false)].evaluate(async () => (await globalThis.notes.status()).live), 70 * SECOND);
+});
