@@ -94,6 +94,7 @@ static XLogRecPtr watermark_at = InvalidXLogRecPtr;
 /* How long to wait for somebody to wake us, in milliseconds */
 static int	patience = LOOK_INTERVAL;
 
+static void stop(void);
 static void at_exit(int code, Datum arg);
 static void trim_queue(void);
 static void wait_for_work(void);
@@ -149,7 +150,8 @@ docsync_listen_key(PG_FUNCTION_ARGS)
  * docsync_announce_stop() RETURNS void
  *
  * Ends the announcer, so that the database can be dropped or copied.  None is
- * started until docsync_announce_start(), or a restart of the server.
+ * started until docsync_announce_start(), or a restart of the server.  If it
+ * doesn't end in time, or if we are cancelled, it goes on.
  */
 Datum
 docsync_announce_stop(PG_FUNCTION_ARGS)
@@ -158,19 +160,35 @@ docsync_announce_stop(PG_FUNCTION_ARGS)
 	if (!docsync_changes_attach(MyDatabaseId))
 		PG_RETURN_VOID();
 
+	PG_TRY();
+	{
+		stop();
+	}
+	PG_CATCH();
+	{
+		docsync_changes_stop(false);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	PG_RETURN_VOID();
+}
+
+/* Tells the announcer to end, and waits until it has. */
+static void
+stop(void)
+{
 	for (int waited = 0; docsync_changes_stop(true) != 0; waited += 10)
 	{
 		if (waited >= STOP_PATIENCE)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("docsync's announcer has not ended"),
-					 errhint("Try again, or end it by pg_terminate_backend(%d).",
-							 docsync_changes_stop(true))));
+					 errdetail("It goes on; it may be waiting for a lock on the store."),
+					 errhint("Try again.")));
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(10 * 1000L);
 	}
-
-	PG_RETURN_VOID();
 }
 
 /*

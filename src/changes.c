@@ -52,9 +52,6 @@
  */
 #define STARTS_MAX			3
 
-/* Places in which a change is looked for */
-#define PROBES				8
-
 /* The length of the secret, in bytes */
 #define SECRET_LEN			32
 
@@ -90,7 +87,7 @@ static char last_collection[DOCSYNC_COLLECTION_LEN];
 static bool attach_in_upload(void);
 static void init_shared(DSM_INIT_PARAMETERS);
 static void find_key(const text *collection);
-static void leave(bool has_changed);
+static void leave(void);
 static void leave_one(const Change *change);
 static void at_xact(XactEvent event, void *arg);
 
@@ -459,8 +456,12 @@ docsync_changes_stop(bool stop)
 
 /*
  * XactCallback: leaves what has changed to the announcer, when others can see
- * it.  A transaction that is rolled back may have held others back, so the
- * announcer must look again.
+ * it.
+ *
+ * So does a transaction that is rolled back, though without stamps, which
+ * nobody will ever see.  It may have taken its mark when documents with later
+ * fences had been announced already, and then it has held back whoever asked
+ * for them meanwhile.
  *
  * Raises no error.
  */
@@ -471,40 +472,38 @@ at_xact(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
-			if (nnoted > 0 || all_noted)
-				leave(true);
 			break;
 		case XACT_EVENT_ABORT:
-			if (nnoted > 0 || all_noted)
-				leave(false);
+			for (int i = 0; i < nnoted; i++)
+				noted[i].stamp = DT_NOBEGIN;
 			break;
 		default:
 			return;
 	}
+
+	if (nnoted > 0 || all_noted)
+		leave();
 
 	nnoted = 0;
 	all_noted = false;
 }
 
 /*
- * Wakes the announcer, with what has changed if there is anything.
+ * Wakes the announcer, with what has changed.
  *
  * Who commits first and is seen by others last?  The locks that are marks are
  * released after this.  But a transaction that has left the running set is
  * seen by each later snapshot, and then nobody asks for its marks.
  */
 static void
-leave(bool has_changed)
+leave(void)
 {
 	Latch	   *latch;
 
 	SpinLockAcquire(&announcer->mutex);
-	if (has_changed)
-	{
-		announcer->all |= all_noted;
-		for (int i = 0; i < nnoted; i++)
-			leave_one(&noted[i]);
-	}
+	announcer->all |= all_noted;
+	for (int i = 0; i < nnoted; i++)
+		leave_one(&noted[i]);
 	latch = announcer->latch;
 	SpinLockRelease(&announcer->mutex);
 
@@ -513,11 +512,15 @@ leave(bool has_changed)
 		SetLatch(latch);
 }
 
-/* Puts a change into shared memory, together with those of its collection. */
+/*
+ * Puts a change into shared memory, together with those of its collection.
+ * When all places are used, it doesn't look for one: that would take too long
+ * under a spinlock.
+ */
 static void
 leave_one(const Change *change)
 {
-	for (int i = 0; i < PROBES; i++)
+	for (int i = 0; announcer->count < DOCSYNC_CHANGES_MAX; i++)
 	{
 		Change	   *place = &announcer->changes[(change->hash + i) %
 												DOCSYNC_CHANGES_MAX];

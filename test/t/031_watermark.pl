@@ -37,6 +37,7 @@ begin_foreign();
 foreign_transaction();
 after_a_restart();
 backup();
+behind_a_standby();
 uploads_hold_back();
 prepared();
 old_snapshot();
@@ -55,10 +56,10 @@ done_testing();
 
 sub start_standby
 {
-	my ($name, $backup) = @_;
+	my ($name, $backup, $of) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init_from_backup($primary, $backup, has_streaming => 1);
+	$node->init_from_backup($of // $primary, $backup, has_streaming => 1);
 	$node->start;
 	return $node;
 }
@@ -169,6 +170,22 @@ sub backup
 	ok(defined wait_for_documents($session, 'foreign', scalar @before, 5), 'so does one made from a backup, though nothing was uploaded since');
 	$session->close;
 	$later->stop('immediate');
+	return;
+}
+
+# Its backup is the standby's, and so is what it replays.
+sub behind_a_standby
+{
+	my @before = $reader->settled('foreign');
+
+	$standby->backup('of a standby');
+	my $behind = start_standby('behind', 'of a standby', $standby);
+	my $session = connect_to($behind);
+	ok(defined wait_for_documents($session, 'foreign', scalar @before, 5), 'one behind a standby gives what that gives');
+	$writer->upload('c', 'foreign', document('behind', 1, '1'));
+	ok(defined wait_for_documents($session, 'foreign', @before + 1), 'and what comes next, though a foreign transaction is open');
+	$session->close;
+	$behind->stop('immediate');
 	end_foreign();
 	return;
 }
