@@ -4,9 +4,9 @@
  *	  The announcer: says which collections have changed, once that is settled.
  *
  * A background worker, one for each database in which somebody uploads or
- * listens with docsync.announce on.  It sleeps until a transaction that has stamped
- * documents ends, and then says, for each collection that has changed, that it
- * is settled up to a stamp (settle.c): whoever asks after that gets all
+ * listens with docsync.announce on.  It sleeps until a transaction that has
+ * stamped documents ends, and then says, for each collection that has changed,
+ * that it is settled up to a stamp (settle.c): whoever asks after that gets all
  * documents up to the stamp, and none at or below it will ever appear.  What
  * isn't settled yet is said later.
  *

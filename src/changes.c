@@ -36,7 +36,7 @@
  * The number must change with the structs below: after an update, until the
  * server is restarted, older sessions still use the old library.
  */
-#define SHARED_NAME			"docsync announcer 2, database %u"
+#define SHARED_NAME			"docsync announcer 3, database %u"
 
 /*
  * How often a session tries to start an announcer, in milliseconds.  One that
@@ -51,6 +51,12 @@
  * at the store.  Its database has been dropped, perhaps.
  */
 #define STARTS_MAX			3
+
+/*
+ * Places for changes: twice as many as are told apart, so that one is found
+ * after a few looks, since that is done under a spinlock
+ */
+#define PLACES				(2 * DOCSYNC_CHANGES_MAX)
 
 /* The length of the secret, in bytes */
 #define SECRET_LEN			32
@@ -68,7 +74,7 @@ typedef struct Announcer
 	uint8		secret[SECRET_LEN];
 	bool		all;			/* any collection may have changed */
 	int			count;			/* of the places used */
-	Change		changes[DOCSYNC_CHANGES_MAX];	/* by hash */
+	Change		changes[PLACES];	/* by hash */
 } Announcer;
 
 static Announcer *announcer = NULL;
@@ -391,7 +397,7 @@ docsync_changes_take(Change *changes, bool *all)
 	announcer->all = false;
 	if (announcer->count > 0)
 	{
-		for (int i = 0; i < DOCSYNC_CHANGES_MAX; i++)
+		for (int i = 0; i < PLACES; i++)
 		{
 			if (announcer->changes[i].is_used)
 				changes[count++] = announcer->changes[i];
@@ -513,17 +519,15 @@ leave(void)
 }
 
 /*
- * Puts a change into shared memory, together with those of its collection.
- * When all places are used, it doesn't look for one: that would take too long
- * under a spinlock.
+ * Puts a change into shared memory, together with those of its collection; or
+ * notes that there are too many.
  */
 static void
 leave_one(const Change *change)
 {
 	for (int i = 0; announcer->count < DOCSYNC_CHANGES_MAX; i++)
 	{
-		Change	   *place = &announcer->changes[(change->hash + i) %
-												DOCSYNC_CHANGES_MAX];
+		Change	   *place = &announcer->changes[(change->hash + i) % PLACES];
 
 		if (!place->is_used)
 		{
