@@ -387,8 +387,13 @@ sub is_repaired
 	# leo and mia come back: their fences are of the other server, and above any here.
 	$t->upload('there', $_, document('d30', 2, 30)) for qw(leo leo/notes);
 	is(move($there, $here, $_), 0, "$_ moves back") for qw(leo mia);
-	is_deeply($s->rows(q{SELECT documents, settled FROM docsync_digest('leo')}), [ [ 30, 1 ] ], 'back again it is settled');
+	my $writer = connect_to($here);
+	$writer->do('BEGIN');
+	$writer->upload('w', $_, document('w', 1, 1)) for qw(leo leo/notes);
+	is_deeply($s->rows(q{SELECT documents, settled FROM docsync_digest('leo')}), [ [ 30, 1 ] ], 'back again it is settled, whoever writes there now');
 	is($s->value(q{SELECT count(*) FROM docsync_collections() WHERE collection LIKE 'leo%' AND frontier = last_update_utc}), 2, '... as far as operators are told');
+	$writer->do('ROLLBACK');
+	$writer->close;
 	my $cursor = pull($s, 'c1', undef, 'leo')->{cursor};
 	is($s->value(q{SELECT docsync_restamp('leo', '{d1}')}), 1, 'a document is delivered again');
 	is($s->value(q{SELECT docsync_rebase('leo', 'd2', 7)}), 7, '... or gets another version');
