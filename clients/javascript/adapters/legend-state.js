@@ -116,6 +116,30 @@ export function docsync({ name, ...options }) {
 		}
 	}
 
+	/** @type {Promise<{ rows: any[], last: string }> | null} a download that waits to begin */
+	let fetching = null;
+
+	/** What others have changed since, and the lastSync after it. */
+	async function fetchSince(lastSync) {
+		let cursor = null;
+
+		if (lastSync) [clientId, cursor] = lastSync.split(' ');
+		else clientId = newClientId();
+		remote = remoteOf(clientId);
+		const rows = new Map();
+
+		for (let more = true; more;) {
+			const page = await remote.pull(cursor);
+
+			({ cursor, more } = page);
+			for (const { id, deleted, body } of page.documents) {
+				known.delete(id);
+				rows.set(id, deleted ? { id, [DELETED]: true } : { ...body, id });
+			}
+		}
+		return { rows: [...rows.values()].filter((row) => !isSaidBy(edits.get(row.id), row)), last: `${clientId} ${cursor}` };
+	}
+
 	return {
 		fieldId: 'id',
 		fieldDeleted: DELETED,
@@ -123,26 +147,17 @@ export function docsync({ name, ...options }) {
 		updatePartial: true,
 		mode: 'assign',		// otherwise the first download would remove what was edited before it came
 
-		list: ({ lastSync, updateLastSync }) => queue.run(async () => {
-			let cursor = null;
+		// Those who ask while one waits share it: otherwise, where they ask faster than the line answers, the queue only grows, and
+		// Legend-State passes over all answers but that of the last one asked for.
+		list: async ({ lastSync, updateLastSync }) => {
+			const { rows, last } = await (fetching ??= queue.run(() => {
+				fetching = null;
+				return fetchSince(lastSync);
+			}));
 
-			if (lastSync) [clientId, cursor] = lastSync.split(' ');
-			else clientId = newClientId();
-			remote = remoteOf(clientId);
-			const rows = new Map();
-
-			for (let more = true; more;) {
-				const page = await remote.pull(cursor);
-
-				({ cursor, more } = page);
-				for (const { id, deleted, body } of page.documents) {
-					known.delete(id);
-					rows.set(id, deleted ? { id, [DELETED]: true } : { ...body, id });
-				}
-			}
-			updateLastSync(`${clientId} ${cursor}`);
-			return [...rows.values()].filter((row) => !isSaidBy(edits.get(row.id), row));
-		}),
+			updateLastSync(last);
+			return rows.map((row) => ({ ...row }));
+		},
 		create: (row, params) => edit(row.id, row, params),
 		update: (row, params) => edit(row.id, row, params),
 		delete: ({ id }, params) => edit(id, null, params),
