@@ -97,11 +97,13 @@ for (const [what, edit, same] of [
 		const name = anyName();
 		const { page, content, sync, close, ...device } = await library.open({ url: line.url, token: TOKEN, name });
 		const other = openReference(name);
-		const downloaded = async () => {
-			await other.sync();
-			const lastSync = () => page.evaluate(() => globalThis.state$.lastSync.peek());
+		const lastSync = () => page.evaluate(() => globalThis.state$.lastSync.peek());
+		// A download that has begun before may bring it as well.
+		const downloaded = async (change) => {
 			const before = await lastSync();
 
+			await change(other);
+			await other.sync();
 			await until(async () => {
 				await sync();
 				return await lastSync() !== before;
@@ -117,10 +119,8 @@ for (const [what, edit, same] of [
 		await pause(200);
 		line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
 		await edit(device);
-		await same(other);
-		await downloaded();
-		await other.put('x', { id: 'x', text: 'another' });
-		await downloaded();
+		await downloaded(same);
+		await downloaded(() => other.put('x', { id: 'x', text: 'another' }));
 		line.fault = () => undefined;
 		await until(async () => {
 			await other.sync();
