@@ -77,12 +77,16 @@ export function docsync({ name, ...options }) {
 		return made.done;
 	}
 
-	/** Sends a document until the service has it, with growing waits. */
+	/** Sends a document until the service has it, with growing waits. What is merged meanwhile is sent, too, whatever became of this. */
 	async function sendAll(id, made) {
 		for (let wait = FIRST_AGAIN; ; wait = Math.min(2 * wait, LAST_AGAIN)) {
+			let fields;
+
 			try {
-				const { fields } = made;
-				const row = await queue.run(() => send(id, made));
+				const row = await queue.run(() => {
+					({ fields } = made);
+					return send(id, made);
+				});
 
 				if (fields === made.fields) {
 					edits.delete(id);
@@ -90,11 +94,13 @@ export function docsync({ name, ...options }) {
 				}
 				wait = FIRST_AGAIN;
 			} catch (error) {
-				if (error instanceof RefusedEdit) {
+				const isRefused = error instanceof RefusedEdit;
+
+				if (isRefused && fields === made.fields) {
 					edits.delete(id);
 					throw error;
 				}
-				await new Promise((resolve) => { setTimeout(resolve, wait * (0.5 + 0.5 * Math.random())); });
+				if (!isRefused) await new Promise((resolve) => { setTimeout(resolve, wait * (0.5 + 0.5 * Math.random())); });
 			}
 		}
 	}
@@ -156,7 +162,7 @@ export function docsync({ name, ...options }) {
 			}));
 
 			updateLastSync(last);
-			return rows.map((row) => ({ ...row }));
+			return structuredClone(rows);
 		},
 		create: (row, params) => edit(row.id, row, params),
 		update: (row, params) => edit(row.id, row, params),

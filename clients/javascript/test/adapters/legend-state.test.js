@@ -87,6 +87,51 @@ test('edited while an edit is on its way: that is sent, too', needsService, asyn
 	await close();
 });
 
+test('mended while what is refused is on its way: that is sent', needsService, async () => {
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const other = openReference(name);
+	let sent = 0;
+
+	await page.route('**/Docs?*', async (route) => {
+		const response = await route.fetch();
+
+		if (++sent === 1) await put('x', 'mended', { refuse: 'no' });
+		await route.fulfill({ response });
+	});
+	await put('x', 'bad', { refuse: 'check' });
+	await until(async () => {
+		await other.sync();
+		return (await other.get('x'))?.text === 'mended';
+	});
+	await close();
+});
+
+test('downloads are asked for faster than they come: those that wait are one', needsService, async () => {
+	const name = anyName();
+	const { page, content, sync, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const isAtRest = () => page.evaluate(() => globalThis.state$.lastSync.peek() && !globalThis.state$.isGetting.peek());
+	const other = openReference(name);
+	let asked = 0;
+	let answer = () => {};
+	const answered = new Promise((resolve) => { answer = resolve; });
+
+	await until(isAtRest);
+	await page.route('**/Docs/Pull?*', async (route) => {
+		asked++;
+		await answered;
+		await route.continue();
+	});
+	for (let n = 0; n < 20; n++) await sync();
+	await until(() => asked === 1);
+	await other.put('x', { id: 'x', text: 'first' });
+	await other.sync();
+	answer();
+	await until(async () => (await content()).x === 'first' && isAtRest());
+	assert.equal(asked, 2);
+	await close();
+});
+
 // Legend-State takes an edit as sent when it downloads the same.
 for (const [what, edit, same] of [
 	['deletion', (device) => device.delete('x'), (other) => other.delete('x')],

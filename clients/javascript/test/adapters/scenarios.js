@@ -388,14 +388,15 @@ const SCENARIOS = {
 		const [a, b] = [await played.device(), await played.device()];
 		let isMissed = false;
 
-		await b.device.put('x', '1');
-		await played.meet({ x: '1' });
+		// Before anything is there: a download that has begun could bring it.
 		a.line.fault = (request) => isDownload(request) ? {
 			change: (answer) => changed(answer, (part) => {
 				isMissed ||= part.documents.some(({ id }) => id === 'missed');
 				return { ...part, documents: part.documents.filter(({ id }) => id !== 'missed') };
 			}),
 		} : undefined;
+		await b.device.put('x', '1');
+		await played.meet({ x: '1' });
 		await b.device.put('missed', '2');
 		await b.device.put('x', '3');
 		await played.meet({ x: '3', missed: '2' }, [b]);
