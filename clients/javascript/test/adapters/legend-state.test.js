@@ -132,6 +132,31 @@ test('downloads are asked for faster than they come: those that wait are one', n
 	await close();
 });
 
+test('edits that wait are sent in one request', needsService, async () => {
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const other = openReference(name);
+	const requests = [];
+	let answer = () => {};
+	const answered = new Promise((resolve) => { answer = resolve; });
+
+	await page.route(/\/Docs(\?|\/Get)/, async (route) => {
+		requests.push(route.request().method());
+		await answered;
+		await route.continue();
+	});
+	await put('first', 'x');
+	await until(() => requests.length);
+	for (let n = 0; n < 20; n++) await put(`d${n}`, 'x');
+	answer();
+	await until(async () => {
+		await other.sync();
+		return (await other.list()).length === 21;
+	});
+	assert.deepEqual(requests, ['POST', 'POST', 'POST', 'POST'], 'one that asks, and one that sends, twice');
+	await close();
+});
+
 // Legend-State takes an edit as sent when it downloads the same.
 for (const [what, edit, same] of [
 	['deletion', (device) => device.delete('x'), (other) => other.delete('x')],
