@@ -157,6 +157,34 @@ test('edits that wait are sent in one request', needsService, async () => {
 	await close();
 });
 
+test('an edit ends the wait of those that failed before', needsService, async () => {
+	const line = await BadLine.start();
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: line.url, token: TOKEN, name });
+	const other = openReference(name);
+
+	// No wait ends by itself. The first one is of 125 to 250 ms.
+	await page.evaluate(() => {
+		const start = globalThis.setTimeout;
+
+		globalThis.setTimeout = (done, milliseconds = 0, ...more) => {
+			if (milliseconds >= 125 && milliseconds <= 250) globalThis.isWaiting = true;
+			return milliseconds >= 125 ? 0 : start(done, milliseconds, ...more);
+		};
+	});
+	line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
+	await put('x', 'x');
+	await until(() => page.evaluate(() => globalThis.isWaiting));
+	line.fault = () => undefined;
+	await put('y', 'y');
+	await until(async () => {
+		await other.sync();
+		return (await other.list()).length === 2;
+	});
+	await close();
+	await line.down();
+});
+
 // Legend-State takes an edit as sent when it downloads the same.
 for (const [what, edit, same] of [
 	['deletion', (device) => device.delete('x'), (other) => other.delete('x')],
