@@ -8,6 +8,8 @@
 #	ok 5 - rxdb (its own): a conflictHandler decides
 #
 # DOCSYNC_ADAPTERS: which libraries, rxdb tanstack-db ...; all without it.
+# DOCSYNC_CASE: a pattern; only the scenarios whose names match are played.
+# DOCSYNC_RANDOM_SEED: repeat one run of the random one.
 
 use strict;
 use warnings;

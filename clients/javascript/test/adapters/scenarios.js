@@ -67,8 +67,13 @@ class Played {
 	places = [];
 	name = anyName();
 
-	constructor(library) {
+	/**
+	 * @param {Library | null} library
+	 * @param {(text: string) => void} [say] among what the test prints
+	 */
+	constructor(library, say = () => {}) {
 		this.library = library;
+		this.say = say;
 	}
 
 	async device(options) {
@@ -256,6 +261,7 @@ const SCENARIOS = {
 	},
 
 	async 'three devices converge'(played) {
+		played.say(`DOCSYNC_RANDOM_SEED=${SEED}`);
 		const random = randomOf(SEED);
 		const places = [await played.device(), await played.device(), await played.device()];
 		const isOnline = places.map(() => true);
@@ -452,8 +458,8 @@ export function play(library) {
 	for (const unknown of Object.keys(cannot)) assert(unknown in SCENARIOS, `no scenario has this name: ${unknown}`);
 	for (const [scenario, run] of Object.entries(SCENARIOS)) {
 		if (!CASE.test(scenario)) continue;
-		test(scenario, { ...needsService, ...scenario in cannot && { skip: cannot[scenario] } }, async () => {
-			const played = new Played(library);
+		test(scenario, { ...needsService, ...scenario in cannot && { skip: cannot[scenario] } }, async (context) => {
+			const played = new Played(library, (text) => context.diagnostic(text));
 
 			try {
 				await run(played);
