@@ -39,8 +39,8 @@ static ProcessUtility_hook_type previous_process_utility = NULL;
 
 static void process_utility(PlannedStmt *pstmt, const char *queryString,
 							bool readOnlyTree, ProcessUtilityContext context,
-							ParamListInfo params, QueryEnvironment * queryEnv,
-							DestReceiver *dest, QueryCompletion * qc);
+							ParamListInfo params, QueryEnvironment *queryEnv,
+							DestReceiver *dest, QueryCompletion *qc);
 static const char *find_name(Node *statement);
 static DefElem * find_option(List *options, const char *name);
 static void vacate(Oid database, LOCKMODE lockmode);
@@ -71,8 +71,8 @@ docsync_vacate_init(void)
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString,
 				bool readOnlyTree, ProcessUtilityContext context,
-				ParamListInfo params, QueryEnvironment * queryEnv,
-				DestReceiver *dest, QueryCompletion * qc)
+				ParamListInfo params, QueryEnvironment *queryEnv,
+				DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
 	const char *name = find_name(statement);

@@ -9,6 +9,7 @@
 #
 # DOCSYNC_ADAPTERS: which libraries, rxdb tanstack-db ...; all without it.
 # DOCSYNC_CASE: a pattern; only the tests whose names match are run.
+# DOCSYNC_RANDOM_SEED: repeat one run of the random one.
 
 use strict;
 use warnings;
