@@ -42,7 +42,7 @@ static void process_utility(PlannedStmt *pstmt, const char *queryString,
 							ParamListInfo params, QueryEnvironment *queryEnv,
 							DestReceiver *dest, QueryCompletion *qc);
 static const char *find_name(Node *statement);
-static DefElem * find_option(List *options, const char *name);
+static DefElem *find_option(List *options, const char *name);
 static void vacate(Oid database, LOCKMODE lockmode);
 static bool tell_to_end(Oid database);
 
@@ -179,7 +179,7 @@ tell_to_end(Oid database)
 
 	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
 	{
-		const		PGPROC *proc = &ProcGlobal->allProcs[i];
+		const PGPROC *proc = &ProcGlobal->allProcs[i];
 		int			pid = proc->pid;
 		const char *type;
 
