@@ -156,6 +156,16 @@ sub commits
 	my $median = (sort { $a <=> $b } @took)[10];
 	cmp_ok($median, '<', 0.1, 'soon');
 	note sprintf 'the median is %.1f ms', 1000 * $median;
+
+	sleep 0.2;
+	heard();
+	my ($begun, $uploads) = (time, 0);
+	upload($writer, 'plain', 'd1') while $uploads++, time < $begun + 1;
+	sleep 0.2;
+	my $count = () = heard();
+	my $most = (time - $begun) / 0.02;
+	cmp_ok($count, '<=', $most, 'many commits are announced together');
+	note sprintf '%d announcements of %d commits', $count, $uploads;
 	return;
 }
 
