@@ -38,6 +38,7 @@ ended_and_stopped();
 killed();
 paused();
 restarted();
+started_by_listeners();
 dropped();
 done_testing();
 
@@ -516,22 +517,58 @@ sub paused
 	return;
 }
 
-sub restarted
+sub restart
 {
-	$other->do('BEGIN');
-	upload($other, 'restarted', 'a');
-	$other->do("PREPARE TRANSACTION 'p'");
 	$_->close for $writer, $other, $watcher, $listener;
 	@unread = ();
 	$node->restart;
 	($writer, $other, $watcher, $listener) = map { connect_to($node) } 1 .. 4;
 	$listener->do('LISTEN docsync');
+	return;
+}
+
+sub restarted
+{
+	$other->do('BEGIN');
+	upload($other, 'restarted', 'a');
+	$other->do("PREPARE TRANSACTION 'p'");
+	restart();
 	upload($writer, 'after', 'g');
 	is(announced(undef), '-infinity', 'after a restart everybody is told to ask, however far it is settled');
 	is(announced(undef, 0.5), undef, 'a prepared transaction of before holds back what can be told');
 	$other->do("COMMIT PREPARED 'p'");
 	my $through = announced(undef);
 	ok(defined $through && $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('restarted')), 'until it has been committed');
+	return;
+}
+
+# Nobody uploads any more, but somebody listens.
+sub started_by_listeners
+{
+	$other->do('BEGIN');
+	upload($other, 'listened', 'a');
+	$other->do("PREPARE TRANSACTION 'p'");
+	restart();
+	$other->do('SET docsync.announce = off');
+	is($other->value("SELECT docsync_listen_key('after')"), undef, 'who announces nothing gets no key');
+	is(key_of('none'), undef, 'nor who sees no document');
+	sleep 0.5;
+	is(worker(), undef, 'neither starts an announcer');
+	$other->do('RESET docsync.announce', 'SELECT docsync_announce_stop()');
+	ok(defined key_of('after'), 'one that was stopped has keys');
+	sleep 0.5;
+	is(worker(), undef, 'but who asks for them does not start it');
+	$other->do('SELECT docsync_announce_start()');
+
+	$watcher->do('BEGIN READ ONLY');
+	ok(defined key_of('after'), 'a listener has a key');
+	$watcher->do('COMMIT');
+	$other->do("COMMIT PREPARED 'p'");
+	my $end = time + $PATIENCE;
+	my $through;
+	do { $through = announced(undef) }
+		until !defined $through || $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('listened')) || time > $end;
+	ok(defined $through && time <= $end, 'is told of a prepared transaction that is committed after a restart, before the next upload');
 	return;
 }
 

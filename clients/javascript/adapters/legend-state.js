@@ -8,9 +8,8 @@
 //
 // What Legend-State can't do:
 //
-// - Each edited document takes a request of its own, and another one before it, which reads what the service has, unless the
-//   document was edited before on this page. The edited fields replace the service's: the last one sent wins, field by field,
-//   whatever the clientVersions are.
+// - The edited fields replace the service's: the last one sent wins, field by field, whatever the clientVersions are. What the
+//   service has is read in a request before that, unless the documents were edited before on this page.
 // - onRefused and syncedCrud's onError are called with what the service refuses. It stays here, and is sent again when it is edited.
 // - Two tabs that persist under one name are one store to the service, and neither learns what the other has sent.
 // - A device that is told to compare downloads everything again, but what was deleted and purged meanwhile stays here.
@@ -22,6 +21,16 @@ import { Patience, Remote } from './protocol.js';
 const DELETED = 'deleted by docsync';		// no field of a body
 const FIRST_AGAIN = 250;
 const LAST_AGAIN = 30_000;
+const BATCH_EDITS = 100;
+
+/**
+ * @typedef {object} Waiting edits of a document, merged
+ * @property {any} fields what is edited; null: it is deleted
+ * @property {any} rest the whole document
+ * @property {Promise<any>} done
+ * @property {(row: any) => void} resolve
+ * @property {(error: Error) => void} reject
+ */
 
 /** The service refuses to store a document. */
 class RefusedEdit extends Error {
@@ -58,8 +67,10 @@ export function docsync({ name, ...options }) {
 	/** @type {Map<string, any>} the service's last known versions of documents that were edited here */
 	const known = new Map();
 
-	/** @type {Map<string, { fields: any, rest: any, done: Promise<any> }>} edits that wait to be sent, or are being sent */
+	/** @type {Map<string, Waiting>} edits that wait to be sent, or are being sent */
 	const edits = new Map();
+	let isSending = false;
+	let tryNow = () => {};
 
 	/** Edits of a document are merged until they are sent; null deletes it. Resolves with what the service has then. */
 	function edit(id, fields, params) {
@@ -70,50 +81,88 @@ export function docsync({ name, ...options }) {
 			waiting.rest = params.value?.[id];
 			return waiting.done;
 		}
-		const made = { fields, rest: params.value?.[id], done: Promise.resolve() };
+		const made = /** @type {Waiting} */ ({ fields, rest: params.value?.[id] });
 
+		made.done = new Promise((resolve, reject) => { Object.assign(made, { resolve, reject }); });
 		edits.set(id, made);
-		made.done = sendAll(id, made);
+		tryNow();
+		if (!isSending) void sendAll();
 		return made.done;
 	}
 
-	/** Sends a document until the service has it, with growing waits. */
-	async function sendAll(id, made) {
-		for (let wait = FIRST_AGAIN; ; wait = Math.min(2 * wait, LAST_AGAIN)) {
+	/** Sends all edits that wait, until the service has them, with growing waits, which end when another document is edited. */
+	async function sendAll() {
+		isSending = true;
+		for (let wait = FIRST_AGAIN; edits.size;) {
 			try {
-				const { fields } = made;
-				const row = await queue.run(() => send(id, made));
-
-				if (fields === made.fields) {
-					edits.delete(id);
-					return row;
-				}
+				await queue.run(sendSome);
 				wait = FIRST_AGAIN;
-			} catch (error) {
-				if (error instanceof RefusedEdit) {
-					edits.delete(id);
-					throw error;
-				}
-				await new Promise((resolve) => { setTimeout(resolve, wait * (0.5 + 0.5 * Math.random())); });
+			} catch {
+				await new Promise((resolve) => {
+					tryNow = () => resolve(undefined);
+					setTimeout(resolve, wait * (0.5 + 0.5 * Math.random()));
+				});
+				wait = Math.min(2 * wait, LAST_AGAIN);
 			}
+		}
+		isSending = false;
+	}
+
+	/**
+	 * Sends edits, many in a request. What is merged into one meanwhile is sent with the next, whatever became of this. Legend-State
+	 * keeps no version that an edit is based on, so the service is asked.
+	 */
+	async function sendSome() {
+		const sent = [...edits].slice(0, BATCH_EDITS).map(([id, made]) => ({ id, made, fields: made.fields, rest: made.rest }));
+
+		for (const document of await remote.get(sent.map(({ id }) => id).filter((id) => !known.has(id)))) known.set(document.id, document);
+		const documents = sent.map(({ id, fields, rest }) => {
+			const stored = known.get(id);
+			const deleted = fields === null;
+
+			return {
+				id, deleted, base: stored?.clientVersion ?? null,
+				body: deleted ? undefined : { ...stored?.body ?? rest, ...fields },		// what was deleted elsewhere comes back complete
+			};
+		});
+		const outcomes = await remote.push(documents);
+
+		for (const [i, { id, made, fields }] of sent.entries()) {
+			const { deleted, body } = documents[i];
+			const { outcome, clientVersion, winner, error } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
+			const stored = winner ?? { clientVersion, body };
+			const isDone = fields === made.fields && outcome !== 'conflict' && outcome !== 'discarded';
+
+			if (!error) known.set(id, stored);
+			if (!isDone) continue;
+			edits.delete(id);
+			if (error) made.reject(new RefusedEdit(id, error));
+			else made.resolve(deleted ? undefined : { ...stored.body, id });
 		}
 	}
 
-	/** Legend-State keeps no version that the edit is based on, so the service is asked. */
-	async function send(id, { fields, rest }) {
-		let stored = known.get(id) ?? (await remote.get([id]))[0] ?? null;
+	/** @type {Promise<{ rows: any[], last: string }> | null} a download that waits to begin */
+	let fetching = null;
 
-		for (;;) {
-			const deleted = fields === null;
-			const body = deleted ? undefined : { ...stored?.body ?? rest, ...fields };		// what was deleted elsewhere comes back complete
-			const outcomes = await remote.push([{ id, deleted, body, base: stored?.clientVersion ?? null }]);
-			const { outcome, clientVersion, winner, error } = /** @type {import('./protocol.js').Outcome} */ (outcomes.get(id));
+	/** What others have changed since, and the lastSync after it. */
+	async function fetchSince(lastSync) {
+		let cursor = null;
 
-			if (error) throw new RefusedEdit(id, error);
-			stored = winner ?? { clientVersion, body };
-			known.set(id, stored);
-			if (outcome !== 'conflict' && outcome !== 'discarded') return deleted ? undefined : { ...stored.body, id };
+		if (lastSync) [clientId, cursor] = lastSync.split(' ');
+		else clientId = newClientId();
+		remote = remoteOf(clientId);
+		const rows = new Map();
+
+		for (let more = true; more;) {
+			const page = await remote.pull(cursor);
+
+			({ cursor, more } = page);
+			for (const { id, deleted, body } of page.documents) {
+				known.delete(id);
+				rows.set(id, deleted ? { id, [DELETED]: true } : { ...body, id });
+			}
 		}
+		return { rows: [...rows.values()].filter((row) => !isSaidBy(edits.get(row.id), row)), last: `${clientId} ${cursor}` };
 	}
 
 	return {
@@ -123,26 +172,17 @@ export function docsync({ name, ...options }) {
 		updatePartial: true,
 		mode: 'assign',		// otherwise the first download would remove what was edited before it came
 
-		list: ({ lastSync, updateLastSync }) => queue.run(async () => {
-			let cursor = null;
+		// Those who ask while one waits share it: otherwise, where they ask faster than the line answers, the queue only grows, and
+		// Legend-State passes over all answers but that of the last one asked for.
+		list: async ({ lastSync, updateLastSync }) => {
+			const { rows, last } = await (fetching ??= queue.run(() => {
+				fetching = null;
+				return fetchSince(lastSync);
+			}));
 
-			if (lastSync) [clientId, cursor] = lastSync.split(' ');
-			else clientId = newClientId();
-			remote = remoteOf(clientId);
-			const rows = new Map();
-
-			for (let more = true; more;) {
-				const page = await remote.pull(cursor);
-
-				({ cursor, more } = page);
-				for (const { id, deleted, body } of page.documents) {
-					known.delete(id);
-					rows.set(id, deleted ? { id, [DELETED]: true } : { ...body, id });
-				}
-			}
-			updateLastSync(`${clientId} ${cursor}`);
-			return [...rows.values()].filter((row) => !isSaidBy(edits.get(row.id), row));
-		}),
+			updateLastSync(last);
+			return structuredClone(rows);
+		},
 		create: (row, params) => edit(row.id, row, params),
 		update: (row, params) => edit(row.id, row, params),
 		delete: ({ id }, params) => edit(id, null, params),

@@ -87,6 +87,104 @@ test('edited while an edit is on its way: that is sent, too', needsService, asyn
 	await close();
 });
 
+test('mended while what is refused is on its way: that is sent', needsService, async () => {
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const other = openReference(name);
+	let sent = 0;
+
+	await page.route('**/Docs?*', async (route) => {
+		const response = await route.fetch();
+
+		if (++sent === 1) await put('x', 'mended', { refuse: 'no' });
+		await route.fulfill({ response });
+	});
+	await put('x', 'bad', { refuse: 'check' });
+	await until(async () => {
+		await other.sync();
+		return (await other.get('x'))?.text === 'mended';
+	});
+	await close();
+});
+
+test('downloads are asked for faster than they come: those that wait are one', needsService, async () => {
+	const name = anyName();
+	const { page, content, sync, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const isAtRest = () => page.evaluate(() => globalThis.state$.lastSync.peek() && !globalThis.state$.isGetting.peek());
+	const other = openReference(name);
+	let asked = 0;
+	let answer = () => {};
+	const answered = new Promise((resolve) => { answer = resolve; });
+
+	await until(isAtRest);
+	await page.route('**/Docs/Pull?*', async (route) => {
+		asked++;
+		await answered;
+		await route.continue();
+	});
+	for (let n = 0; n < 20; n++) await sync();
+	await until(() => asked === 1);
+	await other.put('x', { id: 'x', text: 'first' });
+	await other.sync();
+	answer();
+	await until(async () => (await content()).x === 'first' && isAtRest());
+	assert.equal(asked, 2);
+	await close();
+});
+
+test('edits that wait are sent in one request', needsService, async () => {
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+	const other = openReference(name);
+	const requests = [];
+	let answer = () => {};
+	const answered = new Promise((resolve) => { answer = resolve; });
+
+	await page.route(/\/Docs(\?|\/Get)/, async (route) => {
+		requests.push(route.request().method());
+		await answered;
+		await route.continue();
+	});
+	await put('first', 'x');
+	await until(() => requests.length);
+	for (let n = 0; n < 20; n++) await put(`d${n}`, 'x');
+	answer();
+	await until(async () => {
+		await other.sync();
+		return (await other.list()).length === 21;
+	});
+	assert.deepEqual(requests, ['POST', 'POST', 'POST', 'POST'], 'one that asks, and one that sends, twice');
+	await close();
+});
+
+test('an edit ends the wait of those that failed before', needsService, async () => {
+	const line = await BadLine.start();
+	const name = anyName();
+	const { page, put, close } = await library.open({ url: line.url, token: TOKEN, name });
+	const other = openReference(name);
+
+	// No wait ends by itself. The first one is of 125 to 250 ms.
+	await page.evaluate(() => {
+		const start = globalThis.setTimeout;
+
+		globalThis.setTimeout = (done, milliseconds = 0, ...more) => {
+			if (milliseconds >= 125 && milliseconds <= 250) globalThis.isWaiting = true;
+			return milliseconds >= 125 ? 0 : start(done, milliseconds, ...more);
+		};
+	});
+	line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
+	await put('x', 'x');
+	await until(() => page.evaluate(() => globalThis.isWaiting));
+	line.fault = () => undefined;
+	await put('y', 'y');
+	await until(async () => {
+		await other.sync();
+		return (await other.list()).length === 2;
+	});
+	await close();
+	await line.down();
+});
+
 // Legend-State takes an edit as sent when it downloads the same.
 for (const [what, edit, same] of [
 	['deletion', (device) => device.delete('x'), (other) => other.delete('x')],
@@ -97,11 +195,13 @@ for (const [what, edit, same] of [
 		const name = anyName();
 		const { page, content, sync, close, ...device } = await library.open({ url: line.url, token: TOKEN, name });
 		const other = openReference(name);
-		const downloaded = async () => {
-			await other.sync();
-			const lastSync = () => page.evaluate(() => globalThis.state$.lastSync.peek());
+		const lastSync = () => page.evaluate(() => globalThis.state$.lastSync.peek());
+		// A download that has begun before may bring it as well.
+		const downloaded = async (change) => {
 			const before = await lastSync();
 
+			await change(other);
+			await other.sync();
 			await until(async () => {
 				await sync();
 				return await lastSync() !== before;
@@ -117,10 +217,8 @@ for (const [what, edit, same] of [
 		await pause(200);
 		line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
 		await edit(device);
-		await same(other);
-		await downloaded();
-		await other.put('x', { id: 'x', text: 'another' });
-		await downloaded();
+		await downloaded(same);
+		await downloaded(() => other.put('x', { id: 'x', text: 'another' }));
 		line.fault = () => undefined;
 		await until(async () => {
 			await other.sync();
