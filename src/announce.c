@@ -137,10 +137,9 @@ docsync_listen_key(PG_FUNCTION_ARGS)
 	PopActiveSnapshot();
 
 	if (!docsync_announce || !sees_any ||
-		!docsync_changes_attach(MyDatabaseId))
+		!docsync_changes_attach(MyDatabaseId) || !docsync_changes_start())
 		PG_RETURN_NULL();
 
-	docsync_changes_start();
 	docsync_changes_key(collection, key);
 	format_key(key, text_of_key);
 	PG_RETURN_TEXT_P(cstring_to_text(text_of_key));

@@ -68,6 +68,8 @@ typedef struct Announcer
 	int			pid;			/* 0: none is running */
 	Latch	   *latch;			/* its latch, or NULL */
 	bool		is_stopped;		/* none is to be running */
+	bool		has_no_worker;	/* nor can it: there was none when somebody
+								 * last tried to */
 	TimestampTz started;		/* when somebody last tried to, or one failed */
 	int			starts;			/* since one has looked at the store */
 	bool		has_secret;
@@ -236,7 +238,7 @@ docsync_changes_note(const text *collection, TimestampTz stamp)
 	if (!docsync_announce || all_noted || !attach_in_upload())
 		return;
 
-	docsync_changes_start();
+	(void) docsync_changes_start();
 
 	find_key(collection);
 	for (int i = nnoted - 1; i >= 0; i--)
@@ -279,9 +281,10 @@ find_key(const text *collection)
 
 /*
  * Starts the announcer, unless it is running, or has been stopped, or somebody
- * has tried a moment ago, or the server will do so in a moment.
+ * has tried a moment ago, or the server will do so in a moment.  Returns false
+ * if there is no worker for it.
  */
-void
+bool
 docsync_changes_start(void)
 {
 	BackgroundWorker worker = {
@@ -293,10 +296,11 @@ docsync_changes_start(void)
 	};
 	TimestampTz now;
 	bool		wanted;
+	bool		registered;
 
 	/* Read without the lock: whoever comes next looks again. */
 	if (announcer->pid != 0 || announcer->is_stopped)
-		return;
+		return true;
 
 	now = GetCurrentTimestamp();
 	SpinLockAcquire(&announcer->mutex);
@@ -309,17 +313,21 @@ docsync_changes_start(void)
 	}
 	SpinLockRelease(&announcer->mutex);
 	if (!wanted)
-		return;
+		return !announcer->has_no_worker;
 
 	strlcpy(worker.bgw_library_name, "docsync", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "docsync_announcer_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, DOCSYNC_ANNOUNCER, BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, DOCSYNC_ANNOUNCER " of database %u",
 			 MyDatabaseId);
-	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
+	registered = RegisterDynamicBackgroundWorker(&worker, NULL);
+	if (!registered && !announcer->has_no_worker)
 		ereport(LOG,
 				(errmsg("docsync could not start its announcer"),
 				 errhint("You may need to increase \"max_worker_processes\".")));
+	announcer->has_no_worker = !registered;
+
+	return registered;
 }
 
 /*

@@ -563,7 +563,7 @@ extern void docsync_changes_init(void);
 extern bool docsync_changes_attach(Oid database);
 extern void docsync_changes_key(const text *collection, uint8 *key);
 extern void docsync_changes_note(const text *collection, TimestampTz stamp);
-extern void docsync_changes_start(void);
+extern bool docsync_changes_start(void);
 extern bool docsync_changes_may_connect(void);
 extern bool docsync_changes_enter(void);
 extern void docsync_changes_exit(bool has_failed);

@@ -157,6 +157,16 @@ sub commits
 	my $median = (sort { $a <=> $b } @took)[10];
 	cmp_ok($median, '<', 0.1, 'soon');
 	note sprintf 'the median is %.1f ms', 1000 * $median;
+
+	sleep 0.2;
+	heard();
+	my ($begun, $uploads) = (time, 0);
+	upload($writer, 'plain', 'd1') while $uploads++, time < $begun + 1;
+	sleep 0.2;
+	my $count = () = heard();
+	my $most = (time - $begun) / 0.02;
+	cmp_ok($count, '<=', $most, 'many commits are announced together');
+	note sprintf '%d announcements of %d commits', $count, $uploads;
 	return;
 }
 
@@ -228,8 +238,9 @@ sub prepared
 	$other->do('BEGIN');
 	upload($other, 'prepared alone', 'a');
 	$other->do("PREPARE TRANSACTION 'p'");
+	sleep 2.8;
 	$watcher->do("COMMIT PREPARED 'p'");
-	is_announced('prepared alone', 'COMMIT PREPARED is announced');
+	is_announced('prepared alone', 'COMMIT PREPARED is announced, however long it has been prepared');
 	return;
 }
 

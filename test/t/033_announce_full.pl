@@ -1,4 +1,4 @@
-# What the announcer needs has run out: room in NOTIFY's queue, shared memory.  Uploads don't notice.
+# What the announcer needs has run out: room in NOTIFY's queue, shared memory, a worker.  Uploads don't notice.
 
 use strict;
 use warnings;
@@ -17,6 +17,7 @@ my $count = 0;
 
 queue_is_full();
 no_shared_memory();
+no_worker();
 done_testing();
 
 #-----------------------------------------------------------------------------
@@ -131,5 +132,30 @@ sub no_shared_memory
 	$session->do('LISTEN docsync');
 	is(upload($session), 'created', 'and an upload');
 	ok(wait_for('an announcement', sub { $session->dbh->pg_notifies }), 'is announced');
+	return;
+}
+
+# Another database's announcer has the only one.
+sub no_worker
+{
+	$node = new_node('worker', conf => "docsync.announce = on\nmax_worker_processes = 1\nmax_logical_replication_workers = 0");
+	my $admin = connect_to($node);
+	my $key = q{SELECT docsync_listen_key('a')};
+
+	$admin->do('CREATE DATABASE other');
+	my $session = connect_to($node, 'other');
+	$session->do('CREATE EXTENSION docsync', 'SELECT docsync_create_store()');
+	is(upload($admin), 'created', 'an upload starts an announcer');
+	ok(defined $admin->value($key), 'there is a key');
+	for (1 .. 3)
+	{
+		is(upload($session), 'created', 'an upload where no worker is left');
+		is($session->value($key), undef, 'there is no key');
+		sleep 1.1;
+	}
+	is(scalar(() = slurp_file($node->logfile) =~ /docsync could not start its announcer/g), 1, 'the log says so once');
+	$admin->do('SELECT docsync_announce_stop()');
+	sleep 1.1;
+	ok(defined $session->value($key), 'whoever asks for it where it was missing starts an announcer');
 	return;
 }

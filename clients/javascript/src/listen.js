@@ -19,6 +19,8 @@ export class Listening {
 	/** Whether changes of all the collections are heard */
 	isLive = false;
 	#failures = 0;
+	/** When to come back after a stream that breaks, as the service said: clients whose streams break together don't come together */
+	#again = FIRST_AGAIN;
 	/** @type {Map<string | null, { through: string, tries: number }>} what was announced, and isn't here */
 	#missing = new Map();
 	/** @type {Map<string, string>} the collections that aren't heard, with the last stamp known when the stream began */
@@ -79,7 +81,7 @@ export class Listening {
 					else wait = reason ? retry : Math.max(retry, this.#waitAfterBreak(begun));
 				} catch (error) {
 					refused = false;
-					wait = stream.signal.aborted ? FIRST_AGAIN : this.#waitAfterBreak(begun, error);
+					wait = stream.signal.aborted ? FIRST_AGAIN : Math.max(this.#again, this.#waitAfterBreak(begun, error));
 				} finally {
 					leave();
 					this.#stream = null;
@@ -121,6 +123,8 @@ export class Listening {
 			due(0);
 		} else if (name === 'changed') {
 			this.#told(data, due);
+		} else if (name === 'retry') {
+			this.#again = data;
 		}
 	}
 
@@ -214,7 +218,10 @@ export async function readStream(body, hear, alive) {
 			const { event, data, retry } = fieldsOf(text.slice(0, at));
 
 			text = text.slice(at + 2);
-			if (retry) end.retry = Number(retry);
+			if (/^\d+$/.test(retry)) {
+				end.retry = Number(retry);
+				hear({ name: 'retry', data: end.retry });
+			}
 			if (event === 'end') end.reason = String(JSON.parse(data).reason);
 			else if (event) hear({ name: event, data: JSON.parse(data) });
 		}

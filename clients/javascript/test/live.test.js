@@ -176,6 +176,20 @@ for (const [how, cut] of [['ends', (service) => service.stream.end()], ['breaks'
 	});
 }
 
+test('a stream that breaks is opened again when the service said', async (t) => {
+	const service = await makeUp(t);
+	const notes = await start(t, service);
+
+	await until(() => service.stream);
+	service.stream.write('retry: 2500\n\n');
+	service.say('listening', { collections: ['a b'] });
+	await until(async () => (await notes.status()).live);
+	service.break();
+	await pause(2 * SECOND);
+	assert.equal(service.opened.length, 1);
+	await until(() => service.opened.length === 2, 2 * SECOND);
+});
+
 test('a Retry-After that is longer than timers can be is a wait, too', async (t) => {
 	const service = Object.assign(await makeUp(t), { refuse: [503, { 'Retry-After': '3000000' }] });
 
