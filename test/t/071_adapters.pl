@@ -8,6 +8,7 @@
 #	ok 5 - rxdb (its own): a conflictHandler decides
 #
 # DOCSYNC_ADAPTERS: which libraries, rxdb tanstack-db ...; all without it.
+# DOCSYNC_CASE: a pattern; only the tests whose names match are run.
 
 use strict;
 use warnings;
@@ -79,9 +80,10 @@ sub begin
 {
 	my ($library) = @_;
 	my $file = "$PostgreSQL::Test::Utils::tmp_check/adapters_$library.tap";
+	my @pattern = $ENV{DOCSYNC_CASE} ? "--test-name-pattern=$ENV{DOCSYNC_CASE}" : ();
 
 	return [
-		IPC::Run::start([ $ENV{DOCSYNC_NODE}, '--no-warnings', '--test-force-exit', '--test-reporter=tap', "$directory/$library.test.js" ],
+		IPC::Run::start([ $ENV{DOCSYNC_NODE}, '--no-warnings', '--test-force-exit', '--test-reporter=tap', @pattern, "$directory/$library.test.js" ],
 			'>', $file, '2>&1'),
 		$file ];
 }
