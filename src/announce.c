@@ -358,9 +358,11 @@ announce_settled(void)
 
 	if (XLogStandbyInfoActive())
 	{
+		bool		is_new = watermark != frontier.stamp;
+
 		watermark = frontier.stamp;
 		watermark_at = docsync_clock_log_watermark(watermark,
-												   frontier.logged_at);
+												   frontier.logged_at, is_new);
 		is_done = is_done && watermark_at != InvalidXLogRecPtr;
 	}
 

@@ -531,7 +531,8 @@ extern void docsync_clock_forget_logged(void);
 extern TimestampTz docsync_clock_read_frontier(FullTransactionId *fence,
 											   XLogRecPtr *logged_at);
 extern XLogRecPtr docsync_clock_log_watermark(TimestampTz watermark,
-											  XLogRecPtr logged_at);
+											  XLogRecPtr logged_at,
+											  bool is_new);
 extern void docsync_clock_withdraw_watermark(void);
 extern bool docsync_clock_needs_watermark(TimestampTz watermark,
 										  XLogRecPtr logged_at);

@@ -32,6 +32,7 @@ my $reader = connect_to($standby);
 
 $writer->do('CREATE TABLE foreign_table (n int)');
 my $foreign = connect_to($primary);
+my $idle = start_idle();
 begin_foreign();
 foreign_transaction();
 after_a_restart();
@@ -47,6 +48,7 @@ many_uploaded();
 moves_in();
 under_load();
 promotion();
+stays_idle();
 done_testing();
 
 #-----------------------------------------------------------------------------
@@ -59,6 +61,40 @@ sub start_standby
 	$node->init_from_backup($primary, $backup, has_streaming => 1);
 	$node->start;
 	return $node;
+}
+
+# A server in which nothing happens after a checkpoint but that the watermark is
+# logged again
+sub start_idle
+{
+	my $node = new_node('idle', conf => "docsync.announce = on\nautovacuum = off\ncheckpoint_timeout = 30s\n");
+	my $session = connect_to($node);
+	my $logged = 0;
+
+	$session->upload('c', 'idle', document('d', 1, '1'));
+	wait_for('its announcement', sub {
+		my $before = $logged;
+
+		sleep 1.2;
+		$logged = $session->value('SELECT pg_current_wal_insert_lsn()');
+		return $logged eq $before;
+	});
+	$session->do('CHECKPOINT');
+	wait_for('the watermark', sub { $session->value('SELECT pg_current_wal_insert_lsn() > checkpoint_lsn + 200 FROM pg_control_checkpoint()') });
+	return { node => $node, session => $session, since => time, checkpoint => checkpoint_of($session) };
+}
+
+sub checkpoint_of { return $_[0]->value('SELECT checkpoint_lsn FROM pg_control_checkpoint()') }
+
+sub stays_idle
+{
+	my $rest = $idle->{since} + 33 - time;
+
+	sleep $rest if $rest > 0;
+	is(checkpoint_of($idle->{session}), $idle->{checkpoint}, 'a watermark that is logged again makes an idle server do no checkpoint');
+	$idle->{session}->close;
+	$idle->{node}->stop;
+	return;
 }
 
 # It has a lower id than all that is uploaded from now on.
