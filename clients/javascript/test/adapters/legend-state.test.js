@@ -185,6 +185,30 @@ test('an edit ends the wait of those that failed before', needsService, async ()
 	await line.down();
 });
 
+test('deleted, and made anew before that was sent: no field of before comes back', needsService, async () => {
+	const line = await BadLine.start();
+	const name = anyName();
+	const { put, delete: remove, close } = await library.open({ url: line.url, token: TOKEN, name });
+	const other = openReference(name);
+	const sent = async (text) => {
+		await other.sync();
+		return (await other.get('x'))?.text === text;
+	};
+
+	await put('x', 'first', { color: 'red' });
+	await until(() => sent('first'));
+	line.requests = [];
+	line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
+	await remove('x');
+	await until(() => line.requests.length);
+	await put('x', 'second');
+	line.fault = () => undefined;
+	await until(() => sent('second'));
+	assert.deepEqual(await other.get('x'), { id: 'x', text: 'second' });
+	await close();
+	await line.down();
+});
+
 // Legend-State takes an edit as sent when it downloads the same.
 for (const [what, edit, same] of [
 	['deletion', (device) => device.delete('x'), (other) => other.delete('x')],
