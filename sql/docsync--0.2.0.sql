@@ -987,7 +987,7 @@ CREATE FUNCTION @extschema@.docsync_announce_start()
 	AS 'MODULE_PATHNAME'
 	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.docsync_announce_start() IS
-'Lets uploads start the announcer again. For the owner of the database.';
+'Lets uploads and listeners start the announcer again. For the owner of the database.';
 
 ------------------------------------------------------------------------------
 -- for operators

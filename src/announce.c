@@ -3,10 +3,10 @@
  * announce.c
  *	  The announcer: says which collections have changed, once that is settled.
  *
- * A background worker, one for each database in which something is uploaded
- * with docsync.announce on.  It sleeps until a transaction that has stamped
- * documents ends, and then says, for each collection that has changed, that it
- * is settled up to a stamp (settle.c): whoever asks after that gets all
+ * A background worker, one for each database in which somebody uploads or
+ * listens with docsync.announce on.  It sleeps until a transaction that has
+ * stamped documents ends, and then says, for each collection that has changed,
+ * that it is settled up to a stamp (settle.c): whoever asks after that gets all
  * documents up to the stamp, and none at or below it will ever appear.  What
  * isn't settled yet is said later.
  *
@@ -50,6 +50,7 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -93,7 +94,9 @@ static XLogRecPtr watermark_at = InvalidXLogRecPtr;
 /* How long to wait for somebody to wake us, in milliseconds */
 static int	patience = LOOK_INTERVAL;
 
+static void stop(void);
 static void at_exit(int code, Datum arg);
+static void trim_queue(void);
 static void wait_for_work(void);
 static void collect(void);
 static bool announce(void);
@@ -108,6 +111,10 @@ static void check_owner(void);
  *
  * What a collection is called in announcements; NULL for a caller who sees no
  * document of it, and if nothing is announced.
+ *
+ * Starts the announcer if none is running.  Uploads do so, too, but a listener
+ * may also wait for what needs none any more: after a restart of the server,
+ * for a prepared transaction of before to be committed.
  */
 Datum
 docsync_listen_key(PG_FUNCTION_ARGS)
@@ -133,6 +140,7 @@ docsync_listen_key(PG_FUNCTION_ARGS)
 		!docsync_changes_attach(MyDatabaseId))
 		PG_RETURN_NULL();
 
+	docsync_changes_start();
 	docsync_changes_key(collection, key);
 	format_key(key, text_of_key);
 	PG_RETURN_TEXT_P(cstring_to_text(text_of_key));
@@ -142,7 +150,8 @@ docsync_listen_key(PG_FUNCTION_ARGS)
  * docsync_announce_stop() RETURNS void
  *
  * Ends the announcer, so that the database can be dropped or copied.  None is
- * started until docsync_announce_start(), or a restart of the server.
+ * started until docsync_announce_start(), or a restart of the server.  If it
+ * doesn't end in time, or if we are cancelled, it goes on.
  */
 Datum
 docsync_announce_stop(PG_FUNCTION_ARGS)
@@ -151,25 +160,41 @@ docsync_announce_stop(PG_FUNCTION_ARGS)
 	if (!docsync_changes_attach(MyDatabaseId))
 		PG_RETURN_VOID();
 
+	PG_TRY();
+	{
+		stop();
+	}
+	PG_CATCH();
+	{
+		docsync_changes_stop(false);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	PG_RETURN_VOID();
+}
+
+/* Tells the announcer to end, and waits until it has. */
+static void
+stop(void)
+{
 	for (int waited = 0; docsync_changes_stop(true) != 0; waited += 10)
 	{
 		if (waited >= STOP_PATIENCE)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("docsync's announcer has not ended"),
-					 errhint("Try again, or end it by pg_terminate_backend(%d).",
-							 docsync_changes_stop(true))));
+					 errdetail("It goes on; it may be waiting for a lock on the store."),
+					 errhint("Try again.")));
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(10 * 1000L);
 	}
-
-	PG_RETURN_VOID();
 }
 
 /*
  * docsync_announce_start() RETURNS void
  *
- * Lets uploads start the announcer again.
+ * Lets uploads and listeners start the announcer again.
  */
 Datum
 docsync_announce_start(PG_FUNCTION_ARGS)
@@ -195,9 +220,10 @@ check_owner(void)
 /*
  * The worker.  arg: the database's oid
  *
- * It ends, for good, when docsync_announce_stop() says so, or when the store or
- * the database has gone.  After an error, or when somebody has ended it, the
- * server starts it anew, a second later; but not again and again.
+ * It ends, for good, when docsync_announce_stop() says so, when the store or
+ * the database has gone, or by SIGUSR2 (vacate.c).  After an error, or when
+ * somebody has ended it, the server starts it anew, a second later; but not
+ * again and again, unless it has looked at the store.
  */
 void
 docsync_announcer_main(Datum arg)
@@ -206,6 +232,7 @@ docsync_announcer_main(Datum arg)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
+	pqsignal(SIGUSR2, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 
 	if (!docsync_changes_attach(database) || !docsync_changes_may_connect())
@@ -218,7 +245,8 @@ docsync_announcer_main(Datum arg)
 	/* Nobody needs an announcement after a crash. */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
-	for (;;)
+	trim_queue();
+	while (!ShutdownRequestPending)
 	{
 		if (ConfigReloadPending)
 		{
@@ -236,11 +264,30 @@ docsync_announcer_main(Datum arg)
 	proc_exit(0);
 }
 
-/* before_shmem_exit callback: nobody is to wake us any more. */
+/*
+ * before_shmem_exit callback: nobody is to wake us any more.
+ *
+ * What fails, fails in a transaction.  Somebody who ends us finds us waiting,
+ * and the server may not start us anew: DROP DATABASE from PostgreSQL 19 on.
+ */
 static void
 at_exit(int code, Datum arg)
 {
-	docsync_changes_exit(code != 0);
+	docsync_changes_exit(IsTransactionOrTransactionBlock());
+}
+
+/*
+ * Removes from the queue of NOTIFY what everybody has read.
+ *
+ * PostgreSQL does so when somebody adds to the queue, which nobody can while it
+ * is full.  It also does so before it says how full the queue is, so whoever
+ * asks makes room.  An announcer that has failed for lack of it comes here once
+ * a second.
+ */
+static void
+trim_queue(void)
+{
+	(void) OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE);
 }
 
 /*
@@ -325,6 +372,7 @@ announce(void)
 		OidIsValid(get_namespace_oid(DOCSYNC_SCHEMA, true));
 	if (is_there)
 		is_done = announce_settled();
+	docsync_changes_has_looked();
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -358,9 +406,11 @@ announce_settled(void)
 
 	if (XLogStandbyInfoActive())
 	{
+		bool		is_new = watermark != frontier.stamp;
+
 		watermark = frontier.stamp;
 		watermark_at = docsync_clock_log_watermark(watermark,
-												   frontier.logged_at);
+												   frontier.logged_at, is_new);
 		is_done = is_done && watermark_at != InvalidXLogRecPtr;
 	}
 

@@ -36,19 +36,27 @@
  * The number must change with the structs below: after an update, until the
  * server is restarted, older sessions still use the old library.
  */
-#define SHARED_NAME			"docsync announcer 2, database %u"
-
-/* How often a session tries to start an announcer, in milliseconds */
-#define START_INTERVAL		1000
+#define SHARED_NAME			"docsync announcer 3, database %u"
 
 /*
- * How often the server may start an announcer that fails before it has
- * announced anything.  Its database has been dropped, perhaps.
+ * How often a session tries to start an announcer, in milliseconds.  One that
+ * has failed is started by the server, after RESTART_TIME seconds: nobody is to
+ * start a second one meanwhile, which would fail as well, and stay, too.
+ */
+#define START_INTERVAL		3000
+#define RESTART_TIME		1
+
+/*
+ * How often the server may start an announcer that fails before it has looked
+ * at the store.  Its database has been dropped, perhaps.
  */
 #define STARTS_MAX			3
 
-/* Places in which a change is looked for */
-#define PROBES				8
+/*
+ * Places for changes: twice as many as are told apart, so that one is found
+ * after a few looks, since that is done under a spinlock
+ */
+#define PLACES				(2 * DOCSYNC_CHANGES_MAX)
 
 /* The length of the secret, in bytes */
 #define SECRET_LEN			32
@@ -60,13 +68,13 @@ typedef struct Announcer
 	int			pid;			/* 0: none is running */
 	Latch	   *latch;			/* its latch, or NULL */
 	bool		is_stopped;		/* none is to be running */
-	TimestampTz started;		/* when somebody last tried to */
-	int			starts;			/* since one has announced something */
+	TimestampTz started;		/* when somebody last tried to, or one failed */
+	int			starts;			/* since one has looked at the store */
 	bool		has_secret;
 	uint8		secret[SECRET_LEN];
 	bool		all;			/* any collection may have changed */
 	int			count;			/* of the places used */
-	Change		changes[DOCSYNC_CHANGES_MAX];	/* by hash */
+	Change		changes[PLACES];	/* by hash */
 } Announcer;
 
 static Announcer *announcer = NULL;
@@ -85,8 +93,7 @@ static char last_collection[DOCSYNC_COLLECTION_LEN];
 static bool attach_in_upload(void);
 static void init_shared(DSM_INIT_PARAMETERS);
 static void find_key(const text *collection);
-static void start(void);
-static void leave(bool has_changed);
+static void leave(void);
 static void leave_one(const Change *change);
 static void at_xact(XactEvent event, void *arg);
 
@@ -121,7 +128,13 @@ docsync_changes_attach(Oid database)
 								   &found, NULL);
 	is_attached = true;
 	if (announcer == NULL)
+	{
+		ereport(LOG,
+				(errmsg("docsync announces nothing in database %u: the server has no shared memory to spare",
+						database),
+				 errhint("You may need to increase \"max_locks_per_transaction\".")));
 		return false;
+	}
 
 	SpinLockAcquire(&announcer->mutex);
 	if (!announcer->has_secret)
@@ -223,7 +236,7 @@ docsync_changes_note(const text *collection, TimestampTz stamp)
 	if (!docsync_announce || all_noted || !attach_in_upload())
 		return;
 
-	start();
+	docsync_changes_start();
 
 	find_key(collection);
 	for (int i = nnoted - 1; i >= 0; i--)
@@ -266,22 +279,22 @@ find_key(const text *collection)
 
 /*
  * Starts the announcer, unless it is running, or has been stopped, or somebody
- * has tried a moment ago.
+ * has tried a moment ago, or the server will do so in a moment.
  */
-static void
-start(void)
+void
+docsync_changes_start(void)
 {
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION | BGWORKER_INTERRUPTIBLE,
 		.bgw_start_time = BgWorkerStart_RecoveryFinished,
-		.bgw_restart_time = 1,
+		.bgw_restart_time = RESTART_TIME,
 		.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId)
 	};
 	TimestampTz now;
 	bool		wanted;
 
-	/* Read without the lock: the next upload looks again. */
+	/* Read without the lock: whoever comes next looks again. */
 	if (announcer->pid != 0 || announcer->is_stopped)
 		return;
 
@@ -300,8 +313,8 @@ start(void)
 
 	strlcpy(worker.bgw_library_name, "docsync", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "docsync_announcer_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "docsync announcer", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "docsync announcer of database %u",
+	strlcpy(worker.bgw_type, DOCSYNC_ANNOUNCER, BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, DOCSYNC_ANNOUNCER " of database %u",
 			 MyDatabaseId);
 	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
 		ereport(LOG,
@@ -311,7 +324,7 @@ start(void)
 
 /*
  * An announcer is about to connect to its database.  Returns false if it must
- * end instead, for good: the next upload may start another.
+ * end instead, for good: the next who uploads or listens may start another.
  */
 bool
 docsync_changes_may_connect(void)
@@ -352,19 +365,20 @@ docsync_changes_enter(void)
 }
 
 /*
- * The announcer ends.  Unless it has failed, the next upload may start another
- * at once.
+ * The announcer ends.  If it has failed, the server starts it anew; otherwise
+ * the next who uploads or listens may do so at once.
  */
 void
 docsync_changes_exit(bool has_failed)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	SpinLockAcquire(&announcer->mutex);
 	if (announcer->pid == MyProcPid)
 	{
 		announcer->pid = 0;
 		announcer->latch = NULL;
-		if (!has_failed)
-			announcer->started = 0;
+		announcer->started = has_failed ? now : 0;
 	}
 	SpinLockRelease(&announcer->mutex);
 }
@@ -383,7 +397,7 @@ docsync_changes_take(Change *changes, bool *all)
 	announcer->all = false;
 	if (announcer->count > 0)
 	{
-		for (int i = 0; i < DOCSYNC_CHANGES_MAX; i++)
+		for (int i = 0; i < PLACES; i++)
 		{
 			if (announcer->changes[i].is_used)
 				changes[count++] = announcer->changes[i];
@@ -397,6 +411,18 @@ docsync_changes_take(Change *changes, bool *all)
 }
 
 /*
+ * The announcer has found out what is settled.  If it fails now, as when the
+ * queue of NOTIFY is full, it may succeed the next time, or the hundredth.
+ */
+void
+docsync_changes_has_looked(void)
+{
+	SpinLockAcquire(&announcer->mutex);
+	announcer->starts = 0;
+	SpinLockRelease(&announcer->mutex);
+}
+
+/*
  * The announcer has announced what there was.  Returns false if it has been
  * told to end, or another one has taken its place.
  */
@@ -407,7 +433,6 @@ docsync_changes_go_on(void)
 
 	SpinLockAcquire(&announcer->mutex);
 	goes_on = !announcer->is_stopped && announcer->pid == MyProcPid;
-	announcer->starts = 0;
 	SpinLockRelease(&announcer->mutex);
 
 	return goes_on;
@@ -437,8 +462,12 @@ docsync_changes_stop(bool stop)
 
 /*
  * XactCallback: leaves what has changed to the announcer, when others can see
- * it.  A transaction that is rolled back may have held others back, so the
- * announcer must look again.
+ * it.
+ *
+ * So does a transaction that is rolled back, though without stamps, which
+ * nobody will ever see.  It may have taken its mark when documents with later
+ * fences had been announced already, and then it has held back whoever asked
+ * for them meanwhile.
  *
  * Raises no error.
  */
@@ -449,40 +478,38 @@ at_xact(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
-			if (nnoted > 0 || all_noted)
-				leave(true);
 			break;
 		case XACT_EVENT_ABORT:
-			if (nnoted > 0 || all_noted)
-				leave(false);
+			for (int i = 0; i < nnoted; i++)
+				noted[i].stamp = DT_NOBEGIN;
 			break;
 		default:
 			return;
 	}
+
+	if (nnoted > 0 || all_noted)
+		leave();
 
 	nnoted = 0;
 	all_noted = false;
 }
 
 /*
- * Wakes the announcer, with what has changed if there is anything.
+ * Wakes the announcer, with what has changed.
  *
  * Who commits first and is seen by others last?  The locks that are marks are
  * released after this.  But a transaction that has left the running set is
  * seen by each later snapshot, and then nobody asks for its marks.
  */
 static void
-leave(bool has_changed)
+leave(void)
 {
 	Latch	   *latch;
 
 	SpinLockAcquire(&announcer->mutex);
-	if (has_changed)
-	{
-		announcer->all |= all_noted;
-		for (int i = 0; i < nnoted; i++)
-			leave_one(&noted[i]);
-	}
+	announcer->all |= all_noted;
+	for (int i = 0; i < nnoted; i++)
+		leave_one(&noted[i]);
 	latch = announcer->latch;
 	SpinLockRelease(&announcer->mutex);
 
@@ -491,14 +518,16 @@ leave(bool has_changed)
 		SetLatch(latch);
 }
 
-/* Puts a change into shared memory, together with those of its collection. */
+/*
+ * Puts a change into shared memory, together with those of its collection; or
+ * notes that there are too many.
+ */
 static void
 leave_one(const Change *change)
 {
-	for (int i = 0; i < PROBES; i++)
+	for (int i = 0; announcer->count < DOCSYNC_CHANGES_MAX; i++)
 	{
-		Change	   *place = &announcer->changes[(change->hash + i) %
-												DOCSYNC_CHANGES_MAX];
+		Change	   *place = &announcer->changes[(change->hash + i) % PLACES];
 
 		if (!place->is_used)
 		{

@@ -28,9 +28,10 @@
  *	  In the primary's own page log_cnt isn't negative once the clock has moved.
  *
  * Invariant 5 holds because the announcer (announce.c) logs a watermark after
- * all such transactions have ended (docsync_settle_find_frontier()).  A transaction that brings an older stamp along takes the watermark
- * back in WAL after it has its mark, and the announcer logs none if the clock
- * has been logged since before it looked for marks.
+ * all such transactions have ended (docsync_settle_find_frontier()).  A
+ * transaction that brings an older stamp along takes the watermark back in WAL
+ * after it has its mark, and the announcer logs none if the clock has been
+ * logged since before it looked for marks.
  *
  * Nobody needs a privilege on the sequence, and only this file advances it.
  *
@@ -76,9 +77,11 @@ typedef struct ClockPage
 
 static void clock_open(ClockPage *clock, int latchmode);
 static void clock_move(ClockPage *clock, int64 value);
-static XLogRecPtr clock_log_again(ClockPage *clock, int64 watermark);
+static XLogRecPtr clock_log_again(ClockPage *clock, int64 watermark,
+								  uint8 flags);
 static int64 clock_logged(const ClockPage *clock);
-static void clock_log(ClockPage *clock, int64 logged, int64 watermark);
+static void clock_log(ClockPage *clock, int64 logged, int64 watermark,
+					  uint8 flags);
 static void clock_close(ClockPage *clock);
 
 /*
@@ -229,15 +232,21 @@ docsync_clock_forget_logged(void)
  * InvalidXLogRecPtr if somebody has logged the clock since: then the caller
  * has to look once more, since that may have been one who took the watermark
  * back.
+ *
+ * is_new: false for one that has been logged before.  It is logged again after
+ * each checkpoint, and must not be what makes the server do the next one: a
+ * server that is idle does none.
  */
 XLogRecPtr
-docsync_clock_log_watermark(TimestampTz watermark, XLogRecPtr logged_at)
+docsync_clock_log_watermark(TimestampTz watermark, XLogRecPtr logged_at,
+							bool is_new)
 {
 	ClockPage	clock;
 
 	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
 	if (PageGetLSN(BufferGetPage(clock.buffer)) == logged_at)
-		logged_at = clock_log_again(&clock, watermark + DOCSYNC_UNIX_OFFSET);
+		logged_at = clock_log_again(&clock, watermark + DOCSYNC_UNIX_OFFSET,
+									is_new ? 0 : XLOG_MARK_UNIMPORTANT);
 	else
 		logged_at = InvalidXLogRecPtr;
 	clock_close(&clock);
@@ -258,7 +267,7 @@ docsync_clock_withdraw_watermark(void)
 		return;
 
 	clock_open(&clock, BUFFER_LOCK_EXCLUSIVE);
-	clock_log_again(&clock, PG_INT64_MAX);
+	clock_log_again(&clock, PG_INT64_MAX, 0);
 	clock_close(&clock);
 }
 
@@ -393,7 +402,7 @@ clock_move(ClockPage *clock, int64 value)
 	START_CRIT_SECTION();
 
 	if (log_it)
-		clock_log(clock, logged, logged);
+		clock_log(clock, logged, logged, 0);
 	clock->data->last_value = value;
 	clock->data->log_cnt = logged - value;
 	clock->data->is_called = is_called;
@@ -402,10 +411,11 @@ clock_move(ClockPage *clock, int64 value)
 }
 
 /*
- * Logs the clock, which stays as it is, with a watermark; returns where.
+ * Logs the clock, which stays as it is, with a watermark, in a record with
+ * flags; returns where.
  */
 static XLogRecPtr
-clock_log_again(ClockPage *clock, int64 watermark)
+clock_log_again(ClockPage *clock, int64 watermark, uint8 flags)
 {
 	int64		value = clock->data->last_value;
 	bool		is_called = clock->data->is_called;
@@ -417,7 +427,7 @@ clock_log_again(ClockPage *clock, int64 watermark)
 		MarkBufferDirty(clock->buffer);
 
 		START_CRIT_SECTION();
-		clock_log(clock, logged, Min(watermark, logged));
+		clock_log(clock, logged, Min(watermark, logged), flags);
 		clock->data->last_value = value;
 		clock->data->log_cnt = logged - value;
 		clock->data->is_called = is_called;
@@ -440,11 +450,12 @@ clock_logged(const ClockPage *clock)
 
 /*
  * Logs the clock: what replay will find.  watermark: the same as logged for
- * none.  In a critical section; the caller has marked the buffer dirty, and
- * puts into the page what it is to have here.
+ * none; flags: those of the record, XLOG_MARK_UNIMPORTANT or 0.  In a critical
+ * section; the caller has marked the buffer dirty, and puts into the page what
+ * it is to have here.
  */
 static void
-clock_log(ClockPage *clock, int64 logged, int64 watermark)
+clock_log(ClockPage *clock, int64 logged, int64 watermark, uint8 flags)
 {
 	Page		page = BufferGetPage(clock->buffer);
 	xl_seq_rec	record;
@@ -458,6 +469,7 @@ clock_log(ClockPage *clock, int64 logged, int64 watermark)
 	record.locator = clock->rel->rd_locator;
 
 	XLogBeginInsert();
+	XLogSetRecordFlags(flags);
 	XLogRegisterBuffer(0, clock->buffer, REGBUF_WILL_INIT);
 	XLogRegisterData((char *) &record, sizeof(record));
 	XLogRegisterData((char *) clock->tuple.t_data, clock->tuple.t_len);

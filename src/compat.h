@@ -40,6 +40,8 @@
 #endif
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
+#else
+#include "catalog/pg_database.h"
 #endif
 
 /*
@@ -235,10 +237,13 @@ GetNamedDSMSegment(const char *name, size_t size,
 #define JSON_UNICODE_UNTRANSLATABLE JSON_UNICODE_HIGH_ESCAPE
 
 /*
- * For relations; for schemas and functions: each class has its own function.
+ * For databases and relations; for schemas and functions: each class has its
+ * own function.
  */
-#define object_ownercheck(class_id, relation, role) \
-	pg_class_ownercheck(relation, role)
+#define object_ownercheck(class_id, object, role) \
+	((class_id) == DatabaseRelationId ? \
+	 pg_database_ownercheck(object, role) : \
+	 pg_class_ownercheck(object, role))
 #define object_aclcheck(class_id, object, role, mode) \
 	((class_id) == NamespaceRelationId ? \
 	 pg_namespace_aclcheck(object, role, mode) : \

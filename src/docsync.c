@@ -27,6 +27,7 @@ _PG_init(void)
 	docsync_settings_init();
 	docsync_schema_init();
 	docsync_changes_init();
+	docsync_vacate_init();
 	docsync_stamp_init();
 	docsync_epoch_init();
 	docsync_pin_init();

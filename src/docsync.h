@@ -531,7 +531,8 @@ extern void docsync_clock_forget_logged(void);
 extern TimestampTz docsync_clock_read_frontier(FullTransactionId *fence,
 											   XLogRecPtr *logged_at);
 extern XLogRecPtr docsync_clock_log_watermark(TimestampTz watermark,
-											  XLogRecPtr logged_at);
+											  XLogRecPtr logged_at,
+											  bool is_new);
 extern void docsync_clock_withdraw_watermark(void);
 extern bool docsync_clock_needs_watermark(TimestampTz watermark,
 										  XLogRecPtr logged_at);
@@ -541,6 +542,9 @@ extern TimestampTz docsync_clock_read_watermark(void);
  * changes.c: what writers leave for the announcer
  */
 #define DOCSYNC_ANNOUNCE_KEY_LEN	16	/* bytes */
+
+/* What announcers are in pg_stat_activity.backend_type */
+#define DOCSYNC_ANNOUNCER		"docsync announcer"
 
 /* Collections that are told apart: of a transaction, and of all together */
 #define DOCSYNC_CHANGES_NOTED	64
@@ -559,12 +563,19 @@ extern void docsync_changes_init(void);
 extern bool docsync_changes_attach(Oid database);
 extern void docsync_changes_key(const text *collection, uint8 *key);
 extern void docsync_changes_note(const text *collection, TimestampTz stamp);
+extern void docsync_changes_start(void);
 extern bool docsync_changes_may_connect(void);
 extern bool docsync_changes_enter(void);
 extern void docsync_changes_exit(bool has_failed);
 extern int	docsync_changes_take(Change *changes, bool *all);
+extern void docsync_changes_has_looked(void);
 extern bool docsync_changes_go_on(void);
 extern int	docsync_changes_stop(bool stop);
+
+/*
+ * vacate.c: the announcer makes way for DROP DATABASE
+ */
+extern void docsync_vacate_init(void);
 
 /*
  * stamp.c: the writer's side

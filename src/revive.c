@@ -51,6 +51,7 @@ static Statement delete_tombstone = {
 	2, {TEXTOID, TEXTOID}, STATEMENT_PINNED | STATEMENT_OF_TASK, NULL
 };
 
+static bool remove_tombstone(text *collection, text *id, int64 *version);
 static bool may_delete(Relation rel);
 static bool has_other_keys(Relation rel, Oid primary_key);
 static bool note_deleted(const StoredDocument *stored, void *arg);
@@ -64,12 +65,9 @@ bool
 docsync_revive(Relation rel, text *collection, text *id, int64 *version)
 {
 	Datum		key = PointerGetDatum(id);
-	Datum		args[] = {PointerGetDatum(collection), key};
-	volatile bool removed = false;
 	bool		deleted = false;
 	uint64		found;
 	const Store *store;
-	TaskFrame	frame;
 
 	if (!may_delete(rel))
 		return false;
@@ -84,6 +82,20 @@ docsync_revive(Relation rel, text *collection, text *id, int64 *version)
 	store = docsync_schema_open(STORE_READ);
 	if (store->is_delete_heard || has_other_keys(rel, store->document_index))
 		return false;
+
+	return remove_tombstone(collection, id, version);
+}
+
+/*
+ * Removes a tombstone, and returns its version.  Returns false if there is
+ * none.
+ */
+static bool
+remove_tombstone(text *collection, text *id, int64 *version)
+{
+	Datum		args[] = {PointerGetDatum(collection), PointerGetDatum(id)};
+	volatile bool removed = false;
+	TaskFrame	frame;
 
 	frame = docsync_task_enter(TASK_PURGE, NULL, NULL);
 	PG_TRY();

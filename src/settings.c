@@ -70,7 +70,7 @@ docsync_settings_init(void)
 
 	DefineCustomBoolVariable("docsync.announce",
 							 "Announces by NOTIFY which collections have changed.",
-							 "A background worker does so; the first upload starts it.",
+							 "A background worker does so; uploads and listeners start it.",
 							 &docsync_announce,
 							 false,
 							 PGC_SUSET, 0,

@@ -324,10 +324,12 @@ sub what_lost
 	my $all = q{SELECT collection, id, recorded_utc, client_version, client_id, deleted, body, why FROM docsync.record WHERE collection IN ('ida', 'ida/notes') ORDER BY 1, 2, 3};
 	my $edit = sub { my ($session, $version) = @_; $session->upload('other', $_, document('d1', $version, $version)) for 'ida', 'ida/notes', 'ida/new' };
 
-	$s->do(q{INSERT INTO docsync.keep (pattern, keep, most) VALUES ('id_', 'replaced', 7), ('ida/notes', 'discarded', 5), ('ida/%', 'replaced', 6), ('ken', 'none', 1)});
+	$s->do(q{INSERT INTO docsync.keep (pattern, keep, most) VALUES ('id_', 'replaced', 7), ('ida/notes', 'discarded', 5), ('ida/%', 'replaced', 6), ('ken', 'none', 1), ('nell', 'replaced', 1)});
 	$t->do(q{INSERT INTO docsync.keep (pattern, keep) VALUES ('k%', 'replaced'), ('ida/notes', 'none')});
 	fill($s, $_) for qw(ida ken leo);
 	$edit->($s, $_) for 2, 3, 0;
+	$s->upload('other', 'nell', document('d1', $_, $_)) for 1, 2;
+	$s->do(q{UPDATE docsync.record SET recorded_utc = recorded_utc - interval '1 hour'});	# the clock is ahead of what is purged
 	my $lost = $s->rows($all);
 	is(scalar @$lost, 4, 'versions have lost');
 
@@ -346,6 +348,7 @@ sub what_lost
 
 	$s->do("CALL docsync_purge('0')");
 	is(scalar @{ $s->rows($all) }, $count, 'what the old server still has is not purged');
+	is($s->value(q{SELECT count(*) FROM docsync.record WHERE collection = 'nell'}), 0, '... where that of another collection is');
 	is(run_move('-e', 'ida', $here->connstr('postgres')), 0, 'it is deleted there');
 	is(scalar @{ $s->rows($all) }, 0, '... with what lost');
 
@@ -373,10 +376,24 @@ sub is_repaired
 	is($s->value('SELECT count(*) FROM docsync.document WHERE collection = ? AND NOT deleted', 'leo'), 30, '... and nothing has happened');
 	is($s->sqlstate_of(q{CALL docsync_erase('ida%')}), '', 'where nothing is left there is nothing to be erased');
 
+	# Nothing of this is written, so that only docsync_erase() can refuse it.
+	$s->do(q{INSERT INTO docsync.keep (pattern, keep) VALUES ('pia', 'replaced')});
+	$s->upload('other', 'pia', document('d1', $_, $_)) for 1, 2;
+	$s->do(q{DELETE FROM docsync.document WHERE collection = 'pia'});
+	is(move($here, $there, 'pia'), 0, 'pia moves, of whom only tombstones are left, and what lost');
+	is($s->sqlstate_of(q{CALL docsync_erase('pia', true)}), '55000', '... what is left of that is not erased');
+	is_deeply($s->rows(q{SELECT (SELECT count(*) FROM docsync.document WHERE collection = 'pia'), (SELECT count(*) FROM docsync.record WHERE collection = 'pia')}), [ [ 1, 2 ] ], '... but is there');
+
 	# leo and mia come back: their fences are of the other server, and above any here.
+	$t->upload('there', $_, document('d30', 2, 30)) for qw(leo leo/notes);
 	is(move($there, $here, $_), 0, "$_ moves back") for qw(leo mia);
-	is_deeply($s->rows(q{SELECT documents, settled FROM docsync_digest('leo')}), [ [ 30, 1 ] ], 'back again it is settled');
+	my $writer = connect_to($here);
+	$writer->do('BEGIN');
+	$writer->upload('w', $_, document('w', 1, 1)) for qw(leo leo/notes);
+	is_deeply($s->rows(q{SELECT documents, settled FROM docsync_digest('leo')}), [ [ 30, 1 ] ], 'back again it is settled, whoever writes there now');
 	is($s->value(q{SELECT count(*) FROM docsync_collections() WHERE collection LIKE 'leo%' AND frontier = last_update_utc}), 2, '... as far as operators are told');
+	$writer->do('ROLLBACK');
+	$writer->close;
 	my $cursor = pull($s, 'c1', undef, 'leo')->{cursor};
 	is($s->value(q{SELECT docsync_restamp('leo', '{d1}')}), 1, 'a document is delivered again');
 	is($s->value(q{SELECT docsync_rebase('leo', 'd2', 7)}), 7, '... or gets another version');

@@ -38,6 +38,7 @@ ended_and_stopped();
 killed();
 paused();
 restarted();
+started_by_listeners();
 dropped();
 done_testing();
 
@@ -193,6 +194,16 @@ sub rolled_back
 	is(announced('rolled back', 0.2), undef, 'a transaction holds its collection back');
 	$other->do('ROLLBACK');
 	is_announced('rolled back', 'until it has been rolled back');
+
+	# One that takes its mark after the announcement, though it is older: it holds back whoever asks now.
+	$other->do('BEGIN', 'SELECT pg_current_xact_id()');
+	upload($writer, 'later', 'a');
+	is_announced('later', 'a transaction without a mark holds back no announcement');
+	upload($other, 'later', 'b');
+	is_deeply([ $watcher->settled('later') ], [], 'with one it holds back readers');
+	$other->do('ROLLBACK');
+	is(announced('later'), '-infinity', 'who are told, without its stamps, when it has been rolled back');
+	is_deeply([ $watcher->settled('later') ], ['a'], 'and then are given the document');
 	return;
 }
 
@@ -237,6 +248,29 @@ sub many_collections
 		sleep 0.01;
 	}
 	is_deeply([ sort keys %heard ], [ sort map { key_of($_) } @collections[ 0 .. 49 ] ], 'fifty collections of one transaction are announced');
+
+	# In one round: the announcer is stopped meanwhile.
+	my $pid = worker();
+	my %keys;
+	kill 'STOP', $pid;
+	for my $n (0 .. 4)
+	{
+		my @some = @collections[ map { 50 * $n + $_ } 0 .. 49 ];
+
+		$writer->do('BEGIN');
+		upload($writer, $_, 'b') for @some;
+		$writer->do('COMMIT');
+		$keys{ key_of($_) } = 1 for @some;
+	}
+	kill 'CONT', $pid;
+	%heard = ();
+	$end = time + $PATIENCE;
+	while (keys %heard < 250 && time < $end)
+	{
+		$heard{ $_->{collection} // 'all' } = 1 for heard();
+		sleep 0.01;
+	}
+	is_deeply([ sort keys %heard ], [ sort keys %keys ], 'so are 250 collections of one round');
 
 	$writer->do('BEGIN');
 	upload($writer, $_, 'a') for @collections;
@@ -405,6 +439,16 @@ sub ended_and_stopped
 	upload($writer, 'after', 'a');
 	is_announced('after', 'an announcer that was ended is started again');
 
+	$other->do('BEGIN', 'LOCK docsync.document IN ACCESS EXCLUSIVE MODE');
+	wait_for('the announcer to wait', sub { $watcher->value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE backend_type = 'docsync announcer'") });
+	$watcher->do("SET statement_timeout = '300ms'");
+	is($watcher->sqlstate_of('SELECT docsync_announce_stop()'), '57014', 'docsync_announce_stop() waits for it, and can be cancelled');
+	$watcher->do('RESET statement_timeout');
+	$other->do('COMMIT');
+	sleep 1.2;
+	upload($writer, 'after', 'cancelled');
+	is_announced('after', 'then all goes on');
+
 	$watcher->do('SELECT docsync_announce_stop()');
 	is(worker(), undef, 'docsync_announce_stop() has ended it when it returns');
 	upload($writer, 'after', 'b');
@@ -462,22 +506,58 @@ sub paused
 	return;
 }
 
-sub restarted
+sub restart
 {
-	$other->do('BEGIN');
-	upload($other, 'restarted', 'a');
-	$other->do("PREPARE TRANSACTION 'p'");
 	$_->close for $writer, $other, $watcher, $listener;
 	@unread = ();
 	$node->restart;
 	($writer, $other, $watcher, $listener) = map { connect_to($node) } 1 .. 4;
 	$listener->do('LISTEN docsync');
+	return;
+}
+
+sub restarted
+{
+	$other->do('BEGIN');
+	upload($other, 'restarted', 'a');
+	$other->do("PREPARE TRANSACTION 'p'");
+	restart();
 	upload($writer, 'after', 'g');
 	is(announced(undef), '-infinity', 'after a restart everybody is told to ask, however far it is settled');
 	is(announced(undef, 0.5), undef, 'a prepared transaction of before holds back what can be told');
 	$other->do("COMMIT PREPARED 'p'");
 	my $through = announced(undef);
 	ok(defined $through && $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('restarted')), 'until it has been committed');
+	return;
+}
+
+# Nobody uploads any more, but somebody listens.
+sub started_by_listeners
+{
+	$other->do('BEGIN');
+	upload($other, 'listened', 'a');
+	$other->do("PREPARE TRANSACTION 'p'");
+	restart();
+	$other->do('SET docsync.announce = off');
+	is($other->value("SELECT docsync_listen_key('after')"), undef, 'who announces nothing gets no key');
+	is(key_of('none'), undef, 'nor who sees no document');
+	sleep 0.5;
+	is(worker(), undef, 'neither starts an announcer');
+	$other->do('RESET docsync.announce', 'SELECT docsync_announce_stop()');
+	ok(defined key_of('after'), 'one that was stopped has keys');
+	sleep 0.5;
+	is(worker(), undef, 'but who asks for them does not start it');
+	$other->do('SELECT docsync_announce_start()');
+
+	$watcher->do('BEGIN READ ONLY');
+	ok(defined key_of('after'), 'a listener has a key');
+	$watcher->do('COMMIT');
+	$other->do("COMMIT PREPARED 'p'");
+	my $end = time + $PATIENCE;
+	my $through;
+	do { $through = announced(undef) }
+		until !defined $through || $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('listened')) || time > $end;
+	ok(defined $through && time <= $end, 'is told of a prepared transaction that is committed after a restart, before the next upload');
 	return;
 }
 

@@ -32,10 +32,12 @@ my $reader = connect_to($standby);
 
 $writer->do('CREATE TABLE foreign_table (n int)');
 my $foreign = connect_to($primary);
+my $idle = start_idle();
 begin_foreign();
 foreign_transaction();
 after_a_restart();
 backup();
+behind_a_standby();
 uploads_hold_back();
 prepared();
 old_snapshot();
@@ -47,18 +49,53 @@ many_uploaded();
 moves_in();
 under_load();
 promotion();
+stays_idle();
 done_testing();
 
 #-----------------------------------------------------------------------------
 
 sub start_standby
 {
-	my ($name, $backup) = @_;
+	my ($name, $backup, $of) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init_from_backup($primary, $backup, has_streaming => 1);
+	$node->init_from_backup($of // $primary, $backup, has_streaming => 1);
 	$node->start;
 	return $node;
+}
+
+# A server in which nothing happens after a checkpoint but that the watermark is
+# logged again
+sub start_idle
+{
+	my $node = new_node('idle', conf => "docsync.announce = on\nautovacuum = off\ncheckpoint_timeout = 30s\n");
+	my $session = connect_to($node);
+	my $logged = 0;
+
+	$session->upload('c', 'idle', document('d', 1, '1'));
+	wait_for('its announcement', sub {
+		my $before = $logged;
+
+		sleep 1.2;
+		$logged = $session->value('SELECT pg_current_wal_insert_lsn()');
+		return $logged eq $before;
+	});
+	$session->do('CHECKPOINT');
+	wait_for('the watermark', sub { $session->value('SELECT pg_current_wal_insert_lsn() > checkpoint_lsn + 200 FROM pg_control_checkpoint()') });
+	return { node => $node, session => $session, since => time, checkpoint => checkpoint_of($session) };
+}
+
+sub checkpoint_of { return $_[0]->value('SELECT checkpoint_lsn FROM pg_control_checkpoint()') }
+
+sub stays_idle
+{
+	my $rest = $idle->{since} + 33 - time;
+
+	sleep $rest if $rest > 0;
+	is(checkpoint_of($idle->{session}), $idle->{checkpoint}, 'a watermark that is logged again makes an idle server do no checkpoint');
+	$idle->{session}->close;
+	$idle->{node}->stop;
+	return;
 }
 
 # It has a lower id than all that is uploaded from now on.
@@ -133,6 +170,22 @@ sub backup
 	ok(defined wait_for_documents($session, 'foreign', scalar @before, 5), 'so does one made from a backup, though nothing was uploaded since');
 	$session->close;
 	$later->stop('immediate');
+	return;
+}
+
+# Its backup is the standby's, and so is what it replays.
+sub behind_a_standby
+{
+	my @before = $reader->settled('foreign');
+
+	$standby->backup('of a standby');
+	my $behind = start_standby('behind', 'of a standby', $standby);
+	my $session = connect_to($behind);
+	ok(defined wait_for_documents($session, 'foreign', scalar @before, 5), 'one behind a standby gives what that gives');
+	$writer->upload('c', 'foreign', document('behind', 1, '1'));
+	ok(defined wait_for_documents($session, 'foreign', @before + 1), 'and what comes next, though a foreign transaction is open');
+	$session->close;
+	$behind->stop('immediate');
 	end_foreign();
 	return;
 }

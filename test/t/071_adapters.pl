@@ -8,7 +8,7 @@
 #	ok 5 - rxdb (its own): a conflictHandler decides
 #
 # DOCSYNC_ADAPTERS: which libraries, rxdb tanstack-db ...; all without it.
-# DOCSYNC_CASE: a pattern; only the scenarios whose names match are played.
+# DOCSYNC_CASE: a pattern; only the tests whose names match are run.
 # DOCSYNC_RANDOM_SEED: repeat one run of the random one.
 
 use strict;
@@ -81,9 +81,10 @@ sub begin
 {
 	my ($library) = @_;
 	my $file = "$PostgreSQL::Test::Utils::tmp_check/adapters_$library.tap";
+	my @pattern = $ENV{DOCSYNC_CASE} ? "--test-name-pattern=$ENV{DOCSYNC_CASE}" : ();
 
 	return [
-		IPC::Run::start([ $ENV{DOCSYNC_NODE}, '--no-warnings', '--test-force-exit', '--test-reporter=tap', "$directory/$library.test.js" ],
+		IPC::Run::start([ $ENV{DOCSYNC_NODE}, '--no-warnings', '--test-force-exit', '--test-reporter=tap', @pattern, "$directory/$library.test.js" ],
 			'>', $file, '2>&1'),
 		$file ];
 }

@@ -7,9 +7,10 @@ import { BadAnswer, Refused } from './errors.js';
 
 const FIRST_AGAIN = 1000;			// milliseconds, after a stream that could not be had; doubled each time
 const LAST_AGAIN = 300_000;
+const STEADY = 60_000;				// a stream that lasts longer is no failure: it has had signs of life
 const NONE_AGAIN = 3_600_000;		// where the service has none: it may have some day
 const LAGS_AGAIN = [1000, 4000];	// after a sync that didn't bring what was announced
-const MAX_STREAMS = globalThis.process?.versions?.node ? Infinity : 3;		// a browser may have six connections to a host
+const MAX_STREAMS = 3;				// a browser, with all its tabs, may have six connections to a host
 
 let streams = 0;					// of this page
 
@@ -55,26 +56,32 @@ export class Listening {
 		if (!this.transport.listen) return;
 		while (!signal.aborted) {
 			let wait;
+			const leave = await takePlace();
 
-			if (streams >= MAX_STREAMS) {
+			if (signal.aborted) {
+				leave?.();
+				return;
+			}
+			if (!leave) {
 				wait = LAST_AGAIN;
 			} else {
 				const stream = new AbortController();
 				const end = () => stream.abort();
+				const begun = performance.now();
 
-				streams++;
 				this.#stream = stream;
 				signal.addEventListener('abort', end);
 				try {
 					const { reason, retry } = await this.transport.listen(this.names, (event) => this.#hear(event, due), stream.signal, refused);
 
 					refused = reason === 'token';
-					wait = reason === 'rights' || reason === 'off' ? LAST_AGAIN : retry;
+					if (reason === 'rights' || reason === 'off') wait = LAST_AGAIN;
+					else wait = reason ? retry : Math.max(retry, this.#waitAfterBreak(begun));
 				} catch (error) {
 					refused = false;
-					wait = this.#waitAfter(error);
+					wait = stream.signal.aborted ? FIRST_AGAIN : this.#waitAfterBreak(begun, error);
 				} finally {
-					streams--;
+					leave();
 					this.#stream = null;
 					this.#unheard.clear();
 					signal.removeEventListener('abort', end);
@@ -109,7 +116,6 @@ export class Listening {
 
 	#hear({ name, data }, due) {
 		if (name === 'listening') {
-			this.#failures = 0;
 			this.#unheard = new Map(this.names.filter((one) => !data.collections.includes(one)).map((one) => [one, this.reached(one).known]));
 			this.#becomes(!this.#unheard.size);
 			due(0);
@@ -133,6 +139,16 @@ export class Listening {
 		this.changed();
 	}
 
+	/**
+	 * After a stream that something in between has cut: if it cut all of them soon, each would cost the service a sync, too.
+	 * @param {number} begun
+	 * @param {any} error
+	 */
+	#waitAfterBreak(begun, error = {}) {
+		if (performance.now() - begun > STEADY) this.#failures = 0;
+		return this.#waitAfter(error);
+	}
+
 	#waitAfter(error) {
 		if (error instanceof BadAnswer || error instanceof Refused && (error.status === 404 || error.status === 405)) return NONE_AGAIN;
 		const wait = Math.min(FIRST_AGAIN * 2 ** Math.min(this.#failures++, 20), LAST_AGAIN);
@@ -148,12 +164,31 @@ export class Listening {
 				this.#retry = null;
 				resolve(undefined);
 			};
-			const timer = setTimeout(end, milliseconds);
+			const timer = setTimeout(end, Math.min(milliseconds, 2 ** 31 - 1));
 
 			signal.addEventListener('abort', end);
 			this.#retry = end;
 		});
 	}
+}
+
+/**
+ * Takes one of the places for streams, of which the tabs of a browser have a few together, so that connections are left for requests.
+ * @returns {Promise<(() => void) | null>} what gives it back; null: there is none
+ */
+async function takePlace() {
+	const locks = globalThis.navigator?.locks;
+
+	if (globalThis.process?.versions?.node) return () => {};
+	if (!locks) return streams < MAX_STREAMS && ++streams ? () => { streams--; } : null;
+	for (let n = 1; n <= MAX_STREAMS; n++) {
+		const leave = await new Promise((resolve) => {
+			locks.request(`docsync stream ${n}`, { ifAvailable: true }, (lock) => lock ? new Promise(resolve) : resolve(null)).catch(() => resolve(null));
+		});
+
+		if (leave) return leave;
+	}
+	return null;
 }
 
 /**

@@ -157,6 +157,33 @@ test('a stream that breaks is opened again, and nothing is missed', async (t) =>
 	await until(async () => await notes.get('x') === 1, 2 * SECOND);
 });
 
+for (const [how, cut] of [['ends', (service) => service.stream.end()], ['breaks', (service) => service.break()]]) {
+	test(`streams that something ${how} at once are opened later and later`, async (t) => {
+		const service = await makeUp(t);
+		const notes = await start(t, service);
+		const begun = performance.now();
+
+		for (let n = 1; n <= 3; n++) {
+			await until(() => service.opened.length === n && service.stream && !service.stream.destroyed, 5 * SECOND);
+			service.say('listening', { collections: ['a b'] });
+			await until(async () => (await notes.status()).live);
+			cut(service);
+			await until(async () => !(await notes.status()).live);
+		}
+		assert(performance.now() - begun > 2.9 * SECOND, 'after one second, and two');
+		await pause(3 * SECOND);
+		assert.equal(service.opened.length, 3, '... and four');
+	});
+}
+
+test('a Retry-After that is longer than timers can be is a wait, too', async (t) => {
+	const service = Object.assign(await makeUp(t), { refuse: [503, { 'Retry-After': '3000000' }] });
+
+	await start(t, service);
+	await pause(SECOND);
+	assert.equal(service.opened.length, 1);
+});
+
 test('when its token ends it gets another', async (t) => {
 	const service = await makeUp(t);
 	const tokens = [];
@@ -283,4 +310,33 @@ test('with a gateway: two browsers side by side, an edit in one appears in the o
 		await until(() => pages[1].evaluate((body) => globalThis.seen.x === body, n), 10 * SECOND);		// a poll would come after 48 seconds or more
 		t.diagnostic(`${Math.round(performance.now() - begun)} ms`);
 	}
+});
+
+test('with a gateway: many tabs with a collection each leave connections for requests', needsLive, async (t) => {
+	const browser = await openPage();
+	const pages = [];
+
+	t.after(() => browser.close());
+	for (let n = 0; n < 7; n++) {
+		const page = await browser.open();
+
+		pages.push(page);
+		await page.evaluate(async (options) => {
+			const { Collection: Notes, indexedDbStore } = await import('/src/index.js');
+
+			globalThis.notes = new Notes(options.name, { url: options.url, token: options.token, store: indexedDbStore('app') });
+			await globalThis.notes.put('first', 0);
+			globalThis.notes.start();
+		}, { name: anyName(), url: URL_OF_SERVICE, token: TOKEN });
+	}
+	for (const page of pages) {
+		await page.evaluate(() => globalThis.notes.put('second', 0));
+		await until(() => page.evaluate(async () => (await globalThis.notes.status()).unsent === 0), 10 * SECOND);
+	}
+	const live = await Promise.all(pages.map((page) => page.evaluate(async () => (await globalThis.notes.status()).live)));
+
+	t.diagnostic(`${live.filter((one) => one).length} are live`);
+	await pages[live.indexOf(true)].evaluate(() => globalThis.notes.stop());
+	await pages[live.indexOf(false)].evaluate(() => { globalThis.notes.stop(); globalThis.notes.start(); });
+	await until(() => pages[live.indexOf(false)].evaluate(async () => (await globalThis.notes.status()).live), 70 * SECOND);
 });

@@ -1,7 +1,7 @@
 // scenarios.js - what each adapter must come through, written once; and its lines in README.md, which are run as they stand.
 //
 // A library's test makes devices. Where it can't come through, `cannot` says why, as the adapter's head does: the test is skipped.
-// DOCSYNC_CASE: a pattern; only the scenarios whose names match are played. DOCSYNC_RANDOM_SEED: what the random one does.
+// DOCSYNC_RANDOM_SEED: what the random one does.
 
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -13,7 +13,6 @@ import { HttpTransport } from '../../src/transport.js';
 import { BadLine, EXPIRED_TOKEN, TOKEN, URL_OF_SERVICE, anyName, needsService, open as openReference, pause } from '../service.js';
 
 const HERE = fileURLToPath(new URL('.', import.meta.url));
-const CASE = new RegExp(process.env.DOCSYNC_CASE ?? '');
 const SEED = Number(process.env.DOCSYNC_RANDOM_SEED ?? Math.floor(Math.random() * 1_000_000));
 
 /**
@@ -457,7 +456,6 @@ export function play(library) {
 
 	for (const unknown of Object.keys(cannot)) assert(unknown in SCENARIOS, `no scenario has this name: ${unknown}`);
 	for (const [scenario, run] of Object.entries(SCENARIOS)) {
-		if (!CASE.test(scenario)) continue;
 		test(scenario, { ...needsService, ...scenario in cannot && { skip: cannot[scenario] } }, async (context) => {
 			const played = new Played(library, (text) => context.diagnostic(text));
 

@@ -1,11 +1,13 @@
 # A listener to announcements that finds out whether they are true: what it sees of a collection when it is told that this is settled through
-# a stamp must be all that there will ever be up to that stamp.
+# a stamp must be all that there will ever be up to that stamp. And whether they are enough: it asks for documents when it is told, and never
+# otherwise.
 
 package DocsyncTest::Listener;
 
 use strict;
 use warnings;
 
+use DocsyncTest::Replica;
 use JSON::PP qw(decode_json);
 use Time::HiRes qw(time);
 
@@ -17,7 +19,7 @@ sub new
 	my ($class, $node, @collections) = @_;
 	my $self = bless {
 		session => DocsyncTest::connect_to($node),
-		collections => { map { $_ => { key => undef, through => 0, seen => {} } } @collections },
+		collections => { map { $_ => { key => undef, through => 0, seen => {}, replica => DocsyncTest::Replica->new(collection => $_) } } @collections },
 		told => 0,
 		faults => []
 	}, $class;
@@ -30,7 +32,7 @@ sub new
 sub take
 {
 	my ($self) = @_;
-	my (%through, $count);
+	my (%through, %told, $count);
 	my ($session, $collections) = @$self{qw(session collections)};
 
 	$session->do('SELECT 1');
@@ -41,14 +43,16 @@ sub take
 
 		$self->{told}++;
 		$count++;
-		next if !$announcement->{through};
 		for my $name (keys %$collections)
 		{
 			$collections->{$name}{key} //= $session->value('SELECT docsync_listen_key(?)', $name);
 			next if ($announcement->{collection} // '') ne ($collections->{$name}{key} // 'none') && defined $announcement->{collection};
+			$told{$name} = 1;
+			next if !$announcement->{through};
 			$through{$name} = $announcement->{through} if ($through{$name} // '') lt $announcement->{through};
 		}
 	}
+	$collections->{$_}{replica}->poll($session) for keys %told;
 	$self->look($_, $session->value("SELECT (extract(epoch FROM ?::timestamptz) * 1000000)::bigint", $through{$_}), 500_000) for keys %through;
 	return $count // 0;
 }
@@ -76,7 +80,8 @@ sub look
 	return;
 }
 
-# When all writers have ended: each collection must be announced through its last stamp within so many seconds, and nothing have come since.
+# When all writers have ended: each collection must be announced through its last stamp within so many seconds, and nothing have come since;
+# and who asked when told must have all of it.
 sub finish
 {
 	my ($self, $patience) = @_;
@@ -87,12 +92,14 @@ sub finish
 		my $collection = $self->{collections}{$name};
 		my $last = $self->{session}->value("SELECT coalesce(max($STAMP), 0) FROM docsync.document WHERE collection = ?", $name);
 
-		while ($collection->{through} < $last && time < $end)
+		while (($collection->{through} < $last || $collection->{replica}{stamp} < $last) && time < $end)
 		{
 			$self->take or Time::HiRes::sleep(0.005);
 		}
 		push @{ $self->{faults} }, "$name is announced through $collection->{through} of $last" if $collection->{through} < $last;
 		$self->look($name, $collection->{through}, $collection->{through});
+		$collection->{replica}->compare($self->{session});
+		push @{ $self->{faults} }, map { "who asked for $name when told: $_" } $collection->{replica}->faults;
 	}
 	return @{ $self->{faults} };
 }
