@@ -109,9 +109,13 @@ test('mended while what is refused is on its way: that is sent', needsService, a
 
 test('downloads are asked for faster than they come: those that wait are one', needsService, async () => {
 	const name = anyName();
+	const other = openReference(name);
+
+	// A store where nothing was uploaded yet has the device compare afterwards.
+	await other.put('y', { id: 'y', text: 'y' });
+	await other.sync();
 	const { page, content, sync, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
 	const isAtRest = () => page.evaluate(() => globalThis.state$.lastSync.peek() && !globalThis.state$.isGetting.peek());
-	const other = openReference(name);
 	let asked = 0;
 	let answer = () => {};
 	const answered = new Promise((resolve) => { answer = resolve; });
