@@ -297,6 +297,7 @@ docsync_changes_start(void)
 	TimestampTz now;
 	bool		wanted;
 	bool		registered;
+	bool		is_news;
 
 	/* Read without the lock: whoever comes next looks again. */
 	if (announcer->pid != 0 || announcer->is_stopped)
@@ -321,11 +322,15 @@ docsync_changes_start(void)
 	snprintf(worker.bgw_name, BGW_MAXLEN, DOCSYNC_ANNOUNCER " of database %u",
 			 MyDatabaseId);
 	registered = RegisterDynamicBackgroundWorker(&worker, NULL);
-	if (!registered && !announcer->has_no_worker)
+
+	SpinLockAcquire(&announcer->mutex);
+	is_news = !registered && !announcer->has_no_worker;
+	announcer->has_no_worker = !registered;
+	SpinLockRelease(&announcer->mutex);
+	if (is_news)
 		ereport(LOG,
 				(errmsg("docsync could not start its announcer"),
 				 errhint("You may need to increase \"max_worker_processes\".")));
-	announcer->has_no_worker = !registered;
 
 	return registered;
 }
