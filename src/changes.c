@@ -282,7 +282,7 @@ find_key(const text *collection)
 /*
  * Starts the announcer, unless it is running, or has been stopped, or somebody
  * has tried a moment ago, or the server will do so in a moment.  Returns false
- * if there is no worker for it.
+ * if nobody can expect one: it has been stopped, or there is no worker for it.
  */
 bool
 docsync_changes_start(void)
@@ -300,7 +300,9 @@ docsync_changes_start(void)
 	bool		is_news;
 
 	/* Read without the lock: whoever comes next looks again. */
-	if (announcer->pid != 0 || announcer->is_stopped)
+	if (announcer->is_stopped)
+		return false;
+	if (announcer->pid != 0)
 		return true;
 
 	now = GetCurrentTimestamp();
