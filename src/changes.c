@@ -282,7 +282,7 @@ find_key(const text *collection)
 /*
  * Starts the announcer, unless it is running, or has been stopped, or somebody
  * has tried a moment ago, or the server will do so in a moment.  Returns false
- * if there is no worker for it.
+ * if nobody can expect one: it has been stopped, or there is no worker for it.
  */
 bool
 docsync_changes_start(void)
@@ -297,9 +297,12 @@ docsync_changes_start(void)
 	TimestampTz now;
 	bool		wanted;
 	bool		registered;
+	bool		is_news;
 
 	/* Read without the lock: whoever comes next looks again. */
-	if (announcer->pid != 0 || announcer->is_stopped)
+	if (announcer->is_stopped)
+		return false;
+	if (announcer->pid != 0)
 		return true;
 
 	now = GetCurrentTimestamp();
@@ -321,11 +324,15 @@ docsync_changes_start(void)
 	snprintf(worker.bgw_name, BGW_MAXLEN, DOCSYNC_ANNOUNCER " of database %u",
 			 MyDatabaseId);
 	registered = RegisterDynamicBackgroundWorker(&worker, NULL);
-	if (!registered && !announcer->has_no_worker)
+
+	SpinLockAcquire(&announcer->mutex);
+	is_news = !registered && !announcer->has_no_worker;
+	announcer->has_no_worker = !registered;
+	SpinLockRelease(&announcer->mutex);
+	if (is_news)
 		ereport(LOG,
 				(errmsg("docsync could not start its announcer"),
 				 errhint("You may need to increase \"max_worker_processes\".")));
-	announcer->has_no_worker = !registered;
 
 	return registered;
 }

@@ -46,7 +46,7 @@ static DefElem *find_option(List *options, const char *name);
 static void vacate(Oid database, LOCKMODE lockmode);
 static bool tell_to_end(Oid database);
 
-/* Registers the hook, where it is needed and can be relied upon. */
+/* Registers the hook, if it is needed and all sessions will have it. */
 void
 docsync_vacate_init(void)
 {
@@ -63,10 +63,13 @@ docsync_vacate_init(void)
  * ProcessUtility_hook: before a command that needs a database for itself, ends
  * that one's announcer.
  *
- * Not for those who don't own the database: they could silence it, and most of
- * what they can't do will be refused.  Nor where any such command is refused:
- * in a transaction that may not write, as on a standby, or except for renaming
- * in a transaction block.
+ * Only for its owner, who may do so by docsync_announce_stop(), too.  Others may
+ * copy a database that is marked as a template, but not silence it: they are
+ * refused as long as it has an announcer.
+ *
+ * Not where the command will be refused whoever is connected: in a transaction
+ * that may not write, as on a standby, or, except for renaming, in a
+ * transaction block.
  */
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString,

@@ -27,6 +27,7 @@ const BATCH_EDITS = 100;
  * @typedef {object} Waiting edits of a document, merged
  * @property {any} fields what is edited; null: it is deleted
  * @property {any} rest the whole document
+ * @property {boolean} [isAnew] it was deleted in between, so none of the service's fields stays
  * @property {Promise<any>} done
  * @property {(row: any) => void} resolve
  * @property {(error: Error) => void} reject
@@ -77,6 +78,7 @@ export function docsync({ name, ...options }) {
 		const waiting = edits.get(id);
 
 		if (waiting) {
+			waiting.isAnew ||= waiting.fields === null;
 			waiting.fields = fields && { ...waiting.fields, ...fields };
 			waiting.rest = params.value?.[id];
 			return waiting.done;
@@ -113,16 +115,17 @@ export function docsync({ name, ...options }) {
 	 * keeps no version that an edit is based on, so the service is asked.
 	 */
 	async function sendSome() {
-		const sent = [...edits].slice(0, BATCH_EDITS).map(([id, made]) => ({ id, made, fields: made.fields, rest: made.rest }));
+		const sent = [...edits].slice(0, BATCH_EDITS).map(([id, made]) => ({ id, made, ...made }));
 
 		for (const document of await remote.get(sent.map(({ id }) => id).filter((id) => !known.has(id)))) known.set(document.id, document);
-		const documents = sent.map(({ id, fields, rest }) => {
+		const documents = sent.map(({ id, fields, rest, isAnew }) => {
 			const stored = known.get(id);
 			const deleted = fields === null;
 
+			// What was deleted elsewhere comes back complete.
 			return {
 				id, deleted, base: stored?.clientVersion ?? null,
-				body: deleted ? undefined : { ...stored?.body ?? rest, ...fields },		// what was deleted elsewhere comes back complete
+				body: deleted ? undefined : { ...isAnew ? rest : stored?.body ?? rest, ...fields },
 			};
 		});
 		const outcomes = await remote.push(documents);

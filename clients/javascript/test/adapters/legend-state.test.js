@@ -109,9 +109,13 @@ test('mended while what is refused is on its way: that is sent', needsService, a
 
 test('downloads are asked for faster than they come: those that wait are one', needsService, async () => {
 	const name = anyName();
+	const other = openReference(name);
+
+	// A store where nothing was uploaded yet has the device compare afterwards.
+	await other.put('y', { id: 'y', text: 'y' });
+	await other.sync();
 	const { page, content, sync, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
 	const isAtRest = () => page.evaluate(() => globalThis.state$.lastSync.peek() && !globalThis.state$.isGetting.peek());
-	const other = openReference(name);
 	let asked = 0;
 	let answer = () => {};
 	const answered = new Promise((resolve) => { answer = resolve; });
@@ -181,6 +185,30 @@ test('an edit ends the wait of those that failed before', needsService, async ()
 		await other.sync();
 		return (await other.list()).length === 2;
 	});
+	await close();
+	await line.down();
+});
+
+test('deleted, and made anew before that was sent: no field of before comes back', needsService, async () => {
+	const line = await BadLine.start();
+	const name = anyName();
+	const { put, delete: remove, close } = await library.open({ url: line.url, token: TOKEN, name });
+	const other = openReference(name);
+	const sent = async (text) => {
+		await other.sync();
+		return (await other.get('x'))?.text === text;
+	};
+
+	await put('x', 'first', { color: 'red' });
+	await until(() => sent('first'));
+	line.requests = [];
+	line.fault = ({ path }) => path.startsWith('/Docs?') ? { status: 503, body: '' } : undefined;
+	await remove('x');
+	await until(() => line.requests.length);
+	await put('x', 'second');
+	line.fault = () => undefined;
+	await until(() => sent('second'));
+	assert.deepEqual(await other.get('x'), { id: 'x', text: 'second' });
 	await close();
 	await line.down();
 });
