@@ -10,6 +10,7 @@ const LAST_AGAIN = 300_000;
 const STEADY = 60_000;				// a stream that lasts longer is no failure: it has had signs of life
 const NONE_AGAIN = 3_600_000;		// where the service has none: it may have some day
 const LAGS_AGAIN = [1000, 4000];	// after a sync that didn't bring what was announced
+const MAX_COLLECTIONS = 60;			// in a stream; those beyond are polled
 const MAX_STREAMS = 3;				// a browser, with all its tabs, may have six connections to a host
 
 let streams = 0;					// of this page
@@ -41,7 +42,8 @@ export class Listening {
 	 */
 	constructor({ transport, names, reached, changed, random }) {
 		this.transport = transport;
-		this.names = names;
+		this.names = names.slice(0, MAX_COLLECTIONS);
+		this.areAll = this.names.length === names.length;
 		this.reached = reached;
 		this.changed = changed;
 		this.random = random;
@@ -119,7 +121,7 @@ export class Listening {
 	#hear({ name, data }, due) {
 		if (name === 'listening') {
 			this.#unheard = new Map(this.names.filter((one) => !data.collections.includes(one)).map((one) => [one, this.reached(one).known]));
-			this.#becomes(!this.#unheard.size);
+			this.#becomes(this.areAll && !this.#unheard.size);
 			due(0);
 		} else if (name === 'changed') {
 			this.#told(data, due);

@@ -262,6 +262,23 @@ test('several collections have one stream', async (t) => {
 	assert.deepEqual(service.opened.map(({ url }) => url), ['/Docs/Live?collection=b&collection=a']);
 });
 
+test('of more collections than a stream can have, it hears of the first, and polls', async (t) => {
+	const service = await makeUp(t);
+	const names = Array.from({ length: 61 }, (_, n) => `c${n}`);
+	const all = new Collections(names, { url: service.url, store: memoryStore() });
+
+	all.start();
+	t.after(() => all.close());
+	await until(() => service.stream);
+	assert.equal(service.opened[0].url.match(/collection=/g).length, 60);
+	service.say('listening', { collections: names.slice(0, 60) });
+	const before = await settled(service);
+
+	service.say('changed', { collection: 'c0', through: null, wait: 0 });
+	await until(() => service.asked > before);
+	assert.equal((await all.get('c0').status()).live, false);
+});
+
 test('with a gateway: two clients, and what was edited while one was away', needsLive, async (t) => {
 	const name = anyName();
 	const [one, other] = [open(name), open(name)];
