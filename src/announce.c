@@ -48,6 +48,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -228,6 +229,7 @@ void
 docsync_announcer_main(Datum arg)
 {
 	Oid			database = DatumGetObjectId(arg);
+	char		timeout[16];
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -243,6 +245,13 @@ docsync_announcer_main(Datum arg)
 
 	/* Nobody needs an announcement after a crash. */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+
+	/*
+	 * In a deadlock with somebody's command, such as DROP EXTENSION, we are
+	 * the ones to fail, since we look first.
+	 */
+	snprintf(timeout, sizeof(timeout), "%d", Max(DeadlockTimeout / 2, 1));
+	SetConfigOption("deadlock_timeout", timeout, PGC_SUSET, PGC_S_OVERRIDE);
 
 	trim_queue();
 	while (!ShutdownRequestPending)

@@ -39,6 +39,7 @@ killed();
 paused();
 restarted();
 started_by_listeners();
+deadlocked();
 dropped();
 done_testing();
 
@@ -569,6 +570,24 @@ sub started_by_listeners
 	do { $through = announced(undef) }
 		until !defined $through || $watcher->value('SELECT ?::timestamptz >= ?', $through, last_stamp('listened')) || time > $end;
 	ok(defined $through && time <= $end, 'is told of a prepared transaction that is committed after a restart, before the next upload');
+	return;
+}
+
+# The announcer has the store's tables, and waits for the clock; somebody has the clock, and wants a table.
+sub deadlocked
+{
+	my $pid = worker();
+
+	kill STOP => $pid;
+	upload($writer, 'after', 'deadlock');
+	$other->do("SET deadlock_timeout = '700ms'", 'BEGIN', 'ALTER SEQUENCE docsync.clock OWNER TO CURRENT_USER');
+	kill CONT => $pid;
+	wait_for('the announcer to wait', sub { $watcher->value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE backend_type = 'docsync announcer'") });
+	is($other->sqlstate_of('LOCK docsync.document IN ACCESS EXCLUSIVE MODE'), '', 'in a deadlock it is the announcer that fails');
+	$other->do('ROLLBACK', 'RESET deadlock_timeout');
+	wait_for('another announcer', sub { (worker() // $pid) != $pid });
+	upload($writer, 'after', 'another');
+	is_announced('after', 'and is started again');
 	return;
 }
 
