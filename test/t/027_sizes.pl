@@ -95,7 +95,8 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# A store in a database of its own, that has been changed
+# A store in a database of its own, that has been changed.  It is filled without
+# autovacuum, which would come for that, and be counted.
 sub store
 {
 	my ($settings) = @_;
@@ -106,8 +107,10 @@ sub store
 	$session->do(
 		'CREATE EXTENSION docsync', 'SELECT docsync_create_store()',
 		$settings ? "ALTER TABLE docsync.document SET ($settings)" : (),
+		'ALTER TABLE docsync.document SET (autovacuum_enabled = off)',
 		q{INSERT INTO docsync.document (id, body) SELECT n, '1' FROM generate_series(1, 100000) AS n},
 		'VACUUM ANALYZE docsync.document', 'SELECT pg_stat_reset()', 'ANALYZE docsync.document',
+		'ALTER TABLE docsync.document RESET (autovacuum_enabled)',
 		map { "UPDATE docsync.document SET body = '$_' WHERE id::int <= 1000" } 1 .. 12);
 	return { settings => $settings, session => $session };
 }

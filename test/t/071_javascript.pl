@@ -24,11 +24,29 @@ $ENV{DOCSYNC_URL} = $http->url('');
 $ENV{DOCSYNC_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims());
 $ENV{DOCSYNC_EXPIRED_TOKEN} = DocsyncTest::Http::token(DocsyncTest::Http::claims(exp => time - 3600));
 
-for my $file (glob "$directory/test/" . ($ENV{DOCSYNC_JAVASCRIPT_TEST} || '*') . '.test.js')
-{
-	my ($name) = $file =~ m{([^/]+)\z};
-	my $output = qx('$ENV{DOCSYNC_NODE}' --no-warnings --test-force-exit --test-reporter=tap '$file' 2>&1);
+# live.test.js mostly waits: it runs beside the others.
+my ($live, @others) = sort { ($b =~ /live/) <=> ($a =~ /live/) || $a cmp $b } glob "$directory/test/" . ($ENV{DOCSYNC_JAVASCRIPT_TEST} || '*') . '.test.js';
+my $running = start($live);
 
-	is($?, 0, $name) ? note $output : diag $output;
-}
+finish($_, start($_)) for @others;
+finish($live, $running);
 done_testing();
+
+#-----------------------------------------------------------------------------
+
+sub start
+{
+	my ($file) = @_;
+
+	open my $output, '-|', "'$ENV{DOCSYNC_NODE}' --no-warnings --test-force-exit --test-reporter=tap '$file' 2>&1" or die "node: $!";
+	return $output;
+}
+
+sub finish
+{
+	my ($file, $output) = @_;
+	my $said = do { local $/ = undef; readline $output };
+
+	close $output;
+	return is($?, 0, $file =~ s{.*/}{}r) ? note $said : diag $said;
+}
