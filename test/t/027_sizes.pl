@@ -95,8 +95,9 @@ done_testing();
 
 #-----------------------------------------------------------------------------
 
-# A store in a database of its own, that has been changed.  It is filled without
-# autovacuum, which would come for that, and be counted.
+# A store in a database of its own, that has been changed.  Autovacuum, which
+# would come for what fills it, and be counted, is kept away until that has been
+# vacuumed, and what is counted of it has been forgotten.
 sub store
 {
 	my ($settings) = @_;
@@ -109,6 +110,7 @@ sub store
 		$settings ? "ALTER TABLE docsync.document SET ($settings)" : (),
 		'ALTER TABLE docsync.document SET (autovacuum_enabled = off)',
 		q{INSERT INTO docsync.document (id, body) SELECT n, '1' FROM generate_series(1, 100000) AS n},
+		'SELECT pg_stat_force_next_flush()',
 		'VACUUM ANALYZE docsync.document', 'SELECT pg_stat_reset()', 'ANALYZE docsync.document',
 		'ALTER TABLE docsync.document RESET (autovacuum_enabled)',
 		map { "UPDATE docsync.document SET body = '$_' WHERE id::int <= 1000" } 1 .. 12);
