@@ -576,8 +576,13 @@ sub started_by_listeners
 # The announcer has the store's tables, and waits for the clock; somebody has the clock, and wants a table.
 sub deadlocked
 {
-	my $pid = worker();
+	my $before = worker();
+	my $pid;
 
+	$watcher->do(q{ALTER DATABASE postgres SET deadlock_timeout = '1s'}, "SELECT pg_terminate_backend($before)");
+	wait_for('another announcer', sub { ($pid = worker()) && $pid != $before });
+	$watcher->do('ALTER DATABASE postgres RESET ALL');
+	heard();
 	kill STOP => $pid;
 	upload($writer, 'after', 'deadlock');
 	$other->do("SET deadlock_timeout = '700ms'", 'BEGIN', 'ALTER SEQUENCE docsync.clock OWNER TO CURRENT_USER');
