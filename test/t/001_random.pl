@@ -702,7 +702,7 @@ sub start_listener
 				touch($lost) if @{ $listener->{faults} };
 			}
 			sleep 0.01 until -e $settled;
-			$listener->finish(15);
+			$listener->finish(1.5);
 			nstore({ faults => $listener->{faults}, told => $listener->{told} }, "$dir/listener");
 		});
 }

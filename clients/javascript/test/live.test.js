@@ -313,26 +313,29 @@ test('with a gateway: a token function, and one that has expired', needsLive, as
 	await until(async () => (await one.status()).live);
 });
 
+/** A tab with a collection `notes` that has started; `seen` has what its watcher was told last of each document. */
+async function startIn(browser, name) {
+	const page = await browser.open();
+
+	await page.evaluate(async (options) => {
+		const { Collection: Notes, indexedDbStore } = await import('/src/index.js');
+
+		globalThis.notes = new Notes(options.name, { url: options.url, token: options.token, store: indexedDbStore('app') });
+		await globalThis.notes.put('first', 0);
+		globalThis.seen = {};
+		globalThis.notes.watch(({ id, body }) => { globalThis.seen[id] = body; });
+		globalThis.notes.start();
+	}, { name, url: URL_OF_SERVICE, token: TOKEN });
+	return page;
+}
+
 test('with a gateway: two browsers side by side, an edit in one appears in the other', needsLive, async (t) => {
 	const name = anyName();
 	const browsers = [await openPage(), await openPage()];
 	const pages = [];
 
 	t.after(() => Promise.all(browsers.map((browser) => browser.close())));
-	for (const browser of browsers) {
-		const page = await browser.open();
-
-		pages.push(page);
-		await page.evaluate(async (options) => {
-			const { Collection: Notes, indexedDbStore } = await import('/src/index.js');
-
-			globalThis.notes = new Notes(options.name, { url: options.url, token: options.token, store: indexedDbStore('app') });
-			await globalThis.notes.put('first', 0);
-			globalThis.seen = {};
-			globalThis.notes.watch(({ id, body }) => { globalThis.seen[id] = body; });
-			globalThis.notes.start();
-		}, { name, url: URL_OF_SERVICE, token: TOKEN });
-	}
+	for (const browser of browsers) pages.push(await startIn(browser, name));
 	for (const page of pages) await until(() => page.evaluate(async () => (await globalThis.notes.status()).live), 70 * SECOND);
 	for (let n = 1; n <= 5; n++) {
 		const begun = performance.now();
@@ -348,18 +351,7 @@ test('with a gateway: many tabs with a collection each leave connections for req
 	const pages = [];
 
 	t.after(() => browser.close());
-	for (let n = 0; n < 7; n++) {
-		const page = await browser.open();
-
-		pages.push(page);
-		await page.evaluate(async (options) => {
-			const { Collection: Notes, indexedDbStore } = await import('/src/index.js');
-
-			globalThis.notes = new Notes(options.name, { url: options.url, token: options.token, store: indexedDbStore('app') });
-			await globalThis.notes.put('first', 0);
-			globalThis.notes.start();
-		}, { name: anyName(), url: URL_OF_SERVICE, token: TOKEN });
-	}
+	for (let n = 0; n < 7; n++) pages.push(await startIn(browser, anyName()));
 	for (const page of pages) {
 		await page.evaluate(() => globalThis.notes.put('second', 0));
 		await until(() => page.evaluate(async () => (await globalThis.notes.status()).unsent === 0), 10 * SECOND);

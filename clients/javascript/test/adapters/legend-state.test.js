@@ -64,48 +64,33 @@ const library = {
 
 play(library);
 
-test('edited while an edit is on its way: that is sent, too', needsService, async () => {
-	const name = anyName();
-	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
-	const other = openReference(name);
-	let sent = 0;
+for (const [what, first, second] of [
+	['an edit', ['first'], ['second']],
+	['what is refused', ['bad', { refuse: 'check' }], ['mended', { refuse: 'no' }]],
+]) {
+	test(`edited while ${what} is on its way: that is sent, too`, needsService, async () => {
+		const name = anyName();
+		const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
+		const other = openReference(name);
+		let sent = 0;
 
-	await page.route('**/Docs?*', async (route) => {
-		const response = await route.fetch();
+		await page.route('**/Docs?*', async (route) => {
+			const response = await route.fetch();
 
-		if (++sent === 1) {
-			await put('x', 'second');
-			await pause(50);
-		}
-		await route.fulfill({ response });
+			if (++sent === 1) {
+				await put('x', ...second);
+				await pause(50);
+			}
+			await route.fulfill({ response });
+		});
+		await put('x', ...first);
+		await until(async () => {
+			await other.sync();
+			return (await other.get('x'))?.text === second[0];
+		});
+		await close();
 	});
-	await put('x', 'first');
-	await until(async () => {
-		await other.sync();
-		return (await other.get('x'))?.text === 'second';
-	});
-	await close();
-});
-
-test('mended while what is refused is on its way: that is sent', needsService, async () => {
-	const name = anyName();
-	const { page, put, close } = await library.open({ url: URL_OF_SERVICE, token: TOKEN, name });
-	const other = openReference(name);
-	let sent = 0;
-
-	await page.route('**/Docs?*', async (route) => {
-		const response = await route.fetch();
-
-		if (++sent === 1) await put('x', 'mended', { refuse: 'no' });
-		await route.fulfill({ response });
-	});
-	await put('x', 'bad', { refuse: 'check' });
-	await until(async () => {
-		await other.sync();
-		return (await other.get('x'))?.text === 'mended';
-	});
-	await close();
-});
+}
 
 test('downloads are asked for faster than they come: those that wait are one', needsService, async () => {
 	const name = anyName();

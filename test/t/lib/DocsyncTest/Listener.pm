@@ -85,6 +85,9 @@ sub look
 sub finish
 {
 	my ($self, $patience) = @_;
+
+	# What has come while it was busy is no matter of patience.
+	1 while $self->take;
 	my $end = time + $patience;
 
 	for my $name (sort keys %{ $self->{collections} })
@@ -96,6 +99,7 @@ sub finish
 		{
 			$self->take or Time::HiRes::sleep(0.005);
 		}
+		$self->take;
 		push @{ $self->{faults} }, "$name is announced through $collection->{through} of $last" if $collection->{through} < $last;
 		$self->look($name, $collection->{through}, $collection->{through});
 		$collection->{replica}->compare($self->{session});
