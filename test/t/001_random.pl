@@ -1,7 +1,7 @@
 # No reader loses a document: writers of all the awkward kinds, readers of
 # several kinds, and at the end each reader's copy must be the table.
 #
-# DOCSYNC_RANDOM_SECONDS	how long, 20 by default
+# DOCSYNC_RANDOM_SECONDS	how long, 30 by default
 # DOCSYNC_RANDOM_JITTER		1: with a docsync that is compiled with jitter.h
 # DOCSYNC_RANDOM_SEED		determines what the writers do; how they interleave
 #							depends on the machine
@@ -19,7 +19,7 @@ use Storable qw(nstore retrieve);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $SECONDS = $ENV{DOCSYNC_RANDOM_SECONDS} // 20;
+my $SECONDS = $ENV{DOCSYNC_RANDOM_SECONDS} // 30;
 my $SEED = $ENV{DOCSYNC_RANDOM_SEED} // int rand 1_000_000;
 my $WRITERS = 6;
 my $BRISK_WRITERS = 3;

@@ -11,6 +11,6 @@ use lib "$FindBin::RealBin/lib";
 use DocsyncTest;    # must be loaded first: it prepares the environment
 
 $ENV{DOCSYNC_RANDOM_JITTER} = 1;
-$ENV{DOCSYNC_RANDOM_SECONDS} = ($ENV{DOCSYNC_RANDOM_SECONDS} // 20) / 2;
+$ENV{DOCSYNC_RANDOM_SECONDS} = ($ENV{DOCSYNC_RANDOM_SECONDS} // 30) / 2;
 do "$FindBin::RealBin/001_random.pl";
 die $@ if $@;
